@@ -1,0 +1,91 @@
+# Each target makes .venv and builds the libraries when needed. Needs Python 3.10 or later, a C and C++ compiler, make.
+#
+#   make demo             a document of 100 times the trained length, read and asked
+#   make test             the tests
+#   make check            format, lint, types and tests: what a change must pass
+#   make bench            every bench, the last line of each is JSON
+#   make upstream-tests   llama.cpp's own tests on the patched tree
+#   make build            .venv, and the libraries in pyllama_long/lib
+#   make format           rewrite the sources the way `check` wants them
+#   make clean            remove what was built; distclean: .venv and the fetched source too
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+TREE := vendor/llama.cpp/tree
+C_SOURCES := $(shell find ggml_ext tests -name '*.c' -o -name '*.h' -o -name '*.cpp')
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+# What the caller's shell has set for other projects must not reach this one.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB PLLAMA_ISA CMAKE_ARGS PIP_USER
+export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check format-check lint types format bench upstream-tests build venv clean distclean
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+demo: build
+	@$(BIN)/python -m pyllama_long demo
+
+test: build
+	@$(BIN)/python -m pytest
+
+check: format-check lint types test
+
+format-check: venv
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+
+lint: venv
+	$(BIN)/ruff check
+
+types: venv
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(C_SOURCES)
+
+bench: build
+	@set -e; for bench in $(sort $(wildcard scripts/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench; done
+
+upstream-tests: venv
+	$(BIN)/cmake -S . -B build/upstream -G Ninja -DPLONG_UPSTREAM_TESTS=ON -DPython3_EXECUTABLE=$(BIN)/python
+	$(BIN)/cmake --build build/upstream --target test-backend-ops test-llama-archs
+	build/upstream/bin/test-backend-ops test -b CPU
+	build/upstream/bin/test-llama-archs
+
+# ---- what the targets stand on ----
+
+build: venv build/dev/build.ninja
+	@$(BIN)/cmake --build build/dev
+	@$(BIN)/cmake --install build/dev --component pyllama_long --prefix . >/dev/null
+
+build/dev/build.ninja: CMakeLists.txt | venv
+	$(BIN)/cmake -S . -B build/dev -G Ninja -DPython3_EXECUTABLE=$(BIN)/python
+
+venv: $(VENV)/.installed
+
+$(VENV)/.tools:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'scikit-build-core[pyproject]>=0.11' 'cmake>=3.21,<5' 'ninja>=1.11'
+	@touch $@
+
+# The bindings of llama_cpp without their own copy of llama.cpp, and this project with its sources in place.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.tools
+	CMAKE_ARGS=-DLLAMA_BUILD=OFF $(BIN)/python -m pip install --quiet --no-build-isolation \
+		--config-settings=wheel.cmake=false --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build pyllama_long/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find pyllama_long scripts tests -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) $(TREE)

@@ -1,0 +1,310 @@
+/* dispatch.c - chooses the instruction set, cuts the op into tiles, and shares them out over ggml's thread pool. */
+#include "dispatch.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attn.h"
+#include "ggml-cpu-impl.h"
+
+#define MAX_ISAS 8
+#define SPLITS_PER_THREAD 4 /* keys are split until each thread has this many tiles to do */
+#define KEYS_PER_SPLIT 256
+
+/* ---- the instruction set -------------------------------------------------------------------------------------- */
+
+static _Atomic(const struct plong_kernel *) chosen;
+static atomic_llong                         tiles_run[MAX_ISAS];
+
+static int kernel_index(const struct plong_kernel * kernel) {
+    int i = 0;
+    while (plong_kernels[i] != kernel) {
+        i++;
+    }
+    return i;
+}
+
+static const struct plong_kernel * best_kernel(void) {
+    for (int i = 0; plong_kernels[i]; i++) {
+        if (plong_kernels[i]->usable()) {
+            return plong_kernels[i];
+        }
+    }
+    return NULL;
+}
+
+static const struct plong_kernel * kernel_named(const char * name) {
+    for (int i = 0; plong_kernels[i]; i++) {
+        if (strcmp(plong_kernels[i]->name, name) == 0) {
+            return plong_kernels[i]->usable() ? plong_kernels[i] : NULL;
+        }
+    }
+    return NULL;
+}
+
+static const struct plong_kernel * kernel_in_use(void) {
+    const struct plong_kernel * kernel = atomic_load(&chosen);
+    if (!kernel) {
+        const char * name = getenv("PLLAMA_ISA");
+        kernel            = name && *name ? kernel_named(name) : best_kernel();
+        if (!kernel) {
+            GGML_LOG_WARN("PLLAMA_ISA=%s is unknown or not usable on this processor: using %s\n", name, best_kernel()->name);
+            kernel = best_kernel();
+        }
+        atomic_store(&chosen, kernel);
+    }
+    return kernel;
+}
+
+const char * plong_cpu_isa_name(int i) {
+    for (int j = 0; j < i; j++) {
+        if (!plong_kernels[j]) {
+            return NULL;
+        }
+    }
+    return i >= 0 && plong_kernels[i] ? plong_kernels[i]->name : NULL;
+}
+
+bool plong_cpu_isa_usable(int i) { return plong_kernels[i]->usable(); }
+
+bool plong_cpu_isa_force(const char * name) {
+    const struct plong_kernel * kernel = name && *name ? kernel_named(name) : best_kernel();
+    if (kernel) {
+        atomic_store(&chosen, kernel);
+    }
+    return kernel != NULL;
+}
+
+const char * plong_cpu_isa(void) { return kernel_in_use()->name; }
+
+int64_t plong_cpu_isa_tiles(int i) { return atomic_load(&tiles_run[i]); }
+
+/* ---- sizes ---------------------------------------------------------------------------------------------------- */
+
+static size_t align64(size_t n) { return (n + 63) & ~(size_t) 63; }
+
+/* What thread 0 found out for the others. */
+struct work_head {
+    int64_t n_tiles;
+    int32_t n_splits;
+    int32_t rows; /* of the largest tile */
+};
+
+/* Everything in wdata, in bytes from its start, after a struct work_head. */
+struct work {
+    size_t tiles;    /* struct plong_tile[] */
+    size_t partials; /* f32: m[], l[], acc[][dv] of rows that are split over keys */
+    size_t threads;  /* per thread: a state of PLONG_ROWS rows, then the kernel's scratch */
+    size_t per_thread;
+    size_t total;
+    int64_t max_tiles;
+    int64_t max_rows; /* partial rows */
+};
+
+static size_t largest_scratch(int32_t d_k, int32_t d_v) {
+    size_t most = 0;
+    for (int i = 0; plong_kernels[i]; i++) {
+        const size_t n = plong_kernels[i]->scratch(d_k, d_v);
+        most           = n > most ? n : most;
+    }
+    return most;
+}
+
+static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
+    const struct ggml_tensor * q = op->src[0];
+    const int32_t d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad16(d_v);
+    const int64_t rows = q->ne[1] * q->ne[2];
+    struct work   w;
+    w.max_tiles = rows;
+    /* a tile is split only while there are fewer than SPLITS_PER_THREAD * n_threads tiles, each of <= PLONG_ROWS rows */
+    const int64_t slots = 2 * SPLITS_PER_THREAD * (int64_t) n_threads;
+    w.max_rows          = slots * (rows < PLONG_ROWS ? rows : PLONG_ROWS);
+    w.tiles             = align64(sizeof(struct work_head));
+    w.partials          = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
+    w.threads           = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float));
+    w.per_thread        = align64((size_t) PLONG_ROWS * (dv + 2) * sizeof(float)) + align64(largest_scratch(d_k, d_v));
+    w.total             = w.threads + w.per_thread * (size_t) n_threads + 64;
+    return w;
+}
+
+size_t plong_cpu_work_size(const struct ggml_tensor * op, int n_threads) { return work_layout(op, n_threads).total; }
+
+bool plong_cpu_supports(const struct ggml_tensor * op) {
+    struct plong_attn_params params;
+    memcpy(&params, op->op_params, sizeof(params));
+    return plong_attn_supports(op->src[0], op->src[1], op->src[2], &params) == NULL;
+}
+
+/* ---- one call ------------------------------------------------------------------------------------------------- */
+
+static struct plong_call make_call(const struct ggml_tensor * op) {
+    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
+    struct plong_call         c = {
+                .q = q->data, .k = k->data, .v = v->data, .out = op->data,
+                .q_head = q->nb[1], .q_tok = q->nb[2],
+                .k_head = k->nb[1], .k_cell = k->nb[2], .k_stream = k->nb[3],
+                .v_head = v->nb[1], .v_cell = v->nb[2], .v_stream = v->nb[3],
+                .k_type = k->type, .v_type = v->type,
+                .d_k = (int32_t) q->ne[0], .d_v = (int32_t) op->ne[0],
+                .n_head = (int32_t) q->ne[1], .n_group = (int32_t) (q->ne[1] / k->ne[1]),
+                .batch = (const struct plong_batch *) op->src[3]->data,
+                .table = op->src[4] ? (const float *) op->src[4]->data : NULL,
+    };
+    memcpy(&c.params, op->op_params, sizeof(c.params));
+    return c;
+}
+
+static const struct plong_phase exact_phase = { .window = PLONG_ALL };
+
+/* Cuts the batch into tiles; every thread could do it, one does. */
+static int64_t make_tiles(const struct plong_call * c, struct plong_tile * tiles) {
+    const struct plong_group * groups = plong_batch_groups(c->batch);
+    int64_t                    n      = 0;
+    for (int g = 0; g < c->batch->n_groups; g++) {
+        const struct plong_group * group = &groups[g];
+        const bool                 dense = c->params.layer < c->batch->plan.dense_layers;
+        const struct plong_phase * phase = dense ? &exact_phase : &c->batch->plan.phase[group->phase];
+        /* heads of a dilated plan read different keys, so they cannot share a tile */
+        const int32_t together = phase->n_branches > 0 ? 1 : c->n_group < PLONG_ROWS ? c->n_group : PLONG_ROWS;
+        for (int32_t kv = 0; kv < c->n_head; kv += c->n_group) {
+            for (int32_t h = kv; h < kv + c->n_group; h += together) {
+                const int32_t n_h = h + together <= kv + c->n_group ? together : kv + c->n_group - h;
+                for (int32_t i = 0; i < group->n;) {
+                    const int32_t pos  = group->pos + i;
+                    int32_t       last = pos + PLONG_ROWS / n_h - 1;
+                    last               = last < group->pos + group->n - 1 ? last : group->pos + group->n - 1;
+                    last               = plong_phase_cut(phase, pos, last);
+                    tiles[n++]         = (struct plong_tile) {
+                                .group = group, .phase = phase, .tok = group->tok + i, .pos = pos,
+                                .n_tok = last - pos + 1, .head0 = h, .n_h = n_h, .split = 0, .n_splits = 1,
+                    };
+                    i += last - pos + 1;
+                }
+            }
+        }
+    }
+    return n;
+}
+
+static void empty_state(struct plong_state * s, int rows, int dv) {
+    for (int r = 0; r < rows; r++) {
+        s->m[r] = -INFINITY;
+        s->l[r] = 0.0f;
+    }
+    memset(s->acc, 0, (size_t) rows * dv * sizeof(float));
+}
+
+/* Rows without any key give zeros. */
+static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_state * s) {
+    const int dv = plong_pad16(c->d_v);
+    for (int r = 0; r < tile->n_tok * tile->n_h; r++) {
+        float * out = (float *) c->out +
+                      ((size_t) (tile->tok + r / tile->n_h) * c->n_head + tile->head0 + r % tile->n_h) * c->d_v;
+        const float norm = s->l[r] == 0.0f ? 0.0f : 1.0f / s->l[r];
+        for (int i = 0; i < c->d_v; i++) {
+            out[i] = s->acc[(size_t) r * dv + i] * norm;
+        }
+    }
+}
+
+/* State of `rows` rows in a flat buffer of rows * (dv + 2) floats. */
+static struct plong_state state_at(float * base, int64_t rows) {
+    return (struct plong_state) { .m = base, .l = base + rows, .acc = base + 2 * rows };
+}
+
+/* How many parts the keys of each tile are cut into, so that a few long tiles still keep every thread busy. */
+static int32_t choose_splits(const struct plong_tile * tiles, int64_t n, int n_threads) {
+    const int64_t wanted = (int64_t) SPLITS_PER_THREAD * n_threads;
+    if (n == 0 || n >= wanted || n_threads == 1) {
+        return 1;
+    }
+    int64_t most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        struct plong_range ranges[PLONG_MAX_RANGES];
+        const int n_ranges =
+            plong_phase_ranges(tiles[i].phase, tiles[i].pos, tiles[i].pos + tiles[i].n_tok - 1, tiles[i].head0, ranges);
+        int64_t keys = 0;
+        for (int r = 0; r < n_ranges; r++) {
+            keys += plong_range_count(&ranges[r]);
+        }
+        most = keys > most ? keys : most;
+    }
+    const int64_t useful = most / KEYS_PER_SPLIT;
+    const int64_t splits = (wanted + n - 1) / n;
+    return (int32_t) (splits < useful ? splits : useful < 1 ? 1 : useful);
+}
+
+static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
+    int32_t most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t rows = tiles[i].n_tok * tiles[i].n_h;
+        most               = rows > most ? rows : most;
+    }
+    return most;
+}
+
+/* Merges the parts of one tile and writes its rows. part(i) starts at parts + i * size. */
+static void finish_tile(
+    const struct plong_call * c, const struct plong_kernel * kernel, const struct plong_tile * tile, float * parts, size_t size,
+    int32_t n_splits) {
+    const int          rows = tile->n_tok * tile->n_h, dv = plong_pad16(c->d_v);
+    struct plong_state into = state_at(parts, rows);
+    for (int32_t i = 1; i < n_splits; i++) {
+        const struct plong_state from = state_at(parts + i * size, rows);
+        for (int r = 0; r < rows; r++) {
+            kernel->merge(&into.m[r], &into.l[r], into.acc + (size_t) r * dv, from.m[r], from.l[r], from.acc + (size_t) r * dv, dv);
+        }
+    }
+    write_rows(c, tile, &into);
+}
+
+void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
+    const struct plong_kernel * kernel = kernel_in_use();
+    const struct plong_call     call   = make_call(op);
+    const struct work           work   = work_layout(op, params->nth);
+    GGML_ASSERT(params->wsize >= work.total);
+
+    char *              base  = (char *) align64((size_t) params->wdata);
+    struct work_head *  head  = (struct work_head *) base;
+    struct plong_tile * tiles = (struct plong_tile *) (base + work.tiles);
+    float *             parts = (float *) (base + work.partials);
+    char *              mine  = base + work.threads + (size_t) params->ith * work.per_thread;
+    const int           dv    = plong_pad16(call.d_v);
+
+    if (params->ith == 0) {
+        /* tokens that belong to no group read nothing */
+        memset(op->data, 0, ggml_nbytes(op));
+        head->n_tiles  = make_tiles(&call, tiles);
+        head->n_splits = choose_splits(tiles, head->n_tiles, params->nth);
+        head->rows     = most_rows(tiles, head->n_tiles);
+        ggml_threadpool_chunk_set(params->threadpool, 0);
+    }
+    ggml_barrier(params->threadpool);
+
+    const int32_t n_splits  = head->n_splits;
+    const int64_t n_items   = head->n_tiles * n_splits;
+    const size_t  part_size = (size_t) head->rows * (dv + 2);
+    int64_t       done      = 0;
+    for (int64_t item; (item = ggml_threadpool_chunk_add(params->threadpool, 1)) < n_items; done++) {
+        struct plong_tile  tile    = tiles[item / n_splits];
+        const int          rows    = tile.n_tok * tile.n_h;
+        struct plong_state state   = state_at(n_splits > 1 ? parts + item * part_size : (float *) mine, rows);
+        void *             scratch = mine + align64((size_t) PLONG_ROWS * (dv + 2) * sizeof(float));
+        tile.split    = (int32_t) (item % n_splits);
+        tile.n_splits = n_splits;
+        empty_state(&state, rows, dv);
+        kernel->tile(&call, &tile, &state, scratch);
+        if (n_splits == 1) {
+            write_rows(&call, &tile, &state);
+        }
+    }
+    atomic_fetch_add(&tiles_run[kernel_index(kernel)], done);
+
+    if (n_splits > 1) {
+        ggml_barrier(params->threadpool);
+        for (int64_t i = params->ith; i < head->n_tiles; i += params->nth) {
+            finish_tile(&call, kernel, &tiles[i], parts + i * n_splits * part_size, part_size, n_splits);
+        }
+    }
+}

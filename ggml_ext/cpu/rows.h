@@ -1,0 +1,118 @@
+/* rows.h - K, V and Q rows as f32: conversion from every cache type, rotation, Hadamard transform. */
+#ifndef PLONG_CPU_ROWS_H
+#define PLONG_CPU_ROWS_H
+
+#include "attn.h"
+#include "simd.h"
+
+/* ggml's quantized blocks of 32: a f16 scale, then int8 values, or nibbles (low half first) minus 8 */
+struct q8_block {
+    uint16_t scale;
+    int8_t   q[32];
+};
+
+struct q4_block {
+    uint16_t scale;
+    uint8_t  q[16];
+};
+
+static inline float f16_one(uint16_t x) {
+    uint16_t pad[VW] = { x };
+    float    y[VW];
+    vf_store(y, vf_f16(pad));
+    return y[0];
+}
+
+static inline void row_q8(const struct q8_block * b, float * dst, int d) {
+    for (int i = 0; i < d; i += 32, b++) {
+        const vf s = vf_set1(f16_one(b->scale));
+        for (int j = 0; j < 32; j += VW) {
+            vf_store(dst + i + j, vf_mul(s, vf_i8(b->q + j)));
+        }
+    }
+}
+
+static inline void row_q4(const struct q4_block * b, float * dst, int d) {
+    for (int i = 0; i < d; i += 32, b++) {
+        int8_t q[32];
+        for (int j = 0; j < 16; j++) {
+            q[j]      = (int8_t) (b->q[j] & 15) - 8;
+            q[j + 16] = (int8_t) (b->q[j] >> 4) - 8;
+        }
+        const vf s = vf_set1(f16_one(b->scale));
+        for (int j = 0; j < 32; j += VW) {
+            vf_store(dst + i + j, vf_mul(s, vf_i8(q + j)));
+        }
+    }
+}
+
+/* dst [plong_pad16(d)]: the row's d values, then zeros */
+static inline void row_to_f32(int32_t type, const void * src, float * dst, int d) {
+    int i = 0;
+    switch (type) {
+        case GGML_TYPE_F32:
+            for (; i + VW <= d; i += VW) {
+                vf_store(dst + i, vf_load((const float *) src + i));
+            }
+            for (; i < d; i++) {
+                dst[i] = ((const float *) src)[i];
+            }
+            break;
+        case GGML_TYPE_F16:
+            for (; i + VW <= d; i += VW) {
+                vf_store(dst + i, vf_f16((const uint16_t *) src + i));
+            }
+            for (; i < d; i++) {
+                dst[i] = f16_one(((const uint16_t *) src)[i]);
+            }
+            break;
+        case GGML_TYPE_BF16:
+            for (; i + VW <= d; i += VW) {
+                vf_store(dst + i, vf_bf16((const uint16_t *) src + i));
+            }
+            for (; i < d; i++) {
+                const uint32_t bits = (uint32_t) ((const uint16_t *) src)[i] << 16;
+                memcpy(dst + i, &bits, sizeof(float));
+            }
+            break;
+        case GGML_TYPE_Q8_0: row_q8((const struct q8_block *) src, dst, d); break;
+        default: row_q4((const struct q4_block *) src, dst, d); break;
+    }
+    for (i = d; i < plong_pad16(d); i++) {
+        dst[i] = 0.0f;
+    }
+}
+
+/* x [n_rot..]: rotates the pairs by the angles [n_rot/2][2] in place */
+static inline void row_rotate(float * x, const float * angles, int n_rot, bool neox) {
+    const int half = n_rot / 2;
+    for (int i = 0; i < half; i++) {
+        float *     a = neox ? x + i : x + 2 * i;
+        float *     b = neox ? x + i + half : x + 2 * i + 1;
+        const float c = angles[2 * i], s = angles[2 * i + 1];
+        const float x0 = *a, x1 = *b;
+        *a = x0 * c - x1 * s;
+        *b = x0 * s + x1 * c;
+    }
+}
+
+/* x [d]: orthonormal Walsh-Hadamard transform (Sylvester order) of each block of n; its own inverse */
+static inline void row_hadamard(float * x, int d, int n) {
+    const float norm = 1.0f / sqrtf((float) n);
+    for (int b = 0; b < d; b += n) {
+        for (int step = 1; step < n; step *= 2) {
+            for (int i = 0; i < n; i += 2 * step) {
+                for (int j = i; j < i + step; j++) {
+                    const float u = x[b + j], v = x[b + j + step];
+                    x[b + j]        = u + v;
+                    x[b + j + step] = u - v;
+                }
+            }
+        }
+        for (int i = 0; i < n; i++) {
+            x[b + i] *= norm;
+        }
+    }
+}
+
+#endif

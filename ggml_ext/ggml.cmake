@@ -1,0 +1,36 @@
+# Adds the extension to upstream's ggml-base and ggml-cpu. Included by the last line of ggml/src/CMakeLists.txt.
+
+target_sources(ggml-base PRIVATE
+    ${PLONG_EXT_DIR}/op.c
+    ${PLONG_EXT_DIR}/plan.c
+    ${PLONG_EXT_DIR}/rope.c)
+target_include_directories(ggml-base PUBLIC $<BUILD_INTERFACE:${PLONG_EXT_DIR}>)
+
+if (TARGET ggml-cpu)
+    # A target of its own, so that -march=native of ggml-cpu does not reach the per-ISA bodies.
+    add_library(plong-cpu OBJECT)
+    set_target_properties(plong-cpu PROPERTIES POSITION_INDEPENDENT_CODE ON C_STANDARD 11)
+    target_link_libraries(plong-cpu PRIVATE ggml-base)
+    target_include_directories(plong-cpu PRIVATE ${PLONG_EXT_DIR} ${PLONG_EXT_DIR}/cpu . ggml-cpu)
+
+    if (CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+        set(plong_isas avx512 avx2 scalar)
+        set(plong_table x86)
+    elseif (CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+        set(plong_isas neon scalar)
+        set(plong_table arm)
+    else()
+        set(plong_isas scalar)
+        set(plong_table generic)
+    endif()
+    set(plong_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
+    set(plong_flags_avx2 -mavx2 -mfma -mf16c)
+
+    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
+    foreach (isa ${plong_isas})
+        target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/isa_${isa}.c)
+        set_source_files_properties(${PLONG_EXT_DIR}/cpu/isa_${isa}.c PROPERTIES
+            COMPILE_OPTIONS "${plong_flags_${isa}};-O3;-fno-math-errno")
+    endforeach()
+    target_sources(ggml-cpu PRIVATE $<TARGET_OBJECTS:plong-cpu>)
+endif()

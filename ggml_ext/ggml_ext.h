@@ -1,0 +1,217 @@
+/*
+ * ggml_ext.h - long-context attention for ggml: the only public header of ggml_ext.
+ *
+ * What it computes, for a query at position p of head h, over the keys of its own sequence at positions t <= p:
+ *
+ *     logit(t) = scale * < R(p'(p,t)) q, R(t'(t)) k_t > * logn(p) + log_w(p,t,h)
+ *     out      = sum over t in S(p,h) of softmax(logit)(t) * v_t
+ *
+ * S and log_w come from the attention plan (plan.c), p', t' and the frequencies from the RoPE policy (rope.c).
+ * Everything here is plain data: structs of int32/float that Python mirrors with ctypes, and that a GPU can copy.
+ */
+#ifndef GGML_EXT_H
+#define GGML_EXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ggml.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PLONG_API GGML_API
+
+#define PLONG_ABI_VERSION  1
+#define PLONG_MAX_BRANCHES 16
+#define PLONG_ALL          INT32_MAX /* a count that means "every key" */
+
+/* ---- attention plan ------------------------------------------------------------------------------------------- */
+
+enum plong_weight {
+    PLONG_WEIGHT_COUNT  = 0, /* a key that m branches read counts m times: the denominators of LongNet, eq. 10 */
+    PLONG_WEIGHT_STRIDE = 1, /* a key of a branch with rate r stands for r keys: log_w = log r                  */
+    PLONG_WEIGHT_NONE   = 2, /* each key once                                                                   */
+};
+
+enum plong_align {
+    PLONG_ALIGN_SEGMENT = 0, /* LongNet: segments start at multiples of w; rows outside the dilated set of a branch
+                                read nothing from it */
+    PLONG_ALIGN_QUERY   = 1, /* the segment slides: the last w positions before the query, every row reads */
+};
+
+/* One phase of a plan: a union of parts. All counts are tokens. A zeroed phase reads nothing; `exact` is
+ * {.window = PLONG_ALL}. `sinks` and `global` tokens are the first ones of the sequence. */
+struct plong_phase {
+    int32_t sinks;
+    int32_t window;
+    int32_t global;
+    int32_t dense_below; /* queries at positions below this read every key */
+    int32_t weight;      /* enum plong_weight */
+    int32_t align;       /* enum plong_align */
+    int32_t n_branches;
+    int32_t segment[PLONG_MAX_BRANCHES]; /* w_k, ascending */
+    int32_t rate[PLONG_MAX_BRANCHES];    /* r_k >= 1; r_k <= w_k */
+};
+
+struct plong_plan {
+    struct plong_phase phase[2]; /* [0] prefill, [1] tail: the last turn's tokens and the answer */
+    int32_t            dense_layers; /* layers below this index read every key */
+};
+
+/* NULL when the plan can be run, else one line that says what is wrong. */
+PLONG_API const char * plong_plan_check(const struct plong_plan * plan);
+
+/* Writes the keys that (query position p, query head h) reads, ascending, with log_w, and returns their number
+ * (which may exceed cap; nothing is written beyond it). A brute-force listing: for tests and drawings. */
+PLONG_API int64_t plong_phase_keys(
+    const struct plong_phase * phase, int32_t p, int32_t h, int64_t cap, int32_t * pos, float * log_w);
+
+/* The number of keys that the query reads, counting each position once, without listing them. */
+PLONG_API int64_t plong_phase_count(const struct plong_phase * phase, int32_t p, int32_t h);
+
+/* ---- RoPE policy ---------------------------------------------------------------------------------------------- */
+
+enum plong_freq {
+    PLONG_FREQ_NATIVE   = 0, /* what the model's graph does, untouched */
+    PLONG_FREQ_LINEAR   = 1, /* position interpolation: theta / s */
+    PLONG_FREQ_NTK      = 2, /* base * s^(d/(d-2)) */
+    PLONG_FREQ_YARN     = 3, /* arXiv 2309.00071: ramp between theta and theta / s, magnitude 0.1 ln s + 1 */
+    PLONG_FREQ_LLAMA3   = 4, /* Llama 3.1's wavelength bands */
+    PLONG_FREQ_LONGROPE = 5, /* factors per dimension, magnitude sqrt(1 + ln s / ln L) */
+};
+
+enum plong_map {
+    PLONG_MAP_ABSOLUTE    = 0, /* distance p - t */
+    PLONG_MAP_DCA         = 1, /* Dual Chunk Attention, arXiv 2402.17463 */
+    PLONG_MAP_SELF_EXTEND = 2, /* arXiv 2401.01325 */
+    PLONG_MAP_REROPE      = 3, /* distance min(p - t, window) */
+};
+
+#define PLONG_MAX_ROT 512 /* largest n_rot */
+
+struct plong_rope {
+    int32_t freq;        /* enum plong_freq */
+    float   factor;      /* s >= 1 */
+    float   beta_fast;   /* YaRN, 32 */
+    float   beta_slow;   /* YaRN, 1 */
+    float   low_freq;    /* Llama 3, 1 */
+    float   high_freq;   /* Llama 3, 4 */
+    int32_t map;         /* enum plong_map */
+    int32_t chunk;       /* DCA: chunk size (keys sit at t mod (chunk - local)); Self-Extend: group G; ReRoPE: window */
+    int32_t local;       /* DCA: local window; Self-Extend: neighbour window W */
+    int32_t logn;        /* 1: q times max(1, ln(p+1) / ln(n_train)) */
+    int32_t n_train;     /* L, the trained length */
+    int32_t n_factors;   /* LongRoPE: n_rot / 2 */
+    float   factors[PLONG_MAX_ROT / 2];
+};
+
+PLONG_API const char * plong_rope_check(const struct plong_rope * rope);
+
+/* Angular frequencies f[n_rot/2] (radians per position) of a policy over a model's base; returns the magnitude that
+ * cos and sin are multiplied with. model_factors [n_rot/2] divides the native frequencies, or NULL. */
+PLONG_API float plong_rope_freqs(
+    const struct plong_rope * rope, int32_t n_rot, double base, const float * model_factors, double * f);
+
+/* The position at which a key (or query) at position t is rotated before it is stored. */
+PLONG_API int32_t plong_rope_stored(const struct plong_rope * rope, int32_t t);
+
+/* Relative distance that the policy gives to a query at p and a key at t <= p. */
+PLONG_API int32_t plong_rope_distance(const struct plong_rope * rope, int32_t p, int32_t t);
+
+/* log-n factor of a query at position p. */
+PLONG_API float plong_rope_logn(const struct plong_rope * rope, int32_t p);
+
+/* Rotation table [4][256][n_rot/2][2]: cos and sin of f * digit * 256^level, so that any position below 2^32 is the
+ * product of four entries (each within half an ulp of the true value). */
+#define PLONG_ROPE_TABLE_FLOATS(n_rot) (4 * 256 * (size_t) (n_rot))
+PLONG_API void plong_rope_table(const double * f, int32_t n_rot, float * table);
+
+/* Writes cos and sin of f * position for n positions, [n][n_rot/2][2], the way the kernels read the table. */
+PLONG_API void plong_rope_angles(const float * table, int32_t n_rot, const int64_t * pos, int64_t n, float * out);
+
+/* ---- batch ---------------------------------------------------------------------------------------------------- */
+
+/* What the op needs to know of one ubatch, in a flat I32 tensor, so that a graph can be reused with new contents:
+ *   struct plong_batch, then slots, groups, runs. */
+struct plong_slot {  /* one sequence of the ubatch */
+    int32_t stream;  /* index into dim 3 of K and V */
+    int32_t run_beg; /* its cells: runs[run_beg .. run_end), ascending in position */
+    int32_t run_end;
+};
+
+struct plong_group { /* consecutive tokens of one sequence and phase */
+    int32_t slot;
+    int32_t phase;   /* index into plong_plan.phase */
+    int32_t tok;     /* first token of the ubatch */
+    int32_t n;       /* tokens tok .. tok+n, at positions pos .. pos+n */
+    int32_t pos;
+};
+
+struct plong_run {   /* cells cell .. cell+n hold the keys at positions pos .. pos+n */
+    int32_t pos;
+    int32_t cell;
+    int32_t n;
+};
+
+struct plong_batch {
+    int32_t           n_slots;
+    int32_t           n_groups;
+    int32_t           n_runs;
+    int32_t           n_tokens;
+    struct plong_plan plan;
+    struct plong_rope rope;
+};
+
+/* int32 words of a batch with these counts. */
+PLONG_API size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs);
+PLONG_API const struct plong_slot  * plong_batch_slots (const struct plong_batch * b);
+PLONG_API const struct plong_group * plong_batch_groups(const struct plong_batch * b);
+PLONG_API const struct plong_run   * plong_batch_runs  (const struct plong_batch * b);
+
+/* ---- the op --------------------------------------------------------------------------------------------------- */
+
+struct plong_attn_params {
+    float   scale;
+    int32_t layer;
+    int32_t n_rot;    /* 0: this layer has no RoPE: position maps leave it alone */
+    int32_t neox;     /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
+    int32_t hadamard; /* K was Hadamard-rotated in blocks of this many dims after RoPE, and q was NOT: the op does; 0: no */
+};
+
+/* q     F32 [d_k, n_head, n_tokens]
+ * k     F32|F16|BF16|Q8_0|Q4_0 [d_k, n_head_kv, n_kv, n_stream]
+ * v     same types [d_v, n_head_kv, n_kv, n_stream]
+ * batch I32 [words]
+ * table F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)] or NULL when the position map is absolute
+ * ->    F32 [d_v, n_head, n_tokens] */
+PLONG_API struct ggml_tensor * ggml_long_attn(
+    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
+    struct ggml_tensor * batch, struct ggml_tensor * table, const struct plong_attn_params * params);
+
+/* NULL when the op takes these tensors, else the reason why not. */
+PLONG_API const char * plong_attn_supports(
+    const struct ggml_tensor * q, const struct ggml_tensor * k, const struct ggml_tensor * v,
+    const struct plong_attn_params * params);
+
+/* ---- CPU backend ---------------------------------------------------------------------------------------------- */
+
+/* Names of the instruction sets compiled in, best first; NULL past the last. */
+PLONG_API const char * plong_cpu_isa_name(int i);
+/* Whether this processor can run it. */
+PLONG_API bool plong_cpu_isa_usable(int i);
+/* Forces one by name ("" or NULL: the best usable). False: unknown or not usable here; nothing changes.
+ * The environment variable PLLAMA_ISA does the same at the first call of the op. */
+PLONG_API bool plong_cpu_isa_force(const char * name);
+/* The one in use. */
+PLONG_API const char * plong_cpu_isa(void);
+/* Query tiles that instruction set i has computed in this process: proof that a forced one ran. */
+PLONG_API int64_t plong_cpu_isa_tiles(int i);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

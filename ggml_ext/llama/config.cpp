@@ -1,0 +1,137 @@
+/* config.cpp - the exported functions of plong_llama.h and the state of a context. */
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+
+#include "llama-context.h"
+#include "llama-hparams.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+#include "plong_state.h"
+
+static thread_local std::unique_ptr<plong_config> pending;
+
+static const char * check(const plong_config & config) {
+    if (config.abi != PLONG_ABI_VERSION) {
+        return "the Python layer and the native library have different versions: reinstall pyllama-long";
+    }
+    if (!config.enabled) {
+        return nullptr;
+    }
+    const char * err = plong_plan_check(&config.plan);
+    return err ? err : plong_rope_check(&config.rope);
+}
+
+std::shared_ptr<plong_state> plong_state_create() {
+    auto state = std::make_shared<plong_state>();
+    if (pending) {
+        state->config = *pending;
+        pending.reset();
+        if (const char * err = check(state->config)) {
+            throw std::runtime_error(err);
+        }
+    }
+    return state;
+}
+
+void plong_state_check(const plong_state & state, const llama_hparams & hparams) {
+    if (!state.maps() && !state.scales()) {
+        return;
+    }
+    if (hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
+        throw std::runtime_error("this RoPE policy needs a model with RoPE, and this one has none: use rope=\"native\"");
+    }
+    if (state.maps() && state.layers.empty()) {
+        throw std::runtime_error("this RoPE policy needs attention layers with a plain K/V cache, and this model has none: use rope=\"native\"");
+    }
+    for (const auto & [il, reason] : state.layers) {
+        if (!reason.empty() && state.maps()) {
+            throw std::runtime_error(
+                "this RoPE policy needs every attention layer, but layer " + std::to_string(il) + " is left to upstream (" +
+                reason + "): use rope=\"native\" or a frequency policy such as \"yarn(4)\"");
+        }
+    }
+}
+
+llama_pos plong_stored_pos(const plong_state * state, llama_pos pos) {
+    return state && state->maps() ? plong_rope_stored(&state->config.rope, pos) : pos;
+}
+
+llama_pos plong_stored_shift(const plong_state * state, llama_pos pos, llama_pos delta) {
+    if (!state || !state->maps()) {
+        return delta;
+    }
+    return plong_stored_pos(state, pos) - plong_stored_pos(state, pos - delta);
+}
+
+extern "C" {
+
+void plong_llama_configure_next(const plong_config * config) {
+    pending = config ? std::make_unique<plong_config>(*config) : nullptr;
+}
+
+int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, char * err, size_t n_err) {
+    const auto fail = [&](const char * message) {
+        snprintf(err, n_err, "%s", message);
+        return -1;
+    };
+    plong_config wanted = {};
+    wanted.abi          = PLONG_ABI_VERSION;
+    if (config) {
+        wanted = *config;
+    }
+    if (const char * message = check(wanted)) {
+        return fail(message);
+    }
+    plong_state & state    = *ctx->get_cparams().plong;
+    const bool    was_rope = state.maps() || state.scales();
+    const bool    is_rope  = wanted.enabled && (wanted.rope.map != PLONG_MAP_ABSOLUTE || wanted.rope.freq != PLONG_FREQ_NATIVE);
+    if ((was_rope || is_rope) && (state.enabled() != (wanted.enabled != 0) || memcmp(&state.config.rope, &wanted.rope, sizeof(plong_rope)) != 0)) {
+        for (uint32_t s = 0; s < ctx->get_cparams().n_seq_max; s++) {
+            if (llama_memory_seq_pos_max(llama_get_memory(ctx), (llama_seq_id) s) >= 0) {
+                return fail("the RoPE policy can only change while the KV cache is empty: call reset(clear=True) first");
+            }
+        }
+    }
+    const plong_config before        = state.config;
+    const auto         layers_before = state.layers;
+    state.config                     = wanted;
+    state.layers.clear();
+    state.ropes.clear();
+    try {
+        ctx->plong_changed();
+        plong_state_check(state, ctx->get_model().hparams);
+    } catch (const std::exception & e) {
+        state.config = before;
+        state.layers = layers_before;
+        state.ropes.clear();
+        ctx->plong_changed();
+        return fail(e.what());
+    }
+    return 0;
+}
+
+void plong_llama_set_tail(llama_context * ctx, llama_seq_id seq, llama_pos pos) {
+    auto & tails = ctx->get_cparams().plong->tails;
+    if (pos < 0) {
+        tails.erase(seq);
+    } else {
+        tails[seq] = pos;
+    }
+}
+
+void plong_llama_stats(const llama_context * ctx, plong_stats * stats) { *stats = ctx->get_cparams().plong->stats; }
+
+void plong_llama_stats_reset(llama_context * ctx) { ctx->get_cparams().plong->stats = {}; }
+
+size_t plong_llama_layers(const llama_context * ctx, char * buf, size_t n) {
+    std::string text;
+    for (const auto & [il, reason] : ctx->get_cparams().plong->layers) {
+        text += std::to_string(il) + "\t" + reason + "\n";
+    }
+    if (n > 0) {
+        snprintf(buf, n, "%s", text.c_str());
+    }
+    return text.size();
+}
+}

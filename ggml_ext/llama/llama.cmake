@@ -1,0 +1,9 @@
+# Adds the extension's hooks to upstream's libllama. Included by the last line of src/CMakeLists.txt.
+
+set(plong_llama_sources
+    ${PLONG_EXT_DIR}/llama/config.cpp
+    ${PLONG_EXT_DIR}/llama/graph.cpp
+    ${PLONG_EXT_DIR}/llama/rope_node.cpp)
+target_sources(llama PRIVATE ${plong_llama_sources})
+set_source_files_properties(${plong_llama_sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+target_include_directories(llama PRIVATE ${PLONG_EXT_DIR} ${PLONG_EXT_DIR}/llama)

@@ -1,0 +1,50 @@
+/*
+ * plong_llama.h - how a llama_context is told which plan and RoPE policy to use. Exported by libllama.
+ */
+#ifndef PLONG_LLAMA_H
+#define PLONG_LLAMA_H
+
+#include "ggml_ext.h"
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct plong_config {
+    int32_t           abi;     /* PLONG_ABI_VERSION */
+    int32_t           enabled; /* 0: upstream's attention everywhere */
+    struct plong_plan plan;
+    struct plong_rope rope;
+};
+
+struct plong_stats {
+    int64_t n_queries;    /* (token, head, layer) rows computed by the op */
+    int64_t keys_visible; /* keys that exact attention would have read for them */
+    int64_t keys_read;    /* keys read under the plan */
+    int64_t n_tokens;     /* tokens decoded with the op on */
+};
+
+/* The configuration that the next llama_context of this thread starts with; NULL: off. */
+LLAMA_API void plong_llama_configure_next(const struct plong_config * config);
+
+/* Changes the configuration of a live context. The RoPE policy can only change while its KV cache is empty.
+ * Returns 0, or -1 with one line in err. */
+LLAMA_API int32_t plong_llama_configure(struct llama_context * ctx, const struct plong_config * config, char * err, size_t n_err);
+
+/* Tokens of seq at positions >= pos belong to the tail phase; pos < 0 forgets it. Without it, a token that comes alone
+ * (decode) is tail, one that comes in a larger ubatch is prefill. */
+LLAMA_API void plong_llama_set_tail(struct llama_context * ctx, llama_seq_id seq, llama_pos pos);
+
+LLAMA_API void plong_llama_stats(const struct llama_context * ctx, struct plong_stats * stats);
+LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
+
+/* One line per layer, "<layer>\t<reason>\n", reason empty when the op takes it, as of the last graph that was built.
+ * Returns the length that the whole text has. */
+LLAMA_API size_t plong_llama_layers(const struct llama_context * ctx, char * buf, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,90 @@
+/* op.c - the ggml op: checks, construction, and the layout of its batch tensor. */
+#include <string.h>
+
+#include "ggml-impl.h"
+#include "ggml_ext.h"
+
+_Static_assert(sizeof(struct plong_attn_params) <= GGML_MAX_OP_PARAMS, "parameters must fit into op_params");
+_Static_assert(sizeof(struct plong_batch) % sizeof(int32_t) == 0, "a batch is a whole number of I32");
+
+#define WORDS(n, type) ((size_t) (n) * (sizeof(type) / sizeof(int32_t)))
+
+size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs) {
+    return WORDS(1, struct plong_batch) + WORDS(n_slots, struct plong_slot) + WORDS(n_groups, struct plong_group) +
+           WORDS(n_runs, struct plong_run);
+}
+
+const struct plong_slot * plong_batch_slots(const struct plong_batch * b) { return (const struct plong_slot *) (b + 1); }
+
+const struct plong_group * plong_batch_groups(const struct plong_batch * b) {
+    return (const struct plong_group *) (plong_batch_slots(b) + b->n_slots);
+}
+
+const struct plong_run * plong_batch_runs(const struct plong_batch * b) {
+    return (const struct plong_run *) (plong_batch_groups(b) + b->n_groups);
+}
+
+static bool takes_type(enum ggml_type type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 ||
+           type == GGML_TYPE_Q4_0;
+}
+
+const char * plong_attn_supports(
+    const struct ggml_tensor * q, const struct ggml_tensor * k, const struct ggml_tensor * v,
+    const struct plong_attn_params * params) {
+    if (q->type != GGML_TYPE_F32) {
+        return "the query is not F32";
+    }
+    if (!takes_type(k->type) || !takes_type(v->type)) {
+        return "the K or V cache type is not f32, f16, bf16, q8_0 or q4_0";
+    }
+    if (q->ne[0] != k->ne[0]) {
+        return "query and key head sizes differ";
+    }
+    if (k->ne[0] > 512 || v->ne[0] > 512 || k->ne[0] % 4 || v->ne[0] % 4) {
+        return "head size over 512 or no multiple of 4";
+    }
+    if (k->ne[0] % ggml_blck_size(k->type) || v->ne[0] % ggml_blck_size(v->type)) {
+        return "the head size is no multiple of the quantized cache's block";
+    }
+    if (k->ne[1] < 1 || q->ne[1] % k->ne[1] != 0 || k->ne[1] != v->ne[1]) {
+        return "query heads are no multiple of the key heads";
+    }
+    if (k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3]) {
+        return "K and V hold different cells";
+    }
+    if (q->ne[3] != 1) {
+        return "the query has a fourth dimension";
+    }
+    if (q->nb[0] != sizeof(float) || k->nb[0] != ggml_type_size(k->type) || v->nb[0] != ggml_type_size(v->type)) {
+        return "rows are not contiguous (V is transposed when flash attention is off)";
+    }
+    if (params->n_rot < 0 || params->n_rot > k->ne[0] || params->n_rot % 2 || params->n_rot > PLONG_MAX_ROT) {
+        return "rotated dimensions do not fit the head size";
+    }
+    if (params->hadamard < 0 || (params->hadamard & (params->hadamard - 1)) ||
+        (params->hadamard && k->ne[0] % params->hadamard)) {
+        return "the Hadamard block does not divide the head size";
+    }
+    return NULL;
+}
+
+struct ggml_tensor * ggml_long_attn(
+    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
+    struct ggml_tensor * batch, struct ggml_tensor * table, const struct plong_attn_params * params) {
+    GGML_ASSERT(plong_attn_supports(q, k, v, params) == NULL);
+    GGML_ASSERT(batch->type == GGML_TYPE_I32 && ggml_is_contiguous(batch));
+    GGML_ASSERT(!table || (table->type == GGML_TYPE_F32 && ggml_is_contiguous(table) &&
+                           (size_t) ggml_nelements(table) == PLONG_ROPE_TABLE_FLOATS(params->n_rot)));
+
+    const int64_t        ne[4]  = { v->ne[0], q->ne[1], q->ne[2], 1 };
+    struct ggml_tensor * result = ggml_new_tensor(ctx, GGML_TYPE_F32, 4, ne);
+    ggml_set_op_params(result, params, sizeof(*params));
+    result->op     = GGML_OP_LONG_ATTN;
+    result->src[0] = q;
+    result->src[1] = k;
+    result->src[2] = v;
+    result->src[3] = batch;
+    result->src[4] = table;
+    return result;
+}

@@ -1,0 +1,197 @@
+/* plan.c - which keys a query reads: checks, brute-force listings, counts, and the key ranges of a query tile. */
+#include "plan.h"
+
+#include <math.h>
+#include <stdio.h>
+
+static inline int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+static inline int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
+
+static const char * phase_check(const struct plong_phase * ph) {
+    if (ph->sinks < 0 || ph->window < 0 || ph->global < 0 || ph->dense_below < 0) {
+        return "attention plan: negative token count";
+    }
+    if (ph->weight < PLONG_WEIGHT_COUNT || ph->weight > PLONG_WEIGHT_NONE) {
+        return "attention plan: unknown dilated weight";
+    }
+    if (ph->align < PLONG_ALIGN_SEGMENT || ph->align > PLONG_ALIGN_QUERY) {
+        return "attention plan: unknown dilated alignment";
+    }
+    if (ph->n_branches < 0 || ph->n_branches > PLONG_MAX_BRANCHES) {
+        return "attention plan: too many dilated branches";
+    }
+    for (int i = 0; i < ph->n_branches; i++) {
+        if (ph->rate[i] < 1 || ph->segment[i] < ph->rate[i]) {
+            return "attention plan: a dilated branch needs 1 <= rate <= segment length";
+        }
+        if (i > 0 && ph->segment[i] < ph->segment[i - 1]) {
+            return "attention plan: segment lengths must ascend";
+        }
+    }
+    return NULL;
+}
+
+const char * plong_plan_check(const struct plong_plan * plan) {
+    if (plan->dense_layers < 0) {
+        return "attention plan: dense_layers is negative";
+    }
+    const char * err = phase_check(&plan->phase[0]);
+    return err ? err : phase_check(&plan->phase[1]);
+}
+
+bool plong_phase_is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
+
+/* First position of the segment of branch k that a query at p looks at. */
+static inline int32_t branch_begin(const struct plong_phase * ph, int k, int32_t p) {
+    const int32_t w = ph->segment[k];
+    return ph->align == PLONG_ALIGN_SEGMENT ? p - p % w : max_i32(0, p - w + 1);
+}
+
+/* Whether the query takes part in branch k at all (LongNet dilates the rows of Q as it does those of K and V). */
+bool plong_branch_joins(const struct plong_phase * ph, int k, int32_t p, int32_t h) {
+    if (ph->align == PLONG_ALIGN_QUERY) {
+        return true;
+    }
+    const int32_t r = ph->rate[k];
+    return (p - branch_begin(ph, k, p)) % r == h % r;
+}
+
+/* Whether branch k reads key t for a query at p that takes part in it; t <= p. */
+static inline bool branch_reads(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t) {
+    const int32_t r = ph->rate[k];
+    const int32_t b = branch_begin(ph, k, p);
+    if (t < b) {
+        return false;
+    }
+    return (ph->align == PLONG_ALIGN_SEGMENT ? (t - b) % r : t % r) == h % r;
+}
+
+bool plong_phase_in_set(const struct plong_phase * ph, int32_t p, int32_t t) {
+    return p < ph->dense_below || p - t < ph->window || t < ph->sinks || t < ph->global;
+}
+
+float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t) {
+    if (t > p || plong_phase_in_set(ph, p, t) || !plong_branch_joins(ph, k, p, h) || !branch_reads(ph, k, p, h, t)) {
+        return -INFINITY;
+    }
+    if (ph->weight == PLONG_WEIGHT_COUNT) {
+        return 0.0f;
+    }
+    for (int i = 0; i < k; i++) {
+        if (!plong_branch_joins(ph, i, p, h)) {
+            continue;
+        }
+        const bool owned = ph->weight == PLONG_WEIGHT_STRIDE ? t >= branch_begin(ph, i, p)
+                                                             : branch_reads(ph, i, p, h, t);
+        if (owned) {
+            return -INFINITY;
+        }
+    }
+    return ph->weight == PLONG_WEIGHT_STRIDE ? logf((float) ph->rate[k]) : 0.0f;
+}
+
+int64_t plong_phase_keys(
+    const struct plong_phase * ph, int32_t p, int32_t h, int64_t cap, int32_t * pos, float * log_w) {
+    int64_t n = 0;
+    for (int32_t t = 0; t <= p; t++) {
+        double count = plong_phase_in_set(ph, p, t) ? 1.0 : 0.0;
+        for (int k = 0; k < ph->n_branches; k++) {
+            const float w = plong_branch_weight(ph, k, p, h, t);
+            count += w == -INFINITY ? 0.0 : exp(w);
+        }
+        if (count > 0.0) {
+            if (n < cap) {
+                pos[n]   = t;
+                log_w[n] = (float) log(count);
+            }
+            n++;
+        }
+    }
+    return n;
+}
+
+int plong_phase_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, int32_t h, struct plong_range * out) {
+    int n = 0;
+    const int32_t end = p1 + 1;
+    /* set parts: a head range [0, a) and a tail range [b, end), merged when they touch */
+    const int32_t a = min_i32(max_i32(ph->sinks, ph->global), end);
+    int32_t       b = ph->window == PLONG_ALL || p0 < ph->dense_below ? 0 : max_i32(0, p0 - ph->window + 1);
+    if (ph->window == 0 && p0 >= ph->dense_below) {
+        b = end;
+    }
+    if (b <= a) {
+        out[n++] = (struct plong_range) { .beg = 0, .end = end, .stride = 1, .branch = -1 };
+        if (b == 0) {
+            /* some row of the tile reads everything; the mask sorts out the others */
+            if (plong_phase_is_exact(ph) || p1 < ph->dense_below) {
+                return n;
+            }
+        }
+    } else {
+        if (a > 0) {
+            out[n++] = (struct plong_range) { .beg = 0, .end = a, .stride = 1, .branch = -1 };
+        }
+        if (b < end) {
+            out[n++] = (struct plong_range) { .beg = b, .end = end, .stride = 1, .branch = -1 };
+        }
+    }
+    for (int k = 0; k < ph->n_branches; k++) {
+        const int32_t w = ph->segment[k], r = ph->rate[k], s = h % r;
+        if (ph->align == PLONG_ALIGN_QUERY) {
+            const int32_t lo  = max_i32(0, p0 - w + 1);
+            const int32_t beg = lo + ((s - lo % r) + r) % r;
+            if (beg < end) {
+                out[n++] = (struct plong_range) { .beg = beg, .end = end, .stride = r, .branch = k };
+            }
+            continue;
+        }
+        /* a tile never crosses a segment boundary of its plan: plong_phase_cut() sees to that */
+        const int32_t lo = p0 - p0 % w;
+        /* first row at or after p0 that takes part */
+        const int32_t row = p0 + ((s - (p0 - lo) % r) + r) % r;
+        if (row <= p1 && lo + s < end) {
+            out[n++] = (struct plong_range) { .beg = lo + s, .end = end, .stride = r, .branch = k };
+        }
+    }
+    return n;
+}
+
+int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {
+    int32_t cut = p1;
+    if (p0 < ph->dense_below && ph->dense_below <= cut) {
+        cut = ph->dense_below - 1;
+    }
+    if (ph->align == PLONG_ALIGN_SEGMENT) {
+        for (int k = 0; k < ph->n_branches; k++) {
+            const int32_t last = p0 - p0 % ph->segment[k] + (ph->segment[k] - 1);
+            cut = last < cut ? last : cut;
+        }
+    }
+    return cut;
+}
+
+int64_t plong_range_count(const struct plong_range * r) {
+    return r->end <= r->beg ? 0 : ((int64_t) r->end - r->beg + r->stride - 1) / r->stride;
+}
+
+int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
+    struct plong_range ranges[PLONG_MAX_RANGES];
+    const int          n     = plong_phase_ranges(ph, p, p, h, ranges);
+    int64_t            count = 0;
+    for (int i = 0; i < n; i++) {
+        const struct plong_range * r = &ranges[i];
+        if (r->branch < 0) {
+            count += plong_range_count(r);
+            continue;
+        }
+        /* each position once, so every rule but the first branch's must be looked at key by key */
+        for (int32_t t = r->beg; t < r->end; t += r->stride) {
+            bool seen = plong_phase_in_set(ph, p, t);
+            for (int k = 0; !seen && k < r->branch; k++) {
+                seen = plong_branch_joins(ph, k, p, h) && branch_reads(ph, k, p, h, t);
+            }
+            count += !seen && plong_branch_weight(ph, r->branch, p, h, t) != -INFINITY;
+        }
+    }
+    return count;
+}

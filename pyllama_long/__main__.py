@@ -1,0 +1,4 @@
+from pyllama_long.cli import main
+
+if __name__ == "__main__":
+    main()

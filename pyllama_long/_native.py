@@ -1,0 +1,351 @@
+"""The native library: loading it under llama_cpp, and the structs and functions of its two headers.
+
+The only file with ctypes. Names follow ggml_ext.h and plong_llama.h, which say what everything means.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, c_bool, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_void_p
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyllama_long import _library
+from pyllama_long.phase import Phase
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopePolicy
+
+_PATH = _library.require()
+try:
+    import llama_cpp as llama_cpp
+    from llama_cpp import _internals as _internals
+    from llama_cpp import _logger as _logger
+    from llama_cpp import llama_chat_format as llama_chat_format
+except (AttributeError, OSError, RuntimeError) as error:
+    raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
+
+ABI_VERSION = 1
+MAX_BRANCHES = 16
+MAX_ROT = 512
+
+_WEIGHTS = ("count", "stride", "none")
+_ALIGNS = ("segment", "query")
+_FREQS = ("native", "linear", "ntk", "yarn", "llama3", "longrope")
+_MAPS = ("absolute", "dca", "self-extend", "rerope")
+
+
+def _ints(names: str) -> list[tuple[str, Any]]:
+    return [(name, c_int32) for name in names.split()]
+
+
+class CPhase(ctypes.Structure):
+    _fields_ = [
+        *_ints("sinks window global dense_below weight align n_branches"),
+        ("segment", c_int32 * MAX_BRANCHES),
+        ("rate", c_int32 * MAX_BRANCHES),
+    ]
+
+
+class CPlan(ctypes.Structure):
+    _fields_ = [("phase", CPhase * 2), ("dense_layers", c_int32)]
+
+
+class CRope(ctypes.Structure):
+    _fields_ = [
+        ("freq", c_int32),
+        *((name, c_float) for name in ("factor", "beta_fast", "beta_slow", "low_freq", "high_freq")),
+        *_ints("map chunk local logn n_train n_factors"),
+        ("factors", c_float * (MAX_ROT // 2)),
+    ]
+
+
+class CSlot(ctypes.Structure):
+    _fields_ = _ints("stream run_beg run_end")
+
+
+class CGroup(ctypes.Structure):
+    _fields_ = _ints("slot phase tok n pos")
+
+
+class CRun(ctypes.Structure):
+    _fields_ = _ints("pos cell n")
+
+
+class CBatch(ctypes.Structure):
+    """The head of a batch; slots, groups and runs follow it in memory."""
+
+    _fields_ = [*_ints("n_slots n_groups n_runs n_tokens"), ("plan", CPlan), ("rope", CRope)]
+
+
+class CAttnParams(ctypes.Structure):
+    _fields_ = [("scale", c_float), *_ints("layer n_rot neox hadamard")]
+
+
+class CConfig(ctypes.Structure):
+    _fields_ = [*_ints("abi enabled"), ("plan", CPlan), ("rope", CRope)]
+
+
+class CStats(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("n_queries", "keys_visible", "keys_read", "n_tokens")]
+
+
+class CGgufParams(ctypes.Structure):
+    _fields_ = [("no_alloc", c_bool), ("ctx", c_void_p)]
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "plong_plan_check": (c_char_p, [POINTER(CPlan)]),
+    "plong_phase_keys": (
+        c_int64,
+        [POINTER(CPhase), c_int32, c_int32, c_int64, POINTER(c_int32), POINTER(c_float)],
+    ),
+    "plong_phase_count": (c_int64, [POINTER(CPhase), c_int32, c_int32]),
+    "plong_rope_check": (c_char_p, [POINTER(CRope)]),
+    "plong_rope_freqs": (c_float, [POINTER(CRope), c_int32, c_double, POINTER(c_float), POINTER(c_double)]),
+    "plong_rope_stored": (c_int32, [POINTER(CRope), c_int32]),
+    "plong_rope_distance": (c_int32, [POINTER(CRope), c_int32, c_int32]),
+    "plong_rope_logn": (c_float, [POINTER(CRope), c_int32]),
+    "plong_rope_table": (None, [POINTER(c_double), c_int32, POINTER(c_float)]),
+    "plong_rope_angles": (None, [POINTER(c_float), c_int32, POINTER(c_int64), c_int64, POINTER(c_float)]),
+    "plong_batch_words": (c_size_t, [c_int32, c_int32, c_int32]),
+    "plong_batch_slots": (POINTER(CSlot), [POINTER(CBatch)]),
+    "plong_batch_groups": (POINTER(CGroup), [POINTER(CBatch)]),
+    "plong_batch_runs": (POINTER(CRun), [POINTER(CBatch)]),
+    "ggml_long_attn": (c_void_p, [c_void_p] * 6 + [POINTER(CAttnParams)]),
+    "plong_attn_supports": (c_char_p, [c_void_p] * 3 + [POINTER(CAttnParams)]),
+    "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),
+    "plong_cpu_isa_usable": (c_bool, [ctypes.c_int]),
+    "plong_cpu_isa_force": (c_bool, [c_char_p]),
+    "plong_cpu_isa": (c_char_p, []),
+    "plong_cpu_isa_tiles": (c_int64, [ctypes.c_int]),
+    "plong_llama_configure_next": (None, [POINTER(CConfig)]),
+    "plong_llama_configure": (c_int32, [c_void_p, POINTER(CConfig), c_char_p, c_size_t]),
+    "plong_llama_set_tail": (None, [c_void_p, c_int32, c_int32]),
+    "plong_llama_stats": (None, [c_void_p, POINTER(CStats)]),
+    "plong_llama_stats_reset": (None, [c_void_p]),
+    "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
+    "gguf_init_from_file": (c_void_p, [c_char_p, CGgufParams]),
+    "gguf_find_key": (c_int64, [c_void_p, c_char_p]),
+    "gguf_find_tensor": (c_int64, [c_void_p, c_char_p]),
+    "gguf_get_kv_type": (ctypes.c_int, [c_void_p, c_int64]),
+    "gguf_get_arr_type": (ctypes.c_int, [c_void_p, c_int64]),
+    "gguf_get_arr_n": (c_size_t, [c_void_p, c_int64]),
+    "gguf_get_arr_data": (POINTER(ctypes.c_uint8), [c_void_p, c_int64]),
+    "gguf_free": (None, [c_void_p]),
+}
+
+
+def _load() -> SimpleNamespace:
+    # libllama's own handle also reaches the ggml libraries it was linked with, the very copies that are in use;
+    # Windows looks no further than the file.
+    libraries = [llama_cpp.llama_cpp._lib]
+    libraries += [ctypes.CDLL(str(path)) for name in ("ggml-base", "ggml-cpu") if (path := _library.find(name))]
+
+    def function(name: str, result: Any, arguments: list[Any]) -> Callable[..., Any]:
+        for library in libraries:
+            if hasattr(library, name):
+                found: Callable[..., Any] = getattr(library, name)
+                found.restype, found.argtypes = result, arguments  # type: ignore[attr-defined]
+                return found
+        raise ImportError(
+            f"{_PATH} has no {name}: it is not the library of this pyllama-long; reinstall the wheel, or run `make build`"
+        )
+
+    return SimpleNamespace(**{name: function(name, *types) for name, types in _SIGNATURES.items()})
+
+
+lib = _load()
+
+
+def _check_layout() -> None:
+    words = lib.plong_batch_words
+    head = words(0, 0, 0)
+    native = [4 * head, *(4 * (words(*counts) - head) for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))]
+    mine = [ctypes.sizeof(kind) for kind in (CBatch, CSlot, CGroup, CRun)]
+    if native != mine:
+        raise ImportError(f"{_PATH} has structs of {native} bytes, this pyllama-long of {mine}: reinstall the wheel")
+
+
+_check_layout()
+
+
+# ---- plans and policies ------------------------------------------------------------------------------------------
+
+
+def c_phase(phase: Phase) -> CPhase:
+    c = CPhase(
+        phase.sinks,
+        phase.window,
+        phase.global_,
+        phase.dense_below,
+        _WEIGHTS.index(phase.weight),
+        _ALIGNS.index(phase.align),
+        len(phase.branches),
+    )
+    for k, branch in enumerate(phase.branches):
+        c.segment[k], c.rate[k] = branch.segment, branch.rate
+    return c
+
+
+def c_plan(plan: AttentionPlan) -> CPlan:
+    return CPlan((CPhase * 2)(c_phase(plan.prefill), c_phase(plan.tail)), plan.dense_layers)
+
+
+def c_rope(rope: RopePolicy) -> CRope:
+    bands = (rope.factor, rope.beta_fast, rope.beta_slow, rope.low_freq, rope.high_freq)
+    places = (_MAPS.index(rope.map), rope.chunk, rope.local, int(rope.logn), rope.n_train, len(rope.factors))
+    return CRope(_FREQS.index(rope.freq), *bands, *places, tuple(rope.factors))
+
+
+def c_config(plan: AttentionPlan, rope: RopePolicy) -> CConfig:
+    return CConfig(ABI_VERSION, 1, c_plan(plan), c_rope(rope))
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode(errors="replace")
+
+
+def plan_check(plan: AttentionPlan) -> str | None:
+    """None when the plan can be run, else one line that says what is wrong."""
+    return _text(lib.plong_plan_check(c_plan(plan)))
+
+
+def phase_keys(phase: Phase, p: int, h: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Positions [n], ascending, and log_w [n] of the keys that query position p of head h reads."""
+    c = c_phase(phase)
+    n = lib.plong_phase_keys(c, p, h, 0, None, None)
+    pos, log_w = np.empty(n, np.int32), np.empty(n, np.float32)
+    lib.plong_phase_keys(c, p, h, n, _pointer(pos, c_int32), _pointer(log_w, c_float))
+    return pos, log_w
+
+
+def phase_count(phase: Phase, p: int, h: int) -> int:
+    return int(lib.plong_phase_count(c_phase(phase), p, h))
+
+
+def rope_check(rope: RopePolicy) -> str | None:
+    """None when the policy can be used, else one line that says what is wrong."""
+    return _text(lib.plong_rope_check(c_rope(rope)))
+
+
+def rope_freqs(
+    rope: RopePolicy, n_rot: int, base: float, model_factors: Sequence[float] | None = None
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Angular frequencies [n_rot/2] in radians per position, and the magnitude of cos and sin."""
+    f = np.empty(n_rot // 2, np.float64)
+    own = None if model_factors is None else np.asarray(model_factors, np.float32)
+    factors = None if own is None else _pointer(own, c_float)
+    magnitude = lib.plong_rope_freqs(c_rope(rope), n_rot, base, factors, _pointer(f, c_double))
+    return f, float(magnitude)
+
+
+def rope_stored(rope: RopePolicy, t: int) -> int:
+    return int(lib.plong_rope_stored(c_rope(rope), t))
+
+
+def rope_distance(rope: RopePolicy, p: int, t: int) -> int:
+    return int(lib.plong_rope_distance(c_rope(rope), p, t))
+
+
+def rope_logn(rope: RopePolicy, p: int) -> float:
+    return float(lib.plong_rope_logn(c_rope(rope), p))
+
+
+def rope_angles(f: npt.NDArray[np.float64], pos: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """cos and sin [n, n_rot/2, 2] of f [n_rot/2] times pos [n], the way the kernels read their table."""
+    n_rot = 2 * len(f)
+    f, pos = np.ascontiguousarray(f, np.float64), np.ascontiguousarray(pos, np.int64)
+    table = np.empty(4 * 256 * n_rot, np.float32)
+    out = np.empty((len(pos), len(f), 2), np.float32)
+    lib.plong_rope_table(_pointer(f, c_double), n_rot, _pointer(table, c_float))
+    lib.plong_rope_angles(
+        _pointer(table, c_float), n_rot, _pointer(pos, c_int64), len(pos), _pointer(out, c_float)
+    )
+    return out
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(POINTER(kind))
+
+
+# ---- contexts ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Rows (token, head, layer) that the op computed, keys that exact attention would have read for them, keys read,
+    and tokens decoded with the op."""
+
+    n_queries: int
+    keys_visible: int
+    keys_read: int
+    n_tokens: int
+
+
+def configure_next(config: CConfig | None) -> None:
+    """What the next llama_context of this thread starts with; None: upstream's attention."""
+    lib.plong_llama_configure_next(config)
+
+
+def configure(ctx: int, config: CConfig) -> None:
+    """Changes a live context; the RoPE policy only while its cache is empty. Raises ValueError with the reason."""
+    reason = ctypes.create_string_buffer(512)
+    if lib.plong_llama_configure(ctx, config, reason, len(reason)) != 0:
+        raise ValueError(reason.value.decode(errors="replace"))
+
+
+def set_tail(ctx: int, seq: int, pos: int | None) -> None:
+    """Tokens of seq at positions >= pos are the tail; None forgets it."""
+    lib.plong_llama_set_tail(ctx, seq, -1 if pos is None else pos)
+
+
+def stats(ctx: int) -> Stats:
+    c = CStats()
+    lib.plong_llama_stats(ctx, c)
+    return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens)
+
+
+def stats_reset(ctx: int) -> None:
+    lib.plong_llama_stats_reset(ctx)
+
+
+def layers(ctx: int) -> list[tuple[int, str]]:
+    """(layer, reason) as of the last graph; the reason is empty when the op takes the layer."""
+    n = lib.plong_llama_layers(ctx, None, 0)
+    text = ctypes.create_string_buffer(n + 1)
+    lib.plong_llama_layers(ctx, text, n + 1)
+    pairs = (line.split("\t", 1) for line in text.value.decode(errors="replace").splitlines())
+    return [(int(layer), reason) for layer, reason in pairs]
+
+
+# ---- instruction sets --------------------------------------------------------------------------------------------
+
+
+def isas() -> dict[str, bool]:
+    """The instruction sets compiled in, best first, and whether this processor can run each."""
+    found: dict[str, bool] = {}
+    while (name := _text(lib.plong_cpu_isa_name(len(found)))) is not None:
+        found[name] = bool(lib.plong_cpu_isa_usable(len(found)))
+    return found
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _text(lib.plong_cpu_isa()) or ""
+
+
+def force_isa(name: str | None) -> None:
+    """Forces an instruction set; None: the best usable one. Raises ValueError when it is unknown or not usable here."""
+    if not lib.plong_cpu_isa_force((name or "").encode()):
+        usable = ", ".join(n for n, ok in isas().items() if ok)
+        raise ValueError(f"instruction set {name!r} cannot be used here; usable: {usable}")
+
+
+def isa_tiles(name: str) -> int:
+    """Query tiles that an instruction set has computed in this process."""
+    return int(lib.plong_cpu_isa_tiles(list(isas()).index(name)))

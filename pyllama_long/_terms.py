@@ -1,0 +1,76 @@
+"""The small language that plans and RoPE policies share: terms `name(value, key=value)` joined by `+`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+ALL = 2**31 - 1
+
+_CALL = re.compile(r"([a-z][a-z0-9_-]*)\s*(?:\((.*)\))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Call:
+    """`name(args..., key=value...)`; the values are still text."""
+
+    name: str
+    args: tuple[str, ...]
+    named: dict[str, str]
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The pieces of text between separators that stand outside parentheses, stripped."""
+    pieces, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if char == separator and depth <= 0:
+            pieces.append(text[start:i].strip())
+            start = i + 1
+    return [*pieces, text[start:].strip()]
+
+
+def call(text: str, error: type[ValueError]) -> Call:
+    """One term; raises `error` when it is not of the form name or name(...)."""
+    match = _CALL.fullmatch(text)
+    if match is None or (match[2] or "").count("(") or (match[2] or "").count(")"):
+        raise error(f"cannot read {text!r}: write name or name(value, key=value), joined by +")
+    args: list[str] = []
+    named: dict[str, str] = {}
+    for piece in split(match[2], ",") if match[2] and match[2].strip() else []:
+        key, equals, value = (s.strip() for s in piece.partition("="))
+        if not piece or (equals and not (key and value)):
+            raise error(f"cannot read {piece!r} in {text!r}: a value or key=value belongs there")
+        if not equals:
+            if named:
+                raise error(f"{text!r}: put {piece!r} before the key=value pairs")
+            args.append(piece)
+        elif key in named:
+            raise error(f"{text!r} sets {key} twice")
+        else:
+            named[key] = value
+    return Call(match[1], tuple(args), named)
+
+
+def integer(text: str, what: str, error: type[ValueError], low: int = 1) -> int:
+    """A whole number low .. ALL."""
+    if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= ALL:
+        raise error(f"{what}: {text!r} is not a whole number from {low} to {ALL}")
+    return int(text)
+
+
+def number(text: str, what: str, error: type[ValueError]) -> float:
+    """A finite decimal number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise error(f"{what}: {text!r} is not a number")
+    return value
+
+
+def show(value: float) -> str:
+    """The shortest text that reads back as the same number: 4, 1.5."""
+    return repr(float(value)).removesuffix(".0")

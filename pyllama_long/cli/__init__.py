@@ -1,0 +1,108 @@
+"""The command line: `pyllama-long`, also `python -m pyllama_long`. One module per command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn, TextIO
+
+import typer
+
+from pyllama_long import __version__
+from pyllama_long.cli import chat, complete, demo, inspect, plan
+from pyllama_long.cli.common import PROGRAM, CommandError
+from pyllama_long.gguf_file import GGUFError
+from pyllama_long.phase import PlanError
+from pyllama_long.rope import RopeError
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    name=PROGRAM,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Long contexts for GGUF models on your own machine.",
+    epilog="\b\n[b]Begin with[/b]\n"
+    "  pyllama-long demo                    a document of 100 times the trained length, read and asked\n"
+    "  pyllama-long chat -m model.gguf      talk; /read FILE puts a document in\n"
+    "  pyllama-long inspect model.gguf      what fits, and what would be chosen for it",
+)
+for module in (chat, complete, inspect, plan, demo):
+    app.command(name=module.__name__.rpartition(".")[2], epilog=module.EXAMPLES)(module.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """The program: ends with exit code 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_to_print(stream)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; errors become one line on stderr."""
+    try:
+        result = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("PYLLAMA_DEBUG") == "1":
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    if hasattr(error, "format_message"):  # typer's errors of usage
+        message = str(error.format_message())
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message)
+            return 2
+        return _fail(f"{message} (see {PROGRAM} --help)", int(getattr(error, "exit_code", 2)))
+    if isinstance(error, (PlanError, RopeError)):
+        return _fail(str(error), 2)
+    if type(error).__name__ == "Abort":
+        return _fail("stopped", 130)
+    if (
+        isinstance(error, (CommandError, GGUFError, ImportError))
+        or type(error).__module__ == "pyllama_long.errors"
+    ):
+        return _fail(str(error), 1)
+    if isinstance(error, OSError) and error.strerror:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1)
+    if isinstance(error, MemoryError):
+        return _fail("not enough memory: try a smaller --ctx, or --kv-type q8_0", 1)
+    return _fail(f"{type(error).__name__}: {error} (PYLLAMA_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _never_fail_to_print(stream: TextIO) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")

@@ -1,0 +1,237 @@
+"""`chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pyllama_long.cli import common
+from pyllama_long.cli.chat_input import open_input
+from pyllama_long.cli.common import (
+    CommandError,
+    ModelOptions,
+    Prefill,
+    Sampling,
+    clean,
+    read_text,
+    state_folder,
+)
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+EXAMPLES = """\b
+[b]Examples[/b]
+  pyllama-long chat -m model.gguf
+  pyllama-long chat -m model.gguf --ctx 131072 --attention skim --kv-type q8_0
+  pyllama-long chat --hf ggml-org/gemma-3-1b-it-GGUF --system 'Answer in one sentence.'
+\b
+[b]In the chat[/b]
+  Enter sends, Alt-Enter begins a new line, Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands.
+"""
+
+
+def command(
+    model: common.Model = None,
+    hub: common.Hub = None,
+    attention: common.Attention = "auto",
+    rope: common.Rope = "auto",
+    ctx: common.Ctx = 0,
+    kv_type: common.KvType = "f16",
+    threads: common.Threads = 0,
+    system: Annotated[str, typer.Option(metavar="TEXT", help="What the model is told first.")] = "",
+    max_tokens: common.MaxTokens = 1024,
+    temp: common.Temp = 0.7,
+    top_k: common.TopK = 40,
+    top_p: common.TopP = 0.95,
+    min_p: common.MinP = 0.05,
+    repeat_penalty: common.RepeatPenalty = 1.0,
+    seed: common.Seed = -1,
+) -> None:
+    """Talk to a model."""
+    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, threads)
+    sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
+    out = Console(highlight=False)
+    prefill = Prefill(Console(stderr=True))
+    llm = options.open(options.default_ctx(), prefill)
+    chat = Chat(llm, sampling, prefill, out, system)
+    lines = open_input(state_folder() / "history", sorted(chat.commands))
+    out.print(Text(f"{options.path().name}, {llm.n_ctx():,} tokens of context; /help for help", style="dim"))
+    while True:
+        try:
+            if not chat.take(lines.read()):
+                return
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            out.print(Text("Ctrl-D or /quit leaves", style="dim"))
+
+
+class Chat:
+    """A conversation: messages in the form of the chat API, and the commands that change them."""
+
+    def __init__(
+        self, llm: LongLlama, sampling: Sampling, prefill: Prefill, out: Console, system: str = ""
+    ) -> None:
+        self.llm, self.sampling, self.prefill, self.out, self.system = llm, sampling, prefill, out, system
+        self.messages: list[dict[str, str]] = []
+        self.attached: list[str] = []
+        self.last = ""  # what the last answer took
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/read": self.read,
+            "/clear": self.clear,
+            "/save": self.save,
+            "/regen": self.regen,
+            "/stats": self.stats,
+            "/help": self.help,
+        }
+        self.clear("")
+
+    def take(self, line: str) -> bool:
+        """One message or command; False when it was /quit."""
+        line = line.strip()
+        name, _, rest = line.partition(" ")
+        if name in ("/quit", "/exit"):
+            return False
+        try:
+            if name in self.commands:
+                self.commands[name](rest.strip())
+            elif name.startswith("/") and "/" not in name[1:] and "\n" not in name:
+                raise CommandError(f"unknown command {name}; /help lists them")
+            elif line:
+                self.say(line)
+        except CommandError as error:
+            self.note(str(error))
+        return True
+
+    def say(self, text: str) -> None:
+        content = "\n\n".join([*self.attached, text])
+        self.messages.append({"role": "user", "content": content})
+        if self.answer():
+            self.attached = []
+
+    def answer(self) -> bool:
+        """Streams an answer to the last message. False: it gave none, and the message is taken back."""
+        from pyllama_long.errors import Cancelled, ContextOverflow
+
+        said, why = "", ""
+        n, first, ended = 0, 0.0, 0.0
+        try:
+            with self.prefill.reading(self.llm.n_batch), stopped_by_ctrl_c(self.llm):
+                for chunk in self.chunks():
+                    piece = chunk["choices"][0]["delta"].get("content")
+                    if piece:
+                        ended = time.perf_counter()
+                        n, first = n + 1, first or ended
+                        self.prefill.stop()
+                        said += piece
+                        self.out.print(Text(clean(piece)), end="", soft_wrap=True)
+        except Cancelled:
+            why = "stopped"
+        except ContextOverflow as error:
+            why = f"{error.n_tokens:,} tokens do not fit into {error.n_ctx:,}: /clear, or start again with a larger --ctx"
+        except ValueError as error:  # of the model's chat template
+            why = str(error)
+        if said:
+            self.messages.append({"role": "assistant", "content": said})
+            self.out.print()
+        else:
+            self.messages.pop()
+        if why:
+            self.note(why)
+        decode = f", {(n - 1) / (ended - first):,.1f} tokens/s written" if n > 1 and ended > first else ""
+        self.last = f"{self.prefill.new:,} new tokens read at {self.prefill.rate:,.0f}/s{decode}"
+        return bool(said)
+
+    def chunks(self) -> Iterator[Any]:
+        stream: Iterator[Any] = self.llm.create_chat_completion(
+            messages=self.messages, stream=True, **self.sampling.arguments()
+        )
+        return stream
+
+    def read(self, rest: str) -> None:
+        """FILE [QUESTION]: put a text file before the next message, or before QUESTION"""
+        try:
+            words = shlex.split(rest)
+        except ValueError as error:
+            raise CommandError(f"/read: {error}") from None
+        if not words:
+            raise CommandError("/read needs a file: /read FILE [QUESTION]")
+        text = read_text(Path(words[0]).expanduser())
+        n = len(self.llm.tokenize(text.encode(), add_bos=False))
+        self.attached.append(text)
+        self.note(f"{words[0]}: {n:,} tokens" + ("" if words[1:] else ", read with your next message"))
+        if words[1:]:
+            self.say(" ".join(words[1:]))
+
+    def clear(self, rest: str) -> None:
+        """forget the conversation"""
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.attached = []
+
+    def save(self, rest: str) -> None:
+        """FILE: write the conversation, as JSON when the name ends in .json"""
+        if not rest:
+            raise CommandError("/save needs a file: /save FILE")
+        path = Path(rest).expanduser()
+        if path.suffix == ".json":
+            text = json.dumps(self.messages, indent=1, ensure_ascii=False)
+        else:
+            text = "\n\n".join(f"## {message['role']}\n\n{message['content']}" for message in self.messages)
+        try:
+            path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"{path} cannot be written: {error.strerror or error}") from None
+        self.note(f"wrote {path}")
+
+    def regen(self, rest: str) -> None:
+        """answer the last message again"""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise CommandError("there is no answer yet")
+        old = self.messages.pop()
+        question = self.messages[-1]
+        if not self.answer():
+            self.messages += [question, old]
+
+    def stats(self, rest: str) -> None:
+        """what is in use, and how fast the last answer was"""
+        share = self.llm.attention_stats()["share_of_keys"]
+        self.note(
+            f"context: {self.llm.n_tokens:,} of {self.llm.n_ctx():,} tokens; trained at {self.llm.n_train:,}"
+        )
+        self.note(f"attention: {self.llm.plan}, {share:.1%} of the keys read; RoPE: {self.llm.rope}")
+        self.note(f"last answer: {self.last}" if self.last else "no answer yet")
+
+    def help(self, rest: str) -> None:
+        """this list"""
+        for name, function in self.commands.items():
+            self.note(f"{name} {function.__doc__}")
+        self.note("/quit, or Ctrl-D: leave")
+        self.note("Enter sends, Alt-Enter begins a new line, Ctrl-C stops an answer")
+
+    def note(self, text: str) -> None:
+        self.out.print(Text(text, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def stopped_by_ctrl_c(llm: LongLlama) -> Iterator[None]:
+    """While this runs, Ctrl-C cancels the model's call instead of raising KeyboardInterrupt."""
+    try:
+        old = signal.signal(signal.SIGINT, lambda _number, _frame: llm.cancel())
+    except ValueError:  # not in the main thread, which alone may set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)

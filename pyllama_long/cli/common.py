@@ -1,0 +1,292 @@
+"""What the commands share: options, errors, the model to open, the prefill bar, numbers for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from pyllama_long.gguf_file import GGUFError
+from pyllama_long.model_info import KV_TYPES, ModelInfo, model_info
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+PROGRAM = "pyllama-long"
+DEFAULT_CTX = 32768  # of models that were trained at less
+LEAST_CTX = 512
+
+
+class CommandError(Exception):
+    """One line for the user; the program ends with exit code 1."""
+
+
+def _kv_type(value: str) -> str:
+    if value not in KV_TYPES:
+        raise typer.BadParameter(f"{value!r}; known: {', '.join(KV_TYPES)}")
+    return value
+
+
+_MODEL, _SAMPLING = "Model", "Sampling"
+
+Model = Annotated[
+    Path | None,
+    typer.Option("-m", "--model", metavar="FILE", help="A GGUF file.", rich_help_panel=_MODEL),
+]
+Hub = Annotated[
+    str | None,
+    typer.Option(
+        "--hf",
+        metavar="REPO[:FILE]",
+        help="A model of the Hugging Face hub, downloaded once.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        metavar="PLAN",
+        help="Which keys are read: auto, exact, skim, streaming, 'sinks(4)+window(4096)', ..., or upstream.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Rope = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="Positions beyond the trained length: auto, native, yarn, 'rerope(4096)+logn', dca, ...",
+        rich_help_panel=_MODEL,
+    ),
+]
+Ctx = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Context in tokens; 0: chosen.", rich_help_panel=_MODEL)
+]
+KvType = Annotated[
+    str,
+    typer.Option(
+        callback=_kv_type, metavar="TYPE", help=f"KV cache: {', '.join(KV_TYPES)}.", rich_help_panel=_MODEL
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(min=0, metavar="N", help="CPU threads; 0: all cores.", rich_help_panel=_MODEL)
+]
+MaxTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Longest answer.", rich_help_panel=_SAMPLING)
+]
+Temp = Annotated[
+    float,
+    typer.Option(min=0.0, metavar="T", help="0: always the likeliest token.", rich_help_panel=_SAMPLING),
+]
+TopK = Annotated[int, typer.Option(min=0, metavar="N", help="0: off.", rich_help_panel=_SAMPLING)]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, metavar="P", rich_help_panel=_SAMPLING)]
+MinP = Annotated[float, typer.Option(min=0.0, max=1.0, metavar="P", rich_help_panel=_SAMPLING)]
+RepeatPenalty = Annotated[
+    float, typer.Option(min=0.0, metavar="X", help="1: off.", rich_help_panel=_SAMPLING)
+]
+Seed = Annotated[
+    int, typer.Option(min=-1, metavar="N", help="-1: a new one each time.", rich_help_panel=_SAMPLING)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    max_tokens: int = 512
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int = -1
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of Llama.create_completion and create_chat_completion."""
+        found = dict(vars(self))
+        found["seed"] = None if self.seed < 0 else self.seed
+        return found
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    model: Path | None = None
+    hub: str | None = None
+    attention: str = "auto"
+    rope: str = "auto"
+    ctx: int = 0
+    kv_type: str = "f16"
+    threads: int = 0
+    _found: dict[str, Path] = field(default_factory=dict, repr=False)
+
+    def path(self) -> Path:
+        """The model's file; a download when it comes from the hub and is not here yet."""
+        if self.model is not None and self.hub is not None:
+            raise typer.BadParameter("give -m FILE or --hf REPO[:FILE], not both")
+        if "path" not in self._found:
+            if self.model is not None:
+                self._found["path"] = self.model
+            else:
+                self._found["path"] = embedded_model() if self.hub is None else _download(self.hub)
+        return self._found["path"]
+
+    def info(self) -> ModelInfo:
+        return model_info(self.path())
+
+    def open(self, n_ctx: int, progress: Callable[[int, int], None] | None = None) -> LongLlama:
+        """Loads the model; n_ctx is for when --ctx is not given."""
+        info = self.info()
+        if not info.n_layer:
+            raise GGUFError(f"{info.path} has no layers: it is not a language model's file")
+        from pyllama_long.llama import LongLlama
+
+        threads = self.threads or os.cpu_count() or 1
+        return LongLlama(
+            str(self.path()),
+            n_ctx=self.ctx or n_ctx,
+            attention=self.attention,
+            rope=self.rope,
+            kv_type=self.kv_type,
+            progress=progress,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
+
+    def default_ctx(self) -> int:
+        """The trained length, or 32768 tokens where that is more, as far as half of the free memory holds the KV cache."""
+        info = self.info()
+        wanted = max(info.n_train, DEFAULT_CTX)
+        per_token = info.kv_bytes_per_token(self.kv_type)
+        room = max(0, available_memory() - info.file_bytes) // 2
+        fits = int(room / per_token) // 256 * 256 if per_token else wanted
+        return min(wanted, max(LEAST_CTX, fits))
+
+
+def embedded_model() -> Path:
+    path = Path(str(resources.files("pyllama_long") / "data" / "demo.gguf"))
+    if not path.is_file():
+        raise CommandError("the embedded model is missing from this installation: install pyllama-long again")
+    return path
+
+
+def available_memory() -> int:
+    """Bytes that can be used without swapping; a guess of 4 GiB where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return 4 << 30
+
+
+def _download(spec: str) -> Path:
+    from pyllama_long.cli.hub import download
+
+    return download(spec)
+
+
+def state_folder() -> Path:
+    """Where this user's programs keep what they want to find again (XDG, or the system's own place)."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / PROGRAM
+
+
+def read_text(path: Path) -> str:
+    """A text file, or stdin for `-`; CommandError when it cannot be read or is not text."""
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+    if b"\0" in data:
+        raise CommandError(f"{path} is not a text file")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def clean(text: str) -> str:
+    """Text of a model without the control characters that a terminal would obey."""
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+def size(n_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.3g} {unit}" if unit != "B" else f"{n_bytes:.0f} B"
+        n_bytes /= 1024
+    return f"{n_bytes:.3g} TiB"
+
+
+class Prefill:
+    """The progress callback of a prompt: a bar on stderr when it is a terminal, and the rate of the last prompt."""
+
+    _SHOWN_FROM = 512  # tokens; shorter prompts are over before a bar can be read
+
+    def __init__(self, console: Console, label: str = "reading") -> None:
+        self.console, self.label = console, label
+        self.bar: Progress | None = None
+        self.chunk, self.before, self.done = 0, -1, 0
+        self.started = self.finished = time.perf_counter()
+
+    @contextmanager
+    def reading(self, chunk: int) -> Iterator[None]:
+        """Around one prompt, which is read `chunk` tokens at a time: starts the clock, and takes the bar away at the
+        end whatever happens."""
+        self.chunk, self.before, self.done = chunk, -1, 0
+        self.started = self.finished = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    @property
+    def new(self) -> int:
+        """Tokens of the prompt that were not in the cache already."""
+        return max(0, self.done - max(0, self.before))
+
+    @property
+    def rate(self) -> float:
+        """New tokens per second."""
+        return self.new / max(self.finished - self.started, 1e-9)
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.before < 0:
+            self.before = max(0, done - self.chunk)
+        self.done, self.finished = done, time.perf_counter()
+        if self.bar is None and done < total and total >= self._SHOWN_FROM and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens, {task.fields[rate]:,.0f}/s"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task(self.label, total=total, rate=0.0)
+            self.bar.start()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total, rate=self.rate)
+            if done >= total:
+                self.stop()

@@ -1,0 +1,138 @@
+"""`inspect`: what a model file is, what a context of it takes, and what would be chosen for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pyllama_long.cli.common import Attention, Hub, Json, KvType, ModelOptions, Rope, available_memory, size
+from pyllama_long.gguf_file import GGUFError
+from pyllama_long.model_info import KV_TYPES, ModelInfo
+from pyllama_long.plan import choose_plan
+from pyllama_long.rope import choose_rope
+
+EXAMPLES = """\b
+[b]Examples[/b]
+  pyllama-long inspect model.gguf
+  pyllama-long inspect --hf ggml-org/gemma-3-1b-it-GGUF
+  pyllama-long inspect model.gguf --kv-type q8_0 --json
+"""
+_STEPS = (1, 4, 16, 100)  # times the trained length
+
+
+def command(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="A GGUF file; the embedded model without it.")
+    ] = None,
+    hub: Hub = None,
+    attention: Attention = "auto",
+    rope: Rope = "auto",
+    kv_type: KvType = "f16",
+    as_json: Json = False,
+) -> None:
+    """Show a model's architecture, trained length, RoPE keys, memory at several lengths, and what would be chosen."""
+    info = ModelOptions(model=model, hub=hub).info()
+    lengths = [step * info.n_train for step in _STEPS]
+    report = {
+        **asdict(info),
+        "kv_bytes_per_token": {kind: info.kv_bytes_per_token(kind) for kind in KV_TYPES},
+    }
+    report["choices"] = [choice(info, n, attention, rope, kv_type) for n in lengths] if info.n_train else []
+    if as_json:
+        print(json.dumps(report))
+    else:
+        _show(info, report["choices"], kv_type)
+
+
+def choice(info: ModelInfo, n: int, attention: str, rope: str, kv_type: str) -> dict[str, Any]:
+    """What LongLlama takes at a context of n tokens, and the bytes that it needs."""
+    try:
+        policy, rope_reason = choose_rope(rope, info.n_train, n, info.rope_scaling)
+        if attention == "upstream":
+            plan_text, plan_reason = "upstream", "asked for"
+        else:
+            plan, plan_reason = choose_plan(attention, info.n_train, info.dilated)
+            plan_text = str(plan)
+    except OverflowError as error:
+        raise GGUFError(f"{info.path} is damaged: {error}") from None
+    return {
+        "n_ctx": n,
+        "kv_bytes": int(n * info.kv_bytes_per_token(kv_type)),
+        "memory_bytes": info.memory(n, kv_type),
+        "attention": plan_text,
+        "attention_reason": plan_reason,
+        "rope": str(policy),
+        "rope_reason": rope_reason,
+    }
+
+
+def _show(info: ModelInfo, choices: list[dict[str, Any]], kv_type: str) -> None:
+    console = Console()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(info):
+        facts.add_row(name, Text(value))
+    console.print(facts)
+    if not choices:
+        console.print(
+            "The file does not say at which length the model was trained: give --ctx and --rope yourself."
+        )
+        return
+    console.print()
+    table = Table("context", f"KV {kv_type}", "with weights", "attention", "RoPE", box=None, pad_edge=False)
+    available = available_memory()
+    for row in choices:
+        fits = "" if row["memory_bytes"] <= available else " (more than is free)"
+        table.add_row(
+            f"{row['n_ctx']:,}",
+            size(row["kv_bytes"]),
+            size(row["memory_bytes"]) + fits,
+            Text(row["attention"]),
+            Text(row["rope"]),
+        )
+    console.print(table)
+    console.print()
+    for reason in dict.fromkeys(row["attention_reason"] for row in choices):
+        console.print(Text(f"attention: {reason}"), soft_wrap=True)
+    for reason in dict.fromkeys(row["rope_reason"] for row in choices):
+        console.print(Text(f"RoPE: {reason}"), soft_wrap=True)
+
+
+def _facts(info: ModelInfo) -> list[tuple[str, str]]:
+    kv_heads = sorted(set(info.kv_heads))
+    heads = f"{info.n_head} query, {' or '.join(map(str, kv_heads)) or 'unknown'} KV"
+    per_token = ", ".join(f"{kind} {size(info.kv_bytes_per_token(kind))}" for kind in KV_TYPES)
+    found = [
+        ("file", f"{info.path}, {size(info.file_bytes)}"),
+        ("name", info.name or "(none)"),
+        ("architecture", info.architecture),
+        (
+            "parameters",
+            f"{info.parameters / 1e6:,.1f} M, mostly {info.weights}" if info.parameters else "none here",
+        ),
+        ("trained length", f"{info.n_train:,} tokens" if info.n_train else "unknown"),
+        ("vocabulary", f"{info.n_vocab:,}"),
+        ("layers", f"{info.n_layer}"),
+        ("heads", f"{heads}, sizes {info.key_length} (K) and {info.value_length} (V)"),
+        (
+            "RoPE keys",
+            ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in info.rope.items())
+            or "none",
+        ),
+        ("RoPE scaling", info.rope_scaling or "none"),
+        ("KV per token", per_token if info.kv_bytes_per_token() else "unknown"),
+        ("chat template", "yes" if info.chat_template else "no"),
+    ]
+    if info.sliding_window:
+        found.append(
+            ("sliding window", f"{info.sliding_window:,} tokens in some layers: their KV takes less")
+        )
+    if info.dilated:
+        found.append(("dilated", f"segments {list(info.dilated[0])}, rates {list(info.dilated[1])}"))
+    return found

@@ -1,0 +1,91 @@
+"""`plan`: what an attention plan reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pyllama_long.cli.common import CommandError, Json
+from pyllama_long.plan import AttentionPlan
+
+EXAMPLES = """\b
+[b]Examples[/b]
+  pyllama-long plan 'sinks(64)+window(4096)'
+  pyllama-long plan longnet --length 65536 --heads 4 --png longnet.png
+  pyllama-long plan skim --trained 512 --length 4096
+  pyllama-long plan 'prefill: sinks(4)+window(508) | tail: exact; dense_layers=2' --json
+"""
+_SHARE_LENGTHS = (1024, 4096, 16384, 65536, 262144, 1048576)
+_MOST_TOKENS = 1 << 24
+
+
+def command(
+    plan: Annotated[
+        str, typer.Argument(metavar="PLAN", help="A plan or the name of a preset.", show_default=False)
+    ],
+    length: Annotated[
+        int, typer.Option(min=1, max=_MOST_TOKENS, metavar="N", help="Tokens in the drawing.")
+    ] = 16384,
+    head: Annotated[int, typer.Option(min=0, max=1023, metavar="H", help="The head that is drawn.")] = 0,
+    heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Heads in shares and paths.")] = 1,
+    tail: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Queries at the end that are in the tail phase.")
+    ] = None,
+    trained: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Trained length of the model, for `skim`.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=8, max=512, metavar="N", help="Characters per line.")] = 64,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the drawing as a PNG too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw which keys an attention plan reads: a pattern map, the share of keys per length, the longest path."""
+    from pyllama_long import viz
+
+    found = AttentionPlan.parse(plan, n_train=trained)
+    shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
+    path = viz.longest_path(found, length, heads)
+    if png is not None:
+        try:
+            viz.pattern_png(found, png, length, head, tail=tail)
+        except OSError as error:
+            raise CommandError(f"{png} cannot be written: {error.strerror or error}") from None
+    if as_json:
+        result = {
+            "plan": str(found),
+            "length": length,
+            "heads": heads,
+            "shares": {str(n): share for n, share in shares.items()},
+            "longest_path": path,
+            "png": str(png) if png else None,
+        }
+        print(json.dumps(result))
+        return
+    console = Console()
+    console.print(Text(str(found), style="bold"), soft_wrap=True)
+    console.print(Text(found.explain()))
+    console.print()
+    console.print(Text(viz.pattern_text(found, length, width, head=head, tail=tail)), soft_wrap=True)
+    console.print(
+        f"rows: queries 0 to {length - 1:,}; columns: keys; head {head}; █ ▓ ▒ ░ all to some read, · none"
+    )
+    console.print()
+    table = Table("prompt", "share of keys read", box=None, pad_edge=False)
+    for n, share in shares.items():
+        table.add_row(f"{n:,}", f"{share:.2%}")
+    console.print(table)
+    if path is None:
+        console.print(
+            f"\nlongest path at {length:,}: some tokens never reach the last one, however many layers"
+        )
+    else:
+        console.print(
+            f"\nlongest path at {length:,}: {path} layer{'s'[: path != 1]} join any token to the last one"
+        )
+    if png is not None:
+        console.print(f"wrote {png}", markup=False)

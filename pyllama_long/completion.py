@@ -1,0 +1,219 @@
+"""One text completion: from a prompt to responses or chunks with the fields that llama_cpp gives."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyllama_long._native import llama_cpp
+from pyllama_long.errors import ContextOverflow
+from pyllama_long.generate import bias, generate
+from pyllama_long.logprobs import Logprob, as_block, score, score_prompt
+from pyllama_long.sequence import as_ids
+from pyllama_long.text import Text, piece_reader
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+
+@dataclass
+class Completion:
+    """A request that has been checked; `stream` or `answer` runs it, once."""
+
+    llama: LongLlama
+    turn: int
+    tokens: list[int]
+    prompt: str | None  # None when it came as tokens
+    text: Text
+    max_tokens: int
+    logprobs: int | None
+    echo: bool
+    suffix: str  # appended to the answer; empty when the model fills in the middle itself
+    model: str
+    sampling: dict[str, Any]
+    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4()}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    finish: str = "length"
+    scores: list[Logprob] = field(default_factory=list)
+    prompt_scores: list[Logprob] = field(default_factory=list)
+
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """Chunks; the last one has no text and the reason of the end."""
+        offset = len(self._prompt_text()) if self.logprobs is not None else 0
+        for last in self._steps():
+            for begin, end, text in self.text.take(last):
+                block = None
+                if self.logprobs is not None:
+                    block = as_block(self.llama, self.scores[begin:end], offset)
+                    offset += len(text)
+                yield self._response(text, block)
+        yield self._response("", None, self.finish)
+        self._save()
+
+    def answer(self) -> dict[str, Any]:
+        """The whole response."""
+        for _ in self._steps():
+            pass
+        self._save()
+        text = str(self.text) + self.suffix
+        block = None
+        if self.logprobs is not None:
+            block = as_block(self.llama, self.scores, len(self._prompt_text()))
+            if self.echo:
+                prompt = as_block(self.llama, self.prompt_scores, 0, first_is_null=True)
+                block = {key: values + block[key] for key, values in prompt.items()}  # type: ignore[assignment, literal-required, operator]
+        if self.echo:
+            text = self._prompt_text() + text
+        n_prompt, n = len(self.tokens), len(self.text.tokens)
+        usage = {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n}
+        return {**self._response(text, block, self.finish), "usage": usage}
+
+    def _steps(self) -> Iterator[bool]:
+        """Generates; yields False after each token that does not end the answer, and True once at the end."""
+        llama = self.llama
+        llama.check_turn(self.turn)
+        self._restore()
+        if self.echo and self.logprobs is not None:
+            self.prompt_scores = score_prompt(llama, self.tokens, self.logprobs)
+        tokens = generate(llama, self.tokens, turn=self.turn, **self.sampling)
+        try:
+            for token in tokens:
+                if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
+                    self.finish = "stop"
+                    break
+                if self.logprobs is not None:
+                    self.scores.append(score(llama.sequence.row(llama.sampled_row), token, self.logprobs))
+                if self.text.push(token):
+                    self.finish = "stop"
+                    break
+                if len(self.text.tokens) >= self.max_tokens:
+                    break
+                yield False
+            else:
+                self.finish = "stop"  # by the stopping criteria
+        finally:
+            tokens.close()
+        if llama.verbose:
+            llama._ctx.print_timings()
+        yield True
+
+    def _response(self, text: str, logprobs: Any, finish: str | None = None) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [{"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish}],
+        }
+
+    def _prompt_text(self) -> str:
+        if self.prompt is None:
+            self.prompt = self.llama.detokenize(self.tokens).decode(errors="ignore")
+        return self.prompt
+
+    def _restore(self) -> None:
+        """Takes a saved state from llama_cpp's cache when it holds more of the prompt than the context does."""
+        llama, cache = self.llama, self.llama.cache
+        if cache is None:
+            return
+        try:
+            state = cache[self.tokens]
+        except KeyError:
+            return
+        saved = state.input_ids[: state.n_tokens].tolist()
+        if llama.longest_token_prefix(saved, self.tokens) > llama.sequence.match(as_ids(self.tokens)):
+            llama.load_state(state)
+
+    def _save(self) -> None:
+        if self.llama.cache is not None:
+            self.llama.cache[self.tokens + self.text.tokens] = self.llama.save_state()
+
+
+def prepare(llama: LongLlama, prompt: str | list[int], tail: str | None, options: dict[str, Any]) -> Completion:
+    """Tokenizes and checks a request; options: the arguments of create_completion. Raises ValueError before anything
+    is evaluated, also for streams."""
+    turn = llama.start()
+    suffix, stop, logprobs = options.pop("suffix"), options.pop("stop"), options.pop("logprobs")
+    tokens, fills = encode(llama, prompt, suffix)
+    text = prompt if isinstance(prompt, str) else None
+    n, n_ctx = len(tokens), llama.n_ctx()
+    if n >= n_ctx:
+        raise ContextOverflow(n, n_ctx)
+    if n == 0:
+        raise ValueError("the prompt is empty and this model has no BOS token to begin with: give some text")
+    if logprobs is not None and logprobs < 0:
+        raise ValueError(f"logprobs is {logprobs}: give how many of the likeliest tokens to list, 0 or more")
+    llama.place_tail(tokens, text, tail)
+    stops = [s.encode() for s in ([stop] if isinstance(stop, str) else stop or [])]
+    options["temp"] = options.pop("temperature")
+    return Completion(
+        llama,
+        turn,
+        tokens,
+        text,
+        Text(piece_reader(llama, tokens, first=not len(prompt)), stops),
+        max_tokens=_max_tokens(options.pop("max_tokens"), n, n_ctx),
+        logprobs=logprobs,
+        echo=options.pop("echo"),
+        suffix="" if fills else suffix or "",
+        model=options.pop("model") or llama.model_path,
+        sampling=_sampling(llama, options),
+    )
+
+
+def encode(llama: LongLlama, prompt: str | list[int], suffix: str | None) -> tuple[list[int], bool]:
+    """Prompt tokens, with BOS and EOS as the model wants them around text, and whether they ask to fill in the middle:
+    a suffix does where the model has the tokens for it."""
+    model = llama._model
+    vocab = model.vocab
+    marks = [f(vocab) for f in (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)]
+    fills = suffix is not None and min(marks) >= 0
+    if isinstance(prompt, str):
+        body = llama.tokenize(prompt.encode(), add_bos=False, special=not fills) if prompt else []
+    else:
+        body = [int(token) for token in prompt]
+    if fills:
+        after = llama.tokenize((suffix or "").encode(), add_bos=False, special=False)
+        before, after = [marks[0], *body], [marks[1], *after]
+        body = [*after, *before, marks[2]] if llama.spm_infill else [*before, *after, marks[2]]
+    if not isinstance(prompt, str) and suffix is None:
+        return body, fills
+    bos, eos, sep = model.token_bos(), model.token_eos(), model.token_sep()
+    begin = [bos] if model.add_bos_token() and bos != -1 else []
+    end = [sep if sep != -1 else eos] if model.add_eos_token() or sep != -1 else []
+    if begin and body[:1] == begin:
+        warnings.warn(
+            f"the prompt begins with {model.token_get_text(bos)!r}, which is put there anyway: leave it out",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return [*begin, *body, *end], fills
+
+
+def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:
+    room = n_ctx - n
+    if wanted is None or wanted <= 0:
+        return room
+    if wanted > room:
+        warnings.warn(
+            f"max_tokens={wanted} does not fit: after {n} prompt tokens the context window of {n_ctx} has room for {room}; "
+            "load the model with a larger n_ctx",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return min(wanted, room)
+
+
+def _sampling(llama: LongLlama, options: dict[str, Any]) -> dict[str, Any]:
+    seed, logit_bias = options.pop("seed"), options.pop("logit_bias")
+    # Without a seed each call has its own, all of them following from the model's, as in llama_cpp.
+    llama.set_seed(seed if seed is not None else random.Random(llama._seed).randint(0, 2**32))
+    if logit_bias:
+        processors = list(options["logits_processor"] or [])
+        options["logits_processor"] = [*processors, bias(logit_bias, llama.n_vocab())]
+    return options

@@ -1,0 +1,32 @@
+"""Errors that a caller may want to catch by name."""
+
+from __future__ import annotations
+
+__all__ = ["Cancelled", "ContextOverflow", "DecodeError", "ModelError"]
+
+
+class ModelError(ValueError):
+    """A model file that cannot be loaded, or a context that cannot be made for it; names the file and the reason."""
+
+
+class ContextOverflow(ValueError):
+    """More tokens than the context window holds. Nothing was cut and nothing was evaluated.
+
+    n_tokens: what was asked for; n_ctx: the window. Both in tokens.
+    """
+
+    def __init__(self, n_tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            f"Requested tokens ({n_tokens}) exceed context window of {n_ctx}: shorten the prompt, "
+            f"or load the model with n_ctx={n_tokens + 1} or more"
+        )
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
+
+
+class Cancelled(RuntimeError):
+    """`cancel()` stopped the running call; what was evaluated so far stays in the cache."""
+
+
+class DecodeError(RuntimeError):
+    """llama.cpp could not evaluate a batch, or the model gave logits that are not numbers."""

@@ -1,0 +1,85 @@
+"""Plain prose that every Python carries: the reference of the language (pydoc_data.topics), without its markup and code.
+
+About 52,000 tokens of the embedded model's vocabulary. Where the module is missing, sentences are generated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+_SENTENCE = re.compile(r"[^.!?]+[.!?](?= |$)")
+_PROSE = re.compile(r"[A-Z][A-Za-z ,;:'\-]*[.!?]")
+_SUBSTITUTIONS = (
+    (re.compile(r"\(see [^()]*\)"), ""),
+    (re.compile(r"[\"*`]|__|\(\)|->"), ""),
+    (re.compile(r"_"), " "),
+    (re.compile(r" ?[()]"), ","),  # an aside in brackets becomes one in commas
+    (re.compile(r",(?=\w)"), ", "),
+    (re.compile(r"\s+(?=[.,;:])"), ""),
+    (re.compile(r",+(?=[.,;:])"), ""),
+    (re.compile(r"(?<=[a-z])\.(?=[a-z])"), " "),  # dotted.names
+)
+_MOST_WORDS = 60
+_LONGEST_WORD = 20
+
+
+@lru_cache(maxsize=1)
+def sentences() -> tuple[str, ...]:
+    """Distinct sentences of 5 to 60 words, letters and plain punctuation only (no digits), in the order of the text."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some distributions leave the module out
+        return tuple(dict.fromkeys(_generated(4000)))
+    found: dict[str, None] = {}
+    for name in sorted(topics):
+        for paragraph in re.split(r"\n\s*\n", topics[name]):
+            text = " ".join(paragraph.split())
+            for pattern, replacement in _SUBSTITUTIONS:
+                text = pattern.sub(replacement, text)
+            for match in _SENTENCE.finditer(text):
+                sentence = " ".join(match.group().lstrip(" -").split())
+                if _is_prose(sentence):
+                    found[sentence] = None
+    return tuple(found)
+
+
+def stream(seed: int) -> Iterator[str]:
+    """Sentences without end, from a place that the seed chooses; they repeat only once all have been given."""
+    found = sentences()
+    start = random.Random(seed).randrange(len(found))
+    return itertools.cycle(found[start:] + found[:start])
+
+
+def _is_prose(sentence: str) -> bool:
+    words = sentence.split()
+    return (
+        5 <= len(words) <= _MOST_WORDS
+        and max(map(len, words)) <= _LONGEST_WORD
+        and _PROSE.fullmatch(sentence) is not None
+        and "in version" not in sentence
+    )
+
+
+def _generated(n: int) -> Iterator[str]:
+    chance = random.Random(1)
+    who = "The miller|An old sailor|My neighbour|The doctor|A young clerk|Her sister|The innkeeper|That stranger".split(
+        "|"
+    )
+    did = "walked slowly to|spoke at length about|never forgot|had often seen|painted|asked the way to|dreamt of".split(
+        "|"
+    )
+    what = "the river|the long road|a quiet garden|the harbour|that winter|the empty house|a letter from home".split(
+        "|"
+    )
+    when = "before the rain came|in the evening|when the bells rang|all the same|without a word|in those days".split(
+        "|"
+    )
+    why = "and nobody asked why|as people did then|for it was late|while the others slept|and smiled".split(
+        "|"
+    )
+    for _ in range(n):
+        yield f"{chance.choice(who)} {chance.choice(did)} {chance.choice(what)} {chance.choice(when)}, {chance.choice(why)}."

@@ -1,0 +1,151 @@
+"""Sampling tokens one after another: the loop behind `LongLlama.generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from pyllama_long._native import llama_cpp
+from pyllama_long.errors import DecodeError
+from pyllama_long.sequence import FloatArray, IntArray, as_ids
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+Processor: TypeAlias = Callable[[IntArray, FloatArray], FloatArray]
+
+
+class Sampler:
+    """llama_cpp's sampler chain, with errors of Python logits processors raised instead of swallowed."""
+
+    def __init__(self, llama: LongLlama, logits_processor: Sequence[Processor] | None = None, **options: Any) -> None:
+        self._ctx, self._sequence = llama._ctx, llama.sequence
+        self._error: BaseException | None = None
+        grammar = options.get("grammar")
+        if grammar is not None:
+            _check_grammar(llama, grammar)
+
+        def run(ids: IntArray, scores: FloatArray) -> FloatArray:
+            assert logits_processor is not None
+            original = scores
+            try:
+                for process in logits_processor:
+                    scores = np.asarray(process(ids, scores), np.float32)
+                if scores.shape != original.shape:
+                    raise ValueError(f"a logits processor gave shape {scores.shape}, not {original.shape}")
+                return scores
+            except BaseException as error:  # ctypes would print it and go on
+                self._error = error
+                return original
+
+        processors = llama_cpp.LogitsProcessorList([run]) if logits_processor else None  # type: ignore[list-item]
+        self._chain = llama._init_sampler(logits_processor=processors, **options)
+
+    def sample(self, row: int) -> int:
+        """The token for the row-th output of the last evaluation (-1: the last one)."""
+        if not self._sequence.live:
+            raise DecodeError("there are no logits to sample from: evaluate tokens first")
+        token = int(self._chain.sample(self._ctx, row))
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return token
+
+    def close(self) -> None:
+        self._chain.close()
+
+
+def _check_grammar(llama: LongLlama, grammar: Any) -> None:
+    # A chain with a grammar that llama.cpp could not read ends the process when it is used.
+    text, root = grammar._grammar.encode(), grammar._root.encode()
+    sampler = llama_cpp.llama_sampler_init_grammar(llama._model.vocab, text, root)
+    if not sampler:
+        raise ValueError("the grammar cannot be read: check its GBNF rules, the first of which is `root`")
+    llama_cpp.llama_sampler_free(sampler)
+
+
+def bias(logit_bias: dict[int, float], n_vocab: int) -> Processor:
+    """A processor that adds logit_bias[token] to the logits [n_vocab]."""
+    ids = as_ids([int(token) for token in logit_bias])
+    values = np.array([float(value) for value in logit_bias.values()], np.float32)
+    for token in ids:
+        if not 0 <= token < n_vocab:
+            raise ValueError(f"logit_bias: token {token} is outside the vocabulary of {n_vocab}")
+
+    def process(_ids: IntArray, scores: FloatArray) -> FloatArray:
+        scores[ids] += values
+        return scores
+
+    return process
+
+
+def generate(
+    llama: LongLlama,
+    tokens: Sequence[int],
+    *,
+    turn: int,
+    reset: bool = True,
+    stopping_criteria: Callable[[IntArray, FloatArray], bool] | None = None,
+    **sampling: Any,
+) -> Generator[int, Sequence[int] | None, None]:
+    """Yields sampled tokens without end; tokens sent to the generator are evaluated after the sampled one.
+
+    reset: start a new text, of which the prefix that the cache holds is not evaluated again; else continue the old one.
+    turn: from `LongLlama.start`; the generator ends with RuntimeError when a later call has taken the context over.
+    """
+    return _loop(llama, as_ids(tokens), turn, reset, stopping_criteria, Sampler(llama, **sampling))
+
+
+def _loop(
+    llama: LongLlama,
+    ids: IntArray,
+    turn: int,
+    reset: bool,
+    stopping_criteria: Callable[[IntArray, FloatArray], bool] | None,
+    sampler: Sampler,
+) -> Generator[int, Sequence[int] | None, None]:
+    seq = llama.sequence
+    try:
+        llama.check_turn(turn)
+        if reset:
+            if not seq.sync():
+                seq.keep(0)
+            seq.length = 0
+        pending = seq.reuse(ids)
+        if not len(pending) and not 0 < seq.live == seq.length:
+            raise ValueError("nothing to continue from: give at least one token")
+        progress, n_logits = llama.progress, 1
+        while True:
+            if len(pending):
+                seq.extend(pending, n_logits, progress, llama.store_rows)
+            progress = None
+            at = seq.length - n_logits + 1  # the place of the token that is sampled next
+            while True:
+                llama.sampled_row = at - seq.length - 1
+                token = sampler.sample(llama.sampled_row)
+                if stopping_criteria is not None and stopping_criteria(seq.ids[:at], seq.row(llama.sampled_row)):
+                    return
+                sent = yield token
+                llama.check_turn(turn)
+                if sent is not None or at >= seq.length or token != seq.ids[at]:
+                    break
+                at += 1  # the draft was right: the next row is already there
+            known = as_ids([token, *(sent or ())])
+            if at < seq.length and seq.keep(at) != at:
+                known = np.concatenate([seq.ids[:at], known])
+            guess = _draft(llama, known)
+            pending, n_logits = np.concatenate([known, guess]), 1 + len(guess)
+    finally:
+        sampler.close()
+
+
+def _draft(llama: LongLlama, known: IntArray) -> IntArray:
+    """What the draft model expects after ids[:length] and known; nothing without one."""
+    seq = llama.sequence
+    end = seq.length + len(known)
+    room = min(seq.n_ctx - end, seq.n_batch - len(known))
+    if llama.draft_model is None or room <= 0:
+        return np.empty(0, np.int32)
+    return as_ids(llama.draft_model(np.concatenate([seq.ids[: seq.length], known])))[:room]

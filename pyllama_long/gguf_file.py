@@ -1,0 +1,229 @@
+"""The header of a GGUF file, read with every length checked against the file's size before it is used.
+
+A file may be truncated, random or hostile: nothing is allocated or looped over on the word of a header alone. Tensor
+data is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+__all__ = ["Array", "GGUFError", "GGUFFile", "Tensor", "Value", "read_gguf"]
+
+_SCALARS = {
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT64: "<d",
+    GGUFValueType.BOOL: "<?",
+}
+_LONGEST_NAME = 65535
+_LONGEST_TEXT = 1 << 24
+_MOST_STRINGS = 1 << 23
+_KEPT_NUMBERS = 4096
+_LONGEST_TENSOR_NAME = 64
+_MOST_DIMS = 4
+_LARGEST_ALIGNMENT = 1 << 20
+
+
+class GGUFError(ValueError):
+    """A file that is not a GGUF file that can be read; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of strings, or a long one of numbers: counted and left in the file."""
+
+    count: int
+
+
+Value = int | float | bool | str | tuple[int | float | bool, ...] | Array
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """shape in ggml's order, the fastest first; offset in bytes from the start of the tensor data."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        block, size = GGML_QUANT_SIZES[self.type]
+        return self.elements // block * size
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    path: Path
+    size: int
+    version: int
+    values: dict[str, Value]
+    tensors: tuple[Tensor, ...]
+
+
+def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
+    """Reads the header of a file.
+
+    Raises GGUFError with one line, also for a file that is missing, empty, a directory or cut off in its tensor data.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise GGUFError(f"{path} is a directory: give a .gguf file in it")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise GGUFError(f"{path} is not a file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise GGUFError(f"{path} is empty: download it again")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _Reader(path, data, size).read()
+    except FileNotFoundError:
+        raise GGUFError(f"{path} does not exist") from None
+    except OSError as error:
+        raise GGUFError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+class _Reader:
+    """A cursor over the file; `at` never passes `size`."""
+
+    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
+        self.path, self.data, self.size, self.at = path, data, size, 0
+
+    def read(self) -> GGUFFile:
+        if self.data[:4] != b"GGUF":
+            raise GGUFError(f"{self.path} is not a GGUF file (it does not begin with GGUF)")
+        self.at = 4
+        version = self.number("<I", "the version")
+        if version not in (2, 3):
+            swapped = version & 0xFFFF == 0 and version != 0
+            why = "written for big-endian machines" if swapped else f"of version {version}"
+            raise GGUFError(f"{self.path} is a GGUF file {why}: versions 2 and 3, little-endian, can be read")
+        n_tensors = self.count("<Q", 24, "tensors")
+        n_values = self.count("<Q", 13, "metadata entries")
+        values: dict[str, Value] = {}
+        for _ in range(n_values):
+            key = self.text("a metadata key", _LONGEST_NAME)
+            if key in values:
+                raise GGUFError(f"{self.path} is damaged: the metadata key {key!r} is there twice")
+            values[key] = self.value(key)
+        tensors = tuple(self.tensor() for _ in range(n_tensors))
+        self.check_extents(values, tensors)
+        return GGUFFile(self.path, self.size, version, values, tensors)
+
+    def take(self, n: int, what: str) -> int:
+        """The place of the next n bytes, which the cursor passes."""
+        if n > self.size - self.at:
+            raise GGUFError(
+                f"{self.path} is truncated or damaged: {what} needs {n} bytes at byte {self.at}, "
+                f"the file has {self.size}"
+            )
+        start = self.at
+        self.at += n
+        return start
+
+    def number(self, form: str, what: str) -> int:
+        value: int = struct.unpack_from(form, self.data, self.take(struct.calcsize(form), what))[0]
+        return value
+
+    def count(self, form: str, least: int, what: str) -> int:
+        """A number of things that take at least `least` bytes each."""
+        n = self.number(form, f"the number of {what}")
+        if n * least > self.size - self.at:
+            raise GGUFError(
+                f"{self.path} is truncated or damaged: it announces {n} {what}, more than its {self.size} bytes can hold"
+            )
+        return n
+
+    def text(self, what: str, longest: int) -> str:
+        n = self.number("<Q", f"the length of {what}")
+        if n > longest:
+            raise GGUFError(f"{self.path} is damaged: {what} of {n} bytes")
+        start = self.take(n, what)
+        return self.data[start : start + n].decode("utf-8", errors="replace")
+
+    def kind(self, what: str) -> GGUFValueType:
+        number = self.number("<I", f"the type of {what}")
+        try:
+            return GGUFValueType(number)
+        except ValueError:
+            raise GGUFError(f"{self.path} is damaged: {what} has the unknown type {number}") from None
+
+    def value(self, key: str) -> Value:
+        kind = self.kind(key)
+        if kind == GGUFValueType.STRING:
+            return self.text(key, _LONGEST_TEXT)
+        if kind != GGUFValueType.ARRAY:
+            form = _SCALARS[kind]
+            scalar: int | float | bool = struct.unpack_from(
+                form, self.data, self.take(struct.calcsize(form), key)
+            )[0]
+            return scalar
+        kind = self.kind(key)
+        if kind == GGUFValueType.ARRAY:
+            raise GGUFError(f"{self.path} is damaged: {key} is an array of arrays")
+        if kind == GGUFValueType.STRING:
+            n = self.count("<Q", 8, f"strings in {key}")
+            if n > _MOST_STRINGS:
+                raise GGUFError(f"{self.path} is damaged: {key} has {n} strings")
+            for _ in range(n):
+                self.take(self.number("<Q", key), key)
+            return Array(n)
+        form = _SCALARS[kind]
+        width = struct.calcsize(form)
+        n = self.count("<Q", width, f"numbers in {key}")
+        start = self.take(n * width, key)
+        return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _KEPT_NUMBERS else Array(n)
+
+    def tensor(self) -> Tensor:
+        name = self.text("a tensor's name", _LONGEST_TENSOR_NAME)
+        n_dims = self.number("<I", f"the shape of {name!r}")
+        if not 1 <= n_dims <= _MOST_DIMS:
+            raise GGUFError(f"{self.path} is damaged: tensor {name!r} has {n_dims} dimensions")
+        shape = tuple(self.number("<Q", f"the shape of {name!r}") for _ in range(n_dims))
+        number = self.number("<I", f"the type of {name!r}")
+        offset = self.number("<Q", f"the offset of {name!r}")
+        try:
+            kind = GGMLQuantizationType(number)
+        except ValueError:
+            raise GGUFError(
+                f"{self.path}: tensor {name!r} has type {number}, which is unknown here: damaged, or newer than this program"
+            ) from None
+        if prod(shape) == 0 or shape[0] % GGML_QUANT_SIZES[kind][0]:
+            raise GGUFError(
+                f"{self.path} is damaged: tensor {name!r} of {kind.name} has the shape {list(shape)}"
+            )
+        return Tensor(name, shape, kind, offset)
+
+    def check_extents(self, values: dict[str, Value], tensors: tuple[Tensor, ...]) -> None:
+        alignment = values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 1 <= alignment <= _LARGEST_ALIGNMENT:
+            raise GGUFError(f"{self.path} is damaged: general.alignment is {alignment!r}")
+        begin = -(-self.at // alignment) * alignment
+        end, name = max(((begin + t.offset + t.n_bytes, t.name) for t in tensors), default=(0, ""))
+        if end > self.size:
+            raise GGUFError(
+                f"{self.path} is truncated: tensor {name!r} ends at byte {end}, the file has {self.size}: "
+                "download it again"
+            )

@@ -1,0 +1,394 @@
+"""LongLlama: llama_cpp.Llama for long contexts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pyllama_long import _native, completion, loading, log
+from pyllama_long import tail as tails
+from pyllama_long._native import llama_chat_format, llama_cpp
+from pyllama_long.errors import ModelError
+from pyllama_long.generate import Sampler, generate
+from pyllama_long.model import Model, read_hints
+from pyllama_long.plan import AttentionPlan, choose_plan
+from pyllama_long.rope import RopePolicy, choose_rope
+from pyllama_long.sequence import FloatArray, IntArray, Progress, as_ids
+from pyllama_long.sequence import Sequence as Tokens
+
+_ALL_ROWS_BYTES = 1 << 30  # the largest table of all logits that logits_all may keep
+_COMPLETION = inspect.signature(llama_cpp.Llama.create_completion)
+_SAMPLE = inspect.signature(llama_cpp.Llama.sample)
+_GENERATE = inspect.signature(llama_cpp.Llama.generate)
+_CHAT = inspect.signature(llama_cpp.Llama.create_chat_completion)
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _shown_as(signature: inspect.Signature, *more: str) -> Callable[[_F], _F]:
+    """Shows a method to `inspect` with llama_cpp's signature and some keywords more."""
+    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
+
+    def mark(function: _F) -> _F:
+        shown = signature.replace(parameters=[*signature.parameters.values(), *keywords])
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class LongLlama(llama_cpp.Llama):
+    """A drop-in for llama_cpp.Llama that reads contexts far beyond the trained length.
+
+    model_path: a GGUF file. n_ctx: context window in tokens, 0 = the trained length. attention: an attention plan, as
+    text or AttentionPlan. rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
+    progress: called with (tokens done, tokens in all) after each chunk of a prompt. Other arguments are those of Llama;
+    unknown ones are ignored with a warning.
+
+    Besides llama_cpp's attributes: plan, rope, n_train (trained length in tokens).
+
+    Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors) for text
+    that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit: nothing is ever cut.
+    One call at a time: a stream that is left unfinished ends when the next call begins.
+    """
+
+    _model: Model
+    _batch: Any
+
+    def __init__(
+        self,
+        model_path: str,
+        n_ctx: int = 0,
+        attention: str | AttentionPlan = "auto",
+        rope: str | RopePolicy = "auto",
+        kv_type: str = "f16",
+        progress: Progress | None = None,
+        **llama_kwargs: Any,
+    ) -> None:
+        self._stack = ExitStack()
+        self._arguments = {
+            "model_path": model_path, "n_ctx": n_ctx, "attention": str(attention), "rope": str(rope), "kv_type": kv_type,
+            **llama_kwargs,
+        }  # fmt: skip
+        o = loading.options(llama_kwargs)
+        type_k, type_v = (loading.kv_type(kv_type) if t is None else t for t in (o.type_k, o.type_v))
+        if n_ctx < 0:
+            raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
+        self.verbose, self.model_path, self.progress = o.verbose, model_path, progress
+        log.install(o.verbose)
+        _start_backend(o.numa)
+        self.numa, self.tensor_split, self.kv_overrides = o.numa, o.tensor_split, o.kv_overrides
+        self.model_params, self._arrays = loading.model_params(o)
+        self._model = self._stack.enter_context(closing(Model(model_path, self.model_params, o.verbose)))
+        self.metadata = self._model.metadata()
+        self.n_train = self._model.n_ctx_train()
+        n_ctx = n_ctx or self.n_train
+        self._choose(attention, rope, n_ctx, o)
+
+        self.context_params = loading.context_params(o, n_ctx, type_k, type_v)
+        self.n_batch, self.n_threads = self.context_params.n_batch, self.context_params.n_threads
+        self.n_threads_batch = self.context_params.n_threads_batch
+        context = loading.open_context(self._model, self.context_params, self.plan, self.rope)
+        self._ctx = self._stack.enter_context(closing(context))
+        self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
+        self.sequence = Tokens(self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.context_params.swa_full)
+        self._batch = self.sequence.batch
+
+        self.tokenizer_ = o.tokenizer or llama_cpp.LlamaTokenizer(self)
+        self.lora_base, self.lora_scale, self.lora_path = o.lora_base, o.lora_scale, o.lora_path
+        self._load_lora()
+        self.cache = None
+        self.draft_model, self.spm_infill = o.draft_model, o.spm_infill
+        self._seed = o.seed or llama_cpp.LLAMA_DEFAULT_SEED
+        self.last_n_tokens_size = o.last_n_tokens_size
+        self._sampler: Any = None
+        self._token_nl, self._token_eos = self.token_nl(), self.token_eos()
+        self._is_recurrent = llama_cpp.llama_model_is_recurrent(self.model)
+        self._is_hybrid = llama_cpp.llama_model_is_hybrid(self.model)
+        self._turn = 0
+        self._chat: tuple[Sequence[Any], str | None] | None = None
+        self.sampled_row = -1
+        self._set_chat_format(o)
+        self._keep_all_rows(o.logits_all)
+        self._warn_refused()
+
+    # ---- loading -----------------------------------------------------------------------------------------------
+
+    def _choose(self, attention: str | AttentionPlan, rope: str | RopePolicy, n_ctx: int, o: Any) -> None:
+        arch = self.metadata.get("general.architecture", "")
+        hints = read_hints(self.model_path, arch)
+        if isinstance(attention, AttentionPlan):
+            self.plan, self._plan_reason = attention, "asked for"
+        else:
+            self.plan, self._plan_reason = choose_plan(attention, self.n_train, hints.dilated)
+        base = self.metadata.get(f"{arch}.rope.freq_base")
+        if loading.scaled_by_caller(o, float(base) if base else None):
+            if rope != "auto":
+                raise ValueError("give rope=..., or llama_cpp's rope_* and yarn_* arguments, not both")
+            self.rope, self._rope_reason = RopePolicy(n_train=self.n_train), "llama_cpp's own arguments scale"
+        elif isinstance(rope, RopePolicy):
+            self.rope, self._rope_reason = rope, "asked for"
+        else:
+            scaling = self.metadata.get(f"{arch}.rope.scaling.type") or hints.rope_factors
+            self.rope, self._rope_reason = choose_rope(rope, self.n_train, n_ctx, scaling)
+
+    def _load_lora(self) -> None:
+        if not self.lora_path:
+            return
+        log.forget()
+        adapter = llama_cpp.llama_adapter_lora_init(self.model, self.lora_path.encode())
+        if not adapter:
+            raise ModelError(f"cannot load the LoRA {self.lora_path}: {log.complaint() or 'llama.cpp gives no reason'}")
+        self._stack.callback(llama_cpp.llama_adapter_lora_free, adapter)
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        scales = (llama_cpp.ctypes.c_float * 1)(self.lora_scale)
+        if llama_cpp.llama_set_adapters_lora(self.ctx, adapters, 1, scales):
+            raise ModelError(f"the LoRA {self.lora_path} does not fit {self.model_path}")
+
+    def _set_chat_format(self, o: Any) -> None:
+        self.chat_format, self.chat_handler = o.chat_format, o.chat_handler
+        bos = self.token_bos()
+        self._chat_handlers = loading.chat_formats(self._model, self.metadata, self._token_eos, bos)
+        if self.chat_format is None and self.chat_handler is None:
+            self.chat_format = "llama-2"
+            if "chat_template.default" in self._chat_handlers:
+                guess = llama_chat_format.guess_chat_format_from_gguf_metadata(self.metadata)
+                self.chat_format = guess or "chat_template.default"
+
+    def _keep_all_rows(self, logits_all: bool) -> None:
+        self._logits_all, self._rows = logits_all, None
+        size = 4 * self._n_ctx * self._n_vocab
+        if logits_all and size <= _ALL_ROWS_BYTES:
+            self._rows = np.zeros((self._n_ctx, self._n_vocab), np.float32)
+        elif logits_all:
+            warnings.warn(
+                f"logits_all would keep {size / 2**30:.0f} GiB of logits: only the last row is kept; logprobs do not need it",
+                stacklevel=3,
+            )
+        self.store_rows = None if self._rows is None else self._store_rows
+
+    def _store_rows(self, first: int, rows: FloatArray) -> None:
+        assert self._rows is not None
+        self._rows[first : first + len(rows)] = rows
+
+    def _warn_refused(self) -> None:
+        refused = self._refused()
+        if refused and (str(self.plan), str(self.rope)) != ("exact", "native"):
+            warnings.warn(f"layers that keep llama.cpp's own attention, without plan and RoPE policy: {refused}", stacklevel=3)
+
+    def _refused(self) -> str:
+        counts = Counter(reason for _, reason in _native.layers(self.ctx) if reason)
+        return "; ".join(f"{n} ({reason})" for reason, n in counts.items())
+
+    def close(self) -> None:
+        """Frees the model; calls raise RuntimeError afterwards."""
+        if "sequence" in self.__dict__:
+            self.sequence.close()
+        self._stack.close()
+
+    # ---- evaluating --------------------------------------------------------------------------------------------
+
+    def start(self) -> int:
+        """Begins a call: forgets `cancel`, ends streams that are still open. Returns the call's number."""
+        self.sequence.cancelled.clear()
+        self._turn += 1
+        return self._turn
+
+    def check_turn(self, turn: int) -> None:
+        """Raises RuntimeError when a later call has begun."""
+        if turn != self._turn:
+            raise RuntimeError("this stream has ended: another call on the same LongLlama has begun")
+
+    def cancel(self) -> None:
+        """Stops the running call within one chunk: it raises Cancelled. From any thread."""
+        self.sequence.cancelled.set()
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluates tokens after those that `n_tokens` counts, n_batch at a time; what the cache holds already is not
+        evaluated again."""
+        self.start()
+        self.sequence.extend(self.sequence.reuse(as_ids(tokens)), 1, self.progress, self.store_rows)
+
+    def reset(self) -> None:
+        """Starts a new text; the cache stays, to be reused by a prompt that begins the same way."""
+        self.sequence.length = 0
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        bound = _SAMPLE.bind(self, *args, **kwargs)
+        options = {key: value for key, value in bound.arguments.items() if key not in ("self", "idx")}
+        idx = bound.arguments.get("idx")
+        with closing(Sampler(self, **options)) as sampler:
+            return sampler.sample(-1 if idx is None else idx - self.n_tokens)
+
+    @_shown_as(_GENERATE)
+    def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
+        bound = _GENERATE.bind(self, *args, **kwargs)
+        options = {key: value for key, value in bound.arguments.items() if key != "self"}
+        return generate(self, turn=self.start(), **options)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the current text."""
+        return self.sequence.length
+
+    @n_tokens.setter
+    def n_tokens(self, n: int) -> None:
+        # Handlers of images and sound fill the cache themselves and then say how far.
+        if n > self.sequence.length:
+            self.sequence.own(n)
+        self.sequence.length = n
+
+    @property
+    def input_ids(self) -> IntArray:  # type: ignore[override]
+        return self.sequence.ids
+
+    @property
+    def scores(self) -> FloatArray:  # type: ignore[override]
+        """Logits: [n_ctx, n_vocab] with logits_all where that is small; else the last row [1, n_vocab], if any."""
+        if self._rows is not None:
+            return self._rows
+        return self.sequence.row()[None].copy() if self.sequence.live else np.empty((0, self._n_vocab), np.float32)
+
+    @property
+    def _scores(self) -> FloatArray:
+        return self.scores if self._rows is None else self._rows[: self.n_tokens]
+
+    @property
+    def eval_logits(self) -> deque[list[float]]:
+        return deque(self._scores.tolist(), maxlen=self._n_ctx if self._logits_all else 1)
+
+    @staticmethod
+    def longest_token_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+        n = min(len(a), len(b))
+        different = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
+        return int(different[0]) if len(different) else n
+
+    # ---- completions -------------------------------------------------------------------------------------------
+
+    @_shown_as(_COMPLETION, "tail")
+    def create_completion(self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any) -> Any:
+        """As Llama.create_completion. tail: the end of the prompt that a plan's tail phase is for; by default the last
+        256 tokens, or the text after the last blank line when that is shorter."""
+        bound = _COMPLETION.bind(self, prompt, *args, **kwargs)
+        bound.apply_defaults()
+        options = dict(bound.arguments)
+        del options["self"], options["prompt"]
+        stream = options.pop("stream")
+        run = completion.prepare(self, prompt, tail, options)
+        return run.stream() if stream else run.answer()
+
+    @_shown_as(_COMPLETION, "tail")
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.create_completion(*args, **kwargs)
+
+    @_shown_as(_CHAT, "tail")
+    def create_chat_completion(self, messages: list[Any], *args: Any, tail: str | None = None, **kwargs: Any) -> Any:
+        """As Llama.create_chat_completion. tail: text of the prompt where the plan's tail phase begins; by default the
+        last user message, or its end when it is long."""
+        self._chat = messages, tail
+        try:
+            return super().create_chat_completion(messages, *args, **kwargs)
+        finally:
+            self._chat = None
+
+    # ---- attention ---------------------------------------------------------------------------------------------
+
+    def set_tail(self, pos: int | None) -> None:
+        """Tokens at positions >= pos belong to the tail phase of the plan; None: only tokens that come alone."""
+        _native.set_tail(self.ctx, 0, pos)
+
+    def mark_tail(self) -> None:
+        """What is evaluated from here on is the tail."""
+        self.set_tail(self.n_tokens)
+
+    def place_tail(self, tokens: Sequence[int], text: str | None, tail: str | None) -> None:
+        """Finds the tail of a prompt, or of the chat it was made from, where the plan makes a difference of it."""
+        if self.plan.prefill == self.plan.tail and tail is None:
+            return
+        if self._chat is not None:
+            self.set_tail(tails.of_chat(self._model, tokens, *self._chat))
+        else:
+            self.set_tail(tails.of_prompt(self._model, tokens, text, tail))
+
+    def attention_stats(self, reset: bool = False) -> dict[str, float]:
+        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and tokens;
+        since loading or the last reset."""
+        stats = _native.stats(self.ctx)
+        if reset:
+            _native.stats_reset(self.ctx)
+        return {
+            "share_of_keys": stats.keys_read / stats.keys_visible if stats.keys_visible else 1.0,
+            "keys_read": stats.keys_read,
+            "keys_visible": stats.keys_visible,
+            "tokens": stats.n_tokens,
+        }
+
+    def explain(self) -> str:
+        """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream computes."""
+        names = {value: key for key, value in loading.KV_TYPES.items()}
+        kinds = [names.get(kind, str(kind)) for kind in (self.context_params.type_k, self.context_params.type_v)]
+        refused = self._refused()
+        lines = [
+            f"model: {self.model_path}, trained on {self.n_train} tokens",
+            f"context window: {self._n_ctx} tokens, {'/'.join(dict.fromkeys(kinds))} cache",
+            f"attention: {self.plan} ({self._plan_reason})",
+            *(f"  {line}" for line in self.plan.explain().splitlines()),
+            f"RoPE: {self.rope} ({self._rope_reason})",
+            *(f"  {line}" for line in self.rope.explain().splitlines()),
+            f"CPU kernels: {_native.isa()}",
+            f"layers with llama.cpp's own attention: {refused or 'none'}",
+        ]
+        return "\n".join(lines)
+
+    # ---- state -------------------------------------------------------------------------------------------------
+
+    def set_cache(self, cache: Any) -> None:
+        """A cache of saved states; LlamaRAMCache works. LlamaDiskCache unpickles files, which can run code: refused."""
+        if isinstance(cache, llama_cpp.LlamaDiskCache):
+            raise ValueError("LlamaDiskCache keeps pickles, which can run code when they are read: use LlamaRAMCache")
+        self.cache = cache
+
+    def save_state(self) -> llama_cpp.LlamaState:
+        """The current text and its cache. Logits are not saved."""
+        size = llama_cpp.llama_state_get_size(self.ctx)
+        data = np.empty(size, np.uint8)
+        n = llama_cpp.llama_state_get_data(self.ctx, _bytes_pointer(data), size)
+        return llama_cpp.LlamaState(
+            input_ids=self.input_ids[: self.n_tokens].copy(),
+            scores=np.empty((0, self._n_vocab), np.float32),
+            n_tokens=self.n_tokens,
+            llama_state=data[:n].tobytes(),
+            llama_state_size=n,
+            seed=self._seed,
+        )
+
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        """Takes a text back that `save_state` gave. Raises RuntimeError when it does not fit this context."""
+        data = np.frombuffer(state.llama_state, np.uint8)
+        log.forget()
+        if llama_cpp.llama_state_set_data(self.ctx, _bytes_pointer(data), len(data)) != len(data):
+            raise RuntimeError(f"this state does not fit the context: {log.complaint() or 'llama.cpp gives no reason'}")
+        self.sequence.restore(as_ids(state.input_ids[: state.n_tokens]))
+        self._seed = state.seed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self._arguments)
+
+
+@functools.cache
+def _start_backend(numa: bool | int) -> None:
+    llama_cpp.llama_backend_init()
+    strategy = llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE if numa is True else int(numa)
+    if strategy:
+        llama_cpp.llama_numa_init(strategy)
+
+
+def _bytes_pointer(data: npt.NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(llama_cpp.ctypes.POINTER(llama_cpp.ctypes.c_uint8))

@@ -1,0 +1,192 @@
+"""From the keyword arguments of llama_cpp.Llama to llama.cpp's parameter structs, and a context made from them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from pyllama_long import _native, log
+from pyllama_long._native import _internals, llama_cpp
+from pyllama_long.errors import ModelError
+from pyllama_long.model import Model
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopePolicy
+
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}  # ggml_type
+KV_BYTES = {0: 4.0, 1: 2.0, 2: 18 / 32, 8: 34 / 32, 30: 2.0}  # per value
+
+
+def options(given: Mapping[str, Any]) -> SimpleNamespace:
+    """The arguments of llama_cpp.Llama with our defaults; unknown ones are left out with a warning."""
+    parameters = inspect.signature(llama_cpp.Llama.__init__).parameters.values()
+    known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    unknown = sorted(given.keys() - known.keys())
+    if unknown:
+        warnings.warn(f"LongLlama ignores unknown options: {', '.join(unknown)}", stacklevel=3)
+    ours = {"flash_attn": True, "verbose": False}
+    return SimpleNamespace(**known | ours | {key: given[key] for key in given if key in known})
+
+
+def kv_type(name: str) -> int:
+    """ggml_type of a KV cache type's name."""
+    if name not in KV_TYPES:
+        raise ValueError(f"unknown kv_type {name!r}; known: {', '.join(KV_TYPES)}")
+    return KV_TYPES[name]
+
+
+def cpus() -> tuple[int, int]:
+    """Cores and hardware threads that this process may use."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in usable:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as f:
+                cores.add(f.read().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, len(cores)), max(1, len(usable))
+
+
+def model_params(o: SimpleNamespace) -> tuple[llama_cpp.llama_model_params, list[Any]]:
+    """llama_model_params, and the arrays that must live as long as it does."""
+    params, arrays = llama_cpp.llama_model_default_params(), []
+    params.n_gpu_layers = 2**31 - 1 if o.n_gpu_layers == -1 else o.n_gpu_layers
+    params.split_mode, params.main_gpu, params.vocab_only = o.split_mode, o.main_gpu, o.vocab_only
+    use_mmap = o.use_mmap and o.lora_path is None
+    params.load_mode = {
+        (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
+        (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
+        (False, True): llama_cpp.LLAMA_LOAD_MODE_MLOCK,
+        (True, True): llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
+    }[bool(use_mmap), bool(o.use_mlock)]
+    if o.tensor_split is not None:
+        if len(o.tensor_split) > llama_cpp.LLAMA_MAX_DEVICES:
+            raise ValueError(f"tensor_split has {len(o.tensor_split)} parts, at most {llama_cpp.LLAMA_MAX_DEVICES} work")
+        split = (llama_cpp.ctypes.c_float * llama_cpp.LLAMA_MAX_DEVICES)(*o.tensor_split)
+        params.tensor_split = split
+        arrays.append(split)
+    if o.kv_overrides:
+        overrides = (llama_cpp.llama_model_kv_override * (len(o.kv_overrides) + 1))()  # the last one stays empty
+        for slot, (key, value) in zip(overrides, o.kv_overrides.items(), strict=False):
+            _override(slot, key, value)
+        params.kv_overrides = overrides
+        arrays.append(overrides)
+    return params, arrays
+
+
+def _override(slot: Any, key: str, value: bool | int | float | str) -> None:
+    kinds = {bool: ("BOOL", "val_bool"), int: ("INT", "val_i64"), float: ("FLOAT", "val_f64"), str: ("STR", "val_str")}
+    if type(value) not in kinds:
+        raise ValueError(f"kv_overrides: {key} is a {type(value).__name__}; give a bool, int, float or str")
+    name, member = kinds[type(value)]
+    raw = value.encode() if isinstance(value, str) else value
+    if isinstance(raw, bytes) and len(raw) > 127:
+        raise ValueError(f"kv_overrides: the value of {key} is longer than 127 bytes")
+    slot.key = key.encode()
+    slot.tag = getattr(llama_cpp, f"LLAMA_KV_OVERRIDE_TYPE_{name}")
+    setattr(slot.value, member, raw)
+
+
+def scaled_by_caller(o: SimpleNamespace, model_base: float | None) -> bool:
+    """Whether llama_cpp's own RoPE arguments ask for another rotation than the model's.
+
+    LangChain always passes rope_freq_base=10000 and rope_freq_scale=1: both are taken as "the model's own".
+    """
+    if o.rope_freq_scale == 1.0:
+        o.rope_freq_scale = 0.0
+    if o.rope_freq_base == 10000.0:
+        if model_base not in (None, 10000.0):
+            warnings.warn(
+                f"rope_freq_base=10000 is ignored: the model was trained with {model_base:g}; scale with rope='...'",
+                stacklevel=4,
+            )
+        o.rope_freq_base = 0.0
+    unspecified = (None, llama_cpp.LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED)
+    return bool(
+        o.rope_freq_base
+        or o.rope_freq_scale
+        or o.rope_scaling_type not in unspecified
+        or (o.yarn_ext_factor, o.yarn_attn_factor, o.yarn_orig_ctx) != (-1.0, 1.0, 0)
+    )
+
+
+def context_params(o: SimpleNamespace, n_ctx: int, type_k: int, type_v: int) -> llama_cpp.llama_context_params:
+    params = llama_cpp.llama_context_default_params()
+    cores, threads = cpus()
+    n_batch = min(n_ctx, o.n_batch)
+    params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_batch, o.n_ubatch)
+    params.n_threads, params.n_threads_batch = o.n_threads or cores, o.n_threads_batch or threads
+    if o.rope_scaling_type is not None:
+        params.rope_scaling_type = o.rope_scaling_type
+    same = "pooling_type attention_type rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast"
+    for name in (*same.split(), "yarn_beta_slow", "yarn_orig_ctx", "offload_kqv", "no_perf"):
+        setattr(params, name, getattr(o, name))
+    for name in ("op_offload", "swa_full"):
+        if getattr(o, name) is not None:
+            setattr(params, name, getattr(o, name))
+    params.embeddings = o.embedding
+    on, off = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.flash_attn_type = on if o.flash_attn else off
+    params.type_k, params.type_v = type_k, type_v
+    if o.embedding:
+        params.n_seq_max = min(n_batch, llama_cpp.llama_max_parallel_sequences())
+        params.kv_unified = True
+    return params
+
+
+def open_context(
+    model: Model, params: llama_cpp.llama_context_params, plan: AttentionPlan, rope: RopePolicy
+) -> _internals.LlamaContext:
+    """A context that runs this plan and policy. Raises ModelError with llama.cpp's reason."""
+    for complaint in (_native.plan_check(plan), _native.rope_check(rope)):
+        if complaint:
+            raise ValueError(complaint)
+    size = model.kv_bytes(params.n_ctx, (KV_BYTES.get(params.type_k, 2) + KV_BYTES.get(params.type_v, 2)) / 2)
+    takes = f"the KV cache of {params.n_ctx} tokens takes {size / 2**30:.1f} GiB"
+    advice = "lower n_ctx, or take kv_type='q8_0'"
+    memory = _memory()
+    if memory and size > memory and model.params.n_gpu_layers == 0 and model.plain_cache():
+        raise ModelError(f"{takes}, and this machine has {memory / 2**30:.1f} GiB: {advice}")
+    log.forget()
+    _native.configure_next(_native.c_config(plan, rope))
+    try:
+        return _internals.LlamaContext(model=model, params=params, verbose=model.verbose)
+    except ValueError as error:
+        reason = log.complaint() or "llama.cpp gives no reason"
+        raise ModelError(f"cannot make a context for {model.path_model}: {reason}; {takes}: {advice}") from error
+    finally:
+        _native.configure_next(None)
+
+
+def _memory() -> int:
+    """Bytes of main memory, 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) -> dict[str, Any]:
+    """Chat handlers for the templates that the GGUF carries, by name."""
+    from pyllama_long._native import llama_chat_format
+
+    prefix = "tokenizer.chat_template"
+    templates = {key[len("tokenizer.") :]: text for key, text in metadata.items() if key.startswith(f"{prefix}.")}
+    if prefix in metadata:
+        templates["chat_template.default"] = metadata[prefix]
+    text = {token: model.token_get_text(token) if token != -1 else "" for token in (eos, bos)}
+    handlers = {}
+    for name, template in templates.items():
+        try:
+            formatter = llama_chat_format.Jinja2ChatFormatter(
+                template=template, eos_token=text[eos], bos_token=text[bos], stop_token_ids=[eos]
+            )
+        except llama_chat_format.jinja2.TemplateError as error:
+            warnings.warn(f"the chat template {name} of {model.path_model} cannot be read: {error}", stacklevel=3)
+            continue
+        handlers[name] = formatter.to_chat_handler()
+    return handlers

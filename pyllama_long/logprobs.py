@@ -1,0 +1,80 @@
+"""Log-probabilities of sampled and of prompt tokens, taken while their logits are there: no table of all logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pyllama_long._native import llama_cpp
+from pyllama_long.sequence import FloatArray, as_ids
+
+if TYPE_CHECKING:
+    from llama_cpp.llama_types import CompletionLogprobs
+
+    from pyllama_long.llama import LongLlama
+
+_ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
+
+
+class Logprob(NamedTuple):
+    """A token, its log-probability, and the likeliest tokens with theirs; None for a token without a predecessor."""
+
+    token: int
+    logprob: float | None
+    top: list[tuple[int, float]] | None
+
+
+def score(logits: FloatArray, token: int, k: int) -> Logprob:
+    """logits: [n_vocab]; k: how many of the likeliest tokens to list."""
+    logprobs = llama_cpp.Llama.logits_to_logprobs(logits)
+    k = min(k, len(logits))
+    best = np.argpartition(logits, len(logits) - k)[len(logits) - k :] if k else np.empty(0, np.int64)
+    order = best[np.lexsort((-best, -logprobs[best]))]
+    return Logprob(token, float(logprobs[token]), [(int(i), float(logprobs[i])) for i in order])
+
+
+def score_prompt(llama: LongLlama, tokens: Sequence[int], k: int) -> list[Logprob]:
+    """One Logprob per prompt token; evaluates the prompt from its beginning and leaves it in the cache."""
+    seq, ids = llama.sequence, as_ids(tokens)
+    found = [Logprob(int(ids[0]), None, None)]
+
+    def visit(first: int, rows: FloatArray) -> None:
+        if llama.store_rows is not None:
+            llama.store_rows(first, rows)
+        after = ids[first + 1 : first + 1 + len(rows)]
+        found.extend(score(row, int(token), k) for row, token in zip(rows, after, strict=False))
+
+    seq.keep(0)
+    seq.extend(ids, progress=llama.progress, visit=visit, chunk=rows_at_once(llama))
+    return found
+
+
+def rows_at_once(llama: LongLlama) -> int:
+    return int(min(llama.n_batch, max(1, _ROWS_BYTES // (4 * llama.n_vocab()))))
+
+
+def as_block(llama: LongLlama, scores: Sequence[Logprob], offset: int, first_is_null: bool = False) -> CompletionLogprobs:
+    """The `logprobs` field of a completion; offset: place of the first token in the text, in characters. BOS is left
+    out. first_is_null: the first token gets no figures, as in OpenAI's echo."""
+
+    def string(token: int) -> str:
+        return llama.detokenize([token]).decode(errors="ignore")
+
+    block: CompletionLogprobs = {"tokens": [], "text_offset": [], "token_logprobs": [], "top_logprobs": []}
+    for token, logprob, top in scores:
+        if token == llama.token_bos():
+            continue
+        text = string(token)
+        block["tokens"].append(text)
+        block["text_offset"].append(offset)
+        offset += len(text)
+        if logprob is None or top is None or (first_is_null and len(block["tokens"]) == 1):
+            block["token_logprobs"].append(None)
+            block["top_logprobs"].append(None)
+        else:
+            listed = {string(i): value for i, value in top}
+            block["token_logprobs"].append(logprob)
+            block["top_logprobs"].append({**listed, text: logprob})
+    return block

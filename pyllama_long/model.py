@@ -1,0 +1,163 @@
+"""A loaded GGUF model: errors that name the file and the reason, and tokenizing in linear time."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_long import _native, log
+from pyllama_long._native import _internals, llama_cpp
+from pyllama_long.errors import ModelError
+
+_GGUF_ARRAY = 9  # gguf_type
+_INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
+
+
+class Model(_internals.LlamaModel):  # type: ignore[misc]
+    """llama_cpp's model object with its own loading, tokenizing and metadata."""
+
+    def __init__(self, path: str, params: llama_cpp.llama_model_params, verbose: bool = False) -> None:
+        self.path_model, self.params, self.verbose = path, params, verbose
+        self._exit_stack = ExitStack()
+        self.sampler, self.custom_samplers = None, []
+        self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+        check_file(path)
+        log.forget()
+        self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.model:
+            raise ModelError(f"cannot load {path}: {log.complaint() or 'llama.cpp gives no reason'}")
+        self._exit_stack.callback(self._free)
+        self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+
+    def _free(self) -> None:
+        llama_cpp.llama_model_free(self.model)
+        self.model = None
+
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        """Token ids of UTF-8 text; special: names of control tokens in the text become those tokens."""
+        size = len(text) + 16  # no tokenizer gives more tokens than bytes, besides BOS and EOS
+        while True:
+            ids = np.empty(size, np.int32)
+            buffer = ids.ctypes.data_as(llama_cpp.llama_token_p)
+            n = llama_cpp.llama_tokenize(self.vocab, text, len(text), buffer, size, add_bos, special)
+            if n >= 0:
+                return [int(i) for i in ids[:n].tolist()]
+            if -n <= size:
+                raise ValueError(f"cannot tokenize a text of {len(text)} bytes: llama.cpp returned {n}")
+            size = -n
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """The bytes of one token, which may be a part of a character; special: also those of control tokens."""
+        known = self._pieces[special]
+        found = known.get(token)
+        if found is None:
+            if not 0 <= token < self.n_vocab():
+                raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab()}")
+            buffer, n = (llama_cpp.ctypes.c_char * 64)(), 64
+            n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
+            if n < 0:
+                buffer = (llama_cpp.ctypes.c_char * -n)()
+                n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -n, 0, special)
+            found = known[token] = bytes(buffer[:n])
+        return found
+
+    def token_to_piece(self, token: int, special: bool = False) -> bytes:
+        return self.piece(token, special)
+
+    def detokenize(self, tokens: list[int], special: bool = False) -> bytes:
+        """The text of tokens; a space that the tokenizer put after a leading BOS is taken away."""
+        text = b"".join([self.piece(int(token), special) for token in tokens])
+        leading = len(tokens) > 0 and tokens[0] == self.token_bos()
+        return text.removeprefix(b" ") if leading else text
+
+    def metadata(self) -> dict[str, str]:
+        """The GGUF's scalar keys and their values as text."""
+
+        def read(function: object, i: int) -> str:
+            size = 256
+            while True:
+                buffer = (llama_cpp.ctypes.c_char * size)()
+                n: int = function(self.model, i, buffer, size)  # type: ignore[operator]
+                if n < size:
+                    return bytes(buffer.value).decode(errors="replace")
+                size = n + 1
+
+        key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
+        return {read(key, i): read(value, i) for i in range(llama_cpp.llama_model_meta_count(self.model))}
+
+    def plain_cache(self) -> bool:
+        """Whether every layer keeps K and V of every token, so that `kv_bytes` is exact."""
+        arch = (meta := self.metadata()).get("general.architecture", "")
+        special = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
+        compressed = f"{arch}.attention.kv_lora_rank" in meta
+        uniform = f"{arch}.attention.head_count" in meta and f"{arch}.attention.head_count_kv" in meta
+        return not special and not compressed and uniform and llama_cpp.llama_model_n_swa(self.model) == 0
+
+    def kv_bytes(self, n_ctx: int, bytes_per_value: float) -> int:
+        """Size of a full K and V cache, for models with plain attention in every layer."""
+        n_head, n_head_kv = (f(self.model) for f in (llama_cpp.llama_model_n_head, llama_cpp.llama_model_n_head_kv))
+        meta = self.metadata()
+        arch = meta.get("general.architecture", "")
+        head = self.n_embd() // max(1, n_head)
+        per_token = sum(int(meta.get(f"{arch}.attention.{name}_length", head)) for name in ("key", "value"))
+        n_layer = llama_cpp.llama_model_n_layer(self.model)
+        return int(n_ctx * n_layer * n_head_kv * per_token * bytes_per_value)
+
+
+def check_file(path: str) -> None:
+    """Raises ModelError for what can be seen without llama.cpp: a missing, empty or foreign file."""
+    file = Path(path)
+    if not file.exists():
+        raise ModelError(f"Model path does not exist: {path}")
+    if not file.is_file():
+        raise ModelError(f"{path} is not a file: give the path of a .gguf file")
+    try:
+        with file.open("rb") as f:
+            head = f.read(8)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    if len(head) < 8:
+        raise ModelError(f"{path} is {'empty' if not head else 'cut off'}: download it again")
+    if head[:4] != b"GGUF":
+        raise ModelError(f"{path} is not a GGUF file (it starts with {head[:4]!r}): convert or download a .gguf file")
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a GGUF says about long contexts besides its scalar keys."""
+
+    dilated: tuple[list[int], list[int]] | None = None  # segment lengths, rates
+    rope_factors: str | None = None  # llama3 or longrope, when the file has such tensors
+
+
+def read_hints(path: str, arch: str) -> Hints:
+    """Reads the arrays `{arch}.attention.dilated.*` and looks for RoPE factor tensors."""
+    gguf = _native.lib.gguf_init_from_file(os.fsencode(path), _native.CGgufParams(True, None))
+    if not gguf:
+        return Hints()
+    try:
+        segments, rates = (
+            _integers(gguf, f"{arch}.attention.dilated.{name}") for name in ("segment_lengths", "rates")
+        )
+        tensors = {"rope_factors_long.weight": "longrope", "rope_freqs.weight": "llama3"}
+        found = (kind for name, kind in tensors.items() if _native.lib.gguf_find_tensor(gguf, name.encode()) >= 0)
+        return Hints((segments, rates) if segments and rates else None, next(found, None))
+    finally:
+        _native.lib.gguf_free(gguf)
+
+
+def _integers(gguf: int, key: str) -> list[int] | None:
+    lib = _native.lib
+    i = lib.gguf_find_key(gguf, key.encode())
+    if i < 0 or lib.gguf_get_kv_type(gguf, i) != _GGUF_ARRAY:
+        return None
+    kind = _INTEGERS.get(lib.gguf_get_arr_type(gguf, i))
+    n = lib.gguf_get_arr_n(gguf, i)
+    if kind is None or n == 0:
+        return None
+    raw = np.ctypeslib.as_array(lib.gguf_get_arr_data(gguf, i), (n * np.dtype(kind).itemsize,))
+    return [int(value) for value in raw.view(kind)]

@@ -1,0 +1,137 @@
+"""What a GGUF file says of its model: shape, trained length, RoPE keys, and the memory that a context takes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from pyllama_long.gguf_file import GGUFError, GGUFFile, read_gguf
+
+__all__ = ["KV_TYPES", "ModelInfo", "model_info"]
+
+# Bits per element of a K or V cache, scales included.
+KV_TYPES = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Counts are 0 where the file does not say. kv_heads has one number per layer."""
+
+    path: str
+    file_bytes: int
+    name: str
+    architecture: str
+    parameters: int
+    weights: str
+    n_train: int
+    n_vocab: int
+    n_layer: int
+    n_head: int
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    rope: dict[str, int | float | str | bool]
+    rope_scaling: str | None
+    dilated: tuple[tuple[int, ...], tuple[int, ...]] | None
+    sliding_window: int
+    chat_template: bool
+
+    def kv_bytes_per_token(self, kv_type: str = "f16") -> float:
+        """Bytes that one token takes in the caches of all layers (exact; without SWA's savings)."""
+        return sum(self.kv_heads) * (self.key_length + self.value_length) * KV_TYPES[kv_type] / 8
+
+    def memory(self, n: int, kv_type: str = "f16") -> int:
+        """Bytes of weights and KV cache at n tokens; working buffers come on top."""
+        return self.file_bytes + int(n * self.kv_bytes_per_token(kv_type))
+
+
+def model_info(path: str | os.PathLike[str]) -> ModelInfo:
+    """Reads the header of a GGUF file. Raises GGUFError with one line when it is not one, or not a language model's."""
+    file = read_gguf(path)
+    architecture = file.values.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise GGUFError(f"{file.path} does not name an architecture: it is not a language model's file")
+    keys = _Keys(file, architecture)
+    n_layer = keys.number("block_count")
+    n_head = max(keys.per_layer("attention.head_count", n_layer), default=0)
+    width = keys.number("embedding_length")
+    head_length = width // n_head if n_head else 0
+    scaling = keys.text("rope.scaling.type")
+    if scaling in ("", "none"):
+        scaling = "llama3" if any(t.name == "rope_freqs.weight" for t in file.tensors) else ""
+    types = Counter[str]()
+    for tensor in file.tensors:
+        types[tensor.type.name] += tensor.elements
+    prefix = f"{architecture}.rope."
+    rope = {k.removeprefix(prefix): v for k, v in file.values.items() if k.startswith(prefix)}
+    numbers = {k: v for k, v in rope.items() if isinstance(v, (int, float))}
+    texts = {k: v for k, v in rope.items() if isinstance(v, str)}
+    tokens = file.values.get("tokenizer.ggml.tokens")
+    return ModelInfo(
+        path=str(file.path),
+        file_bytes=file.size,
+        name=str(file.values.get("general.name", "")),
+        architecture=architecture,
+        parameters=sum(types.values()),
+        weights=types.most_common(1)[0][0] if types else "",
+        n_train=keys.number("context_length"),
+        n_vocab=getattr(tokens, "count", 0) or keys.number("vocab_size"),
+        n_layer=n_layer,
+        n_head=n_head,
+        kv_heads=keys.per_layer("attention.head_count_kv", n_layer) or (n_head,) * n_layer,
+        key_length=keys.number("attention.key_length") or head_length,
+        value_length=keys.number("attention.value_length") or head_length,
+        rope={k: v if isfinite(v) else str(v) for k, v in numbers.items()} | texts,
+        rope_scaling=scaling or None,
+        dilated=keys.dilated(),
+        sliding_window=keys.number("attention.sliding_window"),
+        chat_template="tokenizer.chat_template" in file.values,
+    )
+
+
+class _Keys:
+    """The metadata of one architecture, by the names after its prefix."""
+
+    _MOST_LAYERS = 4096
+
+    def __init__(self, file: GGUFFile, architecture: str) -> None:
+        self.file, self.architecture = file, architecture
+
+    def number(self, name: str) -> int:
+        value = self.file.values.get(f"{self.architecture}.{name}", 0)
+        if isinstance(value, tuple):  # a number per layer: the largest is the one that a cache must hold
+            value = max(value, default=0)
+        if not isinstance(value, int) or not 0 <= value < 1 << 31:
+            raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.{name} is {value!r}")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self.file.values.get(f"{self.architecture}.{name}", "")
+        return value if isinstance(value, str) else ""
+
+    def per_layer(self, name: str, n_layer: int) -> tuple[int, ...]:
+        """One number per layer, () where the file does not say."""
+        if n_layer > self._MOST_LAYERS:
+            raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.block_count is {n_layer}")
+        value = self.file.values.get(f"{self.architecture}.{name}")
+        if isinstance(value, tuple):
+            return self.integers(name, value)
+        return (self.number(name),) * n_layer if value is not None else ()
+
+    def dilated(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        found = []
+        for name in ("segment_lengths", "rates"):
+            value = self.file.values.get(f"{self.architecture}.attention.dilated.{name}")
+            if not isinstance(value, tuple):
+                return None
+            found.append(self.integers(f"attention.dilated.{name}", value))
+        return found[0], found[1]
+
+    def integers(self, name: str, values: Sequence[object]) -> tuple[int, ...]:
+        found = tuple(value for value in values if isinstance(value, int) and 0 <= value < 1 << 31)
+        if len(found) < len(values):
+            raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.{name} is {values[:8]!r}")
+        return found

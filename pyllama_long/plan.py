@@ -1,0 +1,161 @@
+"""Attention plans: which keys a query reads, as text, as typed data, and in plain words.
+
+    sinks(64)+window(4096)
+    prefill: sinks(4)+window(508) | tail: exact; dense_below=512, dense_layers=2
+
+A plan has two phases, `prefill` (the bulk of a prompt) and `tail` (the last turn's tokens and the answer);
+text without phases is for both. phase.py says what the parts are. Options: queries at positions below
+`dense_below` and layers below `dense_layers` read every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pyllama_long import _terms
+from pyllama_long._terms import ALL
+from pyllama_long.phase import MAX_BRANCHES, PART_NAMES, PARTS, Branch, Phase, PlanError
+
+__all__ = ["ALL", "MAX_BRANCHES", "PRESETS", "AttentionPlan", "Branch", "Phase", "PlanError", "choose_plan"]
+
+PRESETS = {
+    "auto": "exact",
+    "exact": "exact",
+    "streaming": "sinks(4)+window(2048)",
+    "longformer": "global(64)+window(4096)",
+    "longnet": "dilated()",
+    "skim": "prefill: sinks(64)+window(4096) | tail: exact",
+}
+
+_OPTIONS = ("dense_below", "dense_layers")
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Which keys each query reads, per phase; layers below `dense_layers` read every key.
+
+    `str(plan)` gives text that `parse` reads back as an equal plan.
+    """
+
+    prefill: Phase
+    tail: Phase
+    dense_layers: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dense_layers <= ALL:
+            raise PlanError(f"dense_layers {self.dense_layers} is not from 0 to {ALL}")
+        if self.prefill.dense_below != self.tail.dense_below:
+            raise PlanError("dense_below belongs to the whole plan: give both phases the same")
+
+    @classmethod
+    def parse(cls, text: str, *, n_train: int | None = None) -> AttentionPlan:
+        """Reads a plan or the name of a preset.
+
+        n_train: the model's trained length in tokens; it sizes the window of `skim`.
+        Raises PlanError with one line that names the piece that is wrong and the known ones.
+        """
+        body, semicolon, rest = text.partition(";")
+        options = dict.fromkeys(_OPTIONS, 0)
+        given: set[str] = set()
+        for option in rest.replace(";", ",").split(",") if semicolon else []:
+            key, _, value = (s.strip() for s in option.partition("="))
+            if key not in _OPTIONS:
+                raise PlanError(f"unknown option {key!r}; known: {', '.join(f'{o}=n' for o in _OPTIONS)}")
+            if key in given:
+                raise PlanError(f"option {key} is given twice")
+            given.add(key)
+            options[key] = _terms.integer(value, key, PlanError, low=0)
+        below = options["dense_below"]
+        prefill, tail = (replace(phase, dense_below=below) for phase in _phases(body.strip(), n_train))
+        return cls(prefill, tail, options["dense_layers"])
+
+    @classmethod
+    def default(cls, n_train: int | None, preset: str = "auto") -> AttentionPlan:
+        """The plan that a preset stands for with a model trained at n_train tokens."""
+        if preset not in PRESETS:
+            raise PlanError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        return cls.parse(preset, n_train=n_train)
+
+    def __str__(self) -> str:
+        same = self.prefill == self.tail
+        body = str(self.prefill) if same else f"prefill: {self.prefill} | tail: {self.tail}"
+        options = (("dense_below", self.prefill.dense_below), ("dense_layers", self.dense_layers))
+        shown = ", ".join(f"{name}={n}" for name, n in options if n)
+        return f"{body}; {shown}" if shown else body
+
+    def explain(self) -> str:
+        """A few plain lines."""
+        if self.prefill == self.tail:
+            lines = [f"every query reads {self.prefill.explain()}"]
+        else:
+            lines = [f"the prompt reads {self.prefill.explain()}"]
+            lines.append(f"the last turn and the answer read {self.tail.explain()}")
+        if self.prefill.dense_below:
+            lines.append(f"queries before position {self.prefill.dense_below} read every key")
+        if self.dense_layers:
+            lines.append(f"the first {self.dense_layers} layers read every key")
+        return "\n".join(lines)
+
+    def share(self, n: int, n_head: int = 1, n_layer: int | None = None) -> float:
+        """The part (0 .. 1) of the causal (query, key) pairs that a prefill of n tokens reads, averaged over
+        heads 0 .. n_head; a key that several branches read counts once. Exact. Without n_layer: of a layer
+        that is not one of the dense layers; with it: averaged over the layers too."""
+        from pyllama_long import pattern
+
+        if n < 1 or n_head < 1 or (n_layer is not None and n_layer < 1):
+            raise PlanError("share needs at least one token, head and layer")
+        sparse = pattern.share(self.prefill, n, n_head)
+        if n_layer is None:
+            return sparse
+        dense = min(self.dense_layers, n_layer)
+        return (dense + (n_layer - dense) * sparse) / n_layer
+
+
+def choose_plan(
+    text: str, n_train: int, gguf_keys: tuple[Sequence[int], Sequence[int]] | None
+) -> tuple[AttentionPlan, str]:
+    """The plan for a model, and one line that says why it was taken.
+
+    gguf_keys: the GGUF's `{arch}.attention.dilated.segment_lengths` and `{arch}.attention.dilated.rates`, or
+    None. `auto` (with or without options) takes that plan, since the model was trained with it; without it,
+    `exact`.
+    """
+    name, semicolon, options = text.strip().partition(";")
+    if name.strip() != "auto":
+        return AttentionPlan.parse(text, n_train=n_train), "asked for"
+    if gguf_keys is None:
+        return AttentionPlan.parse(text, n_train=n_train), "auto: the model was trained to read every key"
+    segments, rates = ("/".join(str(int(n)) for n in keys) for keys in gguf_keys)
+    try:
+        plan = AttentionPlan.parse(f"dilated(segments={segments}, rates={rates}){semicolon}{options}")
+    except PlanError as error:
+        raise PlanError(f"the GGUF's attention.dilated keys do not make a plan: {error}") from error
+    return plan, "auto: the GGUF says that the model was trained with this dilated attention"
+
+
+def _phases(body: str, n_train: int | None) -> tuple[Phase, Phase]:
+    if n_train is not None and n_train < 1:
+        raise PlanError(f"n_train {n_train} is not a trained length")
+    if body == "skim" and n_train is not None and n_train < 8192:
+        body = f"prefill: sinks(4)+window({max(1, n_train - 4)}) | tail: exact"
+    body = PRESETS.get(body, body)
+    found: dict[str, Phase] = {}
+    pieces = body.split("|")
+    for piece in pieces:
+        name, colon, parts = (s.strip() for s in piece.rpartition(":"))
+        if (colon and name not in ("prefill", "tail")) or (not colon and len(pieces) > 1):
+            raise PlanError(f"unknown phase {name or parts!r}; write prefill: ... | tail: ...")
+        if name in found:
+            raise PlanError(f"phase {name} is given twice")
+        found[name] = _phase(parts)
+    first = next(iter(found.values()))
+    return found.get("prefill", first), found.get("tail", first)
+
+
+def _phase(text: str) -> Phase:
+    if text == "skim":
+        raise PlanError("skim is a plan of both phases: write it alone")
+    if text.isidentifier() and text not in PRESETS and text not in PART_NAMES:
+        raise PlanError(f"unknown part {text!r}; known: {PARTS}; presets: {', '.join(PRESETS)}")
+    return Phase.parse(PRESETS.get(text, text))

@@ -1,0 +1,244 @@
+"""The tokens whose keys a context holds for sequence 0: evaluating them in chunks, rewinding, reusing a prefix."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence as Ids
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyllama_long import log
+from pyllama_long._native import llama_cpp
+from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
+
+IntArray: TypeAlias = npt.NDArray[np.int32]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+class Batch:
+    """A llama_batch over NumPy arrays of n tokens, one sequence per token; what Llama.embed and decode need."""
+
+    def __init__(self, n: int) -> None:
+        kinds = dict(llama_cpp.llama_batch._fields_)
+        arrays = {name: (kinds[name]._type_ * n)() for name in ("token", "pos", "n_seq_id", "seq_id", "logits")}
+        self._seq = (llama_cpp.llama_seq_id * n)()
+        base, pointer = llama_cpp.ctypes.addressof(self._seq), kinds["seq_id"]._type_
+        for i in range(n):
+            arrays["seq_id"][i] = llama_cpp.ctypes.cast(base + 4 * i, pointer)
+        self.batch = llama_cpp.llama_batch(n_tokens=0, **arrays)
+        self.token, self.pos, self.logits = (np.ctypeslib.as_array(arrays[k]) for k in ("token", "pos", "logits"))
+        self.seq = np.ctypeslib.as_array(self._seq)
+        np.ctypeslib.as_array(arrays["n_seq_id"])[:] = 1
+
+    def n_tokens(self) -> int:
+        return int(self.batch.n_tokens)
+
+    def reset(self) -> None:
+        self.batch.n_tokens = 0
+
+    def close(self) -> None:
+        """Nothing to free; llama_cpp's batches have it."""
+
+    def put(self, tokens: npt.ArrayLike, pos: int, n_logits: int) -> None:
+        """Tokens of sequence 0 at pos, pos + 1, ...; the last n_logits of them give logits."""
+        self.reset()
+        self.add_sequence(tokens, 0, False)
+        n = self.n_tokens()
+        self.pos[:n] += pos
+        self.logits[:n] = np.arange(n) >= n - n_logits
+
+    def set_batch(self, batch: Ids[int], n_past: int, logits_all: bool) -> None:
+        self.put(batch, n_past, len(batch) if logits_all else 1)
+
+    def add_sequence(self, batch: npt.ArrayLike, seq_id: int, logits_all: bool) -> None:
+        tokens = np.asarray(batch, np.int32)
+        begin = self.n_tokens()
+        end = begin + len(tokens)
+        self.token[begin:end], self.pos[begin:end] = tokens, np.arange(len(tokens))
+        self.seq[begin:end], self.logits[begin:end] = seq_id, logits_all
+        self.logits[end - 1] = True
+        self.batch.n_tokens = end
+
+
+class Sequence:
+    """ids[:held] are the tokens whose keys are in the cache, ids[:length] those that the caller counts.
+
+    length < held after a rewind: the rest stays until something else is written there, and is reused when the same
+    tokens come again. Changes that somebody else made through the raw context are noticed by its token counters.
+    """
+
+    def __init__(self, ctx: Any, model: Any, n_ctx: int, n_batch: int, swa_full: bool) -> None:
+        self.ctx, self.n_ctx, self.n_batch = ctx, n_ctx, n_batch
+        self.ids: IntArray = np.zeros(n_ctx, np.int32)
+        self.length = self.held = 0
+        self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
+        self.batch = Batch(n_batch)
+        self.cancelled = threading.Event()
+        self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        self._memory = llama_cpp.llama_get_memory(ctx)
+        self._window = 0 if swa_full else llama_cpp.llama_model_n_swa(model)
+        self._count = self._decoded()
+
+    def _decoded(self) -> int:
+        llama_cpp.llama_synchronize(self.ctx)
+        perf = llama_cpp.llama_perf_context(self.ctx)
+        return int(perf.n_p_eval + perf.n_eval)
+
+    def own(self, length: int) -> None:
+        """The caller has filled the cache itself, up to `length` tokens."""
+        self.length, self._count = length, self._decoded()
+        self.held = max(self.held, length)
+
+    def restore(self, ids: IntArray) -> None:
+        """The cache was filled from outside with these tokens [n], and perhaps more after them."""
+        n = len(ids)
+        self.ids[:n], self.live = ids, 0
+        self.length, self._count = n, self._decoded()
+        self.held = n if self._memory is None else llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
+        if self.held < n or self.keep(n) != n:
+            self.keep(0)
+            raise RuntimeError(f"the state holds other tokens than its {n}: it cannot be used")
+
+    def sync(self) -> bool:
+        """Whether the cache still holds what was evaluated here; `held` shrinks to what can be relied on."""
+        if self.ctx is None:
+            raise RuntimeError("this LongLlama is closed")
+        if self._memory is None:
+            return True
+        end = llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
+        mine = self._count == self._decoded()
+        if not mine or end < self.held:
+            self.held, self.live = min(self.held if mine else self.length, end), 0
+        return mine
+
+    def match(self, tokens: IntArray, begin: int = 0) -> int:
+        """How many of the tokens the cache holds from position begin on."""
+        n = min(len(tokens), max(0, self.held - begin))
+        different = np.flatnonzero(self.ids[begin : begin + n] != tokens[:n])
+        return int(different[0]) if len(different) else n
+
+    def reuse(self, tokens: IntArray) -> IntArray:
+        """Continues ids[:length] with tokens as far as the cache holds them. Returns those that are left to evaluate:
+        at least the last one, unless its logits are there."""
+        self.sync()
+        begin = self.length
+        n = self.match(tokens, begin)
+        if n == len(tokens) and begin + n == self.live == self.held:
+            self.length += n
+            return tokens[n:]
+        n = min(n, max(0, len(tokens) - 1))
+        if self.keep(begin + n) != begin + n:
+            return np.concatenate([self.ids[:begin], tokens])
+        return tokens[n:]
+
+    def keep(self, n: int) -> int:
+        """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 where the memory can only be emptied
+        (recurrent states, or a sliding window that has moved on)."""
+        if n < self.held and self._memory is not None:
+            moved = self._window and llama_cpp.llama_memory_seq_pos_min(self._memory, 0) > max(0, n - self._window)
+            if n == 0 or moved or not llama_cpp.llama_memory_seq_rm(self._memory, 0, n, -1):
+                n = 0
+                if not llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1):
+                    llama_cpp.llama_memory_clear(self._memory, True)
+        self.length = self.held = n
+        self.live = self.live if self.live == n else 0
+        return n
+
+    def extend(
+        self,
+        tokens: IntArray,
+        n_logits: int = 1,
+        progress: Progress | None = None,
+        visit: Callable[[int, FloatArray], None] | None = None,
+        chunk: int = 0,
+    ) -> None:
+        """Evaluates tokens [n] after ids[:length], in chunks.
+
+        The last n_logits tokens get logits. visit(first, rows): called for each chunk with all its logits
+        [chunk, n_vocab], first is the position of row 0. Raises ValueError, ContextOverflow, Cancelled, DecodeError;
+        what was evaluated before that stays.
+        """
+        n = len(tokens)
+        bad = np.flatnonzero((tokens < 0) | (tokens >= self.n_vocab))
+        if len(bad):
+            raise ValueError(
+                f"token {tokens[bad[0]]} at index {bad[0]} is outside the vocabulary of {self.n_vocab}"
+            )
+        if self.length + n > self.n_ctx:
+            raise ContextOverflow(self.length + n, self.n_ctx)
+        self.sync()
+        if self.length < self.held:
+            self._drop_rest()
+        elif self.length > self.held and self._memory is not None:
+            raise DecodeError(f"the cache holds {self.held} of {self.length} tokens: call reset() and start over")
+        total, step = self.length + n, chunk or self.n_batch
+        try:
+            for i in range(0, n, step):
+                if self.cancelled.is_set():
+                    raise Cancelled(f"cancelled after {self.length} of {total} tokens")
+                part = tokens[i : i + step]
+                wanted = len(part) if visit else min(len(part), max(0, n_logits - (n - i - len(part))))
+                self._decode(part, wanted)
+                if visit:
+                    visit(self.length - len(part), self.rows(len(part)))
+                if progress:
+                    progress(self.length, total)
+        finally:
+            self._count = self._decoded()
+
+    def _drop_rest(self) -> None:
+        length = self.length
+        if self.keep(length) != length:
+            raise DecodeError(f"this model's memory cannot go back to {length} tokens: call reset() and start over")
+
+    def _decode(self, part: IntArray, n_logits: int) -> None:
+        begin, end = self.length, self.length + len(part)
+        self.ids[begin:end] = part
+        self.batch.put(part, begin, n_logits)
+        self.live = 0
+        log.forget()
+        code = llama_cpp.llama_decode(self.ctx, self.batch.batch)
+        if code != 0:
+            stored = llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1 if self._memory else begin
+            self.held = min(max(stored, begin), end)
+            if code == 2:
+                raise Cancelled(f"cancelled at token {begin}")
+            why = {1: "no room in the KV cache", -1: "the batch is not valid"}.get(code, f"code {code}")
+            quoted = log.complaint()
+            raise DecodeError(f"llama.cpp could not evaluate tokens {begin} to {end}: {quoted or why}")
+        self.length = self.held = end
+        if n_logits:
+            self.live = end
+            if np.isnan(self.row()).any():
+                self.live = 0
+                raise DecodeError(
+                    f"the model gave logits that are not numbers (NaN) at token {end}: "
+                    "the file is damaged, or its values overflow in this KV type; try kv_type='f32'"
+                )
+
+    def close(self) -> None:
+        self.ctx = None
+
+    def row(self, i: int = -1) -> FloatArray:
+        """Logits [n_vocab] of the i-th output of the last evaluation; valid until the next one."""
+        if not self.live:
+            raise DecodeError("there are no logits: evaluate tokens first")
+        pointer = llama_cpp.llama_get_logits_ith(self.ctx, i)
+        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+
+    def rows(self, n: int) -> FloatArray:
+        """Logits [n, n_vocab] of the last n outputs, of which there are exactly n; valid until the next evaluation."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.ctx), (n, self.n_vocab))
+
+
+def as_ids(tokens: npt.ArrayLike) -> IntArray:
+    """Token ids as an array [n]; raises ValueError when they are not whole numbers."""
+    ids = np.asarray(tokens)
+    if ids.size == 0:
+        return np.empty(0, np.int32)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or abs(int(ids.max())) > 2**31 - 1 or int(ids.min()) < -(2**31):
+        raise ValueError("tokens must be a flat list of whole numbers")
+    return ids.astype(np.int32)

@@ -1,0 +1,275 @@
+"""The cases of the op, shared by tests and benches: what is computed, and how the cache is laid out."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+
+
+@dataclass(frozen=True)
+class Seq:
+    """One sequence of the ubatch: n_past positions are in the cache when the n_new tokens after them come."""
+
+    n_past: int
+    n_new: int
+    tail: int = 0  # the last `tail` new tokens are in the tail phase
+    gone: int = 0  # the first `gone` positions are no longer in the cache
+    holes: bool = False  # about a tenth of the past positions is missing, in runs of 1 to 17
+    reordered: bool = (
+        False  # cells do not follow positions: runs of 1 to 40 lie in any order, with free cells between
+    )
+    shared: int = 0  # the first `shared` positions are cells of the sequence before it, in the same stream
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    n_head: int = 4
+    n_head_kv: int = 2
+    d_k: int = 64
+    d_v: int = 64
+    kv_type: str = "f16"
+    plan: str = "exact"
+    rope: str = "native"
+    n_train: int = 128
+    seqs: tuple[Seq, ...] = (Seq(0, 130),)
+    one_stream: bool = False  # all sequences lie in one stream, as with a unified cache; else one each
+    peaked: float = 1.0  # standard deviation of the logits before the log weights
+    neox: bool = True
+    n_rot: int = 64
+    base: float = 10000.0
+    hadamard: int = 0  # K is stored Hadamard-rotated in blocks of this many dims; 0: no
+    layer: int = 3
+
+    @property
+    def scale(self) -> float:
+        return float(self.d_k**-0.5)
+
+
+class Layout(NamedTuple):
+    """Where the keys of one sequence lie."""
+
+    stream: int
+    pos: Array  # [n_k] positions in the cache, ascending, the new tokens' at the end
+    cell: Array  # [n_k] their cells in the stream
+    q_pos: Array  # [n_new]
+    phase: Array  # [n_new] 0 prefill, 1 tail
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(position, cell, n): stretches in which both ascend by one."""
+        breaks = np.flatnonzero((np.diff(self.pos) != 1) | (np.diff(self.cell) != 1)) + 1
+        edges = [0, *breaks.tolist(), len(self.pos)]
+        return [(int(self.pos[a]), int(self.cell[a]), b - a) for a, b in pairwise(edges)]
+
+    def groups(self) -> list[tuple[int, int, int]]:
+        """(phase, first new token, n): consecutive new tokens of one phase."""
+        breaks = (np.flatnonzero(np.diff(self.phase)) + 1).tolist()
+        edges = [0, *breaks, len(self.phase)]
+        return [(int(self.phase[a]), a, b - a) for a, b in pairwise(edges)]
+
+
+class Tensors(NamedTuple):
+    """Random contents, float64, un-rotated. Cells that no sequence holds are NaN: they must not matter."""
+
+    q: Array  # [n_tokens, n_head, d_k], the sequences' new tokens one after the other
+    k: Array  # [n_stream, n_kv, n_head_kv, d_k]
+    v: Array  # [n_stream, n_kv, n_head_kv, d_v]
+
+
+def layout(case: Case) -> tuple[list[Layout], int]:
+    """(one layout per sequence, n_kv: cells per stream, a multiple of 32). The same for every call."""
+    random = np.random.default_rng(zlib.crc32(case.name.encode()))
+    free: list[int] = []  # first free cell per stream
+    found: list[Layout] = []
+    for seq in case.seqs:
+        if not found or not (case.one_stream or seq.shared):
+            free.append(0)
+        pos = np.arange(seq.n_past + seq.n_new)
+        missing = pos < seq.gone
+        if seq.holes:
+            for start in random.integers(0, max(1, seq.n_past), seq.n_past // 80 + 1):
+                missing[start : start + random.integers(1, 18)] = True
+        missing[seq.n_past :] = False
+        shared = (
+            np.isin(pos, found[-1].pos[found[-1].pos < seq.shared])
+            if seq.shared
+            else np.zeros(len(pos), bool)
+        )
+        missing[: seq.shared] = ~shared[: seq.shared]
+        own = np.flatnonzero(~missing & ~shared)
+        cell = np.full(len(pos), -1)
+        if seq.shared:
+            cell[shared] = found[-1].cell[found[-1].pos < seq.shared]
+        cell[own] = _cells(random, len(own), seq.reordered) + free[-1]
+        free[-1] = int(cell[own].max(initial=free[-1] - 1)) + 1
+        phase = (np.arange(seq.n_new) >= seq.n_new - seq.tail).astype(np.int32)
+        found.append(Layout(len(free) - 1, pos[~missing], cell[~missing], pos[seq.n_past :], phase))
+    return found, -(-max(free) // 32) * 32
+
+
+def tensors(case: Case) -> Tensors:
+    """Logits of about normal distribution with deviation `peaked`. The same for every call."""
+    random = np.random.default_rng(zlib.crc32(case.name.encode()) + 1)
+    layouts, n_kv = layout(case)
+    n_stream = 1 + max(one.stream for one in layouts)
+    n_tokens = sum(seq.n_new for seq in case.seqs)
+    q = case.peaked * random.standard_normal((n_tokens, case.n_head, case.d_k))
+    k, v = (random.standard_normal((n_stream, n_kv, case.n_head_kv, d)) for d in (case.d_k, case.d_v))
+    unused = np.ones((n_stream, n_kv), bool)
+    for one in layouts:
+        unused[one.stream, one.cell] = False
+    k[unused] = v[unused] = np.nan
+    return Tensors(q, k, v)
+
+
+def _cells(random: np.random.Generator, n: int, reordered: bool) -> Array:
+    if not reordered or n == 0:
+        return np.arange(n)
+    edges = np.unique(np.append(np.cumsum(random.integers(1, 41, n)).clip(max=n), [0, n]))
+    runs = list(pairwise(edges))
+    cells, at = np.zeros(n, np.int64), 0
+    for i in random.permutation(len(runs)):
+        a, b = runs[i]
+        at += int(random.integers(0, 4))
+        cells[a:b] = np.arange(at, at + b - a)
+        at += int(b - a)
+    return cells
+
+
+PARTS = (
+    "exact",
+    "sinks(4)+window(48)",
+    "window(1)",
+    "window(33)",
+    "global(20)+window(40)",
+    "sinks(7)+global(3)+window(17)",
+    "dilated(w0=32, alpha=2, n=4)",
+    "dilated(w0=32, alpha=2, n=4, weight=stride)",
+    "dilated(w0=32, alpha=2, n=4, weight=none)",
+    "dilated(w0=32, alpha=2, n=4, align=query)",
+    "dilated(w0=32, alpha=2, n=4, weight=stride, align=query)",
+    "dilated(w0=32, alpha=2, n=4, weight=none, align=query)",
+    "dilated(segments=48/100/333, rates=1/3/7)",
+    "dilated(segments=48/100/333, rates=1/3/7, weight=stride)",
+    "dilated(segments=50/77/90/200/400, rates=2/3/5/6/12, align=query)",
+    "sinks(4)+window(24)+dilated(segments=64/256, rates=4/16, weight=stride, align=query)",
+    "sinks(4)+window(24)+dilated(segments=64/256, rates=4/16)",
+    "sinks(5)+window(70); dense_below=100",
+)
+EMPTY = (
+    "dilated(segments=64, rates=4)",
+    "dilated(segments=40/160, rates=3/8)",
+    "dilated(segments=7, rates=5, align=query)",
+)
+SPARSE = "sinks(4)+window(40)+dilated(w0=32, alpha=2, n=4, align=query)"
+SEQUENCES = {
+    "holes": (Seq(300, 20, holes=True),),
+    "reordered": (Seq(300, 20, reordered=True),),
+    "both": (Seq(500, 33, holes=True, reordered=True),),
+    "many": (Seq(0, 63), Seq(200, 1), Seq(333, 17, holes=True), Seq(1, 2)),
+    "mixed": (Seq(100, 1), Seq(250, 40, reordered=True), Seq(0, 5)),
+    "shared": (Seq(200, 9), Seq(130, 30, shared=100), Seq(100, 1, shared=100)),
+    "shared-holes": (Seq(200, 9, holes=True, reordered=True), Seq(230, 3, shared=150, reordered=True)),
+    "gone": (Seq(400, 12, gone=300),),
+}
+MAPS = (
+    "dca",
+    "dca(40, 8)",
+    "dca(33, 0)",
+    "self-extend(4, 32)",
+    "self-extend(7, 45)",
+    "rerope(64)",
+    "rerope(1)",
+    "dca+yarn(4)",
+    "rerope+ntk(3)",
+    "self-extend(3, 20)+linear(2)",
+)
+
+
+def _cases() -> list[Case]:
+    cases: list[Case] = []
+
+    def add(name: str, **changes: Any) -> None:
+        d_k = changes.get("d_k", 64)
+        cases.append(replace(Case(name), **{"d_v": d_k, "n_rot": d_k, **changes}))
+
+    for i, plan in enumerate(PARTS):
+        add(f"part/{i}/prefill", plan=plan, seqs=(Seq(0, 333),))
+        add(f"part/{i}/chunk", plan=plan, seqs=(Seq(217, 66),), n_head=8, n_head_kv=1)
+        add(f"part/{i}/decode", plan=plan, seqs=(Seq(700, 1, tail=1),), n_head=6, n_head_kv=2)
+    for d, kv_type in product((64, 80, 96, 128, 192, 256), KV_TYPES):
+        if d % 32 == 0 or not kv_type.startswith("q"):
+            plan = "exact" if d % 128 else SPARSE
+            pair = (Seq(70, 65), Seq(301, 1, tail=1))
+            add(f"type/{kv_type}/{d}", d_k=d, kv_type=kv_type, plan=plan, seqs=pair)
+    for n in (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000):
+        add(f"length/{n}/exact", seqs=(Seq(0, n),))
+        add(f"length/{n}/past", seqs=(Seq(n, 3),), plan=SPARSE, kv_type="f32")
+    for n_head, n_head_kv in ((1, 1), (4, 4), (7, 1), (15, 5), (32, 8)):
+        add(
+            f"heads/{n_head}/{n_head_kv}",
+            n_head=n_head,
+            n_head_kv=n_head_kv,
+            plan=SPARSE,
+            seqs=(Seq(90, 37),),
+        )
+    add("heads/192/128", d_k=192, d_v=128, seqs=(Seq(90, 37),))
+    add("heads/128/64", d_k=128, d_v=64, kv_type="f32", seqs=(Seq(90, 37),))
+    for (name, seqs), plan in product(SEQUENCES.items(), ("exact", SPARSE)):
+        one_stream = name in ("mixed", "shared", "shared-holes")
+        add(f"sequences/{name}/{plan.partition('(')[0]}", seqs=seqs, plan=plan, one_stream=one_stream)
+    for peaked, kv_type in product((4.0, 16.0, 64.0), ("f32", "f16", "bf16")):
+        add(f"peaked/{peaked:g}/{kv_type}", peaked=peaked, kv_type=kv_type, seqs=(Seq(500, 40),))
+    add("peaked/64/sparse", peaked=64.0, plan=SPARSE, seqs=(Seq(0, 400),))
+    add("flat/0", peaked=0.0, plan=SPARSE, seqs=(Seq(333, 65),))
+    for i, plan in enumerate(EMPTY):
+        add(f"empty/{i}/prefill", plan=plan, seqs=(Seq(0, 130),))
+        add(f"empty/{i}/decode", plan=plan, seqs=(Seq(141, 1),))
+    add("empty/gone", plan="sinks(8)", seqs=(Seq(200, 5, gone=50), Seq(0, 20)))
+    for i, (rope, neox) in enumerate(product(MAPS, (True, False))):
+        rope += "+logn" if i % 3 else ""
+        add(f"map/{rope}/{'neox' if neox else 'norm'}", rope=rope, neox=neox, seqs=(Seq(390, 33),))
+    for i, rope in enumerate(("dca(40, 8)", "self-extend(4, 32)+logn", "rerope(50)")):
+        part = {"rope": rope, "d_k": 128, "seqs": (Seq(0, 150),), "neox": i != 1}
+        add(f"map/{rope}/partial", n_rot=64, **part)
+        add(f"map/{rope}/none", n_rot=0, **part)
+        add(f"map/{rope}/sparse", plan=SPARSE, kv_type="bf16", **part)
+        add(f"map/{rope}/decode", **{**part, "seqs": (Seq(900, 1, tail=1),)})
+        add(f"map/{rope}/many", **{**part, "seqs": SEQUENCES["many"]})
+        add(f"map/{rope}/cells", **{**part, "seqs": SEQUENCES["both"]}, kv_type="f32")
+        add(f"map/{rope}/hadamard", **part, kv_type="q8_0", hadamard=64)
+    add("map/dca(40, 8)/partial80", d_k=80, n_rot=32, rope="dca(40, 8)+logn", neox=False, seqs=(Seq(90, 70),))
+    add("logn/absolute", rope="native+logn", seqs=(Seq(100, 60),))
+    add("logn/none", rope="native+logn", n_rot=0, seqs=(Seq(200, 60),))
+    for d, kv_type in product((64, 128, 256), ("q8_0", "q4_0")):
+        add(f"hadamard/{kv_type}/{d}", d_k=d, kv_type=kv_type, hadamard=64, plan=SPARSE, seqs=(Seq(100, 33),))
+    tail_plan = "prefill: sinks(4)+window(60) | tail: exact"
+    add("tail/last", plan=tail_plan, seqs=(Seq(300, 70, tail=21),))
+    add("tail/all", plan=tail_plan, seqs=(Seq(300, 17, tail=17),))
+    add("tail/none", plan=tail_plan, seqs=(Seq(300, 17),))
+    add("tail/many", plan=tail_plan, seqs=(Seq(0, 40, tail=9), Seq(222, 1, tail=1), Seq(150, 66, tail=1)))
+    add("tail/dilated", plan=f"prefill: window(9) | tail: {PARTS[9]}", seqs=(Seq(200, 90, tail=45),))
+    add("tail/rope", plan=tail_plan, rope="rerope(64)+logn", seqs=(Seq(300, 70, tail=21),))
+    add("dense/below", plan="window(20); dense_below=150", seqs=(Seq(100, 90),))
+    add("dense/below-dilated", plan=f"{PARTS[6]}; dense_below=150", seqs=(Seq(100, 90),))
+    add("dense/layer", plan="window(20); dense_layers=2", layer=1, seqs=(Seq(100, 40),))
+    add("dense/layer-above", plan="window(20); dense_layers=2", layer=2, seqs=(Seq(100, 40),))
+    add("dense/layer-tail", plan=f"{tail_plan}; dense_layers=4", seqs=(Seq(150, 40, tail=7),))
+    far = (Seq(1_000_000, 9, gone=999_700), Seq(70_001, 1, tail=1, gone=69_500, holes=True))
+    for i, rope in enumerate(("native", "dca(96, 16)+yarn(4)", "self-extend(20000, 64)", "rerope(64)+logn")):
+        add(f"far/{rope}", rope=rope, seqs=far, plan=("exact", SPARSE)[i % 2], kv_type="f32")
+    add("long/window", plan="sinks(4)+window(508)", n_train=512, seqs=(Seq(1400, 65),))
+    add("long/exact", kv_type="q8_0", seqs=(Seq(1467, 33),))
+    return cases
+
+
+CASES = _cases()

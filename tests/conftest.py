@@ -1,0 +1,46 @@
+"""Fixtures: the embedded model, and one LongLlama and one llama_cpp.Llama on it, shared by the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pyllama_long
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+    from pyllama_long import LongLlama
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> str:
+    """Path of the embedded model."""
+    return str(Path(pyllama_long.__file__).parent / "data" / "demo.gguf")
+
+
+@pytest.fixture(scope="module")
+def llm(demo_model: str) -> Iterator[LongLlama]:
+    """n_ctx 512, chunks of 64 tokens."""
+    from pyllama_long import LongLlama
+
+    model = LongLlama(demo_model, n_ctx=512, n_batch=64)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def upstream(demo_model: str) -> Iterator[Llama]:
+    """llama_cpp's own class with the same settings and attention, keeping all logits."""
+    from pyllama_long import AttentionPlan, RopePolicy, _native
+
+    _native.configure_next(_native.c_config(AttentionPlan.parse("exact"), RopePolicy()))
+    model = _native.llama_cpp.Llama(
+        demo_model, n_ctx=512, n_batch=64, logits_all=True, flash_attn=True, verbose=False
+    )
+    _native.configure_next(None)
+    yield model
+    model.close()

@@ -1,0 +1,124 @@
+/*
+ * run_cases.c - computes cases of the op that tests/native_cases.py wrote to files, in every instruction set of this
+ * processor and with one and three threads, and compares them with the float64 reference in the file.
+ *
+ *     run_cases FILE...        exit code 1 when an error is larger than the file allows
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ggml-cpu.h"
+#include "ggml.h"
+#include "ggml_ext.h"
+
+/* Mirrors HEADER in native_cases.py. After it: q, k, v, batch, table, expected (float64). */
+struct header {
+    int32_t                  d_k, d_v, n_head, n_head_kv, n_tokens, kv_type, n_kv, n_stream, n_words, n_table;
+    struct plong_attn_params params;
+    float                    allowed;
+};
+
+struct input {
+    struct header h;
+    char *        data;
+    size_t        size, at;
+};
+
+static struct input read_file(const char * path) {
+    struct input in = { 0 };
+    FILE *       f  = fopen(path, "rb");
+    if (!f || fread(&in.h, sizeof(in.h), 1, f) != 1) {
+        fprintf(stderr, "cannot read %s\n", path);
+        exit(2);
+    }
+    fseek(f, 0, SEEK_END);
+    in.size = (size_t) ftell(f) - sizeof(in.h);
+    fseek(f, sizeof(in.h), SEEK_SET);
+    in.data = malloc(in.size);
+    if (!in.data || fread(in.data, 1, in.size, f) != in.size) {
+        fprintf(stderr, "cannot read %s\n", path);
+        exit(2);
+    }
+    fclose(f);
+    return in;
+}
+
+static struct ggml_tensor * next_tensor(
+    struct input * in, struct ggml_context * ctx, enum ggml_type type, int64_t a, int64_t b, int64_t c, int64_t d) {
+    struct ggml_tensor * t = ggml_new_tensor_4d(ctx, type, a, b, c, d);
+    const size_t         n = ggml_nbytes(t);
+    if (in->at + n > in->size) {
+        fprintf(stderr, "file too short\n");
+        exit(2);
+    }
+    memcpy(t->data, in->data + in->at, n);
+    in->at += n;
+    return t;
+}
+
+/* Largest absolute error; NaN counts as infinite. */
+static double largest_error(const float * got, const char * expected, int64_t n) {
+    double worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double want;
+        memcpy(&want, expected + (size_t) i * sizeof(want), sizeof(want));
+        const double e = fabs((double) got[i] - want);
+        worst          = e <= worst ? worst : isnan(e) ? INFINITY : e;
+    }
+    return worst;
+}
+
+static double run(const struct input * file, int n_threads) {
+    struct input              in   = *file;
+    const struct header *     h    = &in.h;
+    const enum ggml_type      type = (enum ggml_type) h->kv_type;
+    struct ggml_init_params   init = { .mem_size = 4 * in.size + (16u << 20), .mem_buffer = NULL, .no_alloc = false };
+    struct ggml_context *     ctx  = ggml_init(init);
+    struct ggml_tensor *      q    = next_tensor(&in, ctx, GGML_TYPE_F32, h->d_k, h->n_head, h->n_tokens, 1);
+    struct ggml_tensor *      k    = next_tensor(&in, ctx, type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
+    struct ggml_tensor *      v    = next_tensor(&in, ctx, type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
+    struct ggml_tensor *      b    = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
+    struct ggml_tensor *      tab  = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
+    struct ggml_tensor *      out  = ggml_long_attn(ctx, q, k, v, b, tab, &h->params);
+    struct ggml_cgraph *      g    = ggml_new_graph(ctx);
+    ggml_build_forward_expand(g, out);
+    if (ggml_graph_compute_with_ctx(ctx, g, n_threads) != GGML_STATUS_SUCCESS) {
+        exit(2);
+    }
+    const double e = largest_error((const float *) out->data, in.data + in.at, ggml_nelements(out));
+    ggml_free(ctx);
+    return e;
+}
+
+int main(int argc, char ** argv) {
+    int failed = 0, passed = 0;
+    ggml_cpu_init();
+    for (int i = 1; i < argc; i++) {
+        struct input file = read_file(argv[i]);
+        for (int isa = 0; plong_cpu_isa_name(isa); isa++) {
+            if (!plong_cpu_isa_usable(isa)) {
+                continue;
+            }
+            const int64_t before = plong_cpu_isa_tiles(isa);
+            plong_cpu_isa_force(plong_cpu_isa_name(isa));
+            for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
+                const double e  = run(&file, n_threads);
+                const bool   ok = e <= (double) file.h.allowed && plong_cpu_isa_tiles(isa) > before;
+                if (!ok) {
+                    printf("%s %s %d threads: error %g, allowed %g\n", argv[i], plong_cpu_isa_name(isa), n_threads, e,
+                           (double) file.h.allowed);
+                }
+                passed += ok;
+                failed += !ok;
+            }
+        }
+        free(file.data);
+    }
+    for (int isa = 0; plong_cpu_isa_name(isa); isa++) {
+        printf("%s: %lld tiles\n", plong_cpu_isa_name(isa), (long long) plong_cpu_isa_tiles(isa));
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed > 0 || passed == 0;
+}

@@ -1,0 +1,47 @@
+"""Writes cases of the op to files for tests/native/run_cases: `python tests/native_cases.py FOLDER [NAME-PREFIX ...]`.
+
+Each file: a header, then q, k, v, batch, table and the float64 reference, as run_cases.c reads them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pyllama_long import _native
+from cases import CASES, Case
+from op_graph import GGML_TYPES, OpCase
+
+HEADER = "10i f4i f"  # struct header of run_cases.c
+
+
+def write(case: Case, path: Path) -> None:
+    op = OpCase(case)
+    expected = op.expected()
+    allowed = 2 * float(np.abs(op.expected("f32") - expected).max()) + 2e-6
+    batch, table = op.batch(), op.table()
+    kv = GGML_TYPES[case.kv_type]
+    sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), kv, op.n_kv, op.k.shape[0])
+    params = op.params()
+    numbers = (params.scale, params.layer, params.n_rot, params.neox, params.hadamard)
+    head = struct.pack(HEADER, *sizes, len(batch), 0 if table is None else len(table), *numbers, allowed)
+    parts = [head, op.q.tobytes(), op.k_bytes, op.v_bytes, batch.tobytes()]
+    if table is not None:
+        parts.append(table.tobytes())
+    path.write_bytes(b"".join([*parts, expected.astype(np.float64).tobytes()]))
+
+
+def main(folder: Path, prefixes: list[str]) -> None:
+    assert struct.calcsize(HEADER) == 44 + ctypes.sizeof(_native.CAttnParams)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, case in enumerate(CASES):
+        if not prefixes or case.name.startswith(tuple(prefixes)):
+            write(case, folder / f"{i:03d}.case")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

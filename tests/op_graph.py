@@ -1,0 +1,232 @@
+"""Runs one case of the op through ggml: a graph of one node on the CPU backend, with a cache in the case's type.
+
+The reference gets what the cache really holds: each stored row is read back in float64 and un-rotated, so that the
+cache's rounding is no error of the kernel's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_bool, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from typing import Any
+
+import numpy as np
+
+from pyllama_long import _native
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopePolicy
+import reference
+from cases import Array, Case, layout, tensors
+
+GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
+I32 = 26
+NAIVE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "f16", "q4_0": "f16"}
+
+
+class InitParams(ctypes.Structure):
+    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
+
+
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "ggml_init": (c_void_p, [InitParams]),
+    "ggml_free": (None, [c_void_p]),
+    "ggml_new_tensor_4d": (c_void_p, [c_void_p, c_int, c_int64, c_int64, c_int64, c_int64]),
+    "ggml_new_graph": (c_void_p, [c_void_p]),
+    "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
+    "ggml_graph_compute_with_ctx": (c_int, [c_void_p, c_void_p, c_int]),
+    "ggml_get_data": (c_void_p, [c_void_p]),
+    "ggml_quantize_chunk": (c_size_t, [c_int, POINTER(c_float), c_void_p, c_int64, c_int64, c_int64, c_void_p]),
+    "ggml_nbytes": (c_size_t, [c_void_p]),
+    "ggml_cpu_init": (None, []),
+}
+
+
+class Ggml:
+    """ggml's own C functions, from the libraries that pyllama_long uses."""
+
+    def __init__(self) -> None:
+        for name, (result, arguments) in SIGNATURES.items():
+            function = self._find(name)
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name, function)
+        self.ggml_cpu_init()
+
+    @staticmethod
+    def _find(name: str) -> Any:
+        # libllama's handle reaches the ggml libraries that it was linked with
+        return getattr(_native.llama_cpp.llama_cpp._lib, name)
+
+    def __getattr__(self, name: str) -> Any:  # for mypy: the functions are set in __init__
+        raise AttributeError(name)
+
+
+ggml = Ggml()
+
+
+def encode(x: Array, kv_type: str) -> bytes:
+    """x [..., d] float64 in the cache's type."""
+    if kv_type == "f32":
+        return x.astype(np.float32).tobytes()
+    if kv_type == "f16":
+        return x.astype(np.float16).tobytes()
+    if kv_type == "bf16":
+        return (reference.round_to(x, "bf16").view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    rows = np.ascontiguousarray(np.nan_to_num(x, nan=99.0), np.float32).reshape(-1, x.shape[-1])
+    size = 34 if kv_type == "q8_0" else 18
+    out = ctypes.create_string_buffer(rows.size // 32 * size)
+    source = rows.ctypes.data_as(POINTER(c_float))
+    ggml.ggml_quantize_chunk(GGML_TYPES[kv_type], source, out, 0, len(rows), rows.shape[1], None)
+    return out.raw
+
+
+def decode(raw: bytes, shape: tuple[int, ...], kv_type: str) -> Array:
+    """float64 values of what encode() wrote, by the definition of each type."""
+    if kv_type == "f32":
+        return np.frombuffer(raw, np.float32).astype(np.float64).reshape(shape)
+    if kv_type == "f16":
+        return np.frombuffer(raw, np.float16).astype(np.float64).reshape(shape)
+    if kv_type == "bf16":
+        bits = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).astype(np.float64).reshape(shape)
+    if kv_type == "q8_0":
+        blocks = np.frombuffer(raw, np.dtype([("scale", np.float16), ("q", np.int8, 32)]))
+        values = blocks["q"].astype(np.float64)
+    else:
+        blocks = np.frombuffer(raw, np.dtype([("scale", np.float16), ("q", np.uint8, 16)]))
+        values = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1).astype(np.float64) - 8
+    return (values * blocks["scale"].astype(np.float64)[:, None]).reshape(shape)
+
+
+class OpCase:
+    """A case with its cache filled: run() gives the op's output, expected() the float64 reference's."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.plan = AttentionPlan.parse(case.plan, n_train=case.n_train)
+        self.rope = RopePolicy.parse(case.rope, n_train=case.n_train, n_ctx=4 * case.n_train)
+        self.layouts, self.n_kv = layout(case)
+        self.raw = tensors(case)
+        n_rot = case.n_rot or case.d_k
+        self.freqs, self.magnitude = reference.rope_freqs(self.rope, n_rot, case.base)
+        self.q = np.concatenate(
+            [self._store(self.raw.q[a:b], one.q_pos) for one, (a, b) in zip(self.layouts, self._spans(), strict=True)]
+        ).astype(np.float32)
+        k = np.array(self.raw.k)
+        for one in self.layouts:
+            stored = self._store(self.raw.k[one.stream, one.cell], one.pos)
+            k[one.stream, one.cell] = reference.hadamard(stored, case.hadamard) if case.hadamard else stored
+        self.k_bytes, self.v_bytes = encode(k, case.kv_type), encode(self.raw.v, case.kv_type)
+        self.k = decode(self.k_bytes, k.shape, case.kv_type)
+        self.v = decode(self.v_bytes, self.raw.v.shape, case.kv_type)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        edges = np.cumsum([0, *(len(one.q_pos) for one in self.layouts)]).tolist()
+        return list(zip(edges[:-1], edges[1:], strict=True))
+
+    def _stored_positions(self, pos: Array) -> Array:
+        if self.rope.map == "absolute":
+            return pos
+        return np.array([_native.rope_stored(self.rope, int(p)) for p in pos])
+
+    def _turn(self, x: Array, pos: Array, magnitude: float) -> Array:
+        return reference.rotate(x, pos[:, None], self.freqs, self.case.n_rot, self.case.neox, magnitude)
+
+    def _store(self, x: Array, pos: Array) -> Array:
+        """x [n, heads, d] as the model's graph rotates it before the op."""
+        return self._turn(x, self._stored_positions(pos), self.magnitude)
+
+    def _unstore(self, x: Array, pos: Array) -> Array:
+        return self._turn(x, -self._stored_positions(pos), 1 / self.magnitude)
+
+    def expected(self, precision: str = "f64") -> Array:
+        """[n_tokens, n_head, d_v]"""
+        case = self.case
+        outs = []
+        for one, (a, b) in zip(self.layouts, self._spans(), strict=True):
+            k = self.k[one.stream, one.cell]
+            k = self._unstore(reference.hadamard(k, case.hadamard) if case.hadamard else k, one.pos)
+            outs.append(
+                reference.attention(
+                    self._unstore(self.q[a:b].astype(np.float64), one.q_pos),
+                    k,
+                    self.v[one.stream, one.cell],
+                    one.q_pos,
+                    one.pos,
+                    one.phase,
+                    self.plan,
+                    self.rope,
+                    case.scale,
+                    self.freqs,
+                    self.magnitude,
+                    case.n_rot,
+                    case.neox,
+                    layer=case.layer,
+                    precision=precision,  # type: ignore[arg-type]
+                )
+            )
+        return np.concatenate(outs)
+
+    def batch(self) -> Array:
+        """The op's I32 batch tensor."""
+        slots, groups, runs = [], [], []
+        for i, (one, (a, _)) in enumerate(zip(self.layouts, self._spans(), strict=True)):
+            slots.append((one.stream, len(runs), len(runs) + len(one.runs())))
+            runs += one.runs()
+            groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
+        head = _native.CBatch(
+            len(slots), len(groups), len(runs), len(self.q), _native.c_plan(self.plan), _native.c_rope(self.rope)
+        )
+        words = [np.frombuffer(bytes(head), np.int32)]
+        words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs)]
+        return np.concatenate(words)
+
+    def _maps(self) -> bool:
+        return self.rope.map != "absolute" and self.case.n_rot > 0
+
+    def table(self) -> Array | None:
+        """The rotation table, float32 flat, where the op wants one."""
+        if not self._maps():
+            return None
+        values = np.empty(4 * 256 * self.case.n_rot, np.float32)
+        freqs = self.freqs.ctypes.data_as(POINTER(c_double))
+        _native.lib.plong_rope_table(freqs, self.case.n_rot, values.ctypes.data_as(POINTER(c_float)))
+        return values
+
+    def params(self) -> Any:
+        case = self.case
+        n_rot = case.n_rot if self._maps() else 0
+        return _native.CAttnParams(case.scale, case.layer, n_rot, int(case.neox), case.hadamard)
+
+    def run(self, n_threads: int = 2) -> Array:
+        """[n_tokens, n_head, d_v] float32, computed by the op in the instruction set in use."""
+        case = self.case
+        kv = GGML_TYPES[case.kv_type]
+        n_stream = self.k.shape[0]
+        batch = self.batch()
+        size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + batch.nbytes + (64 << 20)
+        ctx = ggml.ggml_init(InitParams(size, None, False))
+        try:
+
+            def tensor(kind: int, data: bytes, *ne: int) -> int:
+                t = ggml.ggml_new_tensor_4d(ctx, kind, *(*ne, 1, 1, 1, 1)[:4])
+                assert ggml.ggml_nbytes(t) == len(data)
+                ctypes.memmove(ggml.ggml_get_data(t), data, len(data))
+                return int(t)
+
+            q = tensor(0, self.q.tobytes(), case.d_k, case.n_head, len(self.q))
+            k = tensor(kv, self.k_bytes, case.d_k, case.n_head_kv, self.n_kv, n_stream)
+            v = tensor(kv, self.v_bytes, case.d_v, case.n_head_kv, self.n_kv, n_stream)
+            words = tensor(I32, batch.tobytes(), len(batch))
+            values, params = self.table(), self.params()
+            table = None if values is None else tensor(0, values.tobytes(), len(values))
+            reason = _native.lib.plong_attn_supports(q, k, v, ctypes.byref(params))
+            assert reason is None, reason
+            out = _native.lib.ggml_long_attn(ctx, q, k, v, words, table, ctypes.byref(params))
+            graph = ggml.ggml_new_graph(ctx)
+            ggml.ggml_build_forward_expand(graph, out)
+            assert ggml.ggml_graph_compute_with_ctx(ctx, graph, n_threads) == 0
+            shape = (len(self.q), case.n_head, case.d_v)
+            raw = ctypes.string_at(ggml.ggml_get_data(out), int(np.prod(shape)) * 4)
+            return np.frombuffer(raw, np.float32).reshape(shape)
+        finally:
+            ggml.ggml_free(ctx)

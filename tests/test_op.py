@@ -1,0 +1,102 @@
+"""The op against the float64 reference: every case, every instruction set of this processor, by maximum error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from pyllama_long import _native
+from cases import CASES, Array, Case, Seq
+from op_graph import OpCase
+
+ISAS = [name for name, usable in _native.isas().items() if usable]
+BY_NAME = {case.name: case for case in CASES}
+FLOOR = 2e-6  # what float32 leaves of values around 1 when the naive computation happens to be exact
+
+
+@lru_cache(maxsize=None)
+def known(case: Case) -> tuple[Array, float]:
+    """(reference [n_tokens, n_head, d_v], the largest error that a kernel in float32 may have)."""
+    op = OpCase(case)
+    expected = op.expected()
+    naive = np.abs(op.expected("f32") - expected).max()
+    return expected, 2 * float(naive) + FLOOR
+
+
+def tiles(isa: str) -> int:
+    index = list(_native.isas()).index(isa)
+    return int(_native.lib.plong_cpu_isa_tiles(index))
+
+
+@pytest.fixture
+def forced(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Forces the instruction set in request.param; at the end proves that it, and no other, has run."""
+    before = {isa: tiles(isa) for isa in ISAS}
+    assert _native.lib.plong_cpu_isa_force(request.param.encode())
+    yield request.param
+    assert _native.lib.plong_cpu_isa().decode() == request.param
+    assert [isa for isa in ISAS if tiles(isa) > before[isa]] == [request.param]
+    assert _native.lib.plong_cpu_isa_force(b"")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+def test_equals_the_reference(forced: str, case: Case) -> None:
+    expected, allowed = known(case)
+    got = OpCase(case).run()
+    assert np.isfinite(got).all()
+    assert np.abs(got - expected).max() <= allowed
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("n_threads", [1, 3, 8])
+@pytest.mark.parametrize(
+    "name", ["length/1000/exact", "length/1000/past", "sequences/many/exact", "part/6/prefill", "tail/many"]
+)
+def test_any_number_of_threads(forced: str, name: str, n_threads: int) -> None:
+    expected, allowed = known(BY_NAME[name])
+    assert np.abs(OpCase(BY_NAME[name]).run(n_threads) - expected).max() <= allowed
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("name", ["empty/0/prefill", "empty/0/decode", "empty/1/prefill", "empty/2/prefill", "empty/gone"])
+def test_rows_without_keys_are_zero(forced: str, name: str) -> None:
+    expected, _ = known(BY_NAME[name])
+    empty = ~expected.any(axis=2)
+    assert empty.any(), "the case must have such rows"
+    assert not OpCase(BY_NAME[name]).run()[empty].any()
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("bad", ["q", "k", "v"])
+def test_nan_shows(forced: str, bad: str) -> None:
+    op = OpCase(Case("nan", seqs=(Seq(40, 9),), kv_type="f32"))
+    if bad == "q":
+        op.q[3, 1, 5] = np.nan
+        assert np.isnan(op.run()[3, 1]).all()
+    else:
+        array = np.array(op.k if bad == "k" else op.v)
+        array[0, 20, 0, 7] = np.nan
+        raw = array.astype(np.float32).tobytes()
+        op.k_bytes, op.v_bytes = (raw, op.v_bytes) if bad == "k" else (op.k_bytes, raw)
+        got = op.run()
+        assert np.isnan(got[:, :2]).any(axis=2).all(), "every query of this kv head reads the key"
+        assert np.isfinite(got[:, 2:]).all()
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("n_keys", [1, 64, 777])
+def test_a_plan_that_covers_all_equals_exact(forced: str, n_keys: int) -> None:
+    plans = ("exact", f"window({n_keys + 40})", f"sinks({n_keys // 2 + 1})+window({n_keys - n_keys // 2 + 40})")
+    exact, *others = [OpCase(Case("full", plan=plan, seqs=(Seq(n_keys, 33),))).run() for plan in plans]
+    for other in others:
+        np.testing.assert_array_equal(other, exact)
+
+
+def test_unknown_instruction_set_is_refused() -> None:
+    before = _native.lib.plong_cpu_isa()
+    assert not _native.lib.plong_cpu_isa_force(b"quantum")
+    assert _native.lib.plong_cpu_isa() == before

@@ -1,0 +1,218 @@
+"""Attention plans: text, errors, presets and shares."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import keys
+
+from pyllama_long import pattern
+from pyllama_long.phase import Align, Weight
+from pyllama_long.plan import ALL, PRESETS, AttentionPlan, Branch, Phase, PlanError, choose_plan
+
+
+def both(phase: Phase, dense_layers: int = 0) -> AttentionPlan:
+    return AttentionPlan(phase, phase, dense_layers)
+
+
+@st.composite
+def phases(draw: st.DrawFn, dense_below: int = 0) -> Phase:
+    if draw(st.integers(0, 7)) == 0:
+        return Phase(window=ALL, dense_below=dense_below)
+    counts = st.sampled_from((0, 1, 3, 17, 40))
+    branches = []
+    for segment in sorted(draw(st.sets(st.integers(1, 70), max_size=5))):
+        branches.append(Branch(segment, draw(st.integers(1, min(9, segment)))))
+    sinks, window, global_ = draw(counts), draw(counts), draw(counts)
+    if not (sinks or window or global_ or branches):
+        window = 1
+    if not branches:
+        return Phase(sinks, window, global_, dense_below)
+    weight: Weight = draw(st.sampled_from(get_args(Weight)))
+    align: Align = draw(st.sampled_from(get_args(Align)))
+    return Phase(sinks, window, global_, dense_below, tuple(branches), weight, align)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> AttentionPlan:
+    below = draw(st.sampled_from((0, 0, 25)))
+    prefill = draw(phases(below))
+    tail = draw(st.one_of(st.just(prefill), phases(below)))
+    return AttentionPlan(prefill, tail, draw(st.sampled_from((0, 2))))
+
+
+@given(plans())
+def test_text_reads_back_as_the_same_plan(plan: AttentionPlan) -> None:
+    assert AttentionPlan.parse(str(plan)) == plan
+    assert plan.explain()
+
+
+@pytest.mark.parametrize(
+    ("text", "plan"),
+    [
+        ("exact", AttentionPlan(Phase(window=ALL), Phase(window=ALL))),
+        (" sinks( 64 ) +window(4096) ", both(Phase(sinks=64, window=4096))),
+        ("global(3)+sinks(2)", both(Phase(sinks=2, global_=3))),
+        (
+            "prefill: sinks(4)+window(508) | tail: exact; dense_layers=2",
+            AttentionPlan(Phase(sinks=4, window=508), Phase(window=ALL), 2),
+        ),
+        ("tail: exact | prefill: window(3)", AttentionPlan(Phase(window=3), Phase(window=ALL))),
+        (
+            "window(3); dense_below=9; dense_layers=1",
+            both(Phase(window=3, dense_below=9), dense_layers=1),
+        ),
+        (
+            "dilated(segments=8/20, rates=1/3, weight=stride, align=query)",
+            both(Phase(branches=(Branch(8, 1), Branch(20, 3)), weight="stride", align="query")),
+        ),
+        (
+            "dilated(w0=10, alpha=3, n=3)",
+            both(Phase(branches=(Branch(10, 1), Branch(30, 3), Branch(90, 9)))),
+        ),
+        ("prefill: streaming | tail: auto", AttentionPlan(Phase(sinks=4, window=2048), Phase(window=ALL))),
+    ],
+)
+def test_parse(text: str, plan: AttentionPlan) -> None:
+    assert AttentionPlan.parse(text) == plan
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_plans(name: str) -> None:
+    plan = AttentionPlan.parse(name)
+    assert AttentionPlan.parse(str(plan)) == plan
+    assert AttentionPlan.default(None, name) == plan
+
+
+def test_defaults() -> None:
+    assert str(AttentionPlan.default(512)) == "exact"
+    assert str(AttentionPlan.parse("skim", n_train=512)) == "prefill: sinks(4)+window(508) | tail: exact"
+    assert str(AttentionPlan.parse("skim", n_train=8192)) == "prefill: sinks(64)+window(4096) | tail: exact"
+    assert str(AttentionPlan.parse("longnet")) == (
+        "dilated(segments=2048/4096/8192/16384/32768, rates=1/2/4/8/16)"
+    )
+    skim = AttentionPlan.default(512, "skim")
+    assert skim.explain().splitlines() == [
+        "the prompt reads the first 4 tokens, and the last 508 tokens",
+        "the last turn and the answer read every key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("topk(64)", "unknown part 'topk'; known: exact, sinks(n), window(n), global(n), dilated(...)"),
+        ("sinks(4)+slash(1, 2)", "unknown part 'slash'; known: exact"),
+        (
+            "hyper",
+            "unknown part 'hyper'; known: .*; presets: auto, exact, streaming, longformer, longnet, skim",
+        ),
+        ("", "a part is missing in ''"),
+        ("sinks(4)++window(2)", "a part is missing in 'sinks(4)++window(2)'"),
+        ("sinks", "sinks needs one number of tokens: sinks(64)"),
+        ("window(1, 2)", "window needs one number of tokens"),
+        ("window(0)", "window: '0' is not a whole number from 1 to 2147483647"),
+        ("window(-3)", "window: '-3' is not"),
+        ("window(2147483648)", "window: '2147483648' is not"),
+        ("window(4k)", "window: '4k' is not"),
+        ("sinks(4", "cannot read 'sinks(4'"),
+        ("sinks(4))", "cannot read 'sinks(4))'"),
+        ("window(3)+window(4)", "window is given twice"),
+        ("exact+window(4)", "exact or window is given twice"),
+        ("exact+sinks(4)", "exact reads every key: leave the other parts out"),
+        ("exact(3)", "exact takes no values"),
+        ("dilated(segments=8/16)", "dilated needs segments= and rates= together"),
+        ("dilated(segments=8, rates=1, n=2)", "dilated needs segments= and rates= together"),
+        ("dilated(segments=8/16, rates=1)", "2 segments but 1 rates"),
+        ("dilated(segments=16/8, rates=1/2)", "segments 16/8 must ascend"),
+        ("dilated(segments=8, rates=9)", "rate 9 is not from 1 to its segment 8"),
+        ("dilated(n=17)", "n=17 branches, at most 16"),
+        ("dilated(n=16, alpha=9)", "is not from 1 to 2147483647"),
+        ("dilated(8)", "dilated: unknown '8'; known: segments="),
+        ("dilated(blocks=8)", "dilated: unknown 'blocks'; known: segments="),
+        ("dilated(weight=mean)", "unknown weight 'mean'; known: count, stride, none"),
+        ("dilated(align=left)", "unknown align 'left'; known: segment, query"),
+        ("dilated(n=2, n=3)", "sets n twice"),
+        ("dilated()+dilated()", "dilated is given twice"),
+        ("exact; delta=64", "unknown option 'delta'; known: dense_below=n, dense_layers=n"),
+        ("exact; dense_below=x", "dense_below: 'x' is not a whole number from 0"),
+        ("exact; dense_below=1, dense_below=2", "option dense_below is given twice"),
+        ("prefill: exact | tial: exact", "unknown phase 'tial'; write prefill: ... | tail: ..."),
+        ("exact | exact", "unknown phase 'exact'; write prefill"),
+        ("tail: exact | tail: exact", "phase tail is given twice"),
+        ("prefill: skim | tail: exact", "skim is a plan of both phases"),
+    ],
+)
+def test_errors_are_one_line_and_name_the_piece(text: str, message: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        AttentionPlan.parse(text)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert all(piece in said for piece in message.split(".*"))
+
+
+def test_values_built_by_hand_are_checked() -> None:
+    for make in (
+        lambda: Phase(),
+        lambda: Phase(sinks=-1),
+        lambda: Phase(window=3, weight="stride"),
+        lambda: Phase(window=ALL, sinks=1),
+        lambda: AttentionPlan(Phase(window=3, dense_below=2), Phase(window=3)),
+        lambda: AttentionPlan(Phase(window=3), Phase(window=3), -1),
+        lambda: AttentionPlan.default(512, "hyper"),
+        lambda: AttentionPlan.parse("skim", n_train=0),
+        lambda: AttentionPlan.parse("exact").share(0),
+    ):
+        with pytest.raises(PlanError):
+            make()
+
+
+def test_choose_plan() -> None:
+    plan, why = choose_plan("auto; dense_layers=1", 512, None)
+    assert str(plan) == "exact; dense_layers=1"
+    assert "every key" in why
+    plan, why = choose_plan(" auto", 512, ([2048, 4096], [1, 2]))
+    assert str(plan) == "dilated(segments=2048/4096, rates=1/2)"
+    assert "GGUF" in why
+    plan, why = choose_plan("auto; dense_layers=1", 512, ([2048, 4096], [1, 2]))
+    assert str(plan) == "dilated(segments=2048/4096, rates=1/2); dense_layers=1"
+    plan, why = choose_plan("skim", 512, ([2048, 4096], [1, 2]))
+    assert plan == AttentionPlan.default(512, "skim")
+    assert why == "asked for"
+    with pytest.raises(PlanError, match="the GGUF's attention"):
+        choose_plan("auto", 512, ([2048, 1024], [1, 2]))
+
+
+@settings(deadline=None)
+@given(phases(), st.integers(1, 90), st.integers(1, 5))
+def test_share_counts_the_keys_of_the_formulas(phase: Phase, n: int, n_head: int) -> None:
+    for h in range(n_head):
+        counts = pattern.counts(phase, n, h)
+        for p in range(0, n, 7):
+            positions = keys(phase, p, h)[0]
+            assert pattern.keys(phase, p, h).tolist() == positions.tolist()
+            assert counts[p] == len(positions)
+    read = sum(len(keys(phase, p, h)[0]) for p in range(n) for h in range(n_head))
+    assert AttentionPlan(phase, phase).share(n, n_head) == pytest.approx(read / n_head / (n * (n + 1) / 2))
+
+
+def test_share_of_layers() -> None:
+    plan = AttentionPlan.parse("window(1); dense_layers=2")
+    assert plan.share(9) == pytest.approx(9 / 45)
+    assert plan.share(9, n_layer=4) == pytest.approx((2 + 2 * 0.2) / 4)
+    assert plan.share(9, n_layer=1) == 1.0
+
+
+def test_share_of_long_prompts() -> None:
+    n = 131072
+    assert AttentionPlan.parse("exact").share(n) == 1.0
+    pairs = n * (n + 1) // 2
+    window = AttentionPlan.parse("window(4096)").share(n)
+    assert window == pytest.approx((pairs - (n - 4096) * (n - 4095) // 2) / pairs, rel=1e-12)
+    longnet = AttentionPlan.parse("longnet").share(n, 32)
+    # The paper's cost, the sum of w / r^2, counts a key once for each branch that reads it.
+    paper = sum(w / r**2 for w, r in zip((2048, 4096, 8192, 16384, 32768), (1, 2, 4, 8, 16), strict=True)) / n
+    assert 0.7 * paper < longnet < paper
