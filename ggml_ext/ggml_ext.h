@@ -57,7 +57,7 @@ struct plong_phase {
 };
 
 struct plong_plan {
-    struct plong_phase phase[2]; /* [0] prefill, [1] tail: the last turn's tokens and the answer */
+    struct plong_phase phase[2];     /* [0] prefill, [1] tail: the last turn's tokens and the answer */
     int32_t            dense_layers; /* layers below this index read every key */
 };
 
@@ -66,8 +66,8 @@ PLONG_API const char * plong_plan_check(const struct plong_plan * plan);
 
 /* Writes the keys that (query position p, query head h) reads, ascending, with log_w, and returns their number
  * (which may exceed cap; nothing is written beyond it). A brute-force listing: for tests and drawings. */
-PLONG_API int64_t plong_phase_keys(
-    const struct plong_phase * phase, int32_t p, int32_t h, int64_t cap, int32_t * pos, float * log_w);
+PLONG_API int64_t
+plong_phase_keys(const struct plong_phase * phase, int32_t p, int32_t h, int64_t cap, int32_t * pos, float * log_w);
 
 /* The number of keys that the query reads, counting each position once, without listing them. */
 PLONG_API int64_t plong_phase_count(const struct plong_phase * phase, int32_t p, int32_t h);
@@ -93,18 +93,18 @@ enum plong_map {
 #define PLONG_MAX_ROT 512 /* largest n_rot */
 
 struct plong_rope {
-    int32_t freq;        /* enum plong_freq */
-    float   factor;      /* s >= 1 */
-    float   beta_fast;   /* YaRN, 32 */
-    float   beta_slow;   /* YaRN, 1 */
-    float   low_freq;    /* Llama 3, 1 */
-    float   high_freq;   /* Llama 3, 4 */
-    int32_t map;         /* enum plong_map */
-    int32_t chunk;       /* DCA: chunk size (keys sit at t mod (chunk - local)); Self-Extend: group G; ReRoPE: window */
-    int32_t local;       /* DCA: local window; Self-Extend: neighbour window W */
-    int32_t logn;        /* 1: q times max(1, ln(p+1) / ln(n_train)) */
-    int32_t n_train;     /* L, the trained length */
-    int32_t n_factors;   /* LongRoPE: n_rot / 2 */
+    int32_t freq;      /* enum plong_freq */
+    float   factor;    /* s >= 1 */
+    float   beta_fast; /* YaRN, 32 */
+    float   beta_slow; /* YaRN, 1 */
+    float   low_freq;  /* Llama 3, 1 */
+    float   high_freq; /* Llama 3, 4 */
+    int32_t map;       /* enum plong_map */
+    int32_t chunk;     /* DCA: chunk size (keys sit at t mod (chunk - local)); Self-Extend: group G; ReRoPE: window */
+    int32_t local;     /* DCA: local window; Self-Extend: neighbour window W */
+    int32_t logn;      /* 1: q times max(1, ln(p+1) / ln(n_train)) */
+    int32_t n_train;   /* L, the trained length */
+    int32_t n_factors; /* LongRoPE: n_rot / 2 */
     float   factors[PLONG_MAX_ROT / 2];
 };
 
@@ -144,13 +144,13 @@ struct plong_slot {  /* one sequence of the ubatch */
 
 struct plong_group { /* consecutive tokens of one sequence and phase */
     int32_t slot;
-    int32_t phase;   /* index into plong_plan.phase */
-    int32_t tok;     /* first token of the ubatch */
-    int32_t n;       /* tokens tok .. tok+n, at positions pos .. pos+n */
+    int32_t phase; /* index into plong_plan.phase */
+    int32_t tok;   /* first token of the ubatch */
+    int32_t n;     /* tokens tok .. tok+n, at positions pos .. pos+n */
     int32_t pos;
 };
 
-struct plong_run {   /* cells cell .. cell+n hold the keys at positions pos .. pos+n */
+struct plong_run { /* cells cell .. cell+n hold the keys at positions pos .. pos+n */
     int32_t pos;
     int32_t cell;
     int32_t n;
@@ -166,19 +166,20 @@ struct plong_batch {
 };
 
 /* int32 words of a batch with these counts. */
-PLONG_API size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs);
-PLONG_API const struct plong_slot  * plong_batch_slots (const struct plong_batch * b);
+PLONG_API size_t                     plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs);
+PLONG_API const struct plong_slot *  plong_batch_slots(const struct plong_batch * b);
 PLONG_API const struct plong_group * plong_batch_groups(const struct plong_batch * b);
-PLONG_API const struct plong_run   * plong_batch_runs  (const struct plong_batch * b);
+PLONG_API const struct plong_run *   plong_batch_runs(const struct plong_batch * b);
 
 /* ---- the op --------------------------------------------------------------------------------------------------- */
 
 struct plong_attn_params {
     float   scale;
     int32_t layer;
-    int32_t n_rot;    /* 0: this layer has no RoPE: position maps leave it alone */
-    int32_t neox;     /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
-    int32_t hadamard; /* K was Hadamard-rotated in blocks of this many dims after RoPE, and q was NOT: the op does; 0: no */
+    int32_t n_rot; /* 0: this layer has no RoPE: position maps leave it alone */
+    int32_t neox;  /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
+    int32_t
+        hadamard; /* K was Hadamard-rotated in blocks of this many dims after RoPE, and q was NOT: the op does; 0: no */
 };
 
 /* q     F32 [d_k, n_head, n_tokens]

@@ -14,7 +14,9 @@ size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs) {
            WORDS(n_runs, struct plong_run);
 }
 
-const struct plong_slot * plong_batch_slots(const struct plong_batch * b) { return (const struct plong_slot *) (b + 1); }
+const struct plong_slot * plong_batch_slots(const struct plong_batch * b) {
+    return (const struct plong_slot *) (b + 1);
+}
 
 const struct plong_group * plong_batch_groups(const struct plong_batch * b) {
     return (const struct plong_group *) (plong_batch_slots(b) + b->n_slots);
@@ -74,8 +76,9 @@ struct ggml_tensor * ggml_long_attn(
     struct ggml_tensor * batch, struct ggml_tensor * table, const struct plong_attn_params * params) {
     GGML_ASSERT(plong_attn_supports(q, k, v, params) == NULL);
     GGML_ASSERT(batch->type == GGML_TYPE_I32 && ggml_is_contiguous(batch));
-    GGML_ASSERT(!table || (table->type == GGML_TYPE_F32 && ggml_is_contiguous(table) &&
-                           (size_t) ggml_nelements(table) == PLONG_ROPE_TABLE_FLOATS(params->n_rot)));
+    GGML_ASSERT(
+        !table || (table->type == GGML_TYPE_F32 && ggml_is_contiguous(table) &&
+                   (size_t) ggml_nelements(table) == PLONG_ROPE_TABLE_FLOATS(params->n_rot)));
 
     const int64_t        ne[4]  = { v->ne[0], q->ne[1], q->ne[2], 1 };
     struct ggml_tensor * result = ggml_new_tensor(ctx, GGML_TYPE_F32, 4, ne);

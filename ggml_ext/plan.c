@@ -81,8 +81,8 @@ float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32
         if (!plong_branch_joins(ph, i, p, h)) {
             continue;
         }
-        const bool owned = ph->weight == PLONG_WEIGHT_STRIDE ? t >= branch_begin(ph, i, p)
-                                                             : branch_reads(ph, i, p, h, t);
+        const bool owned =
+            ph->weight == PLONG_WEIGHT_STRIDE ? t >= branch_begin(ph, i, p) : branch_reads(ph, i, p, h, t);
         if (owned) {
             return -INFINITY;
         }
@@ -111,7 +111,7 @@ int64_t plong_phase_keys(
 }
 
 int plong_phase_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, int32_t h, struct plong_range * out) {
-    int n = 0;
+    int           n   = 0;
     const int32_t end = p1 + 1;
     /* set parts: a head range [0, a) and a tail range [b, end), merged when they touch */
     const int32_t a = min_i32(max_i32(ph->sinks, ph->global), end);
@@ -164,7 +164,7 @@ int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {
     if (ph->align == PLONG_ALIGN_SEGMENT) {
         for (int k = 0; k < ph->n_branches; k++) {
             const int32_t last = p0 - p0 % ph->segment[k] + (ph->segment[k] - 1);
-            cut = last < cut ? last : cut;
+            cut                = last < cut ? last : cut;
         }
     }
     return cut;

@@ -31,7 +31,8 @@ PLONG_API float plong_branch_weight(const struct plong_phase * ph, int k, int32_
 
 /* Ranges that cover every key some query of [p0, p1] reads, out[PLONG_MAX_RANGES]; returns their number. Ranges of set
  * parts are disjoint; a branch's may overlap others: plong_branch_weight() gives each (query, key) to the right one. */
-PLONG_API int plong_phase_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
+PLONG_API int plong_phase_ranges(
+    const struct plong_phase * ph, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
 
 /* Last position <= p1 that a tile starting at p0 may hold: tiles do not cross segment boundaries. */
 PLONG_API int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1);

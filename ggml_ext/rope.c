@@ -159,8 +159,8 @@ void plong_rope_table(const double * f, int32_t n_rot, float * table) {
             for (int i = 0; i < n; i++) {
                 /* |position| < 2^32 and f <= 1: the double product keeps the angle to 1e-6 rad */
                 const double angle = fmod(f[i] * (step * digit), 2 * M_PI);
-                row[2 * i]     = (float) cos(angle);
-                row[2 * i + 1] = (float) sin(angle);
+                row[2 * i]         = (float) cos(angle);
+                row[2 * i + 1]     = (float) sin(angle);
             }
         }
     }

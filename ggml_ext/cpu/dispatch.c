@@ -8,9 +8,9 @@
 #include "attn.h"
 #include "ggml-cpu-impl.h"
 
-#define MAX_ISAS 8
+#define MAX_ISAS          8
 #define SPLITS_PER_THREAD 4 /* keys are split until each thread has this many tiles to do */
-#define KEYS_PER_SPLIT 256
+#define KEYS_PER_SPLIT    256
 
 /* ---- the instruction set -------------------------------------------------------------------------------------- */
 
@@ -49,7 +49,8 @@ static const struct plong_kernel * kernel_in_use(void) {
         const char * name = getenv("PLLAMA_ISA");
         kernel            = name && *name ? kernel_named(name) : best_kernel();
         if (!kernel) {
-            GGML_LOG_WARN("PLLAMA_ISA=%s is unknown or not usable on this processor: using %s\n", name, best_kernel()->name);
+            GGML_LOG_WARN(
+                "PLLAMA_ISA=%s is unknown or not usable on this processor: using %s\n", name, best_kernel()->name);
             kernel = best_kernel();
         }
         atomic_store(&chosen, kernel);
@@ -93,11 +94,11 @@ struct work_head {
 
 /* Everything in wdata, in bytes from its start, after a struct work_head. */
 struct work {
-    size_t tiles;    /* struct plong_tile[] */
-    size_t partials; /* f32: m[], l[], acc[][dv] of rows that are split over keys */
-    size_t threads;  /* per thread: a state of PLONG_ROWS rows, then the kernel's scratch */
-    size_t per_thread;
-    size_t total;
+    size_t  tiles;    /* struct plong_tile[] */
+    size_t  partials; /* f32: m[], l[], acc[][dv] of rows that are split over keys */
+    size_t  threads;  /* per thread: a state of PLONG_ROWS rows, then the kernel's scratch */
+    size_t  per_thread;
+    size_t  total;
     int64_t max_tiles;
     int64_t max_rows; /* partial rows */
 };
@@ -112,10 +113,10 @@ static size_t largest_scratch(int32_t d_k, int32_t d_v) {
 }
 
 static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
-    const struct ggml_tensor * q = op->src[0];
-    const int32_t d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad16(d_v);
-    const int64_t rows = q->ne[1] * q->ne[2];
-    struct work   w;
+    const struct ggml_tensor * q   = op->src[0];
+    const int32_t              d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad16(d_v);
+    const int64_t              rows = q->ne[1] * q->ne[2];
+    struct work                w;
     w.max_tiles = rows;
     /* a tile is split only while there are fewer than SPLITS_PER_THREAD * n_threads tiles, each of <= PLONG_ROWS rows */
     const int64_t slots = 2 * SPLITS_PER_THREAD * (int64_t) n_threads;
@@ -141,15 +142,26 @@ bool plong_cpu_supports(const struct ggml_tensor * op) {
 static struct plong_call make_call(const struct ggml_tensor * op) {
     const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
     struct plong_call         c = {
-                .q = q->data, .k = k->data, .v = v->data, .out = op->data,
-                .q_head = q->nb[1], .q_tok = q->nb[2],
-                .k_head = k->nb[1], .k_cell = k->nb[2], .k_stream = k->nb[3],
-                .v_head = v->nb[1], .v_cell = v->nb[2], .v_stream = v->nb[3],
-                .k_type = k->type, .v_type = v->type,
-                .d_k = (int32_t) q->ne[0], .d_v = (int32_t) op->ne[0],
-                .n_head = (int32_t) q->ne[1], .n_group = (int32_t) (q->ne[1] / k->ne[1]),
-                .batch = (const struct plong_batch *) op->src[3]->data,
-                .table = op->src[4] ? (const float *) op->src[4]->data : NULL,
+        .q        = q->data,
+        .k        = k->data,
+        .v        = v->data,
+        .out      = op->data,
+        .q_head   = q->nb[1],
+        .q_tok    = q->nb[2],
+        .k_head   = k->nb[1],
+        .k_cell   = k->nb[2],
+        .k_stream = k->nb[3],
+        .v_head   = v->nb[1],
+        .v_cell   = v->nb[2],
+        .v_stream = v->nb[3],
+        .k_type   = k->type,
+        .v_type   = v->type,
+        .d_k      = (int32_t) q->ne[0],
+        .d_v      = (int32_t) op->ne[0],
+        .n_head   = (int32_t) q->ne[1],
+        .n_group  = (int32_t) (q->ne[1] / k->ne[1]),
+        .batch    = (const struct plong_batch *) op->src[3]->data,
+        .table    = op->src[4] ? (const float *) op->src[4]->data : NULL,
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;
@@ -176,8 +188,15 @@ static int64_t make_tiles(const struct plong_call * c, struct plong_tile * tiles
                     last               = last < group->pos + group->n - 1 ? last : group->pos + group->n - 1;
                     last               = plong_phase_cut(phase, pos, last);
                     tiles[n++]         = (struct plong_tile) {
-                                .group = group, .phase = phase, .tok = group->tok + i, .pos = pos,
-                                .n_tok = last - pos + 1, .head0 = h, .n_h = n_h, .split = 0, .n_splits = 1,
+                        .group    = group,
+                        .phase    = phase,
+                        .tok      = group->tok + i,
+                        .pos      = pos,
+                        .n_tok    = last - pos + 1,
+                        .head0    = h,
+                        .n_h      = n_h,
+                        .split    = 0,
+                        .n_splits = 1,
                     };
                     i += last - pos + 1;
                 }
@@ -199,8 +218,8 @@ static void empty_state(struct plong_state * s, int rows, int dv) {
 static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_state * s) {
     const int dv = plong_pad16(c->d_v);
     for (int r = 0; r < tile->n_tok * tile->n_h; r++) {
-        float * out = (float *) c->out +
-                      ((size_t) (tile->tok + r / tile->n_h) * c->n_head + tile->head0 + r % tile->n_h) * c->d_v;
+        float *     out  = (float *) c->out +
+                           ((size_t) (tile->tok + r / tile->n_h) * c->n_head + tile->head0 + r % tile->n_h) * c->d_v;
         const float norm = s->l[r] == 0.0f ? 0.0f : 1.0f / s->l[r];
         for (int i = 0; i < c->d_v; i++) {
             out[i] = s->acc[(size_t) r * dv + i] * norm;
@@ -222,7 +241,7 @@ static int32_t choose_splits(const struct plong_tile * tiles, int64_t n, int n_t
     int64_t most = 0;
     for (int64_t i = 0; i < n; i++) {
         struct plong_range ranges[PLONG_MAX_RANGES];
-        const int n_ranges =
+        const int          n_ranges =
             plong_phase_ranges(tiles[i].phase, tiles[i].pos, tiles[i].pos + tiles[i].n_tok - 1, tiles[i].head0, ranges);
         int64_t keys = 0;
         for (int r = 0; r < n_ranges; r++) {
@@ -246,14 +265,16 @@ static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
 
 /* Merges the parts of one tile and writes its rows. part(i) starts at parts + i * size. */
 static void finish_tile(
-    const struct plong_call * c, const struct plong_kernel * kernel, const struct plong_tile * tile, float * parts, size_t size,
-    int32_t n_splits) {
+    const struct plong_call * c, const struct plong_kernel * kernel, const struct plong_tile * tile, float * parts,
+    size_t size, int32_t n_splits) {
     const int          rows = tile->n_tok * tile->n_h, dv = plong_pad16(c->d_v);
     struct plong_state into = state_at(parts, rows);
     for (int32_t i = 1; i < n_splits; i++) {
         const struct plong_state from = state_at(parts + i * size, rows);
         for (int r = 0; r < rows; r++) {
-            kernel->merge(&into.m[r], &into.l[r], into.acc + (size_t) r * dv, from.m[r], from.l[r], from.acc + (size_t) r * dv, dv);
+            kernel->merge(
+                &into.m[r], &into.l[r], into.acc + (size_t) r * dv, from.m[r], from.l[r], from.acc + (size_t) r * dv,
+                dv);
         }
     }
     write_rows(c, tile, &into);
@@ -291,8 +312,8 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
         const int          rows    = tile.n_tok * tile.n_h;
         struct plong_state state   = state_at(n_splits > 1 ? parts + item * part_size : (float *) mine, rows);
         void *             scratch = mine + align64((size_t) PLONG_ROWS * (dv + 2) * sizeof(float));
-        tile.split    = (int32_t) (item % n_splits);
-        tile.n_splits = n_splits;
+        tile.split                 = (int32_t) (item % n_splits);
+        tile.n_splits              = n_splits;
         empty_state(&state, rows, dv);
         kernel->tile(&call, &tile, &state, scratch);
         if (n_splits == 1) {

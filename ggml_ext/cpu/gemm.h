@@ -6,7 +6,8 @@
 
 /* mr x nv register block; mr and nv are constants at every call, so the loops unroll */
 static inline __attribute__((always_inline)) void gemm_block(
-    const int mr, const int nv, int n, const float * a, int lda, const float * b, int ldb, float * c, int ldc, bool add) {
+    const int mr, const int nv, int n, const float * a, int lda, const float * b, int ldb, float * c, int ldc,
+    bool add) {
     vf acc[MR][NV];
     for (int i = 0; i < mr; i++) {
         for (int j = 0; j < nv; j++) {

@@ -1,7 +1,7 @@
 /* isa_avx2.c - the tile body for x86-64 with AVX2, FMA and F16C. */
 #define PLONG_ISA_AVX2
 #define PLONG_ISA_STRING "avx2"
-#define PLONG_NAME(x) x##_avx2
+#define PLONG_NAME(x)    x##_avx2
 
 #include <stdbool.h>
 

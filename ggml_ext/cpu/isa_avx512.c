@@ -1,13 +1,13 @@
 /* isa_avx512.c - the tile body for x86-64 with AVX-512 F, BW, DQ, VL. */
 #define PLONG_ISA_AVX512
 #define PLONG_ISA_STRING "avx512"
-#define PLONG_NAME(x) x##_avx512
+#define PLONG_NAME(x)    x##_avx512
 
 #include <stdbool.h>
 
 static bool isa_usable(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
 #include "tile.h"

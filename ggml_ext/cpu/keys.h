@@ -17,17 +17,17 @@ struct key_walk {
     int32_t                  run; /* last one used */
     struct plong_range       range[PLONG_MAX_RANGES];
     int                      n_ranges;
-    int                      at;         /* current range */
-    int64_t                  next;       /* next index into it */
-    int64_t                  left;       /* keys of this split still to come, holes included */
+    int                      at;   /* current range */
+    int64_t                  next; /* next index into it */
+    int64_t                  left; /* keys of this split still to come, holes included */
 };
 
 static void key_walk_begin(struct key_walk * w, const struct plong_call * call, const struct plong_tile * tile) {
     const struct plong_slot * slot = plong_batch_slots(call->batch) + tile->group->slot;
-    w->runs     = plong_batch_runs(call->batch) + slot->run_beg;
-    w->n_runs   = slot->run_end - slot->run_beg;
-    w->run      = 0;
-    w->n_ranges = plong_phase_ranges(tile->phase, tile->pos, tile->pos + tile->n_tok - 1, tile->head0, w->range);
+    w->runs                        = plong_batch_runs(call->batch) + slot->run_beg;
+    w->n_runs                      = slot->run_end - slot->run_beg;
+    w->run                         = 0;
+    w->n_ranges   = plong_phase_ranges(tile->phase, tile->pos, tile->pos + tile->n_tok - 1, tile->head0, w->range);
     int64_t total = 0;
     for (int i = 0; i < w->n_ranges; i++) {
         total += plong_range_count(&w->range[i]);
@@ -63,9 +63,9 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
     b->n = 0;
     while (w->left > 0 && w->at < w->n_ranges) {
-        const struct plong_range * r = &w->range[w->at];
-        const int64_t count = plong_range_count(r);
-        b->branch           = r->branch;
+        const struct plong_range * r     = &w->range[w->at];
+        const int64_t              count = plong_range_count(r);
+        b->branch                        = r->branch;
         while (w->left > 0 && w->next < count && b->n < PLONG_KEYS) {
             const int32_t t = r->beg + (int32_t) w->next * r->stride;
             w->run          = key_walk_run(w, t);

@@ -44,15 +44,16 @@ static inline void softmax_block(float * s, int n, float * m, float * l, float *
     *l += vf_sum(sum);
 }
 
-static void softmax_merge(float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d) {
+static void softmax_merge(
+    float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d) {
     if (m_b == -INFINITY) {
         return;
     }
     const float m  = *m_a > m_b ? *m_a : m_b;
     const float fa = *m_a == -INFINITY ? 0.0f : expf(*m_a - m);
     const float fb = expf(m_b - m);
-    *m_a = m;
-    *l_a = *l_a * fa + l_b * fb;
+    *m_a           = m;
+    *l_a           = *l_a * fa + l_b * fb;
     for (int i = 0; i < d; i += VW) {
         vf_store(acc_a + i, vf_add(vf_mul(vf_load(acc_a + i), vf_set1(fa)), vf_mul(vf_load(acc_b + i), vf_set1(fb))));
     }

@@ -24,8 +24,10 @@ struct tile_scratch {
 
 static size_t tile_layout(struct tile_scratch * t, float * base, int32_t d_k, int32_t d_v) {
     const size_t dk = (size_t) plong_pad16(d_k), dv = (size_t) plong_pad16(d_v);
-    const size_t sizes[] = { PLONG_ZONES * PLONG_ROWS * dk, PLONG_KEYS * dk, PLONG_KEYS * dk, PLONG_KEYS * dk,
-                             PLONG_KEYS * dv, PLONG_ROWS * PLONG_KEYS, PLONG_ROWS * PLONG_KEYS, PLONG_MAX_ROT };
+    const size_t sizes[] = {
+        PLONG_ZONES * PLONG_ROWS * dk, PLONG_KEYS * dk,         PLONG_KEYS * dk, PLONG_KEYS * dk, PLONG_KEYS * dv,
+        PLONG_ROWS * PLONG_KEYS,       PLONG_ROWS * PLONG_KEYS, PLONG_MAX_ROT
+    };
     float ** const parts[] = { &t->q, &t->k, &t->k_near, &t->kt, &t->v, &t->s, &t->s_zone, &t->angles };
     size_t         at      = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -63,12 +65,11 @@ static inline int64_t zone_query_shift(const struct plong_rope * rope, int32_t m
     const int64_t stored = plong_rope_stored(rope, p);
     switch (map) {
         case PLONG_MAP_DCA: {
-            const int32_t c = rope->chunk - rope->local;
+            const int32_t c     = rope->chunk - rope->local;
             const int32_t ahead = (int32_t) stored + c;
             return zone == 0 ? 0 : (zone == 1 && ahead < rope->chunk ? ahead : rope->chunk) - stored;
         }
-        case PLONG_MAP_SELF_EXTEND:
-            return zone == 0 ? p - ref - stored : rope->local - rope->local / rope->chunk;
+        case PLONG_MAP_SELF_EXTEND: return zone == 0 ? p - ref - stored : rope->local - rope->local / rope->chunk;
         case PLONG_MAP_REROPE: return zone == 0 ? p - ref : rope->chunk;
         default: return 0;
     }
@@ -80,7 +81,8 @@ static inline bool zone_unfolds(int32_t map, int zone) {
 }
 
 /* q[zone][row] for all zones of the map */
-static void load_queries(const struct plong_call * call, const struct plong_tile * tile, int32_t map, struct tile_scratch * t) {
+static void load_queries(
+    const struct plong_call * call, const struct plong_tile * tile, int32_t map, struct tile_scratch * t) {
     const struct plong_rope * rope  = &call->batch->rope;
     const int                 dk    = plong_pad16(call->d_k);
     const int                 zones = map == PLONG_MAP_ABSOLUTE ? 1 : map == PLONG_MAP_DCA ? 3 : 2;
@@ -95,7 +97,9 @@ static void load_queries(const struct plong_call * call, const struct plong_tile
             }
             for (int h = 0; h < tile->n_h; h++) {
                 float * q = t->q + ((size_t) z * PLONG_ROWS + i * tile->n_h + h) * dk;
-                row_to_f32(GGML_TYPE_F32, call->q + (tile->tok + i) * call->q_tok + (tile->head0 + h) * call->q_head, q, call->d_k);
+                row_to_f32(
+                    GGML_TYPE_F32, call->q + (tile->tok + i) * call->q_tok + (tile->head0 + h) * call->q_head, q,
+                    call->d_k);
                 if (shift) {
                     row_rotate(q, t->angles, call->params.n_rot, call->params.neox);
                 }
@@ -109,7 +113,8 @@ static void load_queries(const struct plong_call * call, const struct plong_tile
 }
 
 /* k_near from k: back to the basis before the Hadamard transform, then from the stored to the true position less ref */
-static void unfold_keys(const struct plong_call * call, const struct key_block * b, int32_t ref, struct tile_scratch * t) {
+static void unfold_keys(
+    const struct plong_call * call, const struct key_block * b, int32_t ref, struct tile_scratch * t) {
     const int dk = plong_pad16(call->d_k);
     for (int j = 0; j < b->n; j++) {
         float *       x     = t->k_near + (size_t) j * dk;
@@ -147,7 +152,8 @@ static void logits(const float * q, const float * k, int rows, int n, int dk, fl
     gemm(rows, PLONG_KEYS, dk, q, dk, kt, PLONG_KEYS, s, PLONG_KEYS, false);
 }
 
-static bool set_block_is_full(const struct plong_phase * ph, const struct plong_tile * tile, const struct key_block * b) {
+static bool set_block_is_full(
+    const struct plong_phase * ph, const struct plong_tile * tile, const struct key_block * b) {
     if (b->pos[b->n - 1] > tile->pos) {
         return false; /* the causal edge */
     }
@@ -177,8 +183,8 @@ static void mask_block(const struct plong_tile * tile, const struct key_block * 
     for (int i = 0; i < tile->n_tok; i++) {
         const int32_t p = tile->pos + i;
         for (int h = 0; h < tile->n_h; h++) {
-            float *   row   = s + (size_t) (i * tile->n_h + h) * PLONG_KEYS;
-            const int head  = tile->head0 + h;
+            float *   row  = s + (size_t) (i * tile->n_h + h) * PLONG_KEYS;
+            const int head = tile->head0 + h;
             if (plain) {
                 const bool    joins = plong_branch_joins(ph, b->branch, p, head);
                 const int32_t first = ph->align == PLONG_ALIGN_QUERY ? p - ph->segment[b->branch] + 1 : 0;
@@ -206,10 +212,10 @@ static void block_logits(
     const struct plong_call * call, const struct plong_tile * tile, const struct key_block * b, int32_t map, int rows,
     struct tile_scratch * t) {
     const struct plong_rope * rope = &call->batch->rope;
-    const int32_t p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1;
-    const int32_t t0 = b->pos[0], t1 = b->pos[b->n - 1];
-    const int     dk = plong_pad16(call->d_k);
-    const int     z0 = zone_of(rope, map, p0, t1), z1 = zone_of(rope, map, p1, t0);
+    const int32_t             p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1;
+    const int32_t             t0 = b->pos[0], t1 = b->pos[b->n - 1];
+    const int                 dk = plong_pad16(call->d_k);
+    const int                 z0 = zone_of(rope, map, p0, t1), z1 = zone_of(rope, map, p1, t0);
     if (zone_unfolds(map, z0)) {
         unfold_keys(call, b, tile->pos, t);
     }
@@ -227,7 +233,8 @@ static void block_logits(
     }
 }
 
-static void tile_run(const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
+static void tile_run(
+    const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
     struct tile_scratch t;
     tile_layout(&t, scratch, call->d_k, call->d_v);
     const int     dk = plong_pad16(call->d_k), dv = plong_pad16(call->d_v);

@@ -39,16 +39,19 @@ void plong_state_check(const plong_state & state, const llama_hparams & hparams)
         return;
     }
     if (hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
-        throw std::runtime_error("this RoPE policy needs a model with RoPE, and this one has none: use rope=\"native\"");
+        throw std::runtime_error(
+            "this RoPE policy needs a model with RoPE, and this one has none: use rope=\"native\"");
     }
     if (state.maps() && state.layers.empty()) {
-        throw std::runtime_error("this RoPE policy needs attention layers with a plain K/V cache, and this model has none: use rope=\"native\"");
+        throw std::runtime_error(
+            "this RoPE policy needs attention layers with a plain K/V cache, and this model has none: use "
+            "rope=\"native\"");
     }
     for (const auto & [il, reason] : state.layers) {
         if (!reason.empty() && state.maps()) {
             throw std::runtime_error(
-                "this RoPE policy needs every attention layer, but layer " + std::to_string(il) + " is left to upstream (" +
-                reason + "): use rope=\"native\" or a frequency policy such as \"yarn(4)\"");
+                "this RoPE policy needs every attention layer, but layer " + std::to_string(il) +
+                " is left to upstream (" + reason + "): use rope=\"native\" or a frequency policy such as \"yarn(4)\"");
         }
     }
 }
@@ -85,11 +88,14 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
     }
     plong_state & state    = *ctx->get_cparams().plong;
     const bool    was_rope = state.maps() || state.scales();
-    const bool    is_rope  = wanted.enabled && (wanted.rope.map != PLONG_MAP_ABSOLUTE || wanted.rope.freq != PLONG_FREQ_NATIVE);
-    if ((was_rope || is_rope) && (state.enabled() != (wanted.enabled != 0) || memcmp(&state.config.rope, &wanted.rope, sizeof(plong_rope)) != 0)) {
+    const bool    is_rope =
+        wanted.enabled && (wanted.rope.map != PLONG_MAP_ABSOLUTE || wanted.rope.freq != PLONG_FREQ_NATIVE);
+    if ((was_rope || is_rope) && (state.enabled() != (wanted.enabled != 0) ||
+                                  memcmp(&state.config.rope, &wanted.rope, sizeof(plong_rope)) != 0)) {
         for (uint32_t s = 0; s < ctx->get_cparams().n_seq_max; s++) {
             if (llama_memory_seq_pos_max(llama_get_memory(ctx), (llama_seq_id) s) >= 0) {
-                return fail("the RoPE policy can only change while the KV cache is empty: call reset(clear=True) first");
+                return fail(
+                    "the RoPE policy can only change while the KV cache is empty: call reset(clear=True) first");
             }
         }
     }

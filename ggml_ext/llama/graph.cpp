@@ -40,11 +40,13 @@ void append_runs(const llama_kv_cells & cells, uint32_t n_kv, llama_seq_id seq, 
         runs.push_back({ pos, (int32_t) i, 1 });
     }
     if (!sorted) {
-        std::sort(runs.begin() + begin, runs.end(), [](const plong_run & a, const plong_run & b) { return a.pos < b.pos; });
+        std::sort(
+            runs.begin() + begin, runs.end(), [](const plong_run & a, const plong_run & b) { return a.pos < b.pos; });
     }
 }
 
-void collect(const plong_state & state, const llama_kv_cache_context & mctx, const llama_ubatch & ubatch, batch_parts & out) {
+void collect(
+    const plong_state & state, const llama_kv_cache_context & mctx, const llama_ubatch & ubatch, batch_parts & out) {
     std::map<llama_seq_id, int32_t>  slot_of;
     std::map<llama_seq_id, uint32_t> n_of;
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
@@ -53,7 +55,7 @@ void collect(const plong_state & state, const llama_kv_cache_context & mctx, con
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
         const llama_seq_id seq = ubatch.seq_id[i][0];
         const llama_pos    pos = ubatch.pos[i];
-        auto [it, fresh] = slot_of.emplace(seq, (int32_t) out.slots.size());
+        auto [it, fresh]       = slot_of.emplace(seq, (int32_t) out.slots.size());
         if (fresh) {
             plong_slot slot = { (int32_t) mctx.plong_stream(seq), (int32_t) out.runs.size(), 0 };
             append_runs(mctx.plong_cells(seq), mctx.get_n_kv(), seq, out.runs);
@@ -73,15 +75,15 @@ void collect(const plong_state & state, const llama_kv_cache_context & mctx, con
     }
 }
 
-}  // namespace
+} // namespace
 
 /* The op's batch tensor. One for all layers of a graph. */
 class llm_graph_input_plong : public llm_graph_input_i {
-public:
+  public:
     using mctx_fn = std::function<const llama_kv_cache_context *()>;
 
-    llm_graph_input_plong(std::shared_ptr<plong_state> state, mctx_fn mctx, int32_t n_head) :
-        state(std::move(state)), mctx(std::move(mctx)), n_head(n_head) {}
+    llm_graph_input_plong(std::shared_ptr<plong_state> state, mctx_fn mctx, int32_t n_head)
+        : state(std::move(state)), mctx(std::move(mctx)), n_head(n_head) {}
 
     /* Words wanted for the ubatch, with room to grow before the graph must be built anew. */
     int64_t words_for(const llama_ubatch & ubatch) {
@@ -111,14 +113,14 @@ public:
         GGML_ASSERT((int32_t) parts.slots.size() <= n_slots && (int32_t) parts.runs.size() <= n_runs);
 
         plong_batch head = {};
-        head.n_slots  = parts.slots.size();
-        head.n_groups = parts.groups.size();
-        head.n_runs   = parts.runs.size();
-        head.n_tokens = ubatch->n_tokens;
-        head.plan     = state->config.plan;
-        head.rope     = state->config.rope;
-        size_t at = 0;
-        const auto put = [&](const void * data, size_t size) {
+        head.n_slots     = parts.slots.size();
+        head.n_groups    = parts.groups.size();
+        head.n_runs      = parts.runs.size();
+        head.n_tokens    = ubatch->n_tokens;
+        head.plan        = state->config.plan;
+        head.rope        = state->config.rope;
+        size_t     at    = 0;
+        const auto put   = [&](const void * data, size_t size) {
             ggml_backend_tensor_set(batch, data, at, size);
             at += size;
         };
@@ -141,7 +143,7 @@ public:
 
     ggml_tensor * batch = nullptr; /* I32 [words] */
 
-private:
+  private:
     /* Keys are counted by position: a hole in the cache counts as read. */
     void count() {
         int64_t n_dense = 0, n_taken = 0;
@@ -186,7 +188,8 @@ private:
 /* ---- which layers --------------------------------------------------------------------------------------------- */
 
 static std::string refusal(
-    const llm_graph_context & graph, const ggml_tensor * kq_b, const ggml_tensor * sinks, const ggml_tensor * v_mla, bool swa) {
+    const llm_graph_context & graph, const ggml_tensor * kq_b, const ggml_tensor * sinks, const ggml_tensor * v_mla,
+    bool swa) {
     if (swa) {
         return "sliding-window layer: upstream's cache keeps only its window";
     }
@@ -255,8 +258,8 @@ plong_layer plong_prepare(
 }
 
 static ggml_tensor * build(
-    const llm_graph_context & graph, llm_graph_input_plong *& input, llm_graph_input_plong::mctx_fn mctx, plong_layer & layer,
-    ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int il) {
+    const llm_graph_context & graph, llm_graph_input_plong *& input, llm_graph_input_plong::mctx_fn mctx,
+    plong_layer & layer, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int il) {
     const auto & state = graph.cparams.plong;
     if (layer.params.hadamard) {
         q = layer.q;
@@ -279,8 +282,8 @@ static ggml_tensor * build(
 }
 
 ggml_tensor * plong_build(
-    const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q, ggml_tensor * k,
-    ggml_tensor * v, int il) {
+    const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v, int il) {
     return build(graph, inp->plong, [inp] { return inp->mctx; }, layer, q, k, v, il);
 }
 

@@ -30,7 +30,8 @@ LLAMA_API void plong_llama_configure_next(const struct plong_config * config);
 
 /* Changes the configuration of a live context. The RoPE policy can only change while its KV cache is empty.
  * Returns 0, or -1 with one line in err. */
-LLAMA_API int32_t plong_llama_configure(struct llama_context * ctx, const struct plong_config * config, char * err, size_t n_err);
+LLAMA_API int32_t
+plong_llama_configure(struct llama_context * ctx, const struct plong_config * config, char * err, size_t n_err);
 
 /* Tokens of seq at positions >= pos belong to the tail phase; pos < 0 forgets it. Without it, a token that comes alone
  * (decode) is tail, one that comes in a larger ubatch is prefill. */

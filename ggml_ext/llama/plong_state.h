@@ -30,8 +30,8 @@ struct plong_constant {
 
 /* RoPE of one layer as its graph node says it, and the policy over it. */
 struct plong_layer_rope {
-    int32_t                         n_rot = 0;
-    bool                            neox  = false;
+    int32_t                         n_rot     = 0;
+    bool                            neox      = false;
     float                           magnitude = 1.0f;
     std::shared_ptr<plong_constant> factors; /* divides the base frequencies; null when the policy is native */
     std::shared_ptr<plong_constant> table;   /* null when the position map is absolute */
@@ -41,10 +41,10 @@ struct plong_layer_rope {
 struct plong_state {
     plong_config config = {};
 
-    std::map<int32_t, std::string>      layers; /* il -> why upstream's path runs it, empty when the op does */
-    std::map<llama_seq_id, llama_pos>   tails;
+    std::map<int32_t, std::string>    layers; /* il -> why upstream's path runs it, empty when the op does */
+    std::map<llama_seq_id, llama_pos> tails;
     std::map<std::string, std::shared_ptr<plong_layer_rope>> ropes; /* by the parameters of the node */
-    plong_stats                         stats = {};
+    plong_stats                                              stats = {};
 
     bool enabled() const { return config.enabled != 0; }
     bool maps() const { return enabled() && config.rope.map != PLONG_MAP_ABSOLUTE; }
@@ -69,7 +69,7 @@ ggml_tensor * plong_shift_factors(const plong_state * state, ggml_context * ctx,
 /* One layer's attention through the op. prepare() comes before K is stored and Q is Hadamard-rotated: it applies the
  * frequency policy to the layer's RoPE nodes and decides; build() then makes the node, or is not called. */
 struct plong_layer {
-    bool                              take = false;
+    bool                              take   = false;
     plong_attn_params                 params = {};
     ggml_tensor *                     q      = nullptr; /* before the Hadamard transform */
     std::shared_ptr<plong_layer_rope> rope;
@@ -82,8 +82,8 @@ plong_layer plong_prepare(
 /* -> F32 [d_v * n_head, n_tokens], or null when the tensors turn out not to fit (recorded). q is what upstream's
  * attention would get. */
 ggml_tensor * plong_build(
-    const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q, ggml_tensor * k,
-    ggml_tensor * v, int il);
+    const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v, int il);
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
     ggml_tensor * k, ggml_tensor * v, int il);

@@ -25,9 +25,9 @@ rope_op read_op(const ggml_tensor * node) {
  * set when a node on the way leaves doubt; null without it means that the layer has no RoPE. */
 ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
     const auto bent = [&](ggml_tensor * src) { /* harmless only when no rotation came before */
-        ggml_tensor * before = find_rope(src, lost);
-        lost |= before != nullptr;
-        return before;
+                                               ggml_tensor * before = find_rope(src, lost);
+                                               lost |= before != nullptr;
+                                               return before;
     };
     while (t) {
         switch (t->op) {
@@ -65,7 +65,9 @@ ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
 /* Frequencies as ggml's own rope computes them, in double precision; `factors` as in the node. */
 void node_freqs(const rope_op & op, const std::vector<float> & factors, std::vector<double> & f) {
     const double d    = op.n_rot;
-    const auto   corr = [&](double beta) { return d * log(op.n_ctx_orig / (2 * M_PI * beta)) / (2 * log((double) op.base)); };
+    const auto   corr = [&](double beta) {
+        return d * log(op.n_ctx_orig / (2 * M_PI * beta)) / (2 * log((double) op.base));
+    };
     const double low  = op.ext_factor != 0 ? fmax(0, floor(corr(op.beta_fast))) : 0;
     const double high = op.ext_factor != 0 ? fmin(d - 1, ceil(corr(op.beta_slow))) : 0;
     for (int i = 0; i < op.n_rot / 2; i++) {
@@ -101,7 +103,8 @@ std::vector<float> read_factors(const ggml_tensor * t, int n) {
     return out;
 }
 
-std::shared_ptr<plong_constant> policy_factors(const plong_rope & policy, int32_t n_rot, double base, float & magnitude) {
+std::shared_ptr<plong_constant> policy_factors(
+    const plong_rope & policy, int32_t n_rot, double base, float & magnitude) {
     std::vector<double> f(n_rot / 2);
     magnitude = plong_rope_freqs(&policy, n_rot, base, nullptr, f.data());
     std::vector<float> factors(n_rot / 2);
@@ -120,7 +123,7 @@ void rewrite(ggml_tensor * node, ggml_tensor * factors, float magnitude) {
     node->src[2] = factors;
 }
 
-}  // namespace
+} // namespace
 
 ggml_tensor * plong_constant::tensor(ggml_context * ctx, const char * name) const {
     ggml_tensor * t = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, ne);

@@ -71,18 +71,18 @@ static double largest_error(const float * got, const char * expected, int64_t n)
 }
 
 static double run(const struct input * file, int n_threads) {
-    struct input              in   = *file;
-    const struct header *     h    = &in.h;
-    const enum ggml_type      type = (enum ggml_type) h->kv_type;
-    struct ggml_init_params   init = { .mem_size = 4 * in.size + (16u << 20), .mem_buffer = NULL, .no_alloc = false };
-    struct ggml_context *     ctx  = ggml_init(init);
-    struct ggml_tensor *      q    = next_tensor(&in, ctx, GGML_TYPE_F32, h->d_k, h->n_head, h->n_tokens, 1);
-    struct ggml_tensor *      k    = next_tensor(&in, ctx, type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
-    struct ggml_tensor *      v    = next_tensor(&in, ctx, type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
-    struct ggml_tensor *      b    = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
-    struct ggml_tensor *      tab  = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
-    struct ggml_tensor *      out  = ggml_long_attn(ctx, q, k, v, b, tab, &h->params);
-    struct ggml_cgraph *      g    = ggml_new_graph(ctx);
+    struct input            in   = *file;
+    const struct header *   h    = &in.h;
+    const enum ggml_type    type = (enum ggml_type) h->kv_type;
+    struct ggml_init_params init = { .mem_size = 4 * in.size + (16u << 20), .mem_buffer = NULL, .no_alloc = false };
+    struct ggml_context *   ctx  = ggml_init(init);
+    struct ggml_tensor *    q    = next_tensor(&in, ctx, GGML_TYPE_F32, h->d_k, h->n_head, h->n_tokens, 1);
+    struct ggml_tensor *    k    = next_tensor(&in, ctx, type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
+    struct ggml_tensor *    v    = next_tensor(&in, ctx, type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
+    struct ggml_tensor *    b    = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
+    struct ggml_tensor *    tab  = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
+    struct ggml_tensor *    out  = ggml_long_attn(ctx, q, k, v, b, tab, &h->params);
+    struct ggml_cgraph *    g    = ggml_new_graph(ctx);
     ggml_build_forward_expand(g, out);
     if (ggml_graph_compute_with_ctx(ctx, g, n_threads) != GGML_STATUS_SUCCESS) {
         exit(2);
@@ -107,8 +107,9 @@ int main(int argc, char ** argv) {
                 const double e  = run(&file, n_threads);
                 const bool   ok = e <= (double) file.h.allowed && plong_cpu_isa_tiles(isa) > before;
                 if (!ok) {
-                    printf("%s %s %d threads: error %g, allowed %g\n", argv[i], plong_cpu_isa_name(isa), n_threads, e,
-                           (double) file.h.allowed);
+                    printf(
+                        "%s %s %d threads: error %g, allowed %g\n", argv[i], plong_cpu_isa_name(isa), n_threads, e,
+                        (double) file.h.allowed);
                 }
                 passed += ok;
                 failed += !ok;

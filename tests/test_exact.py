@@ -1,0 +1,167 @@
+"""The `exact` plan against upstream's own attention, on whole models and behind plain llama_decode."""
+
+from __future__ import annotations
+
+import pydoc_data.topics
+from collections.abc import Iterator
+from pathlib import Path
+
+import make_random_gguf
+import numpy as np
+import pytest
+from raw_model import Model, nll
+
+ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe")
+
+
+@pytest.fixture(scope="module", params=ARCHS)
+def random_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = tmp_path_factory.mktemp("models") / f"{request.param}.gguf"
+    make_random_gguf.write(path, request.param, seed=1)
+    model = Model(path, request.param)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def demo(demo_model: str) -> Iterator[Model]:
+    model = Model(Path(demo_model))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def precise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """Weights in f32: a matrix product with quantized weights would quantize the activations too, and hide much."""
+    path = tmp_path_factory.mktemp("models") / "precise.gguf"
+    make_random_gguf.write(path, "llama", seed=3, type="f32", n_ctx_train=256)
+    model = Model(path)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def text_tokens(demo: Model) -> list[int]:
+    return demo.tokenize(" ".join(pydoc_data.topics.topics.values()))
+
+
+def test_logits_on_random_models(random_model: Model) -> None:
+    tokens = random_model.tokens(1000)
+    with random_model.context(1024) as ours, random_model.context(1024, None) as upstream:
+        a, b = ours.decode(tokens), upstream.decode(tokens)
+    with random_model.context(1024, None, flash=False) as other:
+        c = other.decode(tokens)
+    rounding = np.sqrt(np.mean((b - c) ** 2))  # upstream's two paths differ by their f16 roundings only
+    assert np.sqrt(np.mean((a - b) ** 2)) <= 2 * rounding
+    assert np.abs(a - b).max() <= 2 * max(float(np.abs(b - c).max()), 10 * rounding)
+    assert (a.argmax(axis=1) == b.argmax(axis=1)).mean() >= 0.99
+
+
+def test_layers_that_take_the_op(random_model: Model) -> None:
+    with random_model.context(512) as context:
+        layers = context.layers()
+    refused = {layer for layer, reason in layers if reason}
+    if random_model.arch == "gemma3":
+        assert refused == {0, 1, 2, 3, 4, 6}
+        assert all("sliding-window" in reason for _, reason in layers if reason)
+    else:
+        assert layers and not refused
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+def test_cache_types(demo: Model, text_tokens: list[int], kv_type: str) -> None:
+    tokens = text_tokens[:512]
+    with demo.context(512, kv_type="f32") as best:
+        reference = best.decode(tokens)
+    with demo.context(512, kv_type=kv_type) as ours, demo.context(512, None, kv_type=kv_type) as upstream:
+        a, b = ours.decode(tokens), upstream.decode(tokens)
+    error = np.sqrt(np.mean((a - reference) ** 2))
+    assert error <= 1.05 * np.sqrt(np.mean((b - reference) ** 2)) + 1e-3, "never further off than upstream"
+
+
+def test_greedy_text(demo: Model, text_tokens: list[int]) -> None:
+    prompt = text_tokens[1000:1100]
+
+    def greedy(plan: str | None) -> list[int]:
+        with demo.context(512, plan) as context:
+            logits, out = context.decode(prompt)[-1], []
+            for i in range(256):
+                out.append(int(logits.argmax()))
+                logits = context.decode(out[-1:], len(prompt) + i)[-1]
+        return out
+
+    assert greedy("exact") == greedy(None)
+
+
+def test_perplexity(demo: Model, text_tokens: list[int]) -> None:
+    tokens = text_tokens[: 40 * 512]
+    assert len(tokens) >= 20_000
+
+    def perplexity(plan: str | None) -> float:
+        losses = []
+        with demo.context(512, plan) as context:
+            for i in range(0, len(tokens), 512):
+                window = tokens[i : i + 512]
+                losses.append(nll(context.decode(window), window))
+                context.clear()
+        return float(np.exp(np.concatenate(losses).mean()))
+
+    assert perplexity("exact") == pytest.approx(perplexity(None), rel=1e-3)
+
+
+PLANS = (
+    ("exact", "native"),
+    ("sinks(4)+window(100)", "rerope(64)+logn"),
+    ("dilated(w0=64, alpha=2, n=3)", "native"),
+    ("exact", "dca(80, 16)"),
+)
+
+
+@pytest.mark.parametrize(("plan", "rope"), PLANS)
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
+def test_chunked_prefill_equals_one_shot(precise: Model, plan: str, rope: str, kv_type: str) -> None:
+    tokens = precise.tokens(600)
+    with precise.context(1024, plan, rope, kv_type=kv_type, n_ubatch=600) as context:
+        whole = context.decode(tokens)
+    with precise.context(1024, plan, rope, kv_type=kv_type) as context:
+        cuts = [0, 1, 8, 133, 134, 390, 599, 600]
+        chunks = [context.decode(tokens[a:b], a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    close(np.concatenate(chunks), whole, kv_type)
+
+
+@pytest.mark.parametrize("unified", [True, False])
+@pytest.mark.parametrize(("plan", "rope"), PLANS)
+def test_sequences_in_one_batch_equal_each_alone(precise: Model, plan: str, rope: str, unified: bool) -> None:
+    texts = [precise.tokens(150, seed) for seed in (1, 2)]
+    with precise.context(1024, plan, rope, kv_type="f32") as context:
+        alone = []
+        for tokens in texts:
+            alone.append(context.decode(tokens))
+            context.clear()
+    with precise.context(1024, plan, rope, kv_type="f32", n_seq=2, unified=unified) as context:
+        together: list[list[np.ndarray]] = [[], []]
+        for start in range(0, 150, 50):  # equal parts, and single tokens in turns at the end
+            rows = [(t, start + i, s) for s in (0, 1) for i, t in enumerate(texts[s][start : start + 50])]
+            logits = context.decode_rows(rows)
+            together[0].append(logits[:50])
+            together[1].append(logits[50:])
+    for s in (0, 1):
+        close(np.concatenate(together[s]), alone[s], "f32")
+
+
+def close(a: np.ndarray, b: np.ndarray, kv_type: str) -> None:
+    """Equal up to what a changed order of float32 sums does: with a rounded cache, now and then a value of it is
+    rounded the other way."""
+    step = {"f32": 2e-5, "f16": 1e-3, "q8_0": 1e-2}[kv_type]
+    assert np.sqrt(np.mean((a - b) ** 2)) <= step * b.std()
+    assert np.abs(a - b).max() <= 20 * step * b.std()
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_quantized_models_run(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.gguf"
+    make_random_gguf.write(path, "llama", seed=2, type=kind)
+    model = Model(path)
+    with model.context(512) as context:
+        assert np.isfinite(context.decode(model.tokens(100))).all()
+    model.close()
