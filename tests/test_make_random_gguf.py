@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import make_random_gguf as random_gguf
+import make_random_gguf as maker
 import numpy as np
 import pytest
+from random_gguf import weights
+from random_gguf.shapes import SCALINGS
 
 KEYS = {
     "context_length": 2048,
@@ -36,45 +38,45 @@ def values(path: Path) -> dict[str, Any]:
     return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in there}
 
 
-@pytest.mark.parametrize("arch", random_gguf.ARCHS)
+@pytest.mark.parametrize("arch", maker.ARCHS)
 def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    shape = random_gguf.write(path, arch, type="f32", **SMALL)
-    kind, there, weights = random_gguf.ARCHS[arch], keys(path), values(path)
+    shape = maker.write(path, arch, type="f32", **SMALL)
+    kind, there, stored = maker.ARCHS[arch], keys(path), values(path)
     assert there["general.architecture"] == kind.key
     assert {name: there[f"{kind.key}.{name}"] for name in KEYS} == KEYS
     assert there[f"{kind.key}.rope.freq_base"] == pytest.approx(shape.rope_base)
-    assert len(there["tokenizer.ggml.tokens"]) == shape.n_vocab == weights["token_embd.weight"].shape[0]
-    names = {name.removeprefix("blk.0.").removesuffix(".weight") for name in weights}
+    assert len(there["tokenizer.ggml.tokens"]) == shape.n_vocab == stored["token_embd.weight"].shape[0]
+    names = {name.removeprefix("blk.0.").removesuffix(".weight") for name in stored}
     assert ("output" in names) != shape.tied
     assert ("attn_qkv" in names) == kind.fused and ("attn_q" in names) != kind.fused
     assert ("attn_q.bias" in names) == kind.qkv_bias
     assert ("attn_k_norm" in names) == kind.qk_norm
     assert ("post_ffw_norm" in names) == kind.post_norm
     assert ("ffn_gate_exps" in names) == bool(shape.n_expert)
-    assert all(np.isfinite(value).all() for value in weights.values())
+    assert all(np.isfinite(value).all() for value in stored.values())
     if shape.n_expert:
-        assert weights["blk.0.ffn_down_exps.weight"].shape == (8, 64, 96)
+        assert stored["blk.0.ffn_down_exps.weight"].shape == (8, 64, 96)
         assert there[f"{kind.key}.expert_used_count"] == 2
     if shape.sliding_window:
         assert there[f"{kind.key}.attention.sliding_window_pattern"] == 6
 
 
-@pytest.mark.parametrize("scaling", random_gguf.SCALINGS)
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_rope_scalings(scaling: str, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    random_gguf.write(path, **SMALL, rope_scaling=scaling, rope_factor=8.0)
-    there, weights = keys(path), values(path)
+    maker.write(path, **SMALL, rope_scaling=scaling, rope_factor=8.0)
+    there, stored = keys(path), values(path)
     assert there.get("llama.rope.scaling.type") == (scaling if scaling not in ("none", "llama3") else None)
     if scaling in ("linear", "yarn", "longrope"):
         assert there["llama.rope.scaling.original_context_length"] == 2048 // 8
     if scaling == "longrope":
-        assert weights["rope_factors_long.weight"][-1] == pytest.approx(8)
+        assert stored["rope_factors_long.weight"][-1] == pytest.approx(8)
         magnitude = math.sqrt(1 + math.log(8) / math.log(256))
         assert there["llama.rope.scaling.attn_factor"] == pytest.approx(magnitude)
     if scaling == "llama3":  # waves within a quarter of the first length are kept, beyond it slowed by s
         wave = 2 * np.pi * 10000 ** (2 * np.arange(8) / 16)
-        factors = weights["rope_freqs.weight"]
+        factors = stored["rope_freqs.weight"]
         assert factors[wave < 256 / 4] == pytest.approx(1)
         assert factors[wave > 256] == pytest.approx(8)
 
@@ -83,32 +85,32 @@ def test_a_seed_gives_the_same_model_in_every_type(tmp_path: Path) -> None:
     exact: dict[str, Any] = {}
     for kind, error in (("f32", 0), ("f16", 1e-3), ("bf16", 8e-3), ("q8_0", 8e-3), ("q4_0", 0.13)):
         path = tmp_path / f"{kind}.gguf"
-        random_gguf.write(path, "qwen2", type=kind, seed=3, **SMALL)
+        maker.write(path, "qwen2", type=kind, seed=3, **SMALL)
         there = values(path)
         exact = exact or there
         for name, value in there.items():
             size = np.abs(exact[name]).max()
             assert np.abs(value - exact[name]).max() <= (error * size if value.ndim > 1 else 0), name
-    random_gguf.write(path, "qwen2", seed=4, **SMALL)
+    maker.write(path, "qwen2", seed=4, **SMALL)
     assert np.abs(values(path)["token_embd.weight"] - exact["token_embd.weight"]).max() > 0.1
 
 
 def test_weights_do_not_depend_on_the_block_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    random_gguf.write(tmp_path / "a.gguf", **SMALL)
-    monkeypatch.setattr(random_gguf, "BLOCK", 1000)
-    random_gguf.write(tmp_path / "b.gguf", **SMALL)
+    maker.write(tmp_path / "a.gguf", **SMALL)
+    monkeypatch.setattr(weights, "BLOCK", 1000)
+    maker.write(tmp_path / "b.gguf", **SMALL)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    random_gguf.write(tmp_path / "a.gguf", progress=lambda *at: seen.append(at), **SMALL)
+    maker.write(tmp_path / "a.gguf", progress=lambda *at: seen.append(at), **SMALL)
     assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_a_tokenizer_can_be_copied(tmp_path: Path) -> None:
-    random_gguf.write(tmp_path / "a.gguf", n_vocab=300, **SMALL)
-    shape = random_gguf.write(tmp_path / "b.gguf", tokenizer_from=tmp_path / "a.gguf", **SMALL)
+    maker.write(tmp_path / "a.gguf", n_vocab=300, **SMALL)
+    shape = maker.write(tmp_path / "b.gguf", tokenizer_from=tmp_path / "a.gguf", **SMALL)
     assert shape.n_vocab == 300
     a, b = (
         {name: value for name, value in keys(tmp_path / file).items() if name.startswith("tokenizer.")}
@@ -126,9 +128,9 @@ def test_a_tokenizer_can_be_copied(tmp_path: Path) -> None:
     ],
 )
 def test_presets_have_the_size_of_the_model_they_are_named_after(preset: str, parameters: int) -> None:
-    arch, numbers = random_gguf.PRESETS[preset]
-    kind = random_gguf.ARCHS[arch]
-    tensors = random_gguf.tensors(kind, random_gguf.Shape(**numbers).settled(arch))
+    arch, numbers = maker.PRESETS[preset]
+    kind = maker.ARCHS[arch]
+    tensors = weights.tensors(kind, maker.Shape(**numbers).settled(arch))
     assert sum(math.prod(t.shape) for t in tensors if not t.name.startswith("rope")) == parameters
 
 
@@ -149,18 +151,18 @@ def test_presets_have_the_size_of_the_model_they_are_named_after(preset: str, pa
 def test_wrong_numbers_are_named(
     arch: str, wrong: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(random_gguf.ShapeError, match=said):
-        random_gguf.write(tmp_path / "x.gguf", arch, **wrong)
+    with pytest.raises(maker.ShapeError, match=said):
+        maker.write(tmp_path / "x.gguf", arch, **wrong)
     assert not (tmp_path / "x.gguf").exists()
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.gguf"
     options = ["--arch", "qwen3", "--n-layer", "1", "--n-embd", "64", "--head-dim", "16", "--tied"]
-    assert random_gguf.main(["--out", str(path), "--type", "q4_0", *options]) == 0
+    assert maker.main(["--out", str(path), "--type", "q4_0", *options]) == 0
     assert "1 layers of 64, 4/2 heads of 16, 512 tokens" in capsys.readouterr().out
     assert "output.weight" not in values(path)
-    assert random_gguf.main(["--out", str(path), "--n-head", "3"]) == 1
+    assert maker.main(["--out", str(path), "--n-head", "3"]) == 1
     assert capsys.readouterr().err.startswith("make_random_gguf: error: n_head must")
 
 
@@ -185,12 +187,12 @@ def load() -> Callable[[Path], Any]:
     return logits
 
 
-@pytest.mark.parametrize("arch", random_gguf.ARCHS)
+@pytest.mark.parametrize("arch", maker.ARCHS)
 def test_each_architecture_loads_and_is_not_degenerate(
     arch: str, tmp_path: Path, load: Callable[[Path], Any]
 ) -> None:
     path = tmp_path / "x.gguf"
-    random_gguf.write(path, arch)
+    maker.write(path, arch)
     logits = load(path)
     first = logits.argmax(-1)
     assert 2 < logits.std() < 4
@@ -203,7 +205,7 @@ def test_each_architecture_loads_and_is_not_degenerate(
 def test_types_agree_through_upstream(
     kind: str, agree: float, tmp_path: Path, load: Callable[[Path], Any]
 ) -> None:
-    random_gguf.write(tmp_path / "a.gguf", type="f32")
-    random_gguf.write(tmp_path / "b.gguf", type=kind)
+    maker.write(tmp_path / "a.gguf", type="f32")
+    maker.write(tmp_path / "b.gguf", type=kind)
     a, b = (load(tmp_path / name).argmax(-1) for name in ("a.gguf", "b.gguf"))
     assert np.mean(a == b) >= agree

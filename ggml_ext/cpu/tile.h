@@ -3,12 +3,11 @@
  * file that defines PLONG_ISA_* and PLONG_NAME(x), then includes this.
  */
 #include "attn.h"
+#include "few.h"
 #include "gemm.h"
 #include "keys.h"
 #include "rows.h"
 #include "softmax.h"
-
-#define ROWS_DOT 8 /* up to here a dot product per (row, key) beats transposing K */
 
 /* Scratch of one thread, f32, laid out by tile_layout(). */
 struct tile_scratch {
@@ -20,6 +19,12 @@ struct tile_scratch {
     float * s;      /* [PLONG_ROWS][PLONG_KEYS] logits, then probabilities */
     float * s_zone; /* the same for a second zone */
     float * angles; /* [n_rot/2][2] */
+};
+
+/* The rows of a key block, in the cache itself or converted. */
+struct row_view {
+    int32_t      type; /* f32, f16 or bf16 */
+    const void * row[PLONG_KEYS];
 };
 
 static size_t tile_layout(struct tile_scratch * t, float * base, int32_t d_k, int32_t d_v) {
@@ -114,12 +119,15 @@ static void load_queries(
 
 /* k_near from k: back to the basis before the Hadamard transform, then from the stored to the true position less ref */
 static void unfold_keys(
-    const struct plong_call * call, const struct key_block * b, int32_t ref, struct tile_scratch * t) {
+    const struct plong_call * call, const struct key_block * b, const struct row_view * k, int32_t ref,
+    struct tile_scratch * t, struct row_view * near) {
     const int dk = plong_pad16(call->d_k);
+    near->type   = GGML_TYPE_F32;
     for (int j = 0; j < b->n; j++) {
         float *       x     = t->k_near + (size_t) j * dk;
         const int64_t shift = (int64_t) b->pos[j] - ref - plong_rope_stored(&call->batch->rope, b->pos[j]);
-        memcpy(x, t->k + (size_t) j * dk, (size_t) dk * sizeof(float));
+        near->row[j]        = x;
+        row_to_f32(k->type, k->row[j], x, call->d_k);
         if (call->params.hadamard) {
             row_hadamard(x, call->d_k, call->params.hadamard);
         }
@@ -131,22 +139,14 @@ static void unfold_keys(
 /* ---- logits and mask ------------------------------------------------------------------------------------------ */
 
 /* s[rows][PLONG_KEYS] = q * k^T; columns beyond n are not defined */
-static void logits(const float * q, const float * k, int rows, int n, int dk, float * kt, float * s) {
-    if (rows <= ROWS_DOT) {
-        for (int j = 0; j < n; j++) {
-            for (int r = 0; r < rows; r++) {
-                vf sum = vf_zero();
-                for (int i = 0; i < dk; i += VW) {
-                    sum = vf_fma(vf_load(q + r * dk + i), vf_load(k + j * dk + i), sum);
-                }
-                s[r * PLONG_KEYS + j] = vf_sum(sum);
-            }
-        }
+static void logits(const float * q, const struct row_view * k, int rows, int n, int dk, float * kt, float * s) {
+    if (rows <= FEW_ROWS) {
+        few_logits(rows, k->type, k->row, n, dk, q, dk, s);
         return;
     }
     for (int i = 0; i < dk; i++) {
         for (int j = 0; j < PLONG_KEYS; j++) {
-            kt[i * PLONG_KEYS + j] = j < n ? k[j * dk + i] : 0.0f;
+            kt[i * PLONG_KEYS + j] = j < n ? ((const float *) k->row[j])[i] : 0.0f;
         }
     }
     gemm(rows, PLONG_KEYS, dk, q, dk, kt, PLONG_KEYS, s, PLONG_KEYS, false);
@@ -209,19 +209,20 @@ static void mask_block(const struct plong_tile * tile, const struct key_block * 
 /* ---- the tile ------------------------------------------------------------------------------------------------- */
 
 static void block_logits(
-    const struct plong_call * call, const struct plong_tile * tile, const struct key_block * b, int32_t map, int rows,
-    struct tile_scratch * t) {
+    const struct plong_call * call, const struct plong_tile * tile, const struct key_block * b, const struct row_view * k,
+    int32_t map, int rows, struct tile_scratch * t) {
     const struct plong_rope * rope = &call->batch->rope;
     const int32_t             p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1;
     const int32_t             t0 = b->pos[0], t1 = b->pos[b->n - 1];
     const int                 dk = plong_pad16(call->d_k);
     const int                 z0 = zone_of(rope, map, p0, t1), z1 = zone_of(rope, map, p1, t0);
+    struct row_view           near;
     if (zone_unfolds(map, z0)) {
-        unfold_keys(call, b, tile->pos, t);
+        unfold_keys(call, b, k, tile->pos, t, &near);
     }
-    logits(t->q + (size_t) z0 * PLONG_ROWS * dk, zone_unfolds(map, z0) ? t->k_near : t->k, rows, b->n, dk, t->kt, t->s);
+    logits(t->q + (size_t) z0 * PLONG_ROWS * dk, zone_unfolds(map, z0) ? &near : k, rows, b->n, dk, t->kt, t->s);
     for (int z = z0 + 1; z <= z1; z++) {
-        logits(t->q + (size_t) z * PLONG_ROWS * dk, t->k, rows, b->n, dk, t->kt, t->s_zone);
+        logits(t->q + (size_t) z * PLONG_ROWS * dk, k, rows, b->n, dk, t->kt, t->s_zone);
         for (int r = 0; r < rows; r++) {
             const int32_t p = tile->pos + r / tile->n_h;
             for (int j = 0; j < b->n; j++) {
@@ -233,30 +234,46 @@ static void block_logits(
     }
 }
 
+/* The block's rows: left in the cache when a few query rows read them once, else converted to f32 into `into`. */
+static void view_rows(
+    struct row_view * view, const struct key_block * b, const char * base, size_t cell, int32_t type, int d, bool few,
+    float * into) {
+    const bool stays = few && d % 16 == 0 && (type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16);
+    view->type       = stays ? type : GGML_TYPE_F32;
+    for (int j = 0; j < b->n; j++) {
+        const char * row = base + (size_t) b->cell[j] * cell;
+        float *      out = into + (size_t) j * plong_pad16(d);
+        view->row[j]     = stays ? (const void *) row : out;
+        if (!stays) {
+            row_to_f32(type, row, out, d);
+        }
+    }
+}
+
 static void tile_run(
     const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
     struct tile_scratch t;
     tile_layout(&t, scratch, call->d_k, call->d_v);
-    const int     dk = plong_pad16(call->d_k), dv = plong_pad16(call->d_v);
+    const int     dv   = plong_pad16(call->d_v);
     const int     rows = tile->n_tok * tile->n_h;
+    const bool    few  = rows <= FEW_ROWS;
     const int32_t map  = call->params.n_rot > 0 ? call->batch->rope.map : PLONG_MAP_ABSOLUTE;
 
-    const struct plong_slot * slot  = plong_batch_slots(call->batch) + tile->group->slot;
-    const int                 kv    = tile->head0 / call->n_group;
-    const char *              k_row = call->k + slot->stream * call->k_stream + kv * call->k_head;
-    const char *              v_row = call->v + slot->stream * call->v_stream + kv * call->v_head;
+    const struct plong_slot * slot   = plong_batch_slots(call->batch) + tile->group->slot;
+    const int                 kv     = tile->head0 / call->n_group;
+    const char *              k_base = call->k + slot->stream * call->k_stream + kv * call->k_head;
+    const char *              v_base = call->v + slot->stream * call->v_stream + kv * call->v_head;
 
     load_queries(call, tile, map, &t);
 
     struct key_walk  walk;
     struct key_block b;
+    struct row_view  k, v;
     key_walk_begin(&walk, call, tile);
     while (key_walk_next(&walk, &b)) {
-        for (int j = 0; j < b.n; j++) {
-            row_to_f32(call->k_type, k_row + b.cell[j] * call->k_cell, t.k + (size_t) j * dk, call->d_k);
-            row_to_f32(call->v_type, v_row + b.cell[j] * call->v_cell, t.v + (size_t) j * dv, call->d_v);
-        }
-        block_logits(call, tile, &b, map, rows, &t);
+        view_rows(&k, &b, k_base, call->k_cell, call->k_type, call->d_k, few, t.k);
+        view_rows(&v, &b, v_base, call->v_cell, call->v_type, call->d_v, few, t.v);
+        block_logits(call, tile, &b, &k, map, rows, &t);
         mask_block(tile, &b, t.s);
         const int n16 = (b.n + 15) & ~15;
         for (int r = 0; r < rows; r++) {
@@ -266,7 +283,11 @@ static void tile_run(
             }
             softmax_block(s, n16, &state->m[r], &state->l[r], state->acc + (size_t) r * dv, dv);
         }
-        gemm(rows, dv, b.n, t.s, PLONG_KEYS, t.v, dv, state->acc, dv, true);
+        if (few) {
+            few_values(rows, v.type, v.row, b.n, dv, t.s, state->acc, dv);
+        } else {
+            gemm(rows, dv, b.n, t.s, PLONG_KEYS, t.v, dv, state->acc, dv, true);
+        }
     }
 }
 

@@ -1,0 +1,120 @@
+"""The numbers of a model, what each architecture has beside the common parts, and well-known shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+SCALINGS = ("none", "linear", "yarn", "llama3", "longrope")
+
+
+class ShapeError(ValueError):
+    """A shape that the architecture cannot have: one line that says which numbers do not fit."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a model; 0 means: derived, or absent."""
+
+    n_layer: int = 4
+    n_embd: int = 256
+    n_head: int = 4
+    n_head_kv: int = 2
+    head_dim: int = 0  # n_embd / n_head
+    n_ff: int = 0  # about 8/3 n_embd; of one expert where there are experts
+    n_vocab: int = 512
+    n_ctx_train: int = 2048
+    rope_base: float = 10000.0
+    rope_scaling: str = "none"
+    rope_factor: float = 4.0  # with a scaling: n_ctx_train / the length before it
+    rms_eps: float = 1e-5
+    n_expert: int = 0
+    n_expert_used: int = 2
+    sliding_window: int = 0
+    sliding_pattern: int = 6  # every 6th layer is full
+    tied: bool = False  # the output uses the token embedding
+
+    def settled(self, arch: str) -> Shape:
+        """With the derived numbers filled in. Raises ShapeError."""
+        full = dataclasses.replace(
+            self,
+            head_dim=self.head_dim or self.n_embd // max(1, self.n_head),
+            n_ff=self.n_ff or -(-self.n_embd * 8 // 3 // 64) * 64,
+        )
+        checks = {
+            "n_head must be a multiple of n_head_kv": full.n_head % max(1, full.n_head_kv) == 0,
+            "n_embd and n_ff must be multiples of 32": full.n_embd % 32 == 0 == full.n_ff % 32,
+            "n_head * head_dim must be a multiple of 32": full.n_head * full.head_dim % 32 == 0,
+            "head_dim must be even": full.head_dim % 2 == 0,
+            f"{arch} needs head_dim = n_embd / n_head": arch not in ("qwen2", "phi3")
+            or full.n_head * full.head_dim == full.n_embd,
+            "n_expert_used must be at most n_expert": not full.n_expert
+            or full.n_expert_used <= full.n_expert,
+            "n_vocab must be at least 261": full.n_vocab >= 261,
+            f"rope_scaling must be one of {', '.join(SCALINGS)}": full.rope_scaling in SCALINGS,
+            "rope_factor must be at least 1": full.rope_factor >= 1,
+        }
+        numbers = (full.n_layer, full.n_embd, full.n_head, full.n_head_kv, full.n_ctx_train)
+        checks["n_layer, n_embd, n_head, n_head_kv and n_ctx_train must be positive"] = min(numbers) > 0
+        for what, holds in checks.items():
+            if not holds:
+                raise ShapeError(what)
+        return full
+
+    @property
+    def n_ctx_original(self) -> int:
+        """The trained length before the file's RoPE scaling."""
+        factor = 1.0 if self.rope_scaling == "none" else self.rope_factor
+        return max(1, round(self.n_ctx_train / factor))
+
+
+@dataclass(frozen=True)
+class Arch:
+    """What a GGUF architecture has beside the common parts."""
+
+    key: str  # general.architecture
+    shape: Shape = dataclasses.field(default_factory=Shape)
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    post_norm: bool = False
+    fused: bool = False  # one tensor for q, k, v and one for gate and up
+    embd_scaled: bool = False  # the graph multiplies the embedding by sqrt(n_embd)
+
+
+ARCHS = {
+    "llama": Arch("llama"),
+    "mistral": Arch("llama", Shape(n_head=8, n_head_kv=2, head_dim=32, rope_base=1e6)),
+    "mixtral": Arch("llama", Shape(n_expert=8, rope_base=1e6)),
+    "qwen2": Arch("qwen2", Shape(rope_base=1e6, tied=True), qkv_bias=True),
+    "qwen3": Arch("qwen3", Shape(head_dim=128, rope_base=1e6), qk_norm=True),
+    "qwen3moe": Arch("qwen3moe", Shape(head_dim=128, n_ff=192, rope_base=1e6, n_expert=8), qk_norm=True),
+    "gemma3": Arch(
+        "gemma3",
+        Shape(n_layer=7, rope_base=1e6, sliding_window=64, tied=True),
+        qk_norm=True,
+        post_norm=True,
+        embd_scaled=True,
+    ),
+    "phi3": Arch("phi3", fused=True),
+}
+LLAMA3 = {"n_vocab": 128256, "n_ctx_train": 131072, "rope_base": 5e5, "rope_scaling": "llama3"}
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2.5-0.5b": (
+        "qwen2",
+        {"n_layer": 24, "n_embd": 896, "n_head": 14, "n_head_kv": 2, "n_ff": 4864, "n_vocab": 151936}
+        | {"n_ctx_train": 32768, "rope_base": 1e6, "tied": True, "rms_eps": 1e-6},
+    ),
+    "llama-3.2-1b": (
+        "llama",
+        {"n_layer": 16, "n_embd": 2048, "n_head": 32, "n_head_kv": 8, "n_ff": 8192, "tied": True}
+        | LLAMA3
+        | {"rope_factor": 32.0},
+    ),
+    "llama-3.1-8b": (
+        "llama",
+        {"n_layer": 32, "n_embd": 4096, "n_head": 32, "n_head_kv": 8, "n_ff": 14336}
+        | LLAMA3
+        | {"rope_factor": 8.0},
+    ),
+}

@@ -1,0 +1,136 @@
+"""Every tensor of a model, and its random values, made block by block.
+
+The scale of each matrix is such that a model behaves like a trained one where it matters for comparing
+programs: ATTENTION_STD and LOGIT_STD are the deviations of attention and output logits.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from random_gguf.shapes import Arch, Shape
+
+Array = NDArray[np.float32]
+
+BLOCK = 1 << 22  # weights made at a time
+ATTENTION_STD = 2.5
+LOGIT_STD = 3.0
+CONTEXT = 1.5  # size of what all layers add, relative to the embedding
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of `shape` (rows last but one, as NumPy counts): mean + uniform noise of deviation std."""
+
+    name: str
+    shape: tuple[int, ...]
+    std: float = 0.0
+    mean: float = 1.0
+    signs: bool = False  # each value times -1 or 1, by chance
+    values: Array | None = None  # given, not made
+
+    @property
+    def matrix(self) -> bool:
+        """Takes the model's type; the others stay in F32."""
+        return len(self.shape) > 1 and "ffn_gate_inp" not in self.name
+
+    def blocks(self, seed: int) -> Iterator[Array]:
+        """The values in order, as matrices of whole rows, at most about BLOCK values each."""
+        if self.values is not None:
+            yield self.values.astype(np.float32).reshape(1, -1)
+            return
+        random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(self.name.encode())]))
+        cols, rows = self.shape[-1], math.prod(self.shape[:-1])
+        step = max(1, BLOCK // cols)
+        for first in range(0, rows, step):
+            block = random.random((min(step, rows - first), cols), dtype=np.float32)
+            block -= 0.5
+            block *= math.sqrt(12) * self.std
+            block += self.mean
+            if self.signs:
+                block *= random.integers(0, 2, block.shape) * 2 - 1
+            yield block
+
+
+def matrix(name: str, *shape: int, std: float) -> Tensor:
+    return Tensor(f"{name}.weight", shape, std, mean=0.0)
+
+
+def norm(name: str, n: int, mean: float = 1.0, signs: bool = False) -> Tensor:
+    return Tensor(f"{name}.weight", (n,), 0.1 * mean, mean, signs)
+
+
+def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
+    """Every tensor of the model, in file order.
+
+    Each matrix keeps a unit input at about unit size; what the 2 n_layer branches add has CONTEXT times the
+    size of the embedding in all. A tied output would rate the last token highest: signs on its norm undo it.
+    """
+    unit = s.n_embd**-0.5
+    embd = LOGIT_STD * unit if s.tied else 1.0
+    seen = embd / unit if arch.embd_scaled else embd
+    branch = seen * CONTEXT / math.sqrt(2 * s.n_layer)
+    out = 1.0 if arch.post_norm else branch
+    attention, kv = s.n_head * s.head_dim, s.n_head_kv * s.head_dim
+    query = 1.0 if arch.qk_norm else ATTENTION_STD
+
+    yield matrix("token_embd", s.n_vocab, s.n_embd, std=embd)
+    yield norm("output_norm", s.n_embd, signs=s.tied)
+    if not s.tied:
+        yield matrix("output", s.n_vocab, s.n_embd, std=LOGIT_STD * unit)
+    yield from rope_tensors(s)
+    for i in range(s.n_layer):
+        blk = f"blk.{i}."
+        yield norm(blk + "attn_norm", s.n_embd)
+        if arch.fused:  # one deviation for q and k, with the same product
+            std = math.sqrt(ATTENTION_STD) * unit
+            yield matrix(blk + "attn_qkv", attention + 2 * kv, s.n_embd, std=std)
+        else:
+            for part, n, std in (("q", attention, query * unit), ("k", kv, unit), ("v", kv, unit)):
+                yield matrix(blk + f"attn_{part}", n, s.n_embd, std=std)
+                if arch.qkv_bias:
+                    yield Tensor(blk + f"attn_{part}.bias", (n,), 0.2, mean=0.0)
+        if arch.qk_norm:
+            yield norm(blk + "attn_q_norm", s.head_dim, ATTENTION_STD)
+            yield norm(blk + "attn_k_norm", s.head_dim)
+        # The mean of the values read has half a value's size, roughly; the gate's product 0.6.
+        yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
+        if arch.post_norm:
+            yield norm(blk + "post_attention_norm", s.n_embd, branch)
+        yield norm(blk + "ffn_norm", s.n_embd)
+        down = out / 0.6 / math.sqrt(s.n_ff)
+        if s.n_expert:
+            # Wide logits: where two experts tie for the last place, neither weighs much.
+            yield matrix(blk + "ffn_gate_inp", s.n_expert, s.n_embd, std=4 * unit)
+            yield matrix(blk + "ffn_gate_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
+            yield matrix(blk + "ffn_up_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
+            yield matrix(blk + "ffn_down_exps", s.n_expert, s.n_embd, s.n_ff, std=down)
+            continue
+        if arch.fused:
+            yield matrix(blk + "ffn_up", 2 * s.n_ff, s.n_embd, std=unit)
+        else:
+            yield matrix(blk + "ffn_gate", s.n_ff, s.n_embd, std=unit)
+            yield matrix(blk + "ffn_up", s.n_ff, s.n_embd, std=unit)
+        yield matrix(blk + "ffn_down", s.n_embd, s.n_ff, std=down)
+        if arch.post_norm:
+            yield norm(blk + "post_ffw_norm", s.n_embd, branch)
+
+
+def rope_tensors(s: Shape) -> Iterator[Tensor]:
+    """Frequency divisors [head_dim / 2] of the scalings that are stored as tensors."""
+    half = s.head_dim // 2
+    if s.rope_scaling == "llama3":
+        wave = 2 * np.pi * s.rope_base ** (2 * np.arange(half) / s.head_dim)
+        smooth = np.clip((s.n_ctx_original / wave - 1) / (4 - 1), 0, 1)  # low_freq_factor 1, high 4
+        values = 1 / ((1 - smooth) / s.rope_factor + smooth)
+        yield Tensor("rope_freqs.weight", (half,), values=values.astype(np.float32))
+    if s.rope_scaling == "longrope":
+        long = s.rope_factor ** (np.arange(half) / max(1, half - 1))
+        yield Tensor("rope_factors_long.weight", (half,), values=long.astype(np.float32))
+        yield Tensor("rope_factors_short.weight", (half,), values=np.ones(half, np.float32))

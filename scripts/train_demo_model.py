@@ -1,0 +1,115 @@
+"""Trains a model like the embedded demo model from a folder of text, and writes it as GGUF.
+
+    python scripts/train_demo_model.py BOOKS --out run          # 24 minutes on two cores
+    python scripts/train_demo_model.py BOOKS --out run --resume # after Ctrl-C, or a crash
+
+BOOKS holds .txt files, at least 100,000 characters; those named heldout* are only measured on. The model
+learns the texts and, from tasks made of them, to find numbers in its context. Needs torch >= 2.9, tokenizers
+and gguf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from train_demo import export
+from train_demo.corpus import Corpus, prepare
+from train_demo.errors import TrainError, need
+from train_demo.model import Config, has_structure
+from train_demo.train import Settings, Trainer
+
+
+def train(
+    books: Path,
+    out: Path,
+    config: Config,
+    settings: Settings,
+    tokenizer: Path | None = None,
+    resume: bool = False,
+) -> list[Path]:
+    """Prepares, trains, measures and exports; returns the GGUF files.
+
+    Stopped by Ctrl-C it keeps a checkpoint, exports what there is, and returns it too. Raises TrainError.
+    """
+    need("torch", "2.9")
+    if resume and (out / "corpus.npz").is_file():
+        corpus = Corpus.load(out)
+    else:
+        print(f"reading {books}", flush=True)
+        corpus = prepare(books, config.n_vocab, tokenizer, settings.seed)
+        corpus.save(out)
+    config = dataclasses.replace(config, n_vocab=corpus.tokenizer.get_vocab_size())
+    if len(corpus.train.tokens) < 4 * config.n_ctx:
+        raise TrainError(f"{books} yields {len(corpus.train.tokens)} tokens only: it needs more text")
+    trainer = Trainer(out, corpus, config, settings, say=lambda line: print(line, flush=True))
+    if resume:
+        trainer.resume()
+    size = sum(p.numel() for p in trainer.params.values())
+    start = "structured" if has_structure(config) else "plain"
+    print(
+        f"{size / 1e6:.2f}M parameters, {len(corpus.train.tokens) / 1e6:.2f}M tokens, {start} start",
+        flush=True,
+    )
+    finished = trainer.run()
+    if not finished:
+        print(f"stopped; go on with --resume --out {out}")
+    result = trainer.measure()
+    print(", ".join(f"{name} {value}" for name, value in result.items()))
+    files = [out / f"model-{kind}.gguf" for kind in export.TYPES]
+    for file, kind in zip(files, export.TYPES, strict=True):
+        export.write(file, kind, trainer.weights(), config, out / "tokenizer.json")
+        print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    return files
+
+
+def main(argv: list[str] | None = None) -> int:
+    shape, how = Config(), Settings()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("books", type=Path, help="folder of .txt files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything that is written")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to use in place of a new one")
+    parser.add_argument("--minutes", type=float, default=how.minutes, help="time budget (%(default)s)")
+    parser.add_argument("--steps", type=int, default=0, help="budget in steps, in place of minutes")
+    parser.add_argument("--batch", type=int, default=how.batch, help="sequences per step (%(default)s)")
+    parser.add_argument("--lr-matrix", type=float, default=how.lr_matrix, help="Muon's rate (%(default)s)")
+    parser.add_argument("--lr-other", type=float, default=how.lr_other, help="AdamW's rate (%(default)s)")
+    parser.add_argument("--threads", type=int, default=how.threads, help="0: torch's choice")
+    parser.add_argument("--device", default=how.device, help="cpu or cuda (%(default)s)")
+    parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (slower)")
+    parser.add_argument("--seed", type=int, default=how.seed)
+    parser.add_argument("--vocab", type=int, default=shape.n_vocab, help="tokens (%(default)s)")
+    for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "n_ff", "n_ctx"):
+        default = getattr(shape, name)
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default, help=f"({default})")
+    args = parser.parse_args(argv)
+    try:
+        config = Config(
+            args.vocab, args.n_layer, args.n_embd, args.n_head, args.n_head_kv, args.n_ff, args.n_ctx
+        )
+        settings = Settings(
+            args.minutes,
+            args.steps,
+            args.batch,
+            args.lr_matrix,
+            args.lr_other,
+            args.threads,
+            args.device,
+            not args.no_compile,
+            args.seed,
+        )
+        train(args.books, args.out, config, settings, args.tokenizer, args.resume)
+    except (TrainError, OSError) as error:
+        print(f"train_demo_model: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped at once; the last checkpoint is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""scripts/train_demo_model.py: its data without torch, and a few steps of a minute model with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import train_demo_model
+from train_demo import corpus as corpora
+from train_demo.corpus import Corpus, Sentences
+from train_demo.errors import TrainError, need
+from train_demo.model import Config
+from train_demo.tasks import ANSWER, Tasks
+
+MINUTE = Config(n_vocab=400, n_layer=3, n_embd=64, n_head=4, n_head_kv=2, n_ff=96, n_ctx=160)
+
+
+def make_books(folder: Path) -> Path:
+    """Two books of made-up words, and one that is held out."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abdegiklmnoprstu", k=draw.randint(3, 8))) for _ in range(600)]
+    folder.mkdir()
+    for name in ("one", "two", "heldout-three"):
+        sentences = [" ".join(draw.choices(words, k=draw.randint(4, 12))).capitalize() for _ in range(1500)]
+        lines = [". ".join(sentences[i : i + 5]) + "." for i in range(0, len(sentences), 5)]
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_books(tmp_path_factory.mktemp("corpus") / "books")
+
+
+@pytest.fixture(scope="module")
+def corpus(books: Path) -> Corpus:
+    pytest.importorskip("tokenizers", reason="the tokenizer of the trainer is made with it")
+    return corpora.prepare(books, n_vocab=400)
+
+
+@pytest.fixture
+def tasks(corpus: Corpus) -> Tasks:
+    return Tasks(corpus, corpus.train, seed=1)
+
+
+# ---- without torch -----------------------------------------------------------------------------------------
+
+
+def test_clean_takes_headers_and_wrapping_away() -> None:
+    text = "junk\n*** START OF THIS BOOK ***\nmore junk\n\n“It’s\r\nlong” — _so_\tthere.\n\n\nNew   one…\n\n"
+    text += "End of Project Gutenberg's book"
+    assert corpora.clean(text) == '"It\'s long" -- so there.\nNew one...\n'
+    assert corpora.clean("verse one\nverse two\n") == "verse one\nverse two\n"
+
+
+def test_sentences_are_found_in_order(corpus: Corpus, books: Path) -> None:
+    sentences = corpus.train.sentences
+    first = (books / "one.txt").read_text().split(". ")[0] + "."
+    assert corpus.tokenizer.decode(sentences[0]) == " " + first
+    assert len(sentences) > 2500 and sentences.start[-1] == len(sentences.flat)
+
+
+def test_the_corpus_survives_its_files(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.save(tmp_path)
+    again = Corpus.load(tmp_path)
+    assert again.tokenizer.to_str() == corpus.tokenizer.to_str()
+    for a, b in ((again.train, corpus.train), (again.held, corpus.held)):
+        assert a.words == b.words and np.array_equal(a.tokens, b.tokens)
+        assert isinstance(a.sentences, Sentences) and a.sentences[7] == b.sentences[7]
+
+
+def test_nothing_held_out_is_trained_on(corpus: Corpus, books: Path) -> None:
+    assert not set(corpus.train.words) & set(corpus.held.words)
+    text = corpus.tokenizer.decode(corpus.train.tokens.tolist())
+    assert (books / "heldout-three.txt").read_text()[:60] not in text
+    assert (books / "one.txt").read_text()[:60] in text
+
+
+def test_without_a_held_out_file_the_ends_are(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 200_000)
+    texts, held = corpora.read_folder(tmp_path)
+    assert abs(len(held) - 2000) < 5 and len(texts[0]) + len(held) >= 200_000
+
+
+def test_too_little_text_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="less than 100,000 characters"):
+        corpora.read_folder(tmp_path / "none")
+
+
+def test_the_tokenizer_splits_digits_and_ends_with_the_marks(corpus: Corpus) -> None:
+    tok = corpus.tokenizer
+    assert tok.encode("7041").tokens == list("7041")
+    assert [tok.id_to_token(396 + i) for i in range(4)] == list(corpora.MARKS)
+    for text in ("Hello  world\n\n\tx", "caf\u00e9 \u4f60\u597d \U0001f600", "a\r\nb"):
+        assert tok.decode(tok.encode(text).ids) == text
+
+
+@pytest.mark.parametrize("name", ["chat", "passkey", "pairs", "copy", "repeat", "prose"])
+def test_tasks_fit_their_size_and_answer_themselves(tasks: Tasks, name: str) -> None:
+    for n in (96, 200, 500):
+        for _ in range(20):
+            ids, weights = getattr(tasks, name)(n)
+            # A vocabulary this small makes long needles, which may not leave room for prose.
+            assert len(ids) == len(weights) <= max(n + 20, 350) and ids[0] == tasks.bos
+            assert min(ids) >= 0 and max(ids) < tasks.tok.get_vocab_size()
+            if name in ("chat", "passkey"):
+                answer = [i for i, w in zip(ids, weights, strict=True) if w == ANSWER]
+                said = tasks.tok.decode(ids[: weights.index(ANSWER)])
+                assert answer and tasks.tok.decode(answer)[:3] in said
+
+
+def test_a_needle_stands_in_the_text_before_it_is_asked_for(tasks: Tasks) -> None:
+    for _ in range(50):
+        ids, weights = tasks.chat(400)
+        first = weights.index(ANSWER)
+        text = tasks.tok.decode(ids[: first - 1])
+        value = tasks.tok.decode(
+            [i for i, w in zip(ids[first:], weights[first:], strict=True) if w == ANSWER]
+        )
+        question = text[text.rindex("What is the ") :].split("?")[0].removeprefix("What is ")
+        said = text.lower()
+        assert any(f"{question} is {value[:n]}." in said for n in range(3, 8)), (question, value)
+
+
+def test_pieces_are_tokenized_as_the_whole_text_is(tasks: Tasks) -> None:
+    for _ in range(40):
+        for ids, _ in (tasks.chat(300), tasks.passkey(300), tasks.pairs(200)):
+            text = tasks.tok.decode(ids, skip_special_tokens=False)
+            assert tasks.tok.encode(text).ids == ids
+
+
+def test_batches_are_full_and_repeatable(corpus: Corpus) -> None:
+    a, b = (Tasks(corpus, corpus.train, seed=3) for _ in range(2))
+    for phase in (0, 1):
+        a.phase = b.phase = phase
+        tokens, weights = a.batch(6, 161, 0.4)
+        again = b.batch(6, 161, 0.4)
+        assert tokens.shape == weights.shape == (6, 161)
+        assert np.array_equal(tokens, again[0]) and np.array_equal(weights, again[1])
+
+
+def test_a_missing_package_is_named_with_its_command() -> None:
+    with pytest.raises(TrainError, match=r'pip install "no-such-package>=1"'):
+        need("no-such-package", "1")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"n_head": 3}, "n_embd must be a multiple of n_head"),
+        ({"n_ff": 100}, "multiples of 32"),
+        ({"n_ctx": 64}, "at least 128"),
+    ],
+)
+def test_impossible_shapes_are_said(wrong: dict[str, int], said: str) -> None:
+    with pytest.raises(TrainError, match=said):
+        dataclasses.replace(MINUTE, **wrong)
+
+
+# ---- with torch --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainer(corpus: Corpus, tmp_path: Path) -> Callable[..., Any]:
+    """A trainer of the minute model that keeps its files in tmp_path."""
+    pytest.importorskip("torch", minversion="2.9", reason="training needs it")
+    from train_demo.train import Settings, Trainer
+
+    def make(steps: int, **settings: Any) -> Any:
+        how = Settings(steps=steps, batch=2, compile=False, **settings)
+        return Trainer(tmp_path, corpus, MINUTE, how, say=lambda line: None)
+
+    return make
+
+
+def test_the_structured_start_finds_what_came_before(corpus: Corpus) -> None:
+    torch = pytest.importorskip("torch", minversion="2.9", reason="training needs it")
+    from train_demo import model
+
+    c = Config()
+    params, tables = model.initial(c), model.rope_tables(c, 128)
+    piece = torch.randint(0, 3068, (4, 60), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([piece, piece], 1)
+    with torch.no_grad():
+        logits = model.forward(params, ids, tables, c)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    assert loss[:, 63:].mean() < loss[:, :59].mean() - 0.2
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(trainer: Callable[..., Any]) -> None:
+    whole = trainer(6)
+    losses = [whole.step() for _ in range(6)]
+    first = trainer(6)
+    assert [first.step() for _ in range(3)] == losses[:3]
+    first.save()
+    second = trainer(6)
+    second.resume()
+    assert [second.step() for _ in range(3)] == losses[3:]
+    assert second.state.tokens == whole.state.tokens == 6 * 2 * MINUTE.n_ctx
+    assert losses[-1] < losses[0]
+
+
+def test_ctrl_c_keeps_a_checkpoint(trainer: Callable[..., Any], tmp_path: Path) -> None:
+    run = trainer(1000)
+    run.say = lambda line: signal.raise_signal(signal.SIGINT)
+    assert run.run() is False
+    assert 0 < run.state.step < 1000 and (tmp_path / "checkpoint.pt").is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert " left" in run.progress() and f"step {run.state.step}" in run.progress()
+
+
+def test_resume_says_what_is_missing_or_does_not_fit(
+    trainer: Callable[..., Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainError, match="nothing to resume"):
+        trainer(2).resume()
+    trainer(2).save()
+    from train_demo.train import Settings, Trainer
+
+    other = Trainer(tmp_path, corpus, dataclasses.replace(MINUTE, n_ff=64), Settings(compile=False))
+    with pytest.raises(TrainError, match="another shape"):
+        other.resume()
+
+
+def test_the_command_line_ends_with_files_that_hold_the_weights(
+    books: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch", minversion="2.9", reason="training needs it")
+    pytest.importorskip("tokenizers", reason="the tokenizer of the trainer is made with it")
+    from train_demo import model
+
+    numbers = {"vocab": MINUTE.n_vocab, **MINUTE.as_dict()}
+    for name in ("n_vocab", "rope_base", "rms_eps"):
+        numbers.pop(name)
+    shape = [word for name, n in numbers.items() for word in ("--" + name.replace("_", "-"), str(n))]
+    out = tmp_path / "run"
+    options = [str(books), "--out", str(out), "--steps", "2", "--batch", "2", "--no-compile", *shape]
+    assert train_demo_model.main(options) == 0
+    assert "held_loss" in capsys.readouterr().out
+    assert train_demo_model.main([*options, "--resume", "--steps", "3"]) == 0
+
+    kept = torch.load(out / "checkpoint.pt", weights_only=True)["params"]
+    for kind, error in (("f16", 1e-3), ("q8_0", 8e-3)):
+        reader = gguf.GGUFReader(out / f"model-{kind}.gguf")
+        assert reader.fields["tokenizer.ggml.pre"].contents() == "qwen2"
+        assert reader.fields["tokenizer.ggml.eos_token_id"].contents() == MINUTE.n_vocab - 2
+        there = {
+            t.name.removesuffix(".weight"): gguf.quants.dequantize(t.data, t.tensor_type)
+            for t in reader.tensors
+        }
+        assert {name: value.shape for name, value in there.items()} == model.shapes(MINUTE)
+        for name, value in there.items():
+            want = kept[name].numpy()
+            if name.endswith(
+                ("attn_q", "attn_k")
+            ):  # row 2 i of a head holds the first of pair i, 2 i + 1 the second
+                heads = value.reshape(-1, MINUTE.head_dim // 2, 2, MINUTE.n_embd)
+                value = np.concatenate([heads[:, :, 0], heads[:, :, 1]], 1).reshape(want.shape)
+            assert np.abs(value - want).max() <= error * np.abs(want).max(), name
+
+
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", minversion="2.9", reason="training needs it")
+    assert train_demo_model.main([str(tmp_path), "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("train_demo_model: error:") and said.count("\n") == 1
