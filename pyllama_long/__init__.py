@@ -1,4 +1,5 @@
-"""Long contexts for llama.cpp models: the same GGUF files and the same Python class, far beyond the trained length.
+"""Long contexts for llama.cpp models: the same GGUF files and the same Python class, far beyond the trained
+length.
 
 `LongLlama` loads the native library when it is first asked for; plans and RoPE policies are plain Python.
 """

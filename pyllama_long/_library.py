@@ -1,4 +1,5 @@
-"""Where the native library lies, and making llama_cpp load it. Neither llama_cpp nor ctypes is imported here."""
+"""Where the native library lies, and making llama_cpp load it. Neither llama_cpp nor ctypes is imported
+here."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ _PATTERNS = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.
 
 
 def folder() -> Path:
-    """The folder of libllama and the ggml libraries: `lib` in the package, or PYLLAMA_LONG_LIB for developers."""
+    """The folder of libllama and the ggml libraries: `lib` in the package, or PYLLAMA_LONG_LIB for
+    developers."""
     override = os.environ.get("PYLLAMA_LONG_LIB")
     return Path(override) if override else Path(__file__).parent / "lib"
 
@@ -28,11 +30,13 @@ def claim() -> None:
 
 
 def require() -> Path:
-    """The path of our libllama; raises ImportError when it is missing or llama_cpp has already loaded another."""
+    """The path of our libllama; raises ImportError when it is missing or llama_cpp has already loaded
+    another."""
     path = find("llama")
     if path is None:
         raise ImportError(
-            f"no libllama in {folder()}: install the pyllama-long wheel, or run `make build` in a source checkout"
+            f"no libllama in {folder()}: install the pyllama-long wheel, "
+            "or run `make build` in a source checkout"
         )
     loaded = getattr(sys.modules.get("llama_cpp.llama_cpp"), "_lib", None)
     if loaded is not None and not os.path.samefile(loaded._name, path):

@@ -26,6 +26,8 @@ try:
     from llama_cpp import _internals as _internals
     from llama_cpp import _logger as _logger
     from llama_cpp import llama_chat_format as llama_chat_format
+    from llama_cpp.llama_cache import LlamaDiskCache as LlamaDiskCache
+    from llama_cpp.llama_tokenizer import LlamaTokenizer as LlamaTokenizer
 except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
 
@@ -141,10 +143,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 def _load() -> SimpleNamespace:
-    # libllama's own handle also reaches the ggml libraries it was linked with, the very copies that are in use;
-    # Windows looks no further than the file.
+    # libllama's own handle also reaches the ggml libraries it was linked with, the very copies that are in
+    # use; Windows looks no further than the file.
     libraries = [llama_cpp.llama_cpp._lib]
-    libraries += [ctypes.CDLL(str(path)) for name in ("ggml-base", "ggml-cpu") if (path := _library.find(name))]
+    libraries += [
+        ctypes.CDLL(str(path)) for name in ("ggml-base", "ggml-cpu") if (path := _library.find(name))
+    ]
 
     def function(name: str, result: Any, arguments: list[Any]) -> Callable[..., Any]:
         for library in libraries:
@@ -153,7 +157,8 @@ def _load() -> SimpleNamespace:
                 found.restype, found.argtypes = result, arguments  # type: ignore[attr-defined]
                 return found
         raise ImportError(
-            f"{_PATH} has no {name}: it is not the library of this pyllama-long; reinstall the wheel, or run `make build`"
+            f"{_PATH} has no {name}: it is not the library of this pyllama-long; "
+            "reinstall the wheel, or run `make build`"
         )
 
     return SimpleNamespace(**{name: function(name, *types) for name, types in _SIGNATURES.items()})
@@ -168,13 +173,15 @@ def _check_layout() -> None:
     native = [4 * head, *(4 * (words(*counts) - head) for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))]
     mine = [ctypes.sizeof(kind) for kind in (CBatch, CSlot, CGroup, CRun)]
     if native != mine:
-        raise ImportError(f"{_PATH} has structs of {native} bytes, this pyllama-long of {mine}: reinstall the wheel")
+        raise ImportError(
+            f"{_PATH} has structs of {native} bytes, this pyllama-long of {mine}: reinstall the wheel"
+        )
 
 
 _check_layout()
 
 
-# ---- plans and policies ------------------------------------------------------------------------------------------
+# ---- plans and policies ------------------------------------------------------------------------------------
 
 
 def c_phase(phase: Phase) -> CPhase:
@@ -202,8 +209,9 @@ def c_rope(rope: RopePolicy) -> CRope:
     return CRope(_FREQS.index(rope.freq), *bands, *places, tuple(rope.factors))
 
 
-def c_config(plan: AttentionPlan, rope: RopePolicy) -> CConfig:
-    return CConfig(ABI_VERSION, 1, c_plan(plan), c_rope(rope))
+def c_config(plan: AttentionPlan, rope: RopePolicy, enabled: bool = True) -> CConfig:
+    """enabled: False for llama.cpp's own attention."""
+    return CConfig(ABI_VERSION, int(enabled), c_plan(plan), c_rope(rope))
 
 
 def _text(raw: bytes | None) -> str | None:
@@ -213,6 +221,13 @@ def _text(raw: bytes | None) -> str | None:
 def plan_check(plan: AttentionPlan) -> str | None:
     """None when the plan can be run, else one line that says what is wrong."""
     return _text(lib.plong_plan_check(c_plan(plan)))
+
+
+def check(config: CConfig) -> None:
+    """Raises ValueError when the plan or the policy cannot be run."""
+    for complaint in (lib.plong_plan_check(config.plan), lib.plong_rope_check(config.rope)):
+        if complaint is not None:
+            raise ValueError(complaint.decode(errors="replace"))
 
 
 def phase_keys(phase: Phase, p: int, h: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -273,13 +288,90 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     return array.ctypes.data_as(POINTER(kind))
 
 
-# ---- contexts ----------------------------------------------------------------------------------------------------
+# ---- memory for llama_cpp's functions ----------------------------------------------------------------------
+
+
+def char_buffer(n: int) -> Any:
+    return ctypes.create_string_buffer(n)
+
+
+def floats(values: Sequence[float], n: int) -> Any:
+    """A C array of n floats, zeros after the values."""
+    return (c_float * n)(*values)
+
+
+def pointers(values: Sequence[int]) -> Any:
+    return (c_void_p * len(values))(*values)
+
+
+def byte_pointer(data: npt.NDArray[np.uint8]) -> Any:
+    return _pointer(data, ctypes.c_uint8)
+
+
+def token_pointer(ids: npt.NDArray[np.int32]) -> Any:
+    return _pointer(ids, c_int32)
+
+
+def float_view(pointer: Any, n: int) -> npt.NDArray[np.float32]:
+    """An array [n] over the memory that a float pointer gives; valid as long as that memory is."""
+    memory = (c_float * n).from_address(ctypes.addressof(pointer.contents))
+    return np.frombuffer(memoryview(memory), np.float32)
+
+
+class Batch:
+    """A llama_batch over NumPy arrays of n tokens, one sequence per token; what Llama.embed and decode
+    need."""
+
+    def __init__(self, n: int) -> None:
+        self.token, self.pos, self.seq = (np.zeros(n, np.int32) for _ in range(3))
+        self.logits = np.zeros(n, np.int8)
+        self._one, self._steps = np.ones(n, np.int32), np.arange(n, dtype=np.int32)
+        # seq_id[i] points at the one sequence of token i.
+        base = self.seq.ctypes.data
+        self._seq = (POINTER(c_int32) * n)(*(ctypes.cast(base + 4 * i, POINTER(c_int32)) for i in range(n)))
+        self.batch = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=_pointer(self.token, c_int32),
+            pos=_pointer(self.pos, c_int32),
+            n_seq_id=_pointer(self._one, c_int32),
+            seq_id=self._seq,
+            logits=_pointer(self.logits, ctypes.c_int8),
+        )
+
+    def n_tokens(self) -> int:
+        return int(self.batch.n_tokens)
+
+    def reset(self) -> None:
+        self.batch.n_tokens = 0
+
+    def put(self, tokens: npt.NDArray[np.int32], pos: int, n_logits: int) -> None:
+        """Tokens of sequence 0 at pos, pos + 1, ...; the last n_logits of them give logits."""
+        n = len(tokens)
+        self.token[:n], self.pos[:n] = tokens, self._steps[:n] + pos
+        self.seq[:n], self.logits[:n] = 0, self._steps[:n] >= n - n_logits
+        self.batch.n_tokens = n
+
+    def set_batch(self, batch: Sequence[int], n_past: int, logits_all: bool) -> None:
+        self.put(np.asarray(batch, np.int32), n_past, len(batch) if logits_all else 1)
+
+    def add_sequence(self, batch: npt.ArrayLike, seq_id: int, logits_all: bool) -> None:
+        """Adds the tokens of another sequence, from position 0 on."""
+        tokens = np.asarray(batch, np.int32)
+        begin = self.n_tokens()
+        end = begin + len(tokens)
+        self.token[begin:end], self.pos[begin:end] = tokens, self._steps[: len(tokens)]
+        self.seq[begin:end], self.logits[begin:end] = seq_id, logits_all
+        self.logits[end - 1] = True
+        self.batch.n_tokens = end
+
+
+# ---- contexts ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Rows (token, head, layer) that the op computed, keys that exact attention would have read for them, keys read,
-    and tokens decoded with the op."""
+    """Rows (token, head, layer) that the op computed, keys that exact attention would have read for them,
+    keys read, and tokens decoded with the op."""
 
     n_queries: int
     keys_visible: int
@@ -293,7 +385,8 @@ def configure_next(config: CConfig | None) -> None:
 
 
 def configure(ctx: int, config: CConfig) -> None:
-    """Changes a live context; the RoPE policy only while its cache is empty. Raises ValueError with the reason."""
+    """Changes a live context; the RoPE policy only while its cache is empty. Raises ValueError with the
+    reason."""
     reason = ctypes.create_string_buffer(512)
     if lib.plong_llama_configure(ctx, config, reason, len(reason)) != 0:
         raise ValueError(reason.value.decode(errors="replace"))
@@ -323,7 +416,7 @@ def layers(ctx: int) -> list[tuple[int, str]]:
     return [(int(layer), reason) for layer, reason in pairs]
 
 
-# ---- instruction sets --------------------------------------------------------------------------------------------
+# ---- instruction sets --------------------------------------------------------------------------------------
 
 
 def isas() -> dict[str, bool]:
@@ -340,7 +433,8 @@ def isa() -> str:
 
 
 def force_isa(name: str | None) -> None:
-    """Forces an instruction set; None: the best usable one. Raises ValueError when it is unknown or not usable here."""
+    """Forces an instruction set; None: the best usable one. Raises ValueError when it is unknown or not
+    usable here."""
     if not lib.plong_cpu_isa_force((name or "").encode()):
         usable = ", ".join(n for n, ok in isas().items() if ok)
         raise ValueError(f"instruction set {name!r} cannot be used here; usable: {usable}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import ContextOverflow
-from pyllama_long.generate import bias, generate
+from pyllama_long.generate import as_processors, bias, generate
 from pyllama_long.logprobs import Logprob, as_block, score, score_prompt
 from pyllama_long.sequence import as_ids
 from pyllama_long.text import Text, piece_reader
@@ -66,7 +66,7 @@ class Completion:
             block = as_block(self.llama, self.scores, len(self._prompt_text()))
             if self.echo:
                 prompt = as_block(self.llama, self.prompt_scores, 0, first_is_null=True)
-                block = {key: values + block[key] for key, values in prompt.items()}  # type: ignore[assignment, literal-required, operator]
+                block = {key: values + block[key] for key, values in prompt.items()}  # type: ignore[assignment, literal-required]
         if self.echo:
             text = self._prompt_text() + text
         n_prompt, n = len(self.tokens), len(self.text.tokens)
@@ -99,7 +99,7 @@ class Completion:
         finally:
             tokens.close()
         if llama.verbose:
-            llama._ctx.print_timings()
+            llama_cpp.llama_perf_context_print(llama.ctx)
         yield True
 
     def _response(self, text: str, logprobs: Any, finish: str | None = None) -> dict[str, Any]:
@@ -117,7 +117,8 @@ class Completion:
         return self.prompt
 
     def _restore(self) -> None:
-        """Takes a saved state from llama_cpp's cache when it holds more of the prompt than the context does."""
+        """Takes a saved state from llama_cpp's cache when it holds more of the prompt than the context
+        does."""
         llama, cache = self.llama, self.llama.cache
         if cache is None:
             return
@@ -134,9 +135,11 @@ class Completion:
             self.llama.cache[self.tokens + self.text.tokens] = self.llama.save_state()
 
 
-def prepare(llama: LongLlama, prompt: str | list[int], tail: str | None, options: dict[str, Any]) -> Completion:
-    """Tokenizes and checks a request; options: the arguments of create_completion. Raises ValueError before anything
-    is evaluated, also for streams."""
+def prepare(
+    llama: LongLlama, prompt: str | list[int], tail: str | None, options: dict[str, Any]
+) -> Completion:
+    """Tokenizes and checks a request; options: the arguments of create_completion. Raises ValueError before
+    anything is evaluated, also for streams."""
     turn = llama.start()
     suffix, stop, logprobs = options.pop("suffix"), options.pop("stop"), options.pop("logprobs")
     tokens, fills = encode(llama, prompt, suffix)
@@ -167,11 +170,14 @@ def prepare(llama: LongLlama, prompt: str | list[int], tail: str | None, options
 
 
 def encode(llama: LongLlama, prompt: str | list[int], suffix: str | None) -> tuple[list[int], bool]:
-    """Prompt tokens, with BOS and EOS as the model wants them around text, and whether they ask to fill in the middle:
-    a suffix does where the model has the tokens for it."""
+    """Prompt tokens, with BOS and EOS as the model wants them around text, and whether they ask to fill in
+    the middle: a suffix does where the model has the tokens for it."""
     model = llama._model
     vocab = model.vocab
-    marks = [f(vocab) for f in (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)]
+    marks = [
+        f(vocab)
+        for f in (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
+    ]
     fills = suffix is not None and min(marks) >= 0
     if isinstance(prompt, str):
         body = llama.tokenize(prompt.encode(), add_bos=False, special=not fills) if prompt else []
@@ -201,8 +207,8 @@ def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:
         return room
     if wanted > room:
         warnings.warn(
-            f"max_tokens={wanted} does not fit: after {n} prompt tokens the context window of {n_ctx} has room for {room}; "
-            "load the model with a larger n_ctx",
+            f"max_tokens={wanted} does not fit: after {n} prompt tokens the context window of {n_ctx} "
+            f"has room for {room}; load the model with a larger n_ctx",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -214,6 +220,6 @@ def _sampling(llama: LongLlama, options: dict[str, Any]) -> dict[str, Any]:
     # Without a seed each call has its own, all of them following from the model's, as in llama_cpp.
     llama.set_seed(seed if seed is not None else random.Random(llama._seed).randint(0, 2**32))
     if logit_bias:
-        processors = list(options["logits_processor"] or [])
+        processors = as_processors(options["logits_processor"])
         options["logits_processor"] = [*processors, bias(logit_bias, llama.n_vocab())]
     return options

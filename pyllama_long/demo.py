@@ -54,7 +54,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Document:
-    """text: all that comes before a question, chat markers included. n_tokens: its tokens, at least those asked for."""
+    """text: all that comes before a question, chat markers included; n_tokens: its length."""
 
     text: str
     facts: tuple[Fact, ...]
@@ -151,7 +151,7 @@ def _assemble(sentences: Sequence[str], facts: Sequence[Fact]) -> str:
 
 
 def read(llm: LongLlama, document: Document) -> float:
-    """Evaluates the document in an empty context; returns the seconds it took. Progress goes to llm.progress."""
+    """Evaluates the document as a new text; returns the seconds it took. Progress goes to llm.progress."""
     tokens = llm.tokenize(document.text.encode(), special=True)
     llm.reset()
     started = time.perf_counter()
@@ -190,11 +190,10 @@ def interview(
     on_text: Callable[[str], None] | None = None,
     on_answer: Callable[[Answer], None] | None = None,
 ) -> Reading:
-    """Reads a document and asks for all of its facts, in an order that is not that of the document."""
+    """Reads a document and asks for all of its facts."""
     seconds = read(llm, document)
     answers = []
-    order = random.Random(document.n_tokens).sample(document.facts, len(document.facts))
-    for fact in order:
+    for fact in document.facts:
         if on_question is not None:
             on_question(fact)
         answers.append(ask(llm, document, fact, on_text))

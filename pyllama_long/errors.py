@@ -6,7 +6,8 @@ __all__ = ["Cancelled", "ContextOverflow", "DecodeError", "ModelError"]
 
 
 class ModelError(ValueError):
-    """A model file that cannot be loaded, or a context that cannot be made for it; names the file and the reason."""
+    """A model file that cannot be loaded, or a context that cannot be made for it; names the file and the
+    reason."""
 
 
 class ContextOverflow(ValueError):

@@ -1,6 +1,6 @@
-"""Plain prose that every Python carries: the reference of the language (pydoc_data.topics), without its markup and code.
+"""Plain prose that every Python carries: the language reference (pydoc_data.topics) without markup and code.
 
-About 52,000 tokens of the embedded model's vocabulary. Where the module is missing, sentences are generated.
+About 50,000 tokens of the embedded model's vocabulary. Where the module is missing, sentences are generated.
 """
 
 from __future__ import annotations
@@ -23,13 +23,23 @@ _SUBSTITUTIONS = (
     (re.compile(r",+(?=[.,;:])"), ""),
     (re.compile(r"(?<=[a-z])\.(?=[a-z])"), " "),  # dotted.names
 )
+_GENERATED = tuple(
+    words.split("|")
+    for words in (
+        "The miller|An old sailor|My neighbour|The doctor|A young clerk|Her sister|The innkeeper|A stranger",
+        "walked slowly to|spoke at length about|never forgot|had often seen|painted|asked for|dreamt of",
+        "the river|the long road|a quiet garden|the harbour|that winter|the empty house|a letter from home",
+        "before the rain came|in the evening|when the bells rang|all the same|without a word|in those days",
+        "and nobody asked why|as people did then|for it was late|while the others slept|and smiled",
+    )
+)
 _MOST_WORDS = 60
 _LONGEST_WORD = 20
 
 
 @lru_cache(maxsize=1)
 def sentences() -> tuple[str, ...]:
-    """Distinct sentences of 5 to 60 words, letters and plain punctuation only (no digits), in the order of the text."""
+    """Distinct sentences of 5 to 60 words, letters and plain punctuation only, in the order of the text."""
     try:
         from pydoc_data.topics import topics
     except ImportError:  # some distributions leave the module out
@@ -48,7 +58,7 @@ def sentences() -> tuple[str, ...]:
 
 
 def stream(seed: int) -> Iterator[str]:
-    """Sentences without end, from a place that the seed chooses; they repeat only once all have been given."""
+    """Sentences without end, from a place that the seed chooses; they repeat once all have been given."""
     found = sentences()
     start = random.Random(seed).randrange(len(found))
     return itertools.cycle(found[start:] + found[:start])
@@ -66,20 +76,6 @@ def _is_prose(sentence: str) -> bool:
 
 def _generated(n: int) -> Iterator[str]:
     chance = random.Random(1)
-    who = "The miller|An old sailor|My neighbour|The doctor|A young clerk|Her sister|The innkeeper|That stranger".split(
-        "|"
-    )
-    did = "walked slowly to|spoke at length about|never forgot|had often seen|painted|asked the way to|dreamt of".split(
-        "|"
-    )
-    what = "the river|the long road|a quiet garden|the harbour|that winter|the empty house|a letter from home".split(
-        "|"
-    )
-    when = "before the rain came|in the evening|when the bells rang|all the same|without a word|in those days".split(
-        "|"
-    )
-    why = "and nobody asked why|as people did then|for it was late|while the others slept|and smiled".split(
-        "|"
-    )
     for _ in range(n):
-        yield f"{chance.choice(who)} {chance.choice(did)} {chance.choice(what)} {chance.choice(when)}, {chance.choice(why)}."
+        who, did, what, when, why = (chance.choice(words) for words in _GENERATED)
+        yield f"{who} {did} {what} {when}, {why}."

@@ -17,21 +17,34 @@ if TYPE_CHECKING:
 Processor: TypeAlias = Callable[[IntArray, FloatArray], FloatArray]
 
 
+def as_processors(given: Sequence[Processor] | Processor | None) -> list[Processor]:
+    """One logits processor, several, or none, as a list."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
 class Sampler:
     """llama_cpp's sampler chain, with errors of Python logits processors raised instead of swallowed."""
 
-    def __init__(self, llama: LongLlama, logits_processor: Sequence[Processor] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        llama: LongLlama,
+        logits_processor: Sequence[Processor] | Processor | None = None,
+        **options: Any,
+    ) -> None:
         self._ctx, self._sequence = llama._ctx, llama.sequence
         self._error: BaseException | None = None
         grammar = options.get("grammar")
         if grammar is not None:
             _check_grammar(llama, grammar)
 
+        processes = as_processors(logits_processor)
+
         def run(ids: IntArray, scores: FloatArray) -> FloatArray:
-            assert logits_processor is not None
             original = scores
             try:
-                for process in logits_processor:
+                for process in processes:
                     scores = np.asarray(process(ids, scores), np.float32)
                 if scores.shape != original.shape:
                     raise ValueError(f"a logits processor gave shape {scores.shape}, not {original.shape}")
@@ -40,7 +53,7 @@ class Sampler:
                 self._error = error
                 return original
 
-        processors = llama_cpp.LogitsProcessorList([run]) if logits_processor else None  # type: ignore[list-item]
+        processors = llama_cpp.LogitsProcessorList([run]) if processes else None
         self._chain = llama._init_sampler(logits_processor=processors, **options)
 
     def sample(self, row: int) -> int:
@@ -92,8 +105,9 @@ def generate(
 ) -> Generator[int, Sequence[int] | None, None]:
     """Yields sampled tokens without end; tokens sent to the generator are evaluated after the sampled one.
 
-    reset: start a new text, of which the prefix that the cache holds is not evaluated again; else continue the old one.
-    turn: from `LongLlama.start`; the generator ends with RuntimeError when a later call has taken the context over.
+    reset: start a new text, of which the prefix that the cache holds is not evaluated again; else continue
+    the old one. turn: from `LongLlama.start`; the generator ends with RuntimeError when a later call has
+    taken the context over.
     """
     return _loop(llama, as_ids(tokens), turn, reset, stopping_criteria, Sampler(llama, **sampling))
 
@@ -125,18 +139,20 @@ def _loop(
             while True:
                 llama.sampled_row = at - seq.length - 1
                 token = sampler.sample(llama.sampled_row)
-                if stopping_criteria is not None and stopping_criteria(seq.ids[:at], seq.row(llama.sampled_row)):
+                if stopping_criteria is not None and stopping_criteria(
+                    seq.ids[:at], seq.row(llama.sampled_row)
+                ):
                     return
                 sent = yield token
                 llama.check_turn(turn)
                 if sent is not None or at >= seq.length or token != seq.ids[at]:
                     break
                 at += 1  # the draft was right: the next row is already there
-            known = as_ids([token, *(sent or ())])
+            known = as_ids([token, *sent]) if sent else np.array([token], np.int32)
             if at < seq.length and seq.keep(at) != at:
                 known = np.concatenate([seq.ids[:at], known])
             guess = _draft(llama, known)
-            pending, n_logits = np.concatenate([known, guess]), 1 + len(guess)
+            pending, n_logits = np.concatenate([known, guess]) if len(guess) else known, 1 + len(guess)
     finally:
         sampler.close()
 

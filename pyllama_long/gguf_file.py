@@ -1,7 +1,7 @@
 """The header of a GGUF file, read with every length checked against the file's size before it is used.
 
-A file may be truncated, random or hostile: nothing is allocated or looped over on the word of a header alone. Tensor
-data is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+A file may be truncated, random or hostile: nothing is allocated or looped over on the word of a header alone.
+Tensor data is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class GGUFFile:
 def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     """Reads the header of a file.
 
-    Raises GGUFError with one line, also for a file that is missing, empty, a directory or cut off in its tensor data.
+    Raises GGUFError with one line, also for a file that is missing, empty, a directory or cut off anywhere.
     """
     path = Path(path)
     try:
@@ -152,7 +152,7 @@ class _Reader:
         n = self.number(form, f"the number of {what}")
         if n * least > self.size - self.at:
             raise GGUFError(
-                f"{self.path} is truncated or damaged: it announces {n} {what}, more than its {self.size} bytes can hold"
+                f"{self.path} is truncated or damaged: it announces {n} {what} in {self.size} bytes"
             )
         return n
 
@@ -208,7 +208,7 @@ class _Reader:
             kind = GGMLQuantizationType(number)
         except ValueError:
             raise GGUFError(
-                f"{self.path}: tensor {name!r} has type {number}, which is unknown here: damaged, or newer than this program"
+                f"{self.path} is damaged, or newer than this program: the type of {name!r} is {number}"
             ) from None
         if prod(shape) == 0 or shape[0] % GGML_QUANT_SIZES[kind][0]:
             raise GGUFError(

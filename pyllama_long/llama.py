@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from pyllama_long import _native, completion, loading, log
+from pyllama_long import _native, completion, explain, loading, log
 from pyllama_long import tail as tails
 from pyllama_long._native import llama_chat_format, llama_cpp
 from pyllama_long.errors import ModelError
@@ -47,24 +47,26 @@ def _shown_as(signature: inspect.Signature, *more: str) -> Callable[[_F], _F]:
 class LongLlama(llama_cpp.Llama):
     """A drop-in for llama_cpp.Llama that reads contexts far beyond the trained length.
 
-    model_path: a GGUF file. n_ctx: context window in tokens, 0 = the trained length. attention: an attention plan, as
-    text or AttentionPlan. rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
-    progress: called with (tokens done, tokens in all) after each chunk of a prompt. Other arguments are those of Llama;
-    unknown ones are ignored with a warning.
+    model_path: a GGUF file. n_ctx: context window in tokens, 0 = the trained length.
+    attention: an attention plan, as text or AttentionPlan, or `upstream` for llama.cpp's own attention.
+    rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
+    progress: called with (tokens done, tokens in all) after each chunk of a prompt.
+    The other arguments are those of Llama; unknown ones are ignored with a warning.
 
     Besides llama_cpp's attributes: plan, rope, n_train (trained length in tokens).
 
-    Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors) for text
-    that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit: nothing is ever cut.
-    One call at a time: a stream that is left unfinished ends when the next call begins.
+    Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors)
+    for text that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit:
+    nothing is ever cut. One call at a time: a stream that is left unfinished ends when the next call begins.
     """
 
     _model: Model
     _batch: Any
+    sequence: Tokens
 
     def __init__(
         self,
-        model_path: str,
+        model_path: str | os.PathLike[str],
         n_ctx: int = 0,
         attention: str | AttentionPlan = "auto",
         rope: str | RopePolicy = "auto",
@@ -73,13 +75,12 @@ class LongLlama(llama_cpp.Llama):
         **llama_kwargs: Any,
     ) -> None:
         self._stack = ExitStack()
-        self._arguments = {
-            "model_path": model_path, "n_ctx": n_ctx, "attention": str(attention), "rope": str(rope), "kv_type": kv_type,
-            **llama_kwargs,
-        }  # fmt: skip
+        model_path = os.fspath(model_path)
+        texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type}
+        self._arguments = {"model_path": model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
         o = loading.options(llama_kwargs)
         type_k, type_v = (loading.kv_type(kv_type) if t is None else t for t in (o.type_k, o.type_v))
-        if n_ctx < 0:
+        if not 0 <= n_ctx < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
         self.verbose, self.model_path, self.progress = o.verbose, model_path, progress
         log.install(o.verbose)
@@ -88,20 +89,25 @@ class LongLlama(llama_cpp.Llama):
         self.model_params, self._arrays = loading.model_params(o)
         self._model = self._stack.enter_context(closing(Model(model_path, self.model_params, o.verbose)))
         self.metadata = self._model.metadata()
-        self.n_train = self._model.n_ctx_train()
+        self.n_train = self._model.n_ctx_train() or int(self._meta("context_length", "512"))
         n_ctx = n_ctx or self.n_train
         self._choose(attention, rope, n_ctx, o)
 
         self.context_params = loading.context_params(o, n_ctx, type_k, type_v)
         self.n_batch, self.n_threads = self.context_params.n_batch, self.context_params.n_threads
         self.n_threads_batch = self.context_params.n_threads_batch
-        context = loading.open_context(self._model, self.context_params, self.plan, self.rope)
+        context = loading.open_context(
+            self._model, self.context_params, _native.c_config(self.plan, self.rope, not self.upstream)
+        )
         self._ctx = self._stack.enter_context(closing(context))
         self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
-        self.sequence = Tokens(self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.context_params.swa_full)
+        self.sequence = Tokens(
+            self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.context_params.swa_full
+        )
+        self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch
 
-        self.tokenizer_ = o.tokenizer or llama_cpp.LlamaTokenizer(self)
+        self.tokenizer_ = o.tokenizer or _native.LlamaTokenizer(self)
         self.lora_base, self.lora_scale, self.lora_path = o.lora_base, o.lora_scale, o.lora_path
         self._load_lora()
         self.cache = None
@@ -113,31 +119,44 @@ class LongLlama(llama_cpp.Llama):
         self._is_recurrent = llama_cpp.llama_model_is_recurrent(self.model)
         self._is_hybrid = llama_cpp.llama_model_is_hybrid(self.model)
         self._turn = 0
+        self._tail_is_found = False  # by a completion, not set by the caller
         self._chat: tuple[Sequence[Any], str | None] | None = None
         self.sampled_row = -1
         self._set_chat_format(o)
         self._keep_all_rows(o.logits_all)
-        self._warn_refused()
+        explain.warn_refused(self)
 
-    # ---- loading -----------------------------------------------------------------------------------------------
+    # ---- loading -------------------------------------------------------------------------------------------
+
+    def _meta(self, name: str, default: str = "") -> str:
+        """A key of the GGUF that has the architecture's name before it."""
+        return self.metadata.get(f"{self.metadata.get('general.architecture')}.{name}", default)
 
     def _choose(self, attention: str | AttentionPlan, rope: str | RopePolicy, n_ctx: int, o: Any) -> None:
-        arch = self.metadata.get("general.architecture", "")
-        hints = read_hints(self.model_path, arch)
+        hints = read_hints(self.model_path, self.metadata.get("general.architecture", ""))
+        self.upstream = attention == "upstream"
         if isinstance(attention, AttentionPlan):
-            self.plan, self._plan_reason = attention, "asked for"
+            self.plan, self.plan_reason = attention, "asked for"
+        elif self.upstream:
+            self.plan, self.plan_reason = AttentionPlan.parse("exact"), "llama.cpp's own, as asked for"
         else:
-            self.plan, self._plan_reason = choose_plan(attention, self.n_train, hints.dilated)
-        base = self.metadata.get(f"{arch}.rope.freq_base")
-        if loading.scaled_by_caller(o, float(base) if base else None):
+            self.plan, self.plan_reason = choose_plan(attention, self.n_train, hints.dilated)
+        native = RopePolicy(n_train=self.n_train)
+        if loading.scaled_by_caller(o, float(self._meta("rope.freq_base", "0"))):
             if rope != "auto":
                 raise ValueError("give rope=..., or llama_cpp's rope_* and yarn_* arguments, not both")
-            self.rope, self._rope_reason = RopePolicy(n_train=self.n_train), "llama_cpp's own arguments scale"
+            self.rope, self.rope_reason = native, "llama_cpp's own arguments scale"
+        elif self.upstream and rope == "auto":
+            self.rope, self.rope_reason = native, "llama.cpp's own attention has no other positions"
         elif isinstance(rope, RopePolicy):
-            self.rope, self._rope_reason = rope, "asked for"
+            self.rope, self.rope_reason = rope, "asked for"
         else:
-            scaling = self.metadata.get(f"{arch}.rope.scaling.type") or hints.rope_factors
-            self.rope, self._rope_reason = choose_rope(rope, self.n_train, n_ctx, scaling)
+            scaling = self._meta("rope.scaling.type") or hints.rope_factors
+            self.rope, self.rope_reason = choose_rope(rope, self.n_train, n_ctx, scaling)
+        if self.upstream and str(self.rope) != "native":
+            raise ValueError(
+                f"attention='upstream' cannot run the RoPE policy {self.rope}: give rope='native'"
+            )
 
     def _load_lora(self) -> None:
         if not self.lora_path:
@@ -145,10 +164,10 @@ class LongLlama(llama_cpp.Llama):
         log.forget()
         adapter = llama_cpp.llama_adapter_lora_init(self.model, self.lora_path.encode())
         if not adapter:
-            raise ModelError(f"cannot load the LoRA {self.lora_path}: {log.complaint() or 'llama.cpp gives no reason'}")
+            raise ModelError(f"cannot load the LoRA {self.lora_path}: {log.complaint()}")
         self._stack.callback(llama_cpp.llama_adapter_lora_free, adapter)
-        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-        scales = (llama_cpp.ctypes.c_float * 1)(self.lora_scale)
+        adapters = _native.pointers([adapter])
+        scales = _native.floats([self.lora_scale], 1)
         if llama_cpp.llama_set_adapters_lora(self.ctx, adapters, 1, scales):
             raise ModelError(f"the LoRA {self.lora_path} does not fit {self.model_path}")
 
@@ -169,7 +188,8 @@ class LongLlama(llama_cpp.Llama):
             self._rows = np.zeros((self._n_ctx, self._n_vocab), np.float32)
         elif logits_all:
             warnings.warn(
-                f"logits_all would keep {size / 2**30:.0f} GiB of logits: only the last row is kept; logprobs do not need it",
+                f"logits_all would keep {size / 2**30:.0f} GiB of logits: only the last row is kept; "
+                "logprobs do not need it",
                 stacklevel=3,
             )
         self.store_rows = None if self._rows is None else self._store_rows
@@ -178,22 +198,13 @@ class LongLlama(llama_cpp.Llama):
         assert self._rows is not None
         self._rows[first : first + len(rows)] = rows
 
-    def _warn_refused(self) -> None:
-        refused = self._refused()
-        if refused and (str(self.plan), str(self.rope)) != ("exact", "native"):
-            warnings.warn(f"layers that keep llama.cpp's own attention, without plan and RoPE policy: {refused}", stacklevel=3)
-
-    def _refused(self) -> str:
-        counts = Counter(reason for _, reason in _native.layers(self.ctx) if reason)
-        return "; ".join(f"{n} ({reason})" for reason, n in counts.items())
-
     def close(self) -> None:
         """Frees the model; calls raise RuntimeError afterwards."""
         if "sequence" in self.__dict__:
-            self.sequence.close()
+            self.sequence.blocked = "this LongLlama is closed"
         self._stack.close()
 
-    # ---- evaluating --------------------------------------------------------------------------------------------
+    # ---- evaluating ----------------------------------------------------------------------------------------
 
     def start(self) -> int:
         """Begins a call: forgets `cancel`, ends streams that are still open. Returns the call's number."""
@@ -211,9 +222,11 @@ class LongLlama(llama_cpp.Llama):
         self.sequence.cancelled.set()
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluates tokens after those that `n_tokens` counts, n_batch at a time; what the cache holds already is not
-        evaluated again."""
+        """Evaluates tokens after those that `n_tokens` counts, n_batch at a time; what the cache holds
+        already is not evaluated again."""
         self.start()
+        if self.n_tokens == 0:
+            self._forget_tail()
         self.sequence.extend(self.sequence.reuse(as_ids(tokens)), 1, self.progress, self.store_rows)
 
     def reset(self) -> None:
@@ -231,6 +244,8 @@ class LongLlama(llama_cpp.Llama):
     def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         bound = _GENERATE.bind(self, *args, **kwargs)
         options = {key: value for key, value in bound.arguments.items() if key != "self"}
+        if options.get("reset", True):
+            self._forget_tail()
         return generate(self, turn=self.start(), **options)
 
     @property
@@ -251,10 +266,13 @@ class LongLlama(llama_cpp.Llama):
 
     @property
     def scores(self) -> FloatArray:  # type: ignore[override]
-        """Logits: [n_ctx, n_vocab] with logits_all where that is small; else the last row [1, n_vocab], if any."""
+        """Logits: [n_ctx, n_vocab] with logits_all where that is small; else the last row [1, n_vocab], if
+        any."""
         if self._rows is not None:
             return self._rows
-        return self.sequence.row()[None].copy() if self.sequence.live else np.empty((0, self._n_vocab), np.float32)
+        if not self.sequence.live:
+            return np.empty((0, self._n_vocab), np.float32)
+        return np.array([self.sequence.row()])
 
     @property
     def _scores(self) -> FloatArray:
@@ -270,12 +288,14 @@ class LongLlama(llama_cpp.Llama):
         different = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
         return int(different[0]) if len(different) else n
 
-    # ---- completions -------------------------------------------------------------------------------------------
+    # ---- completions ---------------------------------------------------------------------------------------
 
     @_shown_as(_COMPLETION, "tail")
-    def create_completion(self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any) -> Any:
-        """As Llama.create_completion. tail: the end of the prompt that a plan's tail phase is for; by default the last
-        256 tokens, or the text after the last blank line when that is shorter."""
+    def create_completion(
+        self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any
+    ) -> Any:
+        """As Llama.create_completion. tail: the end of the prompt that a plan's tail phase is for; by
+        default the last 256 tokens, or the text after the last blank line when that is shorter."""
         bound = _COMPLETION.bind(self, prompt, *args, **kwargs)
         bound.apply_defaults()
         options = dict(bound.arguments)
@@ -289,19 +309,23 @@ class LongLlama(llama_cpp.Llama):
         return self.create_completion(*args, **kwargs)
 
     @_shown_as(_CHAT, "tail")
-    def create_chat_completion(self, messages: list[Any], *args: Any, tail: str | None = None, **kwargs: Any) -> Any:
-        """As Llama.create_chat_completion. tail: text of the prompt where the plan's tail phase begins; by default the
-        last user message, or its end when it is long."""
+    def create_chat_completion(
+        self, messages: list[Any], *args: Any, tail: str | None = None, **kwargs: Any
+    ) -> Any:
+        """As Llama.create_chat_completion. tail: text of the prompt where the plan's tail phase begins; by
+        default the last user message, or its end when it is long."""
         self._chat = messages, tail
         try:
             return super().create_chat_completion(messages, *args, **kwargs)
         finally:
             self._chat = None
 
-    # ---- attention ---------------------------------------------------------------------------------------------
+    # ---- attention -----------------------------------------------------------------------------------------
 
     def set_tail(self, pos: int | None) -> None:
-        """Tokens at positions >= pos belong to the tail phase of the plan; None: only tokens that come alone."""
+        """Tokens at positions >= pos belong to the tail phase of the plan; None: only tokens that come
+        alone. It holds until it is set again, here or by a completion."""
+        self._tail_is_found = False
         _native.set_tail(self.ctx, 0, pos)
 
     def mark_tail(self) -> None:
@@ -309,17 +333,24 @@ class LongLlama(llama_cpp.Llama):
         self.set_tail(self.n_tokens)
 
     def place_tail(self, tokens: Sequence[int], text: str | None, tail: str | None) -> None:
-        """Finds the tail of a prompt, or of the chat it was made from, where the plan makes a difference of it."""
+        """Finds the tail of a prompt, or of the chat it was made from, where the plan makes a difference of
+        it."""
         if self.plan.prefill == self.plan.tail and tail is None:
             return
         if self._chat is not None:
             self.set_tail(tails.of_chat(self._model, tokens, *self._chat))
         else:
             self.set_tail(tails.of_prompt(self._model, tokens, text, tail))
+        self._tail_is_found = True
+
+    def _forget_tail(self) -> None:
+        """A new text begins: the tail of an earlier completion is none of its."""
+        if self._tail_is_found:
+            self.set_tail(None)
 
     def attention_stats(self, reset: bool = False) -> dict[str, float]:
-        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and tokens;
-        since loading or the last reset."""
+        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and
+        tokens; since loading or the last reset."""
         stats = _native.stats(self.ctx)
         if reset:
             _native.stats_reset(self.ctx)
@@ -331,35 +362,26 @@ class LongLlama(llama_cpp.Llama):
         }
 
     def explain(self) -> str:
-        """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream computes."""
-        names = {value: key for key, value in loading.KV_TYPES.items()}
-        kinds = [names.get(kind, str(kind)) for kind in (self.context_params.type_k, self.context_params.type_v)]
-        refused = self._refused()
-        lines = [
-            f"model: {self.model_path}, trained on {self.n_train} tokens",
-            f"context window: {self._n_ctx} tokens, {'/'.join(dict.fromkeys(kinds))} cache",
-            f"attention: {self.plan} ({self._plan_reason})",
-            *(f"  {line}" for line in self.plan.explain().splitlines()),
-            f"RoPE: {self.rope} ({self._rope_reason})",
-            *(f"  {line}" for line in self.rope.explain().splitlines()),
-            f"CPU kernels: {_native.isa()}",
-            f"layers with llama.cpp's own attention: {refused or 'none'}",
-        ]
-        return "\n".join(lines)
+        """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream
+        computes."""
+        return explain.explain(self)
 
-    # ---- state -------------------------------------------------------------------------------------------------
+    # ---- state ---------------------------------------------------------------------------------------------
 
     def set_cache(self, cache: Any) -> None:
-        """A cache of saved states; LlamaRAMCache works. LlamaDiskCache unpickles files, which can run code: refused."""
-        if isinstance(cache, llama_cpp.LlamaDiskCache):
-            raise ValueError("LlamaDiskCache keeps pickles, which can run code when they are read: use LlamaRAMCache")
+        """A cache of saved states; LlamaRAMCache works. LlamaDiskCache unpickles files, which can run code:
+        refused."""
+        if isinstance(cache, _native.LlamaDiskCache):
+            raise ValueError(
+                "LlamaDiskCache keeps pickles, which can run code when they are read: use LlamaRAMCache"
+            )
         self.cache = cache
 
     def save_state(self) -> llama_cpp.LlamaState:
         """The current text and its cache. Logits are not saved."""
         size = llama_cpp.llama_state_get_size(self.ctx)
         data = np.empty(size, np.uint8)
-        n = llama_cpp.llama_state_get_data(self.ctx, _bytes_pointer(data), size)
+        n = llama_cpp.llama_state_get_data(self.ctx, _native.byte_pointer(data), size)
         return llama_cpp.LlamaState(
             input_ids=self.input_ids[: self.n_tokens].copy(),
             scores=np.empty((0, self._n_vocab), np.float32),
@@ -373,8 +395,8 @@ class LongLlama(llama_cpp.Llama):
         """Takes a text back that `save_state` gave. Raises RuntimeError when it does not fit this context."""
         data = np.frombuffer(state.llama_state, np.uint8)
         log.forget()
-        if llama_cpp.llama_state_set_data(self.ctx, _bytes_pointer(data), len(data)) != len(data):
-            raise RuntimeError(f"this state does not fit the context: {log.complaint() or 'llama.cpp gives no reason'}")
+        if llama_cpp.llama_state_set_data(self.ctx, _native.byte_pointer(data), len(data)) != len(data):
+            raise RuntimeError(f"this state does not fit the context: {log.complaint()}")
         self.sequence.restore(as_ids(state.input_ids[: state.n_tokens]))
         self._seed = state.seed
 
@@ -388,7 +410,3 @@ def _start_backend(numa: bool | int) -> None:
     strategy = llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE if numa is True else int(numa)
     if strategy:
         llama_cpp.llama_numa_init(strategy)
-
-
-def _bytes_pointer(data: npt.NDArray[np.uint8]) -> Any:
-    return data.ctypes.data_as(llama_cpp.ctypes.POINTER(llama_cpp.ctypes.c_uint8))

@@ -1,4 +1,5 @@
-"""From the keyword arguments of llama_cpp.Llama to llama.cpp's parameter structs, and a context made from them."""
+"""From the keyword arguments of llama_cpp.Llama to llama.cpp's parameter structs, and a context made from
+them."""
 
 from __future__ import annotations
 
@@ -9,14 +10,18 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import jinja2
+
 from pyllama_long import _native, log
-from pyllama_long._native import _internals, llama_cpp
+from pyllama_long._native import _internals, llama_chat_format, llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.model import Model
-from pyllama_long.plan import AttentionPlan
-from pyllama_long.rope import RopePolicy
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}  # ggml_type
+_SAME = (
+    "pooling_type attention_type rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor "
+    "yarn_beta_fast yarn_beta_slow yarn_orig_ctx offload_kqv no_perf"
+).split()  # arguments of Llama that llama_context_params has under the same name
 KV_BYTES = {0: 4.0, 1: 2.0, 2: 18 / 32, 8: 34 / 32, 30: 2.0}  # per value
 
 
@@ -28,6 +33,9 @@ def options(given: Mapping[str, Any]) -> SimpleNamespace:
     if unknown:
         warnings.warn(f"LongLlama ignores unknown options: {', '.join(unknown)}", stacklevel=3)
     ours = {"flash_attn": True, "verbose": False}
+    for name in ("n_batch", "n_ubatch"):
+        if given.get(name, 1) < 1:
+            raise ValueError(f"{name} is {given[name]}: give 1 or more tokens")
     return SimpleNamespace(**known | ours | {key: given[key] for key in given if key in known})
 
 
@@ -65,12 +73,16 @@ def model_params(o: SimpleNamespace) -> tuple[llama_cpp.llama_model_params, list
     }[bool(use_mmap), bool(o.use_mlock)]
     if o.tensor_split is not None:
         if len(o.tensor_split) > llama_cpp.LLAMA_MAX_DEVICES:
-            raise ValueError(f"tensor_split has {len(o.tensor_split)} parts, at most {llama_cpp.LLAMA_MAX_DEVICES} work")
-        split = (llama_cpp.ctypes.c_float * llama_cpp.LLAMA_MAX_DEVICES)(*o.tensor_split)
+            raise ValueError(
+                f"tensor_split has {len(o.tensor_split)} parts, at most {llama_cpp.LLAMA_MAX_DEVICES} work"
+            )
+        split = _native.floats(o.tensor_split, llama_cpp.LLAMA_MAX_DEVICES)
         params.tensor_split = split
         arrays.append(split)
     if o.kv_overrides:
-        overrides = (llama_cpp.llama_model_kv_override * (len(o.kv_overrides) + 1))()  # the last one stays empty
+        overrides = (
+            llama_cpp.llama_model_kv_override * (len(o.kv_overrides) + 1)
+        )()  # the last one stays empty
         for slot, (key, value) in zip(overrides, o.kv_overrides.items(), strict=False):
             _override(slot, key, value)
         params.kv_overrides = overrides
@@ -79,7 +91,12 @@ def model_params(o: SimpleNamespace) -> tuple[llama_cpp.llama_model_params, list
 
 
 def _override(slot: Any, key: str, value: bool | int | float | str) -> None:
-    kinds = {bool: ("BOOL", "val_bool"), int: ("INT", "val_i64"), float: ("FLOAT", "val_f64"), str: ("STR", "val_str")}
+    kinds = {
+        bool: ("BOOL", "val_bool"),
+        int: ("INT", "val_i64"),
+        float: ("FLOAT", "val_f64"),
+        str: ("STR", "val_str"),
+    }
     if type(value) not in kinds:
         raise ValueError(f"kv_overrides: {key} is a {type(value).__name__}; give a bool, int, float or str")
     name, member = kinds[type(value)]
@@ -91,17 +108,19 @@ def _override(slot: Any, key: str, value: bool | int | float | str) -> None:
     setattr(slot.value, member, raw)
 
 
-def scaled_by_caller(o: SimpleNamespace, model_base: float | None) -> bool:
+def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
     """Whether llama_cpp's own RoPE arguments ask for another rotation than the model's.
 
-    LangChain always passes rope_freq_base=10000 and rope_freq_scale=1: both are taken as "the model's own".
+    model_base: 0 when unknown. LangChain always passes rope_freq_base=10000 and rope_freq_scale=1: both are
+    taken as "the model's own".
     """
     if o.rope_freq_scale == 1.0:
         o.rope_freq_scale = 0.0
     if o.rope_freq_base == 10000.0:
-        if model_base not in (None, 10000.0):
+        if model_base not in (0.0, 10000.0):
             warnings.warn(
-                f"rope_freq_base=10000 is ignored: the model was trained with {model_base:g}; scale with rope='...'",
+                f"rope_freq_base=10000 is ignored: the model was trained with {model_base:g}; "
+                "scale with rope='...'",
                 stacklevel=4,
             )
         o.rope_freq_base = 0.0
@@ -114,16 +133,17 @@ def scaled_by_caller(o: SimpleNamespace, model_base: float | None) -> bool:
     )
 
 
-def context_params(o: SimpleNamespace, n_ctx: int, type_k: int, type_v: int) -> llama_cpp.llama_context_params:
-    params = llama_cpp.llama_context_default_params()
+def context_params(
+    o: SimpleNamespace, n_ctx: int, type_k: int, type_v: int
+) -> llama_cpp.llama_context_params:
+    params: llama_cpp.llama_context_params = llama_cpp.llama_context_default_params()
     cores, threads = cpus()
     n_batch = min(n_ctx, o.n_batch)
     params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_batch, o.n_ubatch)
     params.n_threads, params.n_threads_batch = o.n_threads or cores, o.n_threads_batch or threads
     if o.rope_scaling_type is not None:
         params.rope_scaling_type = o.rope_scaling_type
-    same = "pooling_type attention_type rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast"
-    for name in (*same.split(), "yarn_beta_slow", "yarn_orig_ctx", "offload_kqv", "no_perf"):
+    for name in _SAME:
         setattr(params, name, getattr(o, name))
     for name in ("op_offload", "swa_full"):
         if getattr(o, name) is not None:
@@ -139,25 +159,24 @@ def context_params(o: SimpleNamespace, n_ctx: int, type_k: int, type_v: int) -> 
 
 
 def open_context(
-    model: Model, params: llama_cpp.llama_context_params, plan: AttentionPlan, rope: RopePolicy
+    model: Model, params: llama_cpp.llama_context_params, config: _native.CConfig
 ) -> _internals.LlamaContext:
-    """A context that runs this plan and policy. Raises ModelError with llama.cpp's reason."""
-    for complaint in (_native.plan_check(plan), _native.rope_check(rope)):
-        if complaint:
-            raise ValueError(complaint)
-    size = model.kv_bytes(params.n_ctx, (KV_BYTES.get(params.type_k, 2) + KV_BYTES.get(params.type_v, 2)) / 2)
+    """A context that runs a plan and a RoPE policy. Raises ModelError with llama.cpp's reason."""
+    _native.check(config)
+    per_value = (KV_BYTES.get(params.type_k, 2) + KV_BYTES.get(params.type_v, 2)) / 2
+    size, memory = model.kv_bytes(params.n_ctx, per_value), _memory()
     takes = f"the KV cache of {params.n_ctx} tokens takes {size / 2**30:.1f} GiB"
     advice = "lower n_ctx, or take kv_type='q8_0'"
-    memory = _memory()
-    if memory and size > memory and model.params.n_gpu_layers == 0 and model.plain_cache():
+    if 0 < memory < size and model.params.n_gpu_layers == 0 and not model.params.vocab_only:
         raise ModelError(f"{takes}, and this machine has {memory / 2**30:.1f} GiB: {advice}")
     log.forget()
-    _native.configure_next(_native.c_config(plan, rope))
+    _native.configure_next(config)
     try:
         return _internals.LlamaContext(model=model, params=params, verbose=model.verbose)
-    except ValueError as error:
-        reason = log.complaint() or "llama.cpp gives no reason"
-        raise ModelError(f"cannot make a context for {model.path_model}: {reason}; {takes}: {advice}") from error
+    except ValueError:
+        reason = log.complaint()
+        hint = f"; {takes}: {advice}" if "alloc" in reason else ""
+        raise ModelError(f"cannot make a context for {model.path_model}: {reason}{hint}") from None
     finally:
         _native.configure_next(None)
 
@@ -172,10 +191,10 @@ def _memory() -> int:
 
 def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) -> dict[str, Any]:
     """Chat handlers for the templates that the GGUF carries, by name."""
-    from pyllama_long._native import llama_chat_format
-
     prefix = "tokenizer.chat_template"
-    templates = {key[len("tokenizer.") :]: text for key, text in metadata.items() if key.startswith(f"{prefix}.")}
+    templates = {
+        key[len("tokenizer.") :]: text for key, text in metadata.items() if key.startswith(f"{prefix}.")
+    }
     if prefix in metadata:
         templates["chat_template.default"] = metadata[prefix]
     text = {token: model.token_get_text(token) if token != -1 else "" for token in (eos, bos)}
@@ -185,8 +204,10 @@ def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) 
             formatter = llama_chat_format.Jinja2ChatFormatter(
                 template=template, eos_token=text[eos], bos_token=text[bos], stop_token_ids=[eos]
             )
-        except llama_chat_format.jinja2.TemplateError as error:
-            warnings.warn(f"the chat template {name} of {model.path_model} cannot be read: {error}", stacklevel=3)
+        except jinja2.TemplateError as error:
+            warnings.warn(
+                f"the chat template {name} of {model.path_model} cannot be read: {error}", stacklevel=3
+            )
             continue
         handlers[name] = formatter.to_chat_handler()
     return handlers

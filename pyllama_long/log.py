@@ -1,36 +1,38 @@
-"""llama.cpp's log: silent unless somebody asked for it, with the last complaints kept to be quoted in errors."""
+"""llama.cpp's log: silent unless somebody asked for it, with the last complaints kept to be quoted in
+errors."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections import deque
 
 from pyllama_long._native import _logger, llama_cpp
 
 _WARN, _ERROR, _CONT = 3, 4, 5  # ggml_log_level
-_kept: deque[str] = deque(maxlen=64)
+_kept: deque[tuple[int, str]] = deque(maxlen=64)
 _last = 0
+# What llama.cpp writes before a reason, or in place of one.
+_FUNCTIONS = re.compile(r"^(\w+: |error loading model: |failed to initialize the context: )+")
+_EMPTY = ("failed to load model",)
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_line(level: int, text: bytes, _data: object) -> None:
     global _last
     line = text.decode(errors="replace")
-    if level != _CONT:
-        _last = level
+    _last = _last if level == _CONT else level
     if _last in (_WARN, _ERROR):
-        if level == _CONT and _kept:
-            _kept[-1] += line
-        else:
-            _kept.append(line)
+        before = _kept.pop()[1] if level == _CONT and _kept else ""
+        _kept.append((_last, before + line))
     if _logger.logger.level <= logging.DEBUG and sys.stderr is not None:
         print(line, end="", file=sys.stderr, flush=True)
 
 
 def install(verbose: bool) -> None:
     """Takes the log over from llama_cpp; verbose: print every line to stderr."""
-    llama_cpp.llama_log_set(_on_line, None)  # type: ignore[arg-type]
+    llama_cpp.llama_log_set(_on_line, None)
     _logger.set_verbose(verbose)
 
 
@@ -40,13 +42,11 @@ def forget() -> None:
 
 
 def complaint() -> str:
-    """The warnings and errors since `forget`, without function names, joined; empty when there are none."""
-    lines: list[str] = []
-    for line in _kept:
-        words = line.strip().rstrip(".")
-        function, colon, rest = words.partition(": ")
-        words = rest if colon and function.isidentifier() else words
-        words = words.removeprefix("error loading model: ")
-        if words and not words.startswith("failed to load model") and words not in lines:
-            lines.append(words)
-    return "; ".join(lines[-3:])
+    """The errors since `forget`, or else the warnings, in one line without the names of functions."""
+    found: dict[int, list[str]] = {_WARN: [], _ERROR: []}
+    for level, line in _kept:
+        words = _FUNCTIONS.sub("", line.strip().rstrip("."))
+        if words and not words.startswith(_EMPTY) and words not in found[level]:
+            found[level].append(words)
+    lines = found[_ERROR] or found[_WARN]
+    return "; ".join(lines[-3:]) or "llama.cpp gives no reason"

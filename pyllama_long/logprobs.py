@@ -1,4 +1,5 @@
-"""Log-probabilities of sampled and of prompt tokens, taken while their logits are there: no table of all logits."""
+"""Log-probabilities of sampled and of prompt tokens, taken while their logits are there: no table of all
+logits."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
 
 
 class Logprob(NamedTuple):
-    """A token, its log-probability, and the likeliest tokens with theirs; None for a token without a predecessor."""
+    """A token, its log-probability, and the likeliest tokens with theirs; None for a token without a
+    predecessor."""
 
     token: int
     logprob: float | None
@@ -55,9 +57,11 @@ def rows_at_once(llama: LongLlama) -> int:
     return int(min(llama.n_batch, max(1, _ROWS_BYTES // (4 * llama.n_vocab()))))
 
 
-def as_block(llama: LongLlama, scores: Sequence[Logprob], offset: int, first_is_null: bool = False) -> CompletionLogprobs:
-    """The `logprobs` field of a completion; offset: place of the first token in the text, in characters. BOS is left
-    out. first_is_null: the first token gets no figures, as in OpenAI's echo."""
+def as_block(
+    llama: LongLlama, scores: Sequence[Logprob], offset: int, first_is_null: bool = False
+) -> CompletionLogprobs:
+    """The `logprobs` field of a completion; offset: place of the first token in the text, in characters.
+    BOS is left out. first_is_null: the first token gets no figures, as in OpenAI's echo."""
 
     def string(token: int) -> str:
         return llama.detokenize([token]).decode(errors="ignore")

@@ -17,7 +17,7 @@ _GGUF_ARRAY = 9  # gguf_type
 _INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
 
 
-class Model(_internals.LlamaModel):  # type: ignore[misc]
+class Model(_internals.LlamaModel):
     """llama_cpp's model object with its own loading, tokenizing and metadata."""
 
     def __init__(self, path: str, params: llama_cpp.llama_model_params, verbose: bool = False) -> None:
@@ -29,21 +29,30 @@ class Model(_internals.LlamaModel):  # type: ignore[misc]
         log.forget()
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
-            raise ModelError(f"cannot load {path}: {log.complaint() or 'llama.cpp gives no reason'}")
+            reason = log.complaint()
+            damaged = any(word in reason for word in ("key-value", "file size", "file bounds", "corrupt"))
+            hint = ": the file is damaged or cut off, download it again" if damaged else ""
+            raise ModelError(f"cannot load {path}: {reason}{hint}")
         self._exit_stack.callback(self._free)
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
 
     def _free(self) -> None:
         llama_cpp.llama_model_free(self.model)
-        self.model = None
+        self.model = self.vocab = None
+        self._pieces = ({}, {})
+
+    def _check_open(self) -> None:
+        if self.model is None:
+            raise RuntimeError("this LongLlama is closed")
 
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
         """Token ids of UTF-8 text; special: names of control tokens in the text become those tokens."""
+        self._check_open()
         size = len(text) + 16  # no tokenizer gives more tokens than bytes, besides BOS and EOS
         while True:
             ids = np.empty(size, np.int32)
-            buffer = ids.ctypes.data_as(llama_cpp.llama_token_p)
-            n = llama_cpp.llama_tokenize(self.vocab, text, len(text), buffer, size, add_bos, special)
+            pointer = _native.token_pointer(ids)
+            n = llama_cpp.llama_tokenize(self.vocab, text, len(text), pointer, size, add_bos, special)
             if n >= 0:
                 return [int(i) for i in ids[:n].tolist()]
             if -n <= size:
@@ -51,18 +60,20 @@ class Model(_internals.LlamaModel):  # type: ignore[misc]
             size = -n
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """The bytes of one token, which may be a part of a character; special: also those of control tokens."""
+        """The bytes of one token, which may be a part of a character; special: also those of control
+        tokens."""
         known = self._pieces[special]
         found = known.get(token)
         if found is None:
+            self._check_open()
             if not 0 <= token < self.n_vocab():
                 raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab()}")
-            buffer, n = (llama_cpp.ctypes.c_char * 64)(), 64
+            buffer, n = _native.char_buffer(64), 64
             n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
             if n < 0:
-                buffer = (llama_cpp.ctypes.c_char * -n)()
+                buffer = _native.char_buffer(-n)
                 n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -n, 0, special)
-            found = known[token] = bytes(buffer[:n])
+            found = known[token] = bytes(buffer.raw[:n])
         return found
 
     def token_to_piece(self, token: int, special: bool = False) -> bytes:
@@ -80,7 +91,7 @@ class Model(_internals.LlamaModel):  # type: ignore[misc]
         def read(function: object, i: int) -> str:
             size = 256
             while True:
-                buffer = (llama_cpp.ctypes.c_char * size)()
+                buffer = _native.char_buffer(size)
                 n: int = function(self.model, i, buffer, size)  # type: ignore[operator]
                 if n < size:
                     return bytes(buffer.value).decode(errors="replace")
@@ -89,23 +100,20 @@ class Model(_internals.LlamaModel):  # type: ignore[misc]
         key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
         return {read(key, i): read(value, i) for i in range(llama_cpp.llama_model_meta_count(self.model))}
 
-    def plain_cache(self) -> bool:
-        """Whether every layer keeps K and V of every token, so that `kv_bytes` is exact."""
-        arch = (meta := self.metadata()).get("general.architecture", "")
-        special = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
-        compressed = f"{arch}.attention.kv_lora_rank" in meta
-        uniform = f"{arch}.attention.head_count" in meta and f"{arch}.attention.head_count_kv" in meta
-        return not special and not compressed and uniform and llama_cpp.llama_model_n_swa(self.model) == 0
-
     def kv_bytes(self, n_ctx: int, bytes_per_value: float) -> int:
-        """Size of a full K and V cache, for models with plain attention in every layer."""
-        n_head, n_head_kv = (f(self.model) for f in (llama_cpp.llama_model_n_head, llama_cpp.llama_model_n_head_kv))
+        """Size of the K and V cache where every layer keeps every token; 0 for models of other kinds."""
         meta = self.metadata()
         arch = meta.get("general.architecture", "")
-        head = self.n_embd() // max(1, n_head)
-        per_token = sum(int(meta.get(f"{arch}.attention.{name}_length", head)) for name in ("key", "value"))
-        n_layer = llama_cpp.llama_model_n_layer(self.model)
-        return int(n_ctx * n_layer * n_head_kv * per_token * bytes_per_value)
+        special = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(
+            self.model
+        )
+        if special or llama_cpp.llama_model_n_swa(self.model) or f"{arch}.attention.kv_lora_rank" in meta:
+            return 0
+        names = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
+        n_layer, n_embd, n_head, n_head_kv = (int(meta.get(f"{arch}.{name}", 0)) for name in names)
+        head = n_embd // max(1, n_head)
+        lengths = (int(meta.get(f"{arch}.attention.{name}_length", head)) for name in ("key", "value"))
+        return int(n_ctx * n_layer * n_head_kv * sum(lengths) * bytes_per_value)
 
 
 def check_file(path: str) -> None:
@@ -123,7 +131,9 @@ def check_file(path: str) -> None:
     if len(head) < 8:
         raise ModelError(f"{path} is {'empty' if not head else 'cut off'}: download it again")
     if head[:4] != b"GGUF":
-        raise ModelError(f"{path} is not a GGUF file (it starts with {head[:4]!r}): convert or download a .gguf file")
+        raise ModelError(
+            f"{path} is not a GGUF file (it starts with {head[:4]!r}): convert or download a .gguf file"
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,9 @@ def read_hints(path: str, arch: str) -> Hints:
             _integers(gguf, f"{arch}.attention.dilated.{name}") for name in ("segment_lengths", "rates")
         )
         tensors = {"rope_factors_long.weight": "longrope", "rope_freqs.weight": "llama3"}
-        found = (kind for name, kind in tensors.items() if _native.lib.gguf_find_tensor(gguf, name.encode()) >= 0)
+        found = (
+            kind for name, kind in tensors.items() if _native.lib.gguf_find_tensor(gguf, name.encode()) >= 0
+        )
         return Hints((segments, rates) if segments and rates else None, next(found, None))
     finally:
         _native.lib.gguf_free(gguf)

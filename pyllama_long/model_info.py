@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model: shape, trained length, RoPE keys, and the memory that a context takes."""
+"""What a GGUF file says of its model: shape, trained length, RoPE keys, memory that a context takes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ModelInfo:
 
 
 def model_info(path: str | os.PathLike[str]) -> ModelInfo:
-    """Reads the header of a GGUF file. Raises GGUFError with one line when it is not one, or not a language model's."""
+    """Reads the header of a GGUF file. Raises GGUFError when it is not one, or not a language model's."""
     file = read_gguf(path)
     architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
@@ -67,8 +67,6 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
         types[tensor.type.name] += tensor.elements
     prefix = f"{architecture}.rope."
     rope = {k.removeprefix(prefix): v for k, v in file.values.items() if k.startswith(prefix)}
-    numbers = {k: v for k, v in rope.items() if isinstance(v, (int, float))}
-    texts = {k: v for k, v in rope.items() if isinstance(v, str)}
     tokens = file.values.get("tokenizer.ggml.tokens")
     return ModelInfo(
         path=str(file.path),
@@ -84,7 +82,11 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
         kv_heads=keys.per_layer("attention.head_count_kv", n_layer) or (n_head,) * n_layer,
         key_length=keys.number("attention.key_length") or head_length,
         value_length=keys.number("attention.value_length") or head_length,
-        rope={k: v if isfinite(v) else str(v) for k, v in numbers.items()} | texts,
+        rope={
+            k: v if isinstance(v, str) or isfinite(v) else str(v)
+            for k, v in rope.items()
+            if isinstance(v, (int, float, str))
+        },
         rope_scaling=scaling or None,
         dilated=keys.dilated(),
         sliding_window=keys.number("attention.sliding_window"),

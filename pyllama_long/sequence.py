@@ -1,16 +1,17 @@
-"""The tokens whose keys a context holds for sequence 0: evaluating them in chunks, rewinding, reusing a prefix."""
+"""The tokens whose keys a context holds for sequence 0: evaluating them in chunks, rewinding, reusing a
+prefix."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence as Ids
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pyllama_long import log
-from pyllama_long._native import llama_cpp
+from pyllama_long._native import Batch, float_view, llama_cpp
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
 
 IntArray: TypeAlias = npt.NDArray[np.int32]
@@ -18,56 +19,12 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 
 
-class Batch:
-    """A llama_batch over NumPy arrays of n tokens, one sequence per token; what Llama.embed and decode need."""
-
-    def __init__(self, n: int) -> None:
-        kinds = dict(llama_cpp.llama_batch._fields_)
-        arrays = {name: (kinds[name]._type_ * n)() for name in ("token", "pos", "n_seq_id", "seq_id", "logits")}
-        self._seq = (llama_cpp.llama_seq_id * n)()
-        base, pointer = llama_cpp.ctypes.addressof(self._seq), kinds["seq_id"]._type_
-        for i in range(n):
-            arrays["seq_id"][i] = llama_cpp.ctypes.cast(base + 4 * i, pointer)
-        self.batch = llama_cpp.llama_batch(n_tokens=0, **arrays)
-        self.token, self.pos, self.logits = (np.ctypeslib.as_array(arrays[k]) for k in ("token", "pos", "logits"))
-        self.seq = np.ctypeslib.as_array(self._seq)
-        np.ctypeslib.as_array(arrays["n_seq_id"])[:] = 1
-
-    def n_tokens(self) -> int:
-        return int(self.batch.n_tokens)
-
-    def reset(self) -> None:
-        self.batch.n_tokens = 0
-
-    def close(self) -> None:
-        """Nothing to free; llama_cpp's batches have it."""
-
-    def put(self, tokens: npt.ArrayLike, pos: int, n_logits: int) -> None:
-        """Tokens of sequence 0 at pos, pos + 1, ...; the last n_logits of them give logits."""
-        self.reset()
-        self.add_sequence(tokens, 0, False)
-        n = self.n_tokens()
-        self.pos[:n] += pos
-        self.logits[:n] = np.arange(n) >= n - n_logits
-
-    def set_batch(self, batch: Ids[int], n_past: int, logits_all: bool) -> None:
-        self.put(batch, n_past, len(batch) if logits_all else 1)
-
-    def add_sequence(self, batch: npt.ArrayLike, seq_id: int, logits_all: bool) -> None:
-        tokens = np.asarray(batch, np.int32)
-        begin = self.n_tokens()
-        end = begin + len(tokens)
-        self.token[begin:end], self.pos[begin:end] = tokens, np.arange(len(tokens))
-        self.seq[begin:end], self.logits[begin:end] = seq_id, logits_all
-        self.logits[end - 1] = True
-        self.batch.n_tokens = end
-
-
 class Sequence:
     """ids[:held] are the tokens whose keys are in the cache, ids[:length] those that the caller counts.
 
-    length < held after a rewind: the rest stays until something else is written there, and is reused when the same
-    tokens come again. Changes that somebody else made through the raw context are noticed by its token counters.
+    length < held after a rewind: the rest stays until something else is written there, and is reused when
+    the same tokens come again. Changes that somebody else made through the raw context are noticed by its
+    token counters.
     """
 
     def __init__(self, ctx: Any, model: Any, n_ctx: int, n_batch: int, swa_full: bool) -> None:
@@ -77,6 +34,7 @@ class Sequence:
         self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
         self.batch = Batch(n_batch)
         self.cancelled = threading.Event()
+        self.blocked = ""  # why nothing can be evaluated
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._memory = llama_cpp.llama_get_memory(ctx)
         self._window = 0 if swa_full else llama_cpp.llama_model_n_swa(model)
@@ -89,8 +47,8 @@ class Sequence:
 
     def own(self, length: int) -> None:
         """The caller has filled the cache itself, up to `length` tokens."""
-        self.length, self._count = length, self._decoded()
-        self.held = max(self.held, length)
+        self.length = self.held = length
+        self.live, self._count = 0, self._decoded()
 
     def restore(self, ids: IntArray) -> None:
         """The cache was filled from outside with these tokens [n], and perhaps more after them."""
@@ -104,8 +62,8 @@ class Sequence:
 
     def sync(self) -> bool:
         """Whether the cache still holds what was evaluated here; `held` shrinks to what can be relied on."""
-        if self.ctx is None:
-            raise RuntimeError("this LongLlama is closed")
+        if self.blocked:
+            raise RuntimeError(self.blocked)
         if self._memory is None:
             return True
         end = llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
@@ -121,8 +79,9 @@ class Sequence:
         return int(different[0]) if len(different) else n
 
     def reuse(self, tokens: IntArray) -> IntArray:
-        """Continues ids[:length] with tokens as far as the cache holds them. Returns those that are left to evaluate:
-        at least the last one, unless its logits are there."""
+        """Continues ids[:length] with tokens as far as the cache holds them. Returns those that are left to
+        evaluate: at least the last one, unless its logits are there."""
+        self._check(tokens)
         self.sync()
         begin = self.length
         n = self.match(tokens, begin)
@@ -135,10 +94,11 @@ class Sequence:
         return tokens[n:]
 
     def keep(self, n: int) -> int:
-        """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 where the memory can only be emptied
-        (recurrent states, or a sliding window that has moved on)."""
+        """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 where the memory can only
+        be emptied (recurrent states, or a sliding window that has moved on)."""
         if n < self.held and self._memory is not None:
-            moved = self._window and llama_cpp.llama_memory_seq_pos_min(self._memory, 0) > max(0, n - self._window)
+            first = llama_cpp.llama_memory_seq_pos_min(self._memory, 0) if self._window else 0
+            moved = first > max(0, n - self._window)
             if n == 0 or moved or not llama_cpp.llama_memory_seq_rm(self._memory, 0, n, -1):
                 n = 0
                 if not llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1):
@@ -158,22 +118,18 @@ class Sequence:
         """Evaluates tokens [n] after ids[:length], in chunks.
 
         The last n_logits tokens get logits. visit(first, rows): called for each chunk with all its logits
-        [chunk, n_vocab], first is the position of row 0. Raises ValueError, ContextOverflow, Cancelled, DecodeError;
-        what was evaluated before that stays.
+        [chunk, n_vocab], first is the position of row 0. Raises ValueError, ContextOverflow, Cancelled,
+        DecodeError; what was evaluated before that stays.
         """
         n = len(tokens)
-        bad = np.flatnonzero((tokens < 0) | (tokens >= self.n_vocab))
-        if len(bad):
-            raise ValueError(
-                f"token {tokens[bad[0]]} at index {bad[0]} is outside the vocabulary of {self.n_vocab}"
-            )
-        if self.length + n > self.n_ctx:
-            raise ContextOverflow(self.length + n, self.n_ctx)
+        self._check(tokens)
         self.sync()
         if self.length < self.held:
             self._drop_rest()
         elif self.length > self.held and self._memory is not None:
-            raise DecodeError(f"the cache holds {self.held} of {self.length} tokens: call reset() and start over")
+            raise DecodeError(
+                f"the cache holds {self.held} of {self.length} tokens: call reset() and start over"
+            )
         total, step = self.length + n, chunk or self.n_batch
         try:
             for i in range(0, n, step):
@@ -189,10 +145,21 @@ class Sequence:
         finally:
             self._count = self._decoded()
 
+    def _check(self, tokens: IntArray) -> None:
+        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < self.n_vocab):
+            bad = np.flatnonzero((tokens < 0) | (tokens >= self.n_vocab))
+            raise ValueError(
+                f"token {tokens[bad[0]]} at index {bad[0]} is outside the vocabulary of {self.n_vocab}"
+            )
+        if self.length + len(tokens) > self.n_ctx:
+            raise ContextOverflow(self.length + len(tokens), self.n_ctx)
+
     def _drop_rest(self) -> None:
         length = self.length
         if self.keep(length) != length:
-            raise DecodeError(f"this model's memory cannot go back to {length} tokens: call reset() and start over")
+            raise DecodeError(
+                f"this model's memory cannot go back to {length} tokens: call reset() and start over"
+            )
 
     def _decode(self, part: IntArray, n_logits: int) -> None:
         begin, end = self.length, self.length + len(part)
@@ -207,8 +174,7 @@ class Sequence:
             if code == 2:
                 raise Cancelled(f"cancelled at token {begin}")
             why = {1: "no room in the KV cache", -1: "the batch is not valid"}.get(code, f"code {code}")
-            quoted = log.complaint()
-            raise DecodeError(f"llama.cpp could not evaluate tokens {begin} to {end}: {quoted or why}")
+            raise DecodeError(f"cannot evaluate tokens {begin} to {end}: {why}; {log.complaint()}")
         self.length = self.held = end
         if n_logits:
             self.live = end
@@ -219,19 +185,16 @@ class Sequence:
                     "the file is damaged, or its values overflow in this KV type; try kv_type='f32'"
                 )
 
-    def close(self) -> None:
-        self.ctx = None
-
     def row(self, i: int = -1) -> FloatArray:
         """Logits [n_vocab] of the i-th output of the last evaluation; valid until the next one."""
         if not self.live:
             raise DecodeError("there are no logits: evaluate tokens first")
-        pointer = llama_cpp.llama_get_logits_ith(self.ctx, i)
-        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return float_view(llama_cpp.llama_get_logits_ith(self.ctx, i), self.n_vocab)
 
     def rows(self, n: int) -> FloatArray:
-        """Logits [n, n_vocab] of the last n outputs, of which there are exactly n; valid until the next evaluation."""
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.ctx), (n, self.n_vocab))
+        """Logits [n, n_vocab] of the last n outputs, of which there are exactly n; valid until the next
+        evaluation."""
+        return float_view(llama_cpp.llama_get_logits(self.ctx), n * self.n_vocab).reshape(n, self.n_vocab)
 
 
 def as_ids(tokens: npt.ArrayLike) -> IntArray:
@@ -239,6 +202,11 @@ def as_ids(tokens: npt.ArrayLike) -> IntArray:
     ids = np.asarray(tokens)
     if ids.size == 0:
         return np.empty(0, np.int32)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or abs(int(ids.max())) > 2**31 - 1 or int(ids.min()) < -(2**31):
+    if (
+        ids.ndim != 1
+        or ids.dtype.kind not in "iu"
+        or abs(int(ids.max())) > 2**31 - 1
+        or int(ids.min()) < -(2**31)
+    ):
         raise ValueError("tokens must be a flat list of whole numbers")
     return ids.astype(np.int32)

@@ -13,8 +13,9 @@ LEAST_TOKENS = 64
 
 
 def of_prompt(model: Model, tokens: Sequence[int], text: str | None, tail: str | None) -> int:
-    """Index of the first tail token. tail: a suffix of the prompt; None: the last 256 tokens, or the text after the
-    last blank line when that is shorter. text: the prompt, None when it came as tokens. Raises ValueError."""
+    """Index of the first tail token. tail: a suffix of the prompt; None: the last 256 tokens, or the text
+    after the last blank line when that is shorter. text: the prompt, None when it came as tokens. Raises
+    ValueError."""
     if tail is None:
         return _default(model, tokens)
     if text is not None and not text.endswith(tail):
@@ -26,8 +27,9 @@ def of_prompt(model: Model, tokens: Sequence[int], text: str | None, tail: str |
 
 
 def of_chat(model: Model, tokens: Sequence[int], messages: Sequence[Any], tail: str | None) -> int:
-    """Index of the first tail token of a rendered chat: where the last user message begins, or, when that is long,
-    as for a prompt. tail: the end of the last user message, or any text of the prompt to begin at."""
+    """Index of the first tail token of a rendered chat: where the last user message begins, or, when that
+    is long, as for a prompt. tail: the end of the last user message, or any text of the prompt to begin
+    at."""
     if tail is not None:
         return of_prompt(model, tokens, None, tail)
     content = next((_content(m) for m in reversed(messages) if m.get("role") == "user"), "").strip()

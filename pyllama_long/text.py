@@ -1,11 +1,12 @@
-"""Turning sampled tokens into text as they come: whole characters only, nothing that a stop string may still take."""
+"""Turning sampled tokens into text as they come: whole characters only, nothing that a stop string may
+still take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pyllama_long._native import llama_cpp
+from pyllama_long._native import LlamaTokenizer
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
@@ -37,7 +38,8 @@ class Text:
         return bool(found)
 
     def take(self, last: bool = False) -> list[tuple[int, int, str]]:
-        """The next pieces (first token, token after the last, text) that are final; last: all that is left."""
+        """The next pieces (first token, token after the last, text) that are final; last: all that is
+        left."""
         taken = []
         limit = len(self.data) - (0 if last else self._held_back())
         limit = limit if self.end is None else min(limit, self.end)
@@ -62,7 +64,9 @@ class Text:
     def _held_back(self) -> int:
         """Length of the longest end of the text that a stop string begins with."""
         tail = bytes(self.data[-self._reach :]) if self._reach else b""
-        lengths = (n for s in self._stop for n in range(min(len(s), len(tail)), 0, -1) if tail.endswith(s[:n]))
+        lengths = (
+            n for s in self._stop for n in range(min(len(s), len(tail)), 0, -1) if tail.endswith(s[:n])
+        )
         return max(lengths, default=0)
 
     def __str__(self) -> str:
@@ -81,10 +85,11 @@ def _unfinished(raw: bytes) -> bool:
 
 
 def piece_reader(llama: LongLlama, prompt: Sequence[int], first: bool) -> Callable[[list[int], int], bytes]:
-    """A function (tokens, i) -> the bytes that token i adds after the tokens before it, which follow the prompt.
+    """A function (tokens, i) -> the bytes that token i adds after the tokens before it, which follow the
+    prompt.
 
     first: the answer is the first text after BOS, where tokenizers put a space that nobody wrote."""
-    if type(llama.tokenizer_) is llama_cpp.LlamaTokenizer:
+    if type(llama.tokenizer_) is LlamaTokenizer:
         model = llama._model
 
         def read(tokens: list[int], i: int) -> bytes:

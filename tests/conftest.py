@@ -1,4 +1,5 @@
-"""Fixtures: the embedded model, and one LongLlama and one llama_cpp.Llama on it, shared by the tests of a module."""
+"""Fixtures: the embedded model, and one LongLlama and one llama_cpp.Llama on it, shared by the tests of a
+module."""
 
 from __future__ import annotations
 

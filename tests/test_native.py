@@ -123,7 +123,8 @@ def test_llama_cpp_with_the_same_library_may_come_first() -> None:
 
 def test_llama_cpp_with_another_library_is_a_clear_error(tmp_path: Path) -> None:
     fake = "import sys, types\n" + "".join(
-        f"sys.modules[{name!r}] = types.ModuleType({name!r})\n" for name in ("llama_cpp", "llama_cpp.llama_cpp")
+        f"sys.modules[{name!r}] = types.ModuleType({name!r})\n"
+        for name in ("llama_cpp", "llama_cpp.llama_cpp")
     )
     other = f"sys.modules['llama_cpp.llama_cpp']._lib = types.SimpleNamespace(_name={str(tmp_path)!r})\n"
     found = run(fake + other + "from pyllama_long import LongLlama")

@@ -54,7 +54,9 @@ def test_given_tail(skim: LongLlama) -> None:
 
 def test_chat_tail_is_the_last_user_message(skim: LongLlama) -> None:
     question = "Now tell me, where did the captain hide the second key? " * 6
-    text = f"<|im_start|>user\n{LONG}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    text = (
+        f"<|im_start|>user\n{LONG}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    )
     tokens = prompt(skim, text)
     messages = [{"role": "user", "content": LONG}, {"role": "user", "content": question}]
     start = tail.of_chat(skim._model, tokens, messages, None)
@@ -66,7 +68,9 @@ def test_chat_tail_is_the_last_user_message(skim: LongLlama) -> None:
 def test_chat_tail_of_a_message_that_carries_a_document(skim: LongLlama) -> None:
     text = f"<|im_start|>user\n{LONG * 3}\n\nWho was glad?<|im_end|>\n<|im_start|>assistant\n"
     tokens = prompt(skim, text)
-    start = tail.of_chat(skim._model, tokens, [{"role": "user", "content": f"{LONG * 3}\n\nWho was glad?"}], None)
+    start = tail.of_chat(
+        skim._model, tokens, [{"role": "user", "content": f"{LONG * 3}\n\nWho was glad?"}], None
+    )
     assert start == len(tokens) - tail.LEAST_TOKENS
 
 
@@ -76,11 +80,17 @@ def test_completions_place_the_tail(skim: LongLlama, monkeypatch: pytest.MonkeyP
     skim(LONG + "\n\nWho?", max_tokens=1, temperature=0)
     skim(LONG + "Who?", tail="Who?", max_tokens=1, temperature=0)
     skim.create_chat_completion([{"role": "user", "content": LONG}], max_tokens=1, temperature=0)
-    skim.create_chat_completion([{"role": "user", "content": LONG + "And who?"}], tail="And who?", max_tokens=1)
-    skim.set_tail(None)
-    assert len(placed) == 5
-    assert all(isinstance(pos, int) and pos > 0 for pos in placed[:2] + placed[3:4])
-    assert placed[4] is None
+    skim.create_chat_completion(
+        [{"role": "user", "content": LONG + "And who?"}], tail="And who?", max_tokens=1
+    )
+    assert len(placed) == 4
+    assert all(isinstance(pos, int) and pos > 0 for pos in placed[:2] + placed[3:])
+    skim.reset()
+    skim.eval(prompt(skim, "Another text"))
+    assert placed[4:] == [None]
+    skim.mark_tail()
+    skim.eval(prompt(skim, "and its end"))
+    assert placed[5] == skim.n_tokens - len(prompt(skim, "and its end"))
 
 
 def test_the_tail_reads_far(skim: LongLlama) -> None:

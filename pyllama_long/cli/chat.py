@@ -139,7 +139,7 @@ class Chat:
         except Cancelled:
             why = "stopped"
         except ContextOverflow as error:
-            why = f"{error.n_tokens:,} tokens do not fit into {error.n_ctx:,}: /clear, or start again with a larger --ctx"
+            why = f"{error.n_tokens:,} tokens, more than the context of {error.n_ctx:,}: /clear, or use --ctx"
         except ValueError as error:  # of the model's chat template
             why = str(error)
         if said:

@@ -21,7 +21,7 @@ class PipedInput:
     """Lines of stdin; a line that ends in a backslash goes on in the next."""
 
     def read(self) -> str:
-        lines = []
+        lines: list[str] = []
         while True:
             line = sys.stdin.readline()
             if not line and not lines:

@@ -78,7 +78,7 @@ KvType = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, metavar="N", help="CPU threads; 0: all cores.", rich_help_panel=_MODEL)
+    int, typer.Option(min=0, metavar="N", help="CPU threads; 0: chosen.", rich_help_panel=_MODEL)
 ]
 MaxTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest answer.", rich_help_panel=_SAMPLING)
@@ -148,7 +148,7 @@ class ModelOptions:
             raise GGUFError(f"{info.path} has no layers: it is not a language model's file")
         from pyllama_long.llama import LongLlama
 
-        threads = self.threads or os.cpu_count() or 1
+        threads = {"n_threads": self.threads, "n_threads_batch": self.threads} if self.threads else {}
         return LongLlama(
             str(self.path()),
             n_ctx=self.ctx or n_ctx,
@@ -156,13 +156,11 @@ class ModelOptions:
             rope=self.rope,
             kv_type=self.kv_type,
             progress=progress,
-            n_threads=threads,
-            n_threads_batch=threads,
-            verbose=False,
+            **threads,
         )
 
     def default_ctx(self) -> int:
-        """The trained length, or 32768 tokens where that is more, as far as half of the free memory holds the KV cache."""
+        """The trained length, at least 32768 tokens, as far as half of the free memory holds the cache."""
         info = self.info()
         wanted = max(info.n_train, DEFAULT_CTX)
         per_token = info.kv_bytes_per_token(self.kv_type)
@@ -234,7 +232,7 @@ def size(n_bytes: float) -> str:
 
 
 class Prefill:
-    """The progress callback of a prompt: a bar on stderr when it is a terminal, and the rate of the last prompt."""
+    """The progress callback of a prompt: a bar when the console is a terminal, and the rate of reading."""
 
     _SHOWN_FROM = 512  # tokens; shorter prompts are over before a bar can be read
 
@@ -246,8 +244,8 @@ class Prefill:
 
     @contextmanager
     def reading(self, chunk: int) -> Iterator[None]:
-        """Around one prompt, which is read `chunk` tokens at a time: starts the clock, and takes the bar away at the
-        end whatever happens."""
+        """Around one prompt, which is read `chunk` tokens at a time: starts the clock, and takes the bar away
+        at the end whatever happens."""
         self.chunk, self.before, self.done = chunk, -1, 0
         self.started = self.finished = time.perf_counter()
         try:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,17 +104,17 @@ def command(
 
 def needed_ctx(options: ModelOptions, text: str, max_tokens: int) -> int:
     """The trained length, or what the prompt and its answer take where that is more."""
-    from pyllama_long import _native  # loads our library before llama_cpp
-    from pyllama_long.model_info import model_info
-
-    info = model_info(options.path())
+    info = options.info()
     bound = (
         len(text.encode()) + max_tokens + 8
     )  # no tokenizer gives more tokens than bytes, besides BOS and EOS
     if bound <= info.n_train:
         return 0
-    vocabulary = _native.llama_cpp.Llama(str(options.path()), vocab_only=True, verbose=False)
-    try:
-        return max(info.n_train, len(vocabulary.tokenize(text.encode(), special=True)) + max_tokens + 8)
-    finally:
-        vocabulary.close()
+    from pyllama_long import loading, log
+    from pyllama_long.model import Model
+
+    log.install(verbose=False)
+    params, _arrays = loading.model_params(loading.options({"vocab_only": True}))
+    with closing(Model(info.path, params)) as vocabulary:
+        n_prompt = len(vocabulary.tokenize(text.encode(), add_bos=True, special=True))
+    return max(info.n_train, n_prompt + max_tokens + 8)

@@ -1,9 +1,8 @@
-"""`demo`: the embedded model reads a document of 100 times its trained length and is asked for what is in it."""
+"""`demo`: the embedded model reads 100 times its trained length and is asked for what was hidden in it."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -70,16 +69,12 @@ def run(
     from pyllama_long.llama import LongLlama
 
     prefill = Prefill(out)
-    threads = os.cpu_count() or 1
     llm = LongLlama(
         str(options.path()),
         n_ctx=length + 2 * _ANSWER_ROOM,
         attention=attention,
         rope=rope,
         progress=prefill,
-        n_threads=threads,
-        n_threads_batch=threads,
-        verbose=False,
     )
     try:
         document = build_document(

@@ -12,7 +12,7 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def download(spec: str) -> Path:
-    """The local path of a model, downloaded when it is not here yet (all parts of a split one; the path of the first).
+    """The local path of a model, downloaded when it is not here yet; of a split one, that of its first part.
 
     Raises CommandError with one line.
     """
@@ -25,7 +25,8 @@ def download(spec: str) -> Path:
         raise CommandError("--hf needs huggingface_hub: pip install 'pyllama-long[hub]'") from None
     try:
         name = wanted if wanted.endswith(".gguf") else choose(repo, wanted, HfApi().list_repo_files(repo))
-        return [Path(hf_hub_download(repo, part)) for part in parts(name)][0]
+        paths = [Path(hf_hub_download(repo, part)) for part in parts(name)]
+        return paths[0]
     except CommandError:
         raise
     except Exception as error:  # the hub's client raises errors of many libraries
@@ -34,7 +35,7 @@ def download(spec: str) -> Path:
 
 
 def choose(repo: str, wanted: str, files: list[str]) -> str:
-    """The file to take: the one whose name holds `wanted`, or without it the only one or a usual quantization."""
+    """The file to take: one whose name holds `wanted`; without it the only one or a usual quantization."""
     models = [f for f in files if f.endswith(".gguf") and "mmproj" not in f.lower()]
     models = [f for f in models if (part := _PART.search(f)) is None or int(part[1]) == 1]
     if not models:

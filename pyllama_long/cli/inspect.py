@@ -37,7 +37,7 @@ def command(
     kv_type: KvType = "f16",
     as_json: Json = False,
 ) -> None:
-    """Show a model's architecture, trained length, RoPE keys, memory at several lengths, and what would be chosen."""
+    """Show a model's architecture, trained length, RoPE keys, memory needs, and what would be chosen."""
     info = ModelOptions(model=model, hub=hub).info()
     lengths = [step * info.n_train for step in _STEPS]
     report = {
@@ -85,7 +85,7 @@ def _show(info: ModelInfo, choices: list[dict[str, Any]], kv_type: str) -> None:
         )
         return
     console.print()
-    table = Table("context", f"KV {kv_type}", "with weights", "attention", "RoPE", box=None, pad_edge=False)
+    table = Table("context", f"KV {kv_type}", "with weights", "RoPE", box=None, pad_edge=False)
     available = available_memory()
     for row in choices:
         fits = "" if row["memory_bytes"] <= available else " (more than is free)"
@@ -93,15 +93,15 @@ def _show(info: ModelInfo, choices: list[dict[str, Any]], kv_type: str) -> None:
             f"{row['n_ctx']:,}",
             size(row["kv_bytes"]),
             size(row["memory_bytes"]) + fits,
-            Text(row["attention"]),
             Text(row["rope"]),
         )
     console.print(table)
     console.print()
-    for reason in dict.fromkeys(row["attention_reason"] for row in choices):
-        console.print(Text(f"attention: {reason}"), soft_wrap=True)
-    for reason in dict.fromkeys(row["rope_reason"] for row in choices):
-        console.print(Text(f"RoPE: {reason}"), soft_wrap=True)
+    first, last = choices[0], choices[-1]
+    reasons = [f"attention: {first['attention']} ({first['attention_reason']})"]
+    reasons += [f"RoPE: {row['rope']} ({row['rope_reason']})" for row in (first, last)]
+    for reason in dict.fromkeys(reasons):
+        console.print(Text(reason), soft_wrap=True)
 
 
 def _facts(info: ModelInfo) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ EXAMPLES = """\b
   pyllama-long plan skim --trained 512 --length 4096
   pyllama-long plan 'prefill: sinks(4)+window(508) | tail: exact; dense_layers=2' --json
 """
-_SHARE_LENGTHS = (1024, 4096, 16384, 65536, 262144, 1048576)
+_SHARE_LENGTHS = (1024, 4096, 16384, 65536, 262144)
 _MOST_TOKENS = 1 << 24
 
 
@@ -33,7 +33,7 @@ def command(
         int, typer.Option(min=1, max=_MOST_TOKENS, metavar="N", help="Tokens in the drawing.")
     ] = 16384,
     head: Annotated[int, typer.Option(min=0, max=1023, metavar="H", help="The head that is drawn.")] = 0,
-    heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Heads in shares and paths.")] = 1,
+    heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Heads in shares and paths.")] = 8,
     tail: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Queries at the end that are in the tail phase.")
     ] = None,
@@ -44,7 +44,7 @@ def command(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the drawing as a PNG too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw which keys an attention plan reads: a pattern map, the share of keys per length, the longest path."""
+    """Draw which keys an attention plan reads: a map, the share of keys per length, the longest path."""
     from pyllama_long import viz
 
     found = AttentionPlan.parse(plan, n_train=trained)
@@ -72,20 +72,17 @@ def command(
     console.print()
     console.print(Text(viz.pattern_text(found, length, width, head=head, tail=tail)), soft_wrap=True)
     console.print(
-        f"rows: queries 0 to {length - 1:,}; columns: keys; head {head}; █ ▓ ▒ ░ all to some read, · none"
+        f"rows: queries 0 to {length - 1:,}; columns: keys; head {head}; █ ▓ ▒ ░ all to some read, · none",
+        soft_wrap=True,
     )
     console.print()
     table = Table("prompt", "share of keys read", box=None, pad_edge=False)
     for n, share in shares.items():
         table.add_row(f"{n:,}", f"{share:.2%}")
     console.print(table)
-    if path is None:
-        console.print(
-            f"\nlongest path at {length:,}: some tokens never reach the last one, however many layers"
-        )
-    else:
-        console.print(
-            f"\nlongest path at {length:,}: {path} layer{'s'[: path != 1]} join any token to the last one"
-        )
+    hops = "some tokens never reach the last one, however many layers"
+    if path is not None:
+        hops = f"{path} layer{'s'[: path != 1]} join any token to the last one"
+    console.print(f"\nlongest path at {length:,}: {hops}", soft_wrap=True)
     if png is not None:
-        console.print(f"wrote {png}", markup=False)
+        console.print(f"wrote {png}", markup=False, soft_wrap=True)

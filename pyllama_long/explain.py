@@ -1,0 +1,45 @@
+"""What a LongLlama runs, and why, in a few plain lines."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pyllama_long import _native, loading
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+
+def explain(llama: LongLlama) -> str:
+    """Lengths, plan and RoPE policy with reasons, cache, kernels, and the layers that llama.cpp computes."""
+    names = {value: key for key, value in loading.KV_TYPES.items()}
+    params = llama.context_params
+    kinds = dict.fromkeys(names.get(kind, f"type {kind}") for kind in (params.type_k, params.type_v))
+    lines = [
+        f"model: {llama.model_path}, trained on {llama.n_train} tokens",
+        f"context window: {llama.n_ctx()} tokens, {'/'.join(kinds)} cache",
+        f"attention: {llama.plan} ({llama.plan_reason})",
+        *(f"  {line}" for line in llama.plan.explain().splitlines()),
+        f"RoPE: {llama.rope} ({llama.rope_reason})",
+        *(f"  {line}" for line in llama.rope.explain().splitlines()),
+        f"CPU kernels: {_native.isa()}",
+        f"layers with llama.cpp's own attention: {refused(llama) or 'none'}",
+    ]
+    return "\n".join(lines)
+
+
+def refused(llama: LongLlama) -> str:
+    """How many layers do not run the plan, and why; empty when all do."""
+    if llama.upstream:
+        return "all, as asked for"
+    counts = Counter(reason for _, reason in _native.layers(llama.ctx) if reason)
+    return "; ".join(f"{n} ({reason})" for reason, n in counts.items())
+
+
+def warn_refused(llama: LongLlama) -> None:
+    """Warns about layers without the plan and the RoPE policy, where that changes what they compute."""
+    found = refused(llama)
+    if found and not llama.upstream and (str(llama.plan), str(llama.rope)) != ("exact", "native"):
+        warnings.warn(f"layers that run neither the plan nor the RoPE policy: {found}", stacklevel=4)

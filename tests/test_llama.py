@@ -1,0 +1,549 @@
+"""LongLlama itself: loading, evaluating, reusing, stopping, and the ways in which other libraries use it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyllama_long import AttentionPlan, LongLlama, RopePolicy, _native
+from pyllama_long._native import llama_cpp
+from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, ModelError
+
+PROMPT = "Captain Ahab stood upon the deck, and the crew"
+
+
+@pytest.fixture
+def counted(llm: LongLlama) -> Iterator[Callable[[], int]]:
+    """A function that says how many tokens were evaluated since it was last asked."""
+    llm.reset()
+    llm.attention_stats(reset=True)
+    yield lambda: int(llm.attention_stats(reset=True)["tokens"])
+    llm.reset()
+
+
+def ids(llm: LongLlama, n: int, seed: int = 0) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(300, 3000, n)]
+
+
+def decode_raw(llm: LongLlama, tokens: list[int], pos: int) -> None:
+    """Decodes on the raw context, with logits for every token."""
+    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    batch.n_tokens = len(tokens)
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, pos + i, 1
+        batch.seq_id[i][0], batch.logits[i] = 0, 1
+    assert llama_cpp.llama_decode(llm.ctx, batch) == 0
+    llama_cpp.llama_batch_free(batch)
+
+
+# ---- loading -----------------------------------------------------------------------------------------------
+
+
+def test_attributes(llm: LongLlama, upstream: Any) -> None:
+    assert isinstance(llm, llama_cpp.Llama)
+    assert (llm.n_train, llm.n_ctx(), llm.context_params.n_ctx, llm.n_batch) == (512, 512, 512, 64)
+    assert llm.plan == AttentionPlan.parse("exact")
+    assert str(llm.rope) == "native"
+    for name in ("n_vocab", "n_embd", "token_eos", "token_bos", "token_nl", "pooling_type"):
+        assert getattr(llm, name)() == getattr(upstream, name)()
+    assert llm.metadata == upstream.metadata
+    assert llm.chat_format == upstream.chat_format
+
+
+def test_n_ctx_zero_is_the_trained_length(demo_model: str) -> None:
+    model = LongLlama(demo_model)
+    assert model.n_ctx() == model.n_train == 512
+    model.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        model.eval([300])
+
+
+def test_beyond_the_trained_length(demo_model: str) -> None:
+    model = LongLlama(demo_model, n_ctx=2048, attention="skim")
+    assert str(model.rope) == "rerope(256)+logn"
+    assert str(model.plan) == "prefill: sinks(4)+window(508) | tail: exact"
+    text = model.explain()
+    for part in (
+        "trained on 512 tokens",
+        "2048 tokens, f16 cache",
+        str(model.plan),
+        "rerope(256)",
+        "none",
+    ):
+        assert part in text
+    model.eval(ids(model, 1500))
+    stats = model.attention_stats()
+    assert 0 < stats["share_of_keys"] < 1
+    assert stats["keys_read"] < stats["keys_visible"]
+    assert stats["tokens"] == 1500
+    model.close()
+
+
+def test_plans_and_policies_as_objects(demo_model: str) -> None:
+    plan = AttentionPlan.parse("sinks(4)+window(64)")
+    model = LongLlama(
+        demo_model, n_ctx=512, attention=plan, rope=RopePolicy(freq="linear", factor=2.0, n_train=512)
+    )
+    assert model.plan is plan
+    assert "asked for" in model.explain()
+    model.close()
+
+
+def test_upstreams_attention(demo_model: str, llm: LongLlama) -> None:
+    model = LongLlama(demo_model, n_ctx=1024, attention="upstream")
+    assert "own attention: all, as asked for" in model.explain()
+    assert str(model.rope) == "native"
+    expected = llm(PROMPT, max_tokens=8, temperature=0)["choices"][0]["text"]
+    assert model(PROMPT, max_tokens=8, temperature=0)["choices"][0]["text"] == expected
+    assert model.attention_stats() == {"share_of_keys": 1.0, "keys_read": 0, "keys_visible": 0, "tokens": 0}
+    model.close()
+    with pytest.raises(ValueError, match="attention='upstream' cannot run the RoPE policy yarn"):
+        LongLlama(demo_model, attention="upstream", rope="yarn(4)")
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+def test_kv_types(demo_model: str, kind: str) -> None:
+    model = LongLlama(demo_model, kv_type=kind)
+    assert f"{kind} cache" in model.explain()
+    assert model(PROMPT, max_tokens=4, temperature=0)["usage"]["completion_tokens"] == 4
+    model.close()
+
+
+def test_wrong_arguments(demo_model: str) -> None:
+    with pytest.raises(ValueError, match="unknown kv_type 'int3'; known: f32"):
+        LongLlama(demo_model, kv_type="int3")
+    with pytest.raises(ValueError, match="n_ctx is -5"):
+        LongLlama(demo_model, n_ctx=-5)
+    with pytest.raises(ValueError, match="n_ctx is 4294967296"):
+        LongLlama(demo_model, n_ctx=2**32)
+    with pytest.raises(ValueError, match="n_batch is 0"):
+        LongLlama(demo_model, n_batch=0)
+    with pytest.raises(ValueError, match="unknown part"):
+        LongLlama(demo_model, attention="windw(3)")
+    with pytest.raises(ValueError, match="unknown policy"):
+        LongLlama(demo_model, rope="yarm(4)")
+    with pytest.raises(ValueError, match="not both"):
+        LongLlama(demo_model, rope="yarn(4)", rope_freq_scale=0.25)
+
+
+def test_langchains_arguments(demo_model: str) -> None:
+    # What LangChain's LlamaCpp passes for every model.
+    legacy: dict[str, Any] = {"n_parts": -1, "f16_kv": True, "lora_base": None, "lora_path": None, "seed": -1}
+    known: dict[str, Any] = {
+        "rope_freq_scale": 1.0,
+        "rope_freq_base": 10000.0,
+        "last_n_tokens_size": 64,
+        "use_mlock": False,
+    }
+    with pytest.warns(UserWarning, match="LongLlama ignores unknown options: f16_kv, n_parts"):
+        model = LongLlama(model_path=demo_model, n_ctx=512, logits_all=False, **legacy, **known)
+    assert str(model.rope) == "native"
+    assert model(prompt=PROMPT, stop=[], max_tokens=2)["object"] == "text_completion"
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "Model path does not exist"),
+        (b"", "is empty"),
+        (b"GGUF", "is cut off"),
+        (b"PK\x03\x04 and so on", "is not a GGUF file"),
+        (b"GGUF\x03\x00\x00\x00", "cannot load .*: .+"),
+        (b"GGUF\x63\x00\x00\x00" + bytes(64), "cannot load .*version"),
+    ],
+)
+def test_files_that_are_no_models(
+    tmp_path: Path, content: bytes | None, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=reason) as error:
+        LongLlama(str(path))
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_truncated_and_foreign_files(
+    demo_model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path(demo_model).read_bytes()
+    for share in (0.01, 0.5, 0.999):
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ModelError, match=r"cut\.gguf: .*download it again"):
+            LongLlama(str(path))
+    with pytest.raises(ModelError, match="is not a file"):
+        LongLlama(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cache_that_does_not_fit_the_machine(demo_model: str) -> None:
+    with pytest.raises(ModelError, match=r"KV cache of 1000000000 tokens takes .* GiB.*lower n_ctx"):
+        LongLlama(demo_model, n_ctx=1_000_000_000)
+
+
+def test_what_cannot_run_is_refused_with_the_reason(demo_model: str) -> None:
+    with pytest.raises(
+        ModelError, match=r"cannot make a context for .*: this RoPE policy needs every .*flash"
+    ):
+        LongLlama(demo_model, n_ctx=1024, flash_attn=False)
+    with pytest.warns(UserWarning, match="layers that run neither the plan nor the RoPE policy: 6 .*flash"):
+        model = LongLlama(demo_model, attention="streaming", flash_attn=False)
+    assert "own attention: 6 (flash attention is off" in model.explain()
+    model.close()
+
+
+def test_silent_by_default(demo_model: str, capfd: pytest.CaptureFixture[str]) -> None:
+    model = LongLlama(demo_model)
+    model(PROMPT, max_tokens=2)
+    model.close()
+    assert capfd.readouterr() == ("", "")
+    model = LongLlama(demo_model, verbose=True)
+    model.close()
+    assert "llama_model_loader" in capfd.readouterr().err
+
+
+# ---- evaluating --------------------------------------------------------------------------------------------
+
+
+def test_prefix_is_reused(llm: LongLlama, counted: Callable[[], int]) -> None:
+    first, second = ids(llm, 200, 1), ids(llm, 50, 2)
+    llm.eval(first)
+    assert counted() == 200
+    llm.reset()
+    llm.eval(first + second)
+    assert counted() == 50
+    llm.reset()
+    llm.eval(first[:100] + second)
+    assert counted() == 50
+    assert llm.n_tokens == 150
+    llm.eval(second)
+    assert (counted(), llm.n_tokens) == (50, 200)
+
+
+def test_completions_reuse_through_resets(llm: LongLlama, counted: Callable[[], int]) -> None:
+    prompt = ids(llm, 200, 3)
+    text = llm(prompt, max_tokens=4, temperature=0)["choices"][0]["text"]
+    counted()
+    llm.reset()
+    assert llm(prompt, max_tokens=4, temperature=0)["choices"][0]["text"] == text
+    assert counted() <= 4
+    answer = [*prompt, *ids(llm, 20, 4)]
+    llm(answer, max_tokens=1)
+    assert counted() == 20
+
+
+def test_reused_equals_fresh(llm: LongLlama, demo_model: str) -> None:
+    a, b = ids(llm, 150, 5), ids(llm, 40, 6)
+    llm.reset()
+    llm.eval(a + ids(llm, 30, 7))
+    llm.reset()
+    llm.eval(a + b)
+    fresh = LongLlama(demo_model, n_ctx=512, n_batch=64)
+    fresh.eval(a + b)
+    assert np.allclose(llm.scores, fresh.scores, atol=0.3)
+    assert llm.scores.shape == (1, llm.n_vocab())
+    fresh.close()
+
+
+def test_raw_use_of_the_context_is_noticed(llm: LongLlama) -> None:
+    # guidance decodes on .ctx and edits the memory itself.
+    llm.reset()
+    prompt = ids(llm, 60, 8)
+    expected = llm(prompt, max_tokens=6, temperature=0)["choices"][0]["text"]
+    memory = llama_cpp.llama_get_memory(llm.ctx)
+    llama_cpp.llama_memory_seq_rm(memory, 0, 0, -1)
+    assert llm(prompt, max_tokens=6, temperature=0)["choices"][0]["text"] == expected
+    llama_cpp.llama_memory_seq_rm(memory, 0, 0, -1)
+    decode_raw(llm, ids(llm, 60, 9), 0)
+    rows = np.ctypeslib.as_array(llama_cpp.llama_get_logits(llm.ctx), (60, llm.n_vocab()))
+    assert np.isfinite(rows).all()
+    assert llm(prompt, max_tokens=6, temperature=0)["choices"][0]["text"] == expected
+
+
+def test_handlers_that_fill_the_cache_themselves(llm: LongLlama, counted: Callable[[], int]) -> None:
+    # As llama_cpp's handlers of images do: text through eval, the rest through the raw context.
+    llm(ids(llm, 100, 21), max_tokens=1)
+    text = ids(llm, 40, 22)
+    llm.reset()
+    llm._ctx.kv_cache_clear()  # type: ignore[no-untyped-call]
+    llm.eval(text[:20])
+    decode_raw(llm, ids(llm, 30, 23), 20)
+    llm.n_tokens = 50
+    llm.eval(text[20:])
+    prompt = llm.input_ids[: llm.n_tokens].tolist()
+    assert len(prompt) == 70
+    counted()
+    llm(prompt, max_tokens=1)
+    assert counted() == 0
+
+
+def test_progress(llm: LongLlama) -> None:
+    seen: list[tuple[int, int]] = []
+    llm.reset()
+    llm.progress = lambda done, total: seen.append((done, total))
+    try:
+        llm.eval(ids(llm, 150, 10))
+        assert seen == [(64, 150), (128, 150), (150, 150)]
+        seen.clear()
+        llm(ids(llm, 150, 10) + ids(llm, 70, 11), max_tokens=3)
+        assert seen == [(214, 220), (220, 220)]
+    finally:
+        llm.progress = None
+
+
+def test_cancel_stops_within_one_chunk(llm: LongLlama) -> None:
+    seen: list[int] = []
+
+    def stop(done: int, _total: int) -> None:
+        seen.append(done)
+        if done >= 128:
+            thread = threading.Thread(target=llm.cancel)
+            thread.start()
+            thread.join()
+
+    llm.reset()
+    llm.progress = stop
+    prompt = ids(llm, 400, 12)
+    try:
+        with pytest.raises(Cancelled, match="cancelled after 128 of 400 tokens"):
+            llm(prompt, max_tokens=1)
+    finally:
+        llm.progress = None
+    assert seen == [64, 128]
+    llm.attention_stats(reset=True)
+    llm(prompt, max_tokens=1)
+    assert llm.attention_stats()["tokens"] == 400 - 128
+
+
+def test_bad_tokens(llm: LongLlama) -> None:
+    for bad in ([300, 99999], [-1], [300, 2**31]):
+        with pytest.raises(ValueError, match=r"outside the vocabulary|whole numbers"):
+            llm.eval(bad)
+    for wrong in ([0.5], [[300]], ["a"]):
+        with pytest.raises(ValueError, match="whole numbers"):
+            llm.eval(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nothing to continue from"):
+        list(llm.generate([]))
+
+
+def test_overflow(llm: LongLlama) -> None:
+    llm.reset()
+    with pytest.raises(ContextOverflow, match=r"Requested tokens \(513\) exceed context window of 512"):
+        llm.eval([300] * 513)
+    llm.reset()
+    llm.eval(ids(llm, 510, 13))
+    generated = llm.generate([], reset=False, temp=0.0)
+    found: list[int] = []
+    with pytest.raises(ContextOverflow):
+        found.extend(generated)
+    llm.reset()
+
+
+def test_logits_that_are_no_numbers(llm: LongLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm.sequence, "row", lambda i=-1: np.full(8, np.nan, np.float32))
+    llm.reset()
+    with pytest.raises(DecodeError, match="not numbers"):
+        llm.eval(ids(llm, 3, 14))
+
+
+def test_sampling_needs_logits(demo_model: str) -> None:
+    model = LongLlama(demo_model)
+    with pytest.raises(DecodeError, match="no logits"):
+        model.sample()
+    model.eval([300, 301])
+    assert model.sample(temp=0.0) == int(np.argmax(model.scores[-1]))
+    model.close()
+
+
+def test_generate_takes_tokens_from_outside(llm: LongLlama) -> None:
+    prompt = ids(llm, 20, 15)
+    stream = llm.generate(prompt, temp=0.0)
+    first = next(stream)
+    second = stream.send([400, 401])
+    stream.close()
+    again = llm.generate([*prompt, first, 400, 401], temp=0.0)
+    assert next(again) == second
+    again.close()
+
+
+def test_draft_models(demo_model: str, llm: LongLlama) -> None:
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+    prompt = llm.tokenize(b"one two three one two three one two three one two")
+    expected = llm(prompt, max_tokens=40, temperature=0)["choices"][0]["text"]
+    model = LongLlama(demo_model, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=6), n_batch=64)
+    model.attention_stats(reset=True)
+    assert model(prompt, max_tokens=40, temperature=0)["choices"][0]["text"] == expected
+    model.close()
+
+
+def test_logits_all(demo_model: str, llm: LongLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = ids(llm, 100, 16)
+    model = LongLlama(demo_model, logits_all=True, n_batch=32)
+    model.eval(tokens)
+    assert model.scores.shape == (512, model.n_vocab())
+    assert model._scores.shape == (100, model.n_vocab())
+    llm.reset()
+    llm.eval(tokens[:50])
+    assert np.allclose(model.scores[49], llm.scores[-1], atol=0.3)
+    assert len(model.eval_logits) == 100
+    model.close()
+    monkeypatch.setattr("pyllama_long.llama._ALL_ROWS_BYTES", 1000)
+    with pytest.warns(UserWarning, match="only the last row is kept"):
+        model = LongLlama(demo_model, logits_all=True)
+    model.eval(tokens)
+    assert model._scores.shape == (1, model.n_vocab())
+    assert model(PROMPT, logprobs=1, max_tokens=1)["choices"][0]["logprobs"] is not None
+    model.close()
+
+
+def test_memory_does_not_grow_with_the_window(demo_model: str) -> None:
+    model = LongLlama(demo_model, n_ctx=65536, n_batch=512)
+    assert model.scores.nbytes == 0
+    assert model.input_ids.nbytes == 4 * 65536
+    batch = model._batch
+    assert batch.token.nbytes + batch.pos.nbytes + batch.seq.nbytes + batch.logits.nbytes == 512 * 13
+    model.close()
+
+
+# ---- state -------------------------------------------------------------------------------------------------
+
+
+def test_state_is_saved_and_loaded(llm: LongLlama, counted: Callable[[], int]) -> None:
+    prompt = ids(llm, 90, 17)
+    expected = llm(prompt, max_tokens=5, temperature=0)["choices"][0]["text"]
+    llm.reset()
+    llm.eval(prompt)
+    state = llm.save_state()
+    assert len(state.input_ids) == state.n_tokens == 90
+    llm.reset()
+    llm.eval(ids(llm, 300, 18))
+    llm.load_state(state)
+    counted()
+    assert llm.n_tokens == 90
+    assert llm(prompt, max_tokens=5, temperature=0)["choices"][0]["text"] == expected
+    assert counted() <= 5
+
+
+def test_ram_cache(llm: LongLlama, counted: Callable[[], int]) -> None:
+    from llama_cpp.llama_cache import LlamaRAMCache
+
+    prompt = ids(llm, 100, 19)
+    llm.set_cache(LlamaRAMCache())
+    try:
+        text = llm(prompt, max_tokens=3, temperature=0)["choices"][0]["text"]
+        llm(ids(llm, 200, 20), max_tokens=1)
+        counted()
+        assert llm(prompt, max_tokens=3, temperature=0)["choices"][0]["text"] == text
+        assert counted() <= 4
+    finally:
+        llm.set_cache(None)
+
+
+def test_pickles_on_disk_are_refused(llm: LongLlama, tmp_path: Path) -> None:
+    cache = _native.LlamaDiskCache(str(tmp_path))
+    with pytest.raises(ValueError, match="LlamaDiskCache keeps pickles"):
+        llm.set_cache(cache)
+    cache.cache.close()
+
+
+def test_pickling_loads_the_same_model_again(demo_model: str) -> None:
+    model = LongLlama(demo_model, n_ctx=1024, attention="skim", kv_type="q8_0", n_batch=32)
+    twin = pickle.loads(pickle.dumps(model))
+    assert (twin.n_ctx(), twin.plan, twin.rope, twin.n_batch) == (1024, model.plan, model.rope, 32)
+    assert twin.context_params.type_k == model.context_params.type_k
+    model.close()
+    twin.close()
+
+
+# ---- others ------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_are_upstreams(demo_model: str) -> None:
+    options: dict[str, Any] = {"n_ctx": 512, "embedding": True, "flash_attn": True, "verbose": False}
+    for pooling in (llama_cpp.LLAMA_POOLING_TYPE_MEAN, llama_cpp.LLAMA_POOLING_TYPE_NONE):
+        mine = LongLlama(demo_model, pooling_type=pooling, **options)
+        _native.configure_next(_native.c_config(mine.plan, mine.rope))
+        theirs = llama_cpp.Llama(demo_model, pooling_type=pooling, **options)
+        _native.configure_next(None)
+        for text in ("The sea.", ["The sea.", "A longer text about the captain and his ship."]):
+            for a, b in zip(_flat(mine.embed(text)), _flat(theirs.embed(text)), strict=True):
+                assert np.allclose(a, b, atol=0.05)
+        found = mine.create_embedding(["a", "b c"], model="m")
+        assert {key: found[key] for key in ("object", "model", "usage")} == {
+            key: theirs.create_embedding(["a", "b c"], model="m")[key] for key in ("object", "model", "usage")
+        }
+        json.dumps(found)
+        mine.close()
+        theirs.close()
+
+
+def _flat(found: Any) -> list[Any]:
+    return [np.ravel(row) for row in found] if isinstance(found[0], list) else [np.asarray(found)]
+
+
+def test_outlines_access(llm: LongLlama) -> None:
+    assert llm.tokenizer().decode(llm.tokenizer_.tokenize(b"the sea", add_bos=False)) == "the sea"
+    assert llm.token_eos() < llm.n_vocab()
+    assert llm.model and llm._model.model == llm.model
+    assert llm._ctx.ctx == llm.ctx
+    assert list(llm.eval_tokens) == llm._input_ids.tolist()
+
+
+def test_tokenizing_equals_upstream(llm: LongLlama, upstream: Any) -> None:
+    text = "Ünïcode 語 🦙 and digits 12345\n\n<|im_start|>user\x00 " * 200
+    for add_bos in (False, True):
+        for special in (False, True):
+            tokens = llm.tokenize(text.encode(), add_bos, special)
+            assert tokens == upstream.tokenize(text.encode(), add_bos, special)
+            assert llm.detokenize(tokens, special=special) == upstream.detokenize(tokens, special=special)
+    assert llm.tokenize(b"") == upstream.tokenize(b"")
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        llm.detokenize([99999])
+
+
+def test_vocab_only(demo_model: str, llm: LongLlama) -> None:
+    model = LongLlama(demo_model, vocab_only=True)
+    assert model.tokenize(b"the sea") == llm.tokenize(b"the sea")
+    assert (model.n_train, model.n_ctx()) == (512, 512)
+    with pytest.raises(RuntimeError, match="only the vocabulary is loaded"):
+        model.eval([300])
+    model.close()
+
+
+def test_tokenizers_of_a_closed_model(demo_model: str) -> None:
+    model = LongLlama(demo_model, vocab_only=True)
+    tokenizer = model.tokenizer()
+    model.close()
+    for call in (lambda: tokenizer.tokenize(b"the sea"), lambda: tokenizer.detokenize([300])):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
+def test_signatures_are_shown(llm: LongLlama) -> None:
+    import inspect
+
+    for name in ("create_completion", "__call__", "create_chat_completion"):
+        mine = inspect.signature(getattr(LongLlama, name)).parameters
+        assert list(mine)[:-1] == list(inspect.signature(getattr(llama_cpp.Llama, name)).parameters)
+        assert list(mine)[-1] == "tail"
+
+
+def test_no_warnings_in_plain_use(demo_model: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = LongLlama(demo_model, n_ctx=1024)
+        model(PROMPT, max_tokens=2)
+        model.close()
