@@ -4,6 +4,8 @@
 #   make test             the tests
 #   make check            format, lint, types and tests: what a change must pass
 #   make bench            every bench, the last line of each is JSON
+#   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make emulate          the op's cases on 64-bit Arm, in qemu-user with gcc's cross compiler
 #   make upstream-tests   llama.cpp's own tests on the patched tree
 #   make build            .venv, and the libraries in pyllama_long/lib
 #   make format           rewrite the sources the way `check` wants them
@@ -23,7 +25,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB P
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format-check lint types format bench upstream-tests build venv clean distclean
+.PHONY: help demo test check format-check lint types format bench sanitize emulate upstream-tests build venv clean distclean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -34,7 +36,7 @@ demo: build
 test: build
 	@$(BIN)/python -m pytest
 
-check: format-check lint types test
+check: format-check lint types test sanitize
 
 format-check: venv
 	$(BIN)/ruff format --check
@@ -53,6 +55,23 @@ format: venv
 
 bench: build
 	@set -e; for bench in $(sort $(wildcard scripts/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench; done
+
+CASES := build/cases
+ARM := aarch64-linux-gnu
+
+sanitize: build
+	$(BIN)/python tests/native_cases.py $(CASES)
+	$(BIN)/cmake -S tests/native -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLONG_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize --target run_cases
+	build/sanitize/run_cases $(CASES)/*.case
+
+emulate: build
+	$(BIN)/python tests/native_cases.py $(CASES)
+	$(BIN)/cmake -S tests/native -B build/arm -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=$(ARM)-gcc -DCMAKE_CXX_COMPILER=$(ARM)-g++ \
+		-DCMAKE_EXE_LINKER_FLAGS=-static
+	$(BIN)/cmake --build build/arm --target run_cases
+	qemu-aarch64-static build/arm/run_cases $(CASES)/*.case
 
 upstream-tests: venv
 	$(BIN)/cmake -S . -B build/upstream -G Ninja -DPLONG_UPSTREAM_TESTS=ON -DPython3_EXECUTABLE=$(BIN)/python
