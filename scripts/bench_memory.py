@@ -57,14 +57,15 @@ def main() -> None:
         peak, seconds = prefill(options.model, options.tokens, options.side)
         print(json.dumps({"peak_bytes": peak, "seconds": round(seconds, 2)}))
         return
-    rows = [{"side": side, **measure(options.model, options.tokens, a)} for side, a in SIDES.items()]
+    found = {side: measure(options.model, options.tokens, attention) for side, attention in SIDES.items()}
     mask = options.tokens * CHUNK * 2
     print(f"{'side':10}{'peak MiB':>10}{'seconds':>10}{'tokens/s':>10}")
-    for row in rows:
-        rate = options.tokens / float(row["seconds"])
-        print(f"{row['side']:10}{float(row['peak_bytes']) / 2**20:10.1f}{row['seconds']:>10}{rate:10.0f}")
-    saved = float(rows[0]["peak_bytes"]) - float(rows[1]["peak_bytes"])
+    for side, row in found.items():
+        rate = options.tokens / row["seconds"]
+        print(f"{side:10}{row['peak_bytes'] / 2**20:10.1f}{row['seconds']:10.1f}{rate:10.0f}")
+    saved = found["upstream"]["peak_bytes"] - found["ours"]["peak_bytes"]
     print(f"saved {saved / 2**20:.1f} MiB; the mask takes {mask / 2**20:.1f} MiB")
+    rows = [{"side": side, **row} for side, row in found.items()]
     print(json.dumps({"tokens": options.tokens, "mask_bytes": mask, "rows": rows, "saved_bytes": saved}))
 
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-from pyllama_long import _native
 from cases import CASES, Case
 from op_graph import GGML_TYPES, OpCase
+
+from pyllama_long import _native
 
 HEADER = "10i f4i f"  # struct header of run_cases.c
 

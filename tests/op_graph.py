@@ -7,16 +7,17 @@ cache's rounding is no error of the kernel's.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_bool, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+import itertools
+from ctypes import POINTER, c_bool, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
 
 import numpy as np
+import reference
+from cases import Array, Case, layout, tensors
 
 from pyllama_long import _native
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
-import reference
-from cases import Array, Case, layout, tensors
 
 GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 I32 = 26
@@ -35,7 +36,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
     "ggml_graph_compute_with_ctx": (c_int, [c_void_p, c_void_p, c_int]),
     "ggml_get_data": (c_void_p, [c_void_p]),
-    "ggml_quantize_chunk": (c_size_t, [c_int, POINTER(c_float), c_void_p, c_int64, c_int64, c_int64, c_void_p]),
+    "ggml_quantize_chunk": (
+        c_size_t,
+        [c_int, POINTER(c_float), c_void_p, c_int64, c_int64, c_int64, c_void_p],
+    ),
     "ggml_nbytes": (c_size_t, [c_void_p]),
     "ggml_cpu_init": (None, []),
 }
@@ -109,7 +113,10 @@ class OpCase:
         n_rot = case.n_rot or case.d_k
         self.freqs, self.magnitude = reference.rope_freqs(self.rope, n_rot, case.base)
         self.q = np.concatenate(
-            [self._store(self.raw.q[a:b], one.q_pos) for one, (a, b) in zip(self.layouts, self._spans(), strict=True)]
+            [
+                self._store(self.raw.q[a:b], one.q_pos)
+                for one, (a, b) in zip(self.layouts, self._spans(), strict=True)
+            ]
         ).astype(np.float32)
         k = np.array(self.raw.k)
         for one in self.layouts:
@@ -121,7 +128,7 @@ class OpCase:
 
     def _spans(self) -> list[tuple[int, int]]:
         edges = np.cumsum([0, *(len(one.q_pos) for one in self.layouts)]).tolist()
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(itertools.pairwise(edges))
 
     def _stored_positions(self, pos: Array) -> Array:
         if self.rope.map == "absolute":
@@ -168,13 +175,20 @@ class OpCase:
 
     def batch(self) -> Array:
         """The op's I32 batch tensor."""
-        slots, groups, runs = [], [], []
+        slots: list[tuple[int, ...]] = []
+        groups: list[tuple[int, ...]] = []
+        runs: list[tuple[int, ...]] = []
         for i, (one, (a, _)) in enumerate(zip(self.layouts, self._spans(), strict=True)):
             slots.append((one.stream, len(runs), len(runs) + len(one.runs())))
             runs += one.runs()
             groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
         head = _native.CBatch(
-            len(slots), len(groups), len(runs), len(self.q), _native.c_plan(self.plan), _native.c_rope(self.rope)
+            len(slots),
+            len(groups),
+            len(runs),
+            len(self.q),
+            _native.c_plan(self.plan),
+            _native.c_rope(self.rope),
         )
         words = [np.frombuffer(bytes(head), np.int32)]
         words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs)]

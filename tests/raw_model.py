@@ -122,7 +122,9 @@ class Model:
         raw = text.encode()
         ids = np.empty(len(raw) + 16, np.int32)
         pointer = ids.ctypes.data_as(C.llama_token_p)
-        n = C.llama_tokenize(C.llama_model_get_vocab(self.ptr), raw, len(raw), pointer, len(ids), False, False)
+        n = C.llama_tokenize(
+            C.llama_model_get_vocab(self.ptr), raw, len(raw), pointer, len(ids), False, False
+        )
         return [int(t) for t in ids[:n]]
 
 

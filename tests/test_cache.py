@@ -159,7 +159,9 @@ def test_position_maps_want_every_layer(tmp_path: Path) -> None:
     model = Model(path)
     with pytest.raises(RuntimeError, match="layer 0 is left to upstream"):
         Context(model, 512, "exact", "rerope(64)")
-    with model.context(512, "exact", "yarn(4)") as context:  # frequencies can change for the full layers alone
+    with model.context(
+        512, "exact", "yarn(4)"
+    ) as context:  # frequencies can change for the full layers alone
         assert np.isfinite(context.decode(model.tokens(50))).all()
     model.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pydoc_data.topics
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_chunked_prefill_equals_one_shot(precise: Model, plan: str, rope: str, k
         whole = context.decode(tokens)
     with precise.context(1024, plan, rope, kv_type=kv_type) as context:
         cuts = [0, 1, 8, 133, 134, 390, 599, 600]
-        chunks = [context.decode(tokens[a:b], a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        chunks = [context.decode(tokens[a:b], a) for a, b in itertools.pairwise(cuts)]
     close(np.concatenate(chunks), whole, kv_type)
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
-
-from pyllama_long import _native
 from cases import CASES, Array, Case, Seq
 from op_graph import OpCase
 
+from pyllama_long import _native
+
 ISAS = [name for name, usable in _native.isas().items() if usable]
 BY_NAME = {case.name: case for case in CASES}
+EMPTY = ("empty/0/prefill", "empty/0/decode", "empty/1/prefill", "empty/2/prefill", "empty/gone")
 FLOOR = 2e-6  # what float32 leaves of values around 1 when the naive computation happens to be exact
 
 
-@lru_cache(maxsize=None)
+@cache
 def known(case: Case) -> tuple[Array, float]:
     """(reference [n_tokens, n_head, d_v], the largest error that a kernel in float32 may have)."""
     op = OpCase(case)
@@ -62,7 +63,7 @@ def test_any_number_of_threads(forced: str, name: str, n_threads: int) -> None:
 
 
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
-@pytest.mark.parametrize("name", ["empty/0/prefill", "empty/0/decode", "empty/1/prefill", "empty/2/prefill", "empty/gone"])
+@pytest.mark.parametrize("name", EMPTY)
 def test_rows_without_keys_are_zero(forced: str, name: str) -> None:
     expected, _ = known(BY_NAME[name])
     empty = ~expected.any(axis=2)
@@ -90,7 +91,11 @@ def test_nan_shows(forced: str, bad: str) -> None:
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
 @pytest.mark.parametrize("n_keys", [1, 64, 777])
 def test_a_plan_that_covers_all_equals_exact(forced: str, n_keys: int) -> None:
-    plans = ("exact", f"window({n_keys + 40})", f"sinks({n_keys // 2 + 1})+window({n_keys - n_keys // 2 + 40})")
+    plans = (
+        "exact",
+        f"window({n_keys + 40})",
+        f"sinks({n_keys // 2 + 1})+window({n_keys - n_keys // 2 + 40})",
+    )
     exact, *others = [OpCase(Case("full", plan=plan, seqs=(Seq(n_keys, 33),))).run() for plan in plans]
     for other in others:
         np.testing.assert_array_equal(other, exact)
