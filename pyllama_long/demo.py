@@ -25,12 +25,13 @@ _OPENING = "<|im_start|>user\nRead the text and remember the numbers.\n"
 _ENDING = "<|im_end|>\n<|im_start|>assistant\n"
 _DIGITS = 5
 _MOST_ANSWER_TOKENS = 32
-# Everyday words; each is asked for by itself, so that a number can only come from its own sentence.
+# Everyday words that the embedded model spells back reliably (it reads `pencil` and says `pencictions`).
 _WORDS = (
-    "anchor apple bridge candle canvas castle chapel cherry compass cottage crystal curtain dagger diamond "
-    "feather fiddle forest fountain garden hammer harbour helmet island ladder lantern marble meadow mirror "
-    "mountain needle orchard palace pepper pillow pocket rabbit ribbon saddle silver statue temple thunder "
-    "tower trumpet tunnel velvet violin whistle window winter"
+    "anchor apple arrow basket bottle bucket canvas carpet chapel cherry compass corner crown crystal curtain "
+    "dagger desert emerald farmer feather fiddle fisher garden hammer harbour hunter ivory jacket jewel kettle "
+    "knight lantern lemon library lion marble market meadow mirror mountain mustard ocean orange orchard pigeon "
+    "planet pocket quarry rabbit river rocket saddle sailor salmon shepherd soldier spider tailor temple thunder "
+    "tiger timber turkey valley village vinegar wagon walnut willow winter wizard"
 ).split()
 DEPTHS = (0.0, 0.95)  # the first and the last fact, as parts of the document
 

@@ -67,6 +67,18 @@ def test_a_shift_equals_a_fresh_prefill(one_layer: Model, rope: str) -> None:
     same(shifted, fresh)
 
 
+@pytest.mark.parametrize("rope", [rope for rope in ROPES if "logn" not in rope])
+@pytest.mark.parametrize("far", [1_000_000, 100_000_000])
+def test_only_distances_count(deep: Model, rope: str, far: int) -> None:
+    """Angles stay right far out: the same text a million positions later gives the same logits."""
+    tokens = deep.tokens(200)
+    with deep.context(512, "exact", rope, kv_type="f32") as context:
+        near = context.decode(tokens)
+    with deep.context(512, "exact", rope, kv_type="f32") as context:
+        # 1e6 and 1e8 are multiples of the chunk of 64 and the group of 4
+        same(context.decode(tokens, far), near, 1e-4 * max(1, far / 1e7))
+
+
 @pytest.mark.parametrize("rope", ["native", "yarn(4)", "rerope(64)+logn"])
 def test_a_hole_is_not_read(one_layer: Model, rope: str) -> None:
     """Removed positions leave a hole; the others keep their places."""
