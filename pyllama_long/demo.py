@@ -31,7 +31,7 @@ _WORDS = (
     "dagger desert emerald farmer feather fiddle fisher garden hammer harbour hunter ivory jacket jewel kettle "
     "knight lantern lemon library lion marble market meadow mirror mountain mustard ocean orange orchard pigeon "
     "planet pocket quarry rabbit river rocket saddle sailor salmon shepherd soldier spider tailor temple thunder "
-    "tiger timber turkey valley village vinegar wagon walnut willow winter wizard"
+    "turkey valley village vinegar wagon walnut willow winter wizard"
 ).split()
 DEPTHS = (0.0, 0.95)  # the first and the last fact, as parts of the document
 

@@ -96,6 +96,8 @@ def test_the_embedded_model_reads_four_times_its_length(demo_model: str) -> None
         attention="skim",
         rope="rerope(256)+logn",
         progress=lambda done, total: with_progress.append((done, total)),
+        n_threads=1,
+        n_threads_batch=1,
     )
 
     def count(text: str) -> int:
