@@ -92,12 +92,13 @@ struct work_head {
     int32_t rows; /* of the largest tile */
 };
 
-/* Everything in wdata, in bytes from its start, after a struct work_head. */
+/* Everything in wdata, in bytes from its start, after a struct work_head. What is always written comes first: other ops
+ * use the same memory, and pages that nobody writes cost nothing. */
 struct work {
+    size_t  threads; /* per thread: a state of PLONG_ROWS rows, then the kernel's scratch */
+    size_t  per_thread;
     size_t  tiles;    /* struct plong_tile[] */
     size_t  partials; /* f32: m[], l[], acc[][dv] of rows that are split over keys */
-    size_t  threads;  /* per thread: a state of PLONG_ROWS rows, then the kernel's scratch */
-    size_t  per_thread;
     size_t  total;
     int64_t max_tiles;
     int64_t max_rows; /* partial rows */
@@ -121,11 +122,11 @@ static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     /* a tile is split only while there are fewer than SPLITS_PER_THREAD * n_threads tiles, each of <= PLONG_ROWS rows */
     const int64_t slots = 2 * SPLITS_PER_THREAD * (int64_t) n_threads;
     w.max_rows          = slots * (rows < PLONG_ROWS ? rows : PLONG_ROWS);
-    w.tiles             = align64(sizeof(struct work_head));
-    w.partials          = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
-    w.threads           = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float));
+    w.threads           = align64(sizeof(struct work_head));
     w.per_thread        = align64((size_t) PLONG_ROWS * (dv + 2) * sizeof(float)) + align64(largest_scratch(d_k, d_v));
-    w.total             = w.threads + w.per_thread * (size_t) n_threads + 64;
+    w.tiles             = w.threads + w.per_thread * (size_t) n_threads;
+    w.partials          = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
+    w.total             = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
     return w;
 }
 
@@ -280,6 +281,21 @@ static void finish_tile(
     write_rows(c, tile, &into);
 }
 
+/* Tokens that belong to no group read nothing. The others must stay: the result may lie where the queries are, which
+ * tiles read before they write. Groups ascend in tokens. */
+static void zero_strays(const struct plong_call * c) {
+    const size_t               row = (size_t) c->n_head * c->d_v * sizeof(float);
+    const struct plong_group * g   = plong_batch_groups(c->batch);
+    int32_t                    at  = 0;
+    for (int i = 0; i <= c->batch->n_groups; i++) {
+        const int32_t next = i < c->batch->n_groups ? g[i].tok : c->batch->n_tokens;
+        if (next > at) {
+            memset(c->out + at * row, 0, (size_t) (next - at) * row);
+        }
+        at = i < c->batch->n_groups ? g[i].tok + g[i].n : at;
+    }
+}
+
 void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
     const struct plong_kernel * kernel = kernel_in_use();
     const struct plong_call     call   = make_call(op);
@@ -294,8 +310,7 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     const int           dv    = plong_pad16(call.d_v);
 
     if (params->ith == 0) {
-        /* tokens that belong to no group read nothing */
-        memset(op->data, 0, ggml_nbytes(op));
+        zero_strays(&call);
         head->n_tiles  = make_tiles(&call, tiles);
         head->n_splits = choose_splits(tiles, head->n_tiles, params->nth);
         head->rows     = most_rows(tiles, head->n_tiles);

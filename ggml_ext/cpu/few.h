@@ -8,7 +8,7 @@
 #include "attn.h"
 #include "simd.h"
 
-#define FEW_ROWS 8 /* most rows in one pass */
+#define FEW_ROWS   8 /* most rows in one pass */
 #define FEW_INLINE static inline __attribute__((always_inline))
 
 FEW_INLINE vf few_load(const int32_t type, const void * row, int i) {
@@ -97,25 +97,26 @@ FEW_INLINE void few_values_rows(
     }
 }
 
-#define FEW_FOR_TYPE(call, rows_of, type, ...)                                        \
-    switch (type) {                                                                   \
-        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, __VA_ARGS__); break;         \
-        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, __VA_ARGS__); break;       \
-        default: call(rows_of, GGML_TYPE_F32, __VA_ARGS__); break;                    \
+#define FEW_FOR_TYPE(call, rows_of, type, ...)                                  \
+    switch (type) {                                                             \
+        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, __VA_ARGS__); break;   \
+        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, __VA_ARGS__); break; \
+        default: call(rows_of, GGML_TYPE_F32, __VA_ARGS__); break;              \
     }
 
-#define FEW_FOR_ROWS(call, rows_of, type, ...)                                        \
-    switch (rows_of) {                                                                \
-        case 8: FEW_FOR_TYPE(call, 8, type, __VA_ARGS__) break;                       \
-        case 4: FEW_FOR_TYPE(call, 4, type, __VA_ARGS__) break;                       \
-        case 2: FEW_FOR_TYPE(call, 2, type, __VA_ARGS__) break;                       \
-        default: FEW_FOR_TYPE(call, 1, type, __VA_ARGS__) break;                      \
+#define FEW_FOR_ROWS(call, rows_of, type, ...)                   \
+    switch (rows_of) {                                           \
+        case 8: FEW_FOR_TYPE(call, 8, type, __VA_ARGS__) break;  \
+        case 4: FEW_FOR_TYPE(call, 4, type, __VA_ARGS__) break;  \
+        case 2: FEW_FOR_TYPE(call, 2, type, __VA_ARGS__) break;  \
+        default: FEW_FOR_TYPE(call, 1, type, __VA_ARGS__) break; \
     }
 
 static inline int few_step(int rows) { return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
 
 /* k[n]: rows of d values (a multiple of VW) in f32, f16 or bf16 */
-static void few_logits(int rows, int32_t type, const void * const * k, int n, int d, const float * q, int dq, float * s) {
+static void few_logits(
+    int rows, int32_t type, const void * const * k, int n, int d, const float * q, int dq, float * s) {
     for (int r = 0, step; r < rows; r += step) {
         step = few_step(rows - r);
         FEW_FOR_ROWS(few_logits_rows, step, type, k, n, d, q + r * dq, dq, s + r * PLONG_KEYS)

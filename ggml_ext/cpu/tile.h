@@ -29,11 +29,12 @@ struct row_view {
 
 static size_t tile_layout(struct tile_scratch * t, float * base, int32_t d_k, int32_t d_v) {
     const size_t dk = (size_t) plong_pad16(d_k), dv = (size_t) plong_pad16(d_v);
+    const size_t tile    = PLONG_ROWS * PLONG_KEYS;
     const size_t sizes[] = {
-        PLONG_ZONES * PLONG_ROWS * dk, PLONG_KEYS * dk,         PLONG_KEYS * dk, PLONG_KEYS * dk, PLONG_KEYS * dv,
-        PLONG_ROWS * PLONG_KEYS,       PLONG_ROWS * PLONG_KEYS, PLONG_MAX_ROT
+        PLONG_KEYS * dk, PLONG_KEYS * dv, PLONG_KEYS * dk, tile, PLONG_ZONES * PLONG_ROWS * dk, PLONG_KEYS * dk, tile,
+        PLONG_MAX_ROT
     };
-    float ** const parts[] = { &t->q, &t->k, &t->k_near, &t->kt, &t->v, &t->s, &t->s_zone, &t->angles };
+    float ** const parts[] = { &t->k, &t->v, &t->kt, &t->s, &t->q, &t->k_near, &t->s_zone, &t->angles };
     size_t         at      = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         if (base) {
@@ -209,8 +210,8 @@ static void mask_block(const struct plong_tile * tile, const struct key_block * 
 /* ---- the tile ------------------------------------------------------------------------------------------------- */
 
 static void block_logits(
-    const struct plong_call * call, const struct plong_tile * tile, const struct key_block * b, const struct row_view * k,
-    int32_t map, int rows, struct tile_scratch * t) {
+    const struct plong_call * call, const struct plong_tile * tile, const struct key_block * b,
+    const struct row_view * k, int32_t map, int rows, struct tile_scratch * t) {
     const struct plong_rope * rope = &call->batch->rope;
     const int32_t             p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1;
     const int32_t             t0 = b->pos[0], t1 = b->pos[b->n - 1];
