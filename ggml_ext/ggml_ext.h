@@ -24,7 +24,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  1
+#define PLONG_ABI_VERSION  2
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 
@@ -156,11 +156,17 @@ struct plong_run { /* cells cell .. cell+n hold the keys at positions pos .. pos
     int32_t n;
 };
 
+enum plong_precision {
+    PLONG_PRECISION_AUTO = 0, /* the fastest that the processor has: bf16 products with float32 sums in AMX tiles */
+    PLONG_PRECISION_F32  = 1, /* float32 throughout, and no key is skipped */
+};
+
 struct plong_batch {
     int32_t           n_slots;
     int32_t           n_groups;
     int32_t           n_runs;
     int32_t           n_tokens;
+    int32_t           precision; /* enum plong_precision */
     struct plong_plan plan;
     struct plong_rope rope;
 };

@@ -41,8 +41,7 @@ const char * plong_plan_check(const struct plong_plan * plan) {
 
 bool plong_phase_is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
 
-/* First position of the segment of branch k that a query at p looks at. */
-static inline int32_t branch_begin(const struct plong_phase * ph, int k, int32_t p) {
+int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32_t p) {
     const int32_t w = ph->segment[k];
     return ph->align == PLONG_ALIGN_SEGMENT ? p - p % w : max_i32(0, p - w + 1);
 }
@@ -53,13 +52,12 @@ bool plong_branch_joins(const struct plong_phase * ph, int k, int32_t p, int32_t
         return true;
     }
     const int32_t r = ph->rate[k];
-    return (p - branch_begin(ph, k, p)) % r == h % r;
+    return (p - plong_branch_begin(ph, k, p)) % r == h % r;
 }
 
-/* Whether branch k reads key t for a query at p that takes part in it; t <= p. */
-static inline bool branch_reads(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t) {
+bool plong_branch_reads(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t) {
     const int32_t r = ph->rate[k];
-    const int32_t b = branch_begin(ph, k, p);
+    const int32_t b = plong_branch_begin(ph, k, p);
     if (t < b) {
         return false;
     }
@@ -71,7 +69,8 @@ bool plong_phase_in_set(const struct plong_phase * ph, int32_t p, int32_t t) {
 }
 
 float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t) {
-    if (t > p || plong_phase_in_set(ph, p, t) || !plong_branch_joins(ph, k, p, h) || !branch_reads(ph, k, p, h, t)) {
+    if (t > p || plong_phase_in_set(ph, p, t) || !plong_branch_joins(ph, k, p, h) ||
+        !plong_branch_reads(ph, k, p, h, t)) {
         return -INFINITY;
     }
     if (ph->weight == PLONG_WEIGHT_COUNT) {
@@ -82,7 +81,7 @@ float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32
             continue;
         }
         const bool owned =
-            ph->weight == PLONG_WEIGHT_STRIDE ? t >= branch_begin(ph, i, p) : branch_reads(ph, i, p, h, t);
+            ph->weight == PLONG_WEIGHT_STRIDE ? t >= plong_branch_begin(ph, i, p) : plong_branch_reads(ph, i, p, h, t);
         if (owned) {
             return -INFINITY;
         }
@@ -110,50 +109,61 @@ int64_t plong_phase_keys(
     return n;
 }
 
-int plong_phase_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, int32_t h, struct plong_range * out) {
-    int           n   = 0;
+int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]) {
     const int32_t end = p1 + 1;
-    /* set parts: a head range [0, a) and a tail range [b, end), merged when they touch */
+    /* a head range [0, a) and a tail range [b, end), merged when they touch */
     const int32_t a = min_i32(max_i32(ph->sinks, ph->global), end);
     int32_t       b = ph->window == PLONG_ALL || p0 < ph->dense_below ? 0 : max_i32(0, p0 - ph->window + 1);
+    int           n = 0;
     if (ph->window == 0 && p0 >= ph->dense_below) {
         b = end;
     }
     if (b <= a) {
         out[n++] = (struct plong_range) { .beg = 0, .end = end, .stride = 1, .branch = -1 };
-        if (b == 0) {
-            /* some row of the tile reads everything; the mask sorts out the others */
-            if (plong_phase_is_exact(ph) || p1 < ph->dense_below) {
-                return n;
-            }
-        }
-    } else {
-        if (a > 0) {
-            out[n++] = (struct plong_range) { .beg = 0, .end = a, .stride = 1, .branch = -1 };
-        }
-        if (b < end) {
-            out[n++] = (struct plong_range) { .beg = b, .end = end, .stride = 1, .branch = -1 };
-        }
+        return n;
     }
-    for (int k = 0; k < ph->n_branches; k++) {
-        const int32_t w = ph->segment[k], r = ph->rate[k], s = h % r;
-        if (ph->align == PLONG_ALIGN_QUERY) {
-            const int32_t lo  = max_i32(0, p0 - w + 1);
-            const int32_t beg = lo + ((s - lo % r) + r) % r;
-            if (beg < end) {
-                out[n++] = (struct plong_range) { .beg = beg, .end = end, .stride = r, .branch = k };
-            }
-            continue;
-        }
-        /* a tile never crosses a segment boundary of its plan: plong_phase_cut() sees to that */
-        const int32_t lo = p0 - p0 % w;
-        /* first row at or after p0 that takes part */
-        const int32_t row = p0 + ((s - (p0 - lo) % r) + r) % r;
-        if (row <= p1 && lo + s < end) {
-            out[n++] = (struct plong_range) { .beg = lo + s, .end = end, .stride = r, .branch = k };
-        }
+    if (a > 0) {
+        out[n++] = (struct plong_range) { .beg = 0, .end = a, .stride = 1, .branch = -1 };
+    }
+    if (b < end) {
+        out[n++] = (struct plong_range) { .beg = b, .end = end, .stride = 1, .branch = -1 };
     }
     return n;
+}
+
+bool plong_branch_range(
+    const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out) {
+    const int32_t w = ph->segment[k], r = ph->rate[k], s = h % r, end = p1 + 1;
+    int32_t       beg;
+    if (ph->align == PLONG_ALIGN_QUERY) {
+        const int32_t lo = max_i32(0, p0 - w + 1);
+        beg              = lo + ((s - lo % r) + r) % r;
+    } else {
+        /* a tile never crosses a segment boundary of its plan: plong_phase_cut() sees to that */
+        const int32_t lo  = p0 - p0 % w;
+        const int32_t row = p0 + ((s - (p0 - lo) % r) + r) % r; /* the first at or after p0 that takes part */
+        if (row > p1) {
+            return false;
+        }
+        beg = lo + s;
+    }
+    *out = (struct plong_range) { .beg = beg, .end = end, .stride = r, .branch = k };
+    return beg < end;
+}
+
+int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
+    struct plong_range set[2], r;
+    const int          n    = plong_set_ranges(ph, p, p, set);
+    int64_t            keys = 0;
+    for (int i = 0; i < n; i++) {
+        keys += plong_range_count(&set[i]);
+    }
+    for (int k = 0; k < ph->n_branches; k++) {
+        if (keys <= p && plong_branch_range(ph, k, p, p, h, &r)) {
+            keys += plong_range_count(&r);
+        }
+    }
+    return keys <= p ? keys : (int64_t) p + 1;
 }
 
 int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {
@@ -175,22 +185,26 @@ int64_t plong_range_count(const struct plong_range * r) {
 }
 
 int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
-    struct plong_range ranges[PLONG_MAX_RANGES];
-    const int          n     = plong_phase_ranges(ph, p, p, h, ranges);
+    struct plong_range set[2], r;
+    const int          n     = plong_set_ranges(ph, p, p, set);
     int64_t            count = 0;
     for (int i = 0; i < n; i++) {
-        const struct plong_range * r = &ranges[i];
-        if (r->branch < 0) {
-            count += plong_range_count(r);
+        count += plong_range_count(&set[i]);
+    }
+    if (plong_phase_is_exact(ph) || p < ph->dense_below) {
+        return count;
+    }
+    for (int k = 0; k < ph->n_branches; k++) {
+        if (!plong_branch_range(ph, k, p, p, h, &r)) {
             continue;
         }
         /* each position once, so every rule but the first branch's must be looked at key by key */
-        for (int32_t t = r->beg; t < r->end; t += r->stride) {
+        for (int32_t t = r.beg; t < r.end; t += r.stride) {
             bool seen = plong_phase_in_set(ph, p, t);
-            for (int k = 0; !seen && k < r->branch; k++) {
-                seen = plong_branch_joins(ph, k, p, h) && branch_reads(ph, k, p, h, t);
+            for (int i = 0; !seen && i < k; i++) {
+                seen = plong_branch_joins(ph, i, p, h) && plong_branch_reads(ph, i, p, h, t);
             }
-            count += !seen && plong_branch_weight(ph, r->branch, p, h, t) != -INFINITY;
+            count += !seen && plong_branch_weight(ph, k, p, h, t) != -INFINITY;
         }
     }
     return count;

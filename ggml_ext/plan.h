@@ -16,8 +16,6 @@ struct plong_range {
     int32_t branch;
 };
 
-#define PLONG_MAX_RANGES (PLONG_MAX_BRANCHES + 2)
-
 PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 
 /* Whether key t is in a set part for a query at p >= t. */
@@ -29,10 +27,22 @@ PLONG_API bool plong_branch_joins(const struct plong_phase * ph, int k, int32_t 
 /* log_w of key t read through branch k, -INFINITY when this branch does not give it to the query. */
 PLONG_API float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t);
 
-/* Ranges that cover every key some query of [p0, p1] reads, out[PLONG_MAX_RANGES]; returns their number. Ranges of set
- * parts are disjoint; a branch's may overlap others: plong_branch_weight() gives each (query, key) to the right one. */
-PLONG_API int plong_phase_ranges(
-    const struct plong_phase * ph, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
+/* Whether branch k reads key t for a query at p that takes part in it; t <= p. */
+PLONG_API bool plong_branch_reads(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t);
+
+/* First position of the segment of branch k that a query at p looks at. */
+PLONG_API int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32_t p);
+
+/* Disjoint ranges that cover every key that a set part gives to some query of [p0, p1]; returns their number. */
+PLONG_API int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]);
+
+/* The range of branch k for the queries of [p0, p1] of head h that take part in it; false: none does, or it is empty.
+ * It may overlap others: plong_branch_weight() gives each (query, key) to the right one. */
+PLONG_API bool plong_branch_range(
+    const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
+
+/* Keys that a kernel reads for the query: as plong_phase_count(), but with what branches share counted again. */
+PLONG_API int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h);
 
 /* Last position <= p1 that a tile starting at p0 may hold: tiles do not cross segment boundaries. */
 PLONG_API int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1);

@@ -31,7 +31,8 @@ try:
 except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
 
-ABI_VERSION = 1
+ABI_VERSION = 2
+PRECISIONS = ("auto", "f32")  # enum plong_precision
 MAX_BRANCHES = 16
 MAX_ROT = 512
 
@@ -81,7 +82,7 @@ class CRun(ctypes.Structure):
 class CBatch(ctypes.Structure):
     """The head of a batch; slots, groups and runs follow it in memory."""
 
-    _fields_ = [*_ints("n_slots n_groups n_runs n_tokens"), ("plan", CPlan), ("rope", CRope)]
+    _fields_ = [*_ints("n_slots n_groups n_runs n_tokens precision"), ("plan", CPlan), ("rope", CRope)]
 
 
 class CAttnParams(ctypes.Structure):
@@ -89,7 +90,7 @@ class CAttnParams(ctypes.Structure):
 
 
 class CConfig(ctypes.Structure):
-    _fields_ = [*_ints("abi enabled"), ("plan", CPlan), ("rope", CRope)]
+    _fields_ = [*_ints("abi enabled precision"), ("plan", CPlan), ("rope", CRope)]
 
 
 class CStats(ctypes.Structure):
@@ -209,9 +210,11 @@ def c_rope(rope: RopePolicy) -> CRope:
     return CRope(_FREQS.index(rope.freq), *bands, *places, tuple(rope.factors))
 
 
-def c_config(plan: AttentionPlan, rope: RopePolicy, enabled: bool = True) -> CConfig:
-    """enabled: False for llama.cpp's own attention."""
-    return CConfig(ABI_VERSION, int(enabled), c_plan(plan), c_rope(rope))
+def c_config(
+    plan: AttentionPlan, rope: RopePolicy, enabled: bool = True, precision: str = "auto"
+) -> CConfig:
+    """enabled: False for llama.cpp's own attention. precision: one of PRECISIONS."""
+    return CConfig(ABI_VERSION, int(enabled), PRECISIONS.index(precision), c_plan(plan), c_rope(rope))
 
 
 def _text(raw: bytes | None) -> str | None:

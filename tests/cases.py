@@ -27,6 +27,7 @@ class Seq:
     reordered: bool = (
         False  # cells do not follow positions: runs of 1 to 40 lie in any order, with free cells between
     )
+    blocks: float = 1.0  # below 1: this part of the past's blocks of 64 is held, each cell at its position
     shared: int = 0  # the first `shared` positions are cells of the sequence before it, in the same stream
 
 
@@ -98,6 +99,9 @@ def layout(case: Case) -> tuple[list[Layout], int]:
         if seq.holes:
             for start in random.integers(0, max(1, seq.n_past), seq.n_past // 80 + 1):
                 missing[start : start + random.integers(1, 18)] = True
+        if seq.blocks < 1:
+            n = -(-seq.n_past // 64)
+            missing |= ~np.isin(pos // 64, random.choice(n, max(1, round(seq.blocks * n)), replace=False))
         missing[seq.n_past :] = False
         shared = (
             np.isin(pos, found[-1].pos[found[-1].pos < seq.shared])
@@ -109,7 +113,8 @@ def layout(case: Case) -> tuple[list[Layout], int]:
         cell = np.full(len(pos), -1)
         if seq.shared:
             cell[shared] = found[-1].cell[found[-1].pos < seq.shared]
-        cell[own] = _cells(random, len(own), seq.reordered) + free[-1]
+        held = _cells(random, len(own), seq.reordered) if seq.blocks == 1 else own
+        cell[own] = held + free[-1]
         free[-1] = int(cell[own].max(initial=free[-1] - 1)) + 1
         phase = (np.arange(seq.n_new) >= seq.n_new - seq.tail).astype(np.int32)
         found.append(Layout(len(free) - 1, pos[~missing], cell[~missing], pos[seq.n_past :], phase))

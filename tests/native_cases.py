@@ -16,19 +16,19 @@ from op_graph import GGML_TYPES, OpCase
 
 from pyllama_long import _native
 
-HEADER = "10i f4i f"  # struct header of run_cases.c
+HEADER = "10i f4i 2f"  # struct header of run_cases.c
 
 
 def write(case: Case, path: Path) -> None:
     op = OpCase(case)
     expected = op.expected()
-    allowed = 2 * float(np.abs(op.expected("f32") - expected).max()) + 2e-6
+    allowed = [2 * float(np.abs(op.expected(kind) - expected).max()) + 2e-6 for kind in ("f32", "bf16")]
     batch, table = op.batch(), op.table()
     kv = GGML_TYPES[case.kv_type]
     sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), kv, op.n_kv, op.k.shape[0])
     params = op.params()
     numbers = (params.scale, params.layer, params.n_rot, params.neox, params.hadamard)
-    head = struct.pack(HEADER, *sizes, len(batch), 0 if table is None else len(table), *numbers, allowed)
+    head = struct.pack(HEADER, *sizes, len(batch), 0 if table is None else len(table), *numbers, *allowed)
     parts = [head, op.q.tobytes(), op.k_bytes, op.v_bytes, batch.tobytes()]
     if table is not None:
         parts.append(table.tobytes())
@@ -36,7 +36,7 @@ def write(case: Case, path: Path) -> None:
 
 
 def main(folder: Path, prefixes: list[str]) -> None:
-    assert struct.calcsize(HEADER) == 44 + ctypes.sizeof(_native.CAttnParams)
+    assert struct.calcsize(HEADER) == 48 + ctypes.sizeof(_native.CAttnParams)
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(CASES):
         if not prefixes or case.name.startswith(tuple(prefixes)):

@@ -48,8 +48,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 class Ggml:
     """ggml's own C functions, from the libraries that pyllama_long uses."""
 
-    def __init__(self) -> None:
-        for name, (result, arguments) in SIGNATURES.items():
+    def __init__(self, signatures: dict[str, tuple[Any, list[Any]]] = SIGNATURES) -> None:
+        for name, (result, arguments) in signatures.items():
             function = self._find(name)
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
@@ -101,17 +101,68 @@ def decode(raw: bytes, shape: tuple[int, ...], kv_type: str) -> Array:
     return (values * blocks["scale"].astype(np.float64)[:, None]).reshape(shape)
 
 
-class OpCase:
-    """A case with its cache filled: run() gives the op's output, expected() the float64 reference's."""
+class CaseBatch:
+    """What the op is told of a case, without the contents of any tensor: as large as a bench wants it."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, precision: int = 0) -> None:
         self.case = case
+        self.precision = precision  # enum plong_precision
         self.plan = AttentionPlan.parse(case.plan, n_train=case.n_train)
         self.rope = RopePolicy.parse(case.rope, n_train=case.n_train, n_ctx=4 * case.n_train)
         self.layouts, self.n_kv = layout(case)
-        self.raw = tensors(case)
         n_rot = case.n_rot or case.d_k
         self.freqs, self.magnitude = reference.rope_freqs(self.rope, n_rot, case.base)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        edges = np.cumsum([0, *(len(one.q_pos) for one in self.layouts)]).tolist()
+        return list(itertools.pairwise(edges))
+
+    def batch(self) -> Array:
+        """The op's I32 batch tensor."""
+        slots: list[tuple[int, ...]] = []
+        groups: list[tuple[int, ...]] = []
+        runs: list[tuple[int, ...]] = []
+        for i, (one, (a, _)) in enumerate(zip(self.layouts, self._spans(), strict=True)):
+            slots.append((one.stream, len(runs), len(runs) + len(one.runs())))
+            runs += one.runs()
+            groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
+        head = _native.CBatch(
+            len(slots),
+            len(groups),
+            len(runs),
+            sum(len(one.q_pos) for one in self.layouts),
+            self.precision,
+            _native.c_plan(self.plan),
+            _native.c_rope(self.rope),
+        )
+        words = [np.frombuffer(bytes(head), np.int32)]
+        words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs)]
+        return np.concatenate(words)
+
+    def _maps(self) -> bool:
+        return self.rope.map != "absolute" and self.case.n_rot > 0
+
+    def table(self) -> Array | None:
+        """The rotation table, float32 flat, where the op wants one."""
+        if not self._maps():
+            return None
+        values = np.empty(4 * 256 * self.case.n_rot, np.float32)
+        freqs = self.freqs.ctypes.data_as(POINTER(c_double))
+        _native.lib.plong_rope_table(freqs, self.case.n_rot, values.ctypes.data_as(POINTER(c_float)))
+        return values
+
+    def params(self) -> Any:
+        case = self.case
+        n_rot = case.n_rot if self._maps() else 0
+        return _native.CAttnParams(case.scale, case.layer, n_rot, int(case.neox), case.hadamard)
+
+
+class OpCase(CaseBatch):
+    """A case with its cache filled: run() gives the op's output, expected() the float64 reference's."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.raw = tensors(case)
         self.q = np.concatenate(
             [
                 self._store(self.raw.q[a:b], one.q_pos)
@@ -125,10 +176,6 @@ class OpCase:
         self.k_bytes, self.v_bytes = encode(k, case.kv_type), encode(self.raw.v, case.kv_type)
         self.k = decode(self.k_bytes, k.shape, case.kv_type)
         self.v = decode(self.v_bytes, self.raw.v.shape, case.kv_type)
-
-    def _spans(self) -> list[tuple[int, int]]:
-        edges = np.cumsum([0, *(len(one.q_pos) for one in self.layouts)]).tolist()
-        return list(itertools.pairwise(edges))
 
     def _stored_positions(self, pos: Array) -> Array:
         if self.rope.map == "absolute":
@@ -172,44 +219,6 @@ class OpCase:
                 )
             )
         return np.concatenate(outs)
-
-    def batch(self) -> Array:
-        """The op's I32 batch tensor."""
-        slots: list[tuple[int, ...]] = []
-        groups: list[tuple[int, ...]] = []
-        runs: list[tuple[int, ...]] = []
-        for i, (one, (a, _)) in enumerate(zip(self.layouts, self._spans(), strict=True)):
-            slots.append((one.stream, len(runs), len(runs) + len(one.runs())))
-            runs += one.runs()
-            groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
-        head = _native.CBatch(
-            len(slots),
-            len(groups),
-            len(runs),
-            len(self.q),
-            _native.c_plan(self.plan),
-            _native.c_rope(self.rope),
-        )
-        words = [np.frombuffer(bytes(head), np.int32)]
-        words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs)]
-        return np.concatenate(words)
-
-    def _maps(self) -> bool:
-        return self.rope.map != "absolute" and self.case.n_rot > 0
-
-    def table(self) -> Array | None:
-        """The rotation table, float32 flat, where the op wants one."""
-        if not self._maps():
-            return None
-        values = np.empty(4 * 256 * self.case.n_rot, np.float32)
-        freqs = self.freqs.ctypes.data_as(POINTER(c_double))
-        _native.lib.plong_rope_table(freqs, self.case.n_rot, values.ctypes.data_as(POINTER(c_float)))
-        return values
-
-    def params(self) -> Any:
-        case = self.case
-        n_rot = case.n_rot if self._maps() else 0
-        return _native.CAttnParams(case.scale, case.layer, n_rot, int(case.neox), case.hadamard)
 
     def run(self, n_threads: int = 2) -> Array:
         """[n_tokens, n_head, d_v] float32, computed by the op in the instruction set in use."""

@@ -7,9 +7,11 @@
 #include "ggml_ext.h"
 #include "plan.h"
 
-#define PLONG_ROWS  64 /* most query rows (tokens x heads of a kv head) in a tile */
-#define PLONG_KEYS  64 /* keys per block */
-#define PLONG_ZONES 3  /* distances that one K rotation serves: near, previous chunk, far */
+#define PLONG_KEYS     128 /* most keys in a block */
+#define PLONG_FEW      8   /* query rows of a kv head that are computed straight from the cache: decode */
+#define PLONG_FEW_ROWS 256 /* most rows of such a tile, all its kv heads together */
+#define PLONG_CLASSES  8   /* most heads of a tile whose plan is dilated: each may read other keys */
+#define PLONG_ZONES    3   /* distances that one K rotation serves: near, previous chunk, far */
 
 /* One op call: tensors as pointers and byte strides. Lives as long as the call. */
 struct plong_call {
@@ -27,8 +29,8 @@ struct plong_call {
     const float *              table; /* rotation table, NULL when the position map is absolute */
 };
 
-/* A query tile: n_tok consecutive tokens of one group and n_h consecutive heads of one kv head.
- * Row r = (token r / n_h, head head0 + r % n_h). */
+/* A query tile: n_tok consecutive tokens of one group, and n_h consecutive heads of each of n_kv kv heads (n_kv > 1 only
+ * where all of them read the same keys; then n_h is the whole group). Rows in the order [n_kv][n_tok][n_h]. */
 struct plong_tile {
     const struct plong_group * group;
     const struct plong_phase * phase;
@@ -37,32 +39,45 @@ struct plong_tile {
     int32_t                    n_tok;
     int32_t                    head0;
     int32_t                    n_h;
+    int32_t                    n_kv;
     int32_t                    split, n_splits; /* this call does the split-th part of the keys */
 };
 
-/* Online softmax of one row over some keys: max, sum of exp(logit - max), and acc = sum of exp * v.
- * Empty: m = -INFINITY, l = 0, acc = 0. */
+static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }
+
+/* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of
+ * 2^(x - m) * v. m is at most PLONG_LAZY below the largest logit. Empty: m = -INFINITY, l = 0, acc = 0. */
 struct plong_state {
     float * m;   /* [rows] */
     float * l;   /* [rows] */
-    float * acc; /* [rows][d_v_pad] */
+    float * acc; /* [rows][plong_pad32(d_v)] */
 };
 
 struct plong_kernel {
     const char * name;
     bool (*usable)(void);
-    /* Scratch bytes that tile() wants for these head sizes. */
-    size_t (*scratch)(int32_t d_k, int32_t d_v);
+    const struct plong_kernel * f32; /* what runs instead when the caller asks for float32: itself where it is that */
+    /* Scratch bytes that tile() wants for tiles of up to so many rows; maps: some call may have a position map. */
+    size_t (*scratch)(int32_t d_k, int32_t d_v, int32_t rows, bool maps);
     /* Adds the tile's keys to the (empty) state. scratch is 64-byte aligned. */
     void (*tile)(
         const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch);
-    /* Merges b into a, one row: exact. */
+    /* Merges b into a, one row of d values (a multiple of 32): exact. */
     void (*merge)(float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d);
 };
 
 extern const struct plong_kernel * const plong_kernels[]; /* best first, NULL ends */
 
-/* Padded row length of accumulators: a multiple of 16 floats. */
 static inline int32_t plong_pad16(int32_t d) { return (d + 15) & ~15; }
+
+/* Padded row length of accumulators and packed rows. */
+static inline int32_t plong_pad32(int32_t d) { return (d + 31) & ~31; }
+
+/* Most query rows in a tile: as many as share one pass over the packed keys while their queries and accumulators stay
+ * in a core's L2 cache. */
+static inline int32_t plong_row_limit(int32_t d_k, int32_t d_v) {
+    const int32_t d = d_k > d_v ? d_k : d_v;
+    return d <= 128 ? 1024 : d <= 256 ? 512 : 256;
+}
 
 #endif

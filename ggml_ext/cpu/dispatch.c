@@ -8,9 +8,9 @@
 #include "attn.h"
 #include "ggml-cpu-impl.h"
 
-#define MAX_ISAS          8
-#define SPLITS_PER_THREAD 4 /* keys are split until each thread has this many tiles to do */
-#define KEYS_PER_SPLIT    256
+#define MAX_ISAS         8
+#define TILES_PER_THREAD 8   /* wanted, for balance: tiles get smaller, then keys are split */
+#define WORK_PER_SPLIT   512 /* keys x kv heads that are worth a part of their own */
 
 /* ---- the instruction set -------------------------------------------------------------------------------------- */
 
@@ -95,8 +95,9 @@ struct work_head {
 /* Everything in wdata, in bytes from its start, after a struct work_head. What is always written comes first: other ops
  * use the same memory, and pages that nobody writes cost nothing. */
 struct work {
-    size_t  threads; /* per thread: a state of PLONG_ROWS rows, then the kernel's scratch */
+    size_t  threads; /* per thread: a state of the largest tile's rows, then the kernel's scratch */
     size_t  per_thread;
+    size_t  state;    /* bytes of that state */
     size_t  tiles;    /* struct plong_tile[] */
     size_t  partials; /* f32: m[], l[], acc[][dv] of rows that are split over keys */
     size_t  total;
@@ -104,26 +105,36 @@ struct work {
     int64_t max_rows; /* partial rows */
 };
 
-static size_t largest_scratch(int32_t d_k, int32_t d_v) {
+static size_t largest_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
     size_t most = 0;
     for (int i = 0; plong_kernels[i]; i++) {
-        const size_t n = plong_kernels[i]->scratch(d_k, d_v);
+        const size_t n = plong_kernels[i]->scratch(d_k, d_v, rows, maps);
         most           = n > most ? n : most;
     }
     return most;
 }
 
+static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Tiles get no smaller than this for the sake of balance: packing keys would cost too much. */
+static int32_t least_rows(int32_t d_k, int32_t d_v) {
+    const int32_t n = plong_row_limit(d_k, d_v) / 4;
+    return n > PLONG_FEW_ROWS ? n : PLONG_FEW_ROWS;
+}
+
 static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     const struct ggml_tensor * q   = op->src[0];
-    const int32_t              d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad16(d_v);
+    const int32_t              d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad32(d_v);
     const int64_t              rows = q->ne[1] * q->ne[2];
+    const int32_t              most = (int32_t) min_i64(rows, plong_row_limit(d_k, d_v));
     struct work                w;
-    w.max_tiles = rows;
-    /* a tile is split only while there are fewer than SPLITS_PER_THREAD * n_threads tiles, each of <= PLONG_ROWS rows */
-    const int64_t slots = 2 * SPLITS_PER_THREAD * (int64_t) n_threads;
-    w.max_rows          = slots * (rows < PLONG_ROWS ? rows : PLONG_ROWS);
-    w.threads           = align64(sizeof(struct work_head));
-    w.per_thread        = align64((size_t) PLONG_ROWS * (dv + 2) * sizeof(float)) + align64(largest_scratch(d_k, d_v));
+    w.max_tiles  = rows;
+    w.state      = align64((size_t) most * (dv + 2) * sizeof(float));
+    w.threads    = align64(sizeof(struct work_head));
+    w.per_thread = w.state + align64(largest_scratch(d_k, d_v, most, op->src[4] != NULL));
+    /* keys are split only while there are fewer tiles than wanted, each as small as they get */
+    const int64_t parts = 2 * TILES_PER_THREAD * (int64_t) n_threads;
+    w.max_rows          = parts * min_i64(rows, least_rows(d_k, d_v));
     w.tiles             = w.threads + w.per_thread * (size_t) n_threads;
     w.partials          = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
     w.total             = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
@@ -170,41 +181,61 @@ static struct plong_call make_call(const struct ggml_tensor * op) {
 
 static const struct plong_phase exact_phase = { .window = PLONG_ALL };
 
-/* Cuts the batch into tiles; every thread could do it, one does. */
-static int64_t make_tiles(const struct plong_call * c, struct plong_tile * tiles) {
-    const struct plong_group * groups = plong_batch_groups(c->batch);
-    int64_t                    n      = 0;
-    for (int g = 0; g < c->batch->n_groups; g++) {
-        const struct plong_group * group = &groups[g];
-        const bool                 dense = c->params.layer < c->batch->plan.dense_layers;
-        const struct plong_phase * phase = dense ? &exact_phase : &c->batch->plan.phase[group->phase];
-        /* heads of a dilated plan read different keys, so they cannot share a tile */
-        const int32_t together = phase->n_branches > 0 ? 1 : c->n_group < PLONG_ROWS ? c->n_group : PLONG_ROWS;
-        for (int32_t kv = 0; kv < c->n_head; kv += c->n_group) {
-            for (int32_t h = kv; h < kv + c->n_group; h += together) {
-                const int32_t n_h = h + together <= kv + c->n_group ? together : kv + c->n_group - h;
-                for (int32_t i = 0; i < group->n;) {
-                    const int32_t pos  = group->pos + i;
-                    int32_t       last = pos + PLONG_ROWS / n_h - 1;
-                    last               = last < group->pos + group->n - 1 ? last : group->pos + group->n - 1;
-                    last               = plong_phase_cut(phase, pos, last);
-                    tiles[n++]         = (struct plong_tile) {
-                        .group    = group,
-                        .phase    = phase,
-                        .tok      = group->tok + i,
-                        .pos      = pos,
-                        .n_tok    = last - pos + 1,
-                        .head0    = h,
-                        .n_h      = n_h,
-                        .split    = 0,
-                        .n_splits = 1,
-                    };
-                    i += last - pos + 1;
-                }
+/* Cuts one group into tiles of at most `rows` rows. */
+static int64_t group_tiles(
+    const struct plong_call * c, const struct plong_group * group, const struct plong_phase * phase, int32_t rows,
+    struct plong_tile * tiles) {
+    const int32_t n_kv    = c->n_head / c->n_group;
+    const bool    dilated = phase->n_branches > 0;
+    const bool    few     = !dilated && group->n * c->n_group <= PLONG_FEW;
+    const int32_t most_kv = few ? PLONG_FEW_ROWS / (group->n * c->n_group) : 1;
+    const int32_t most_h  = dilated && c->n_group > PLONG_CLASSES ? PLONG_CLASSES : c->n_group;
+    int64_t       n       = 0;
+    for (int32_t kv = 0, kvs; kv < n_kv; kv += kvs) {
+        kvs = kv + most_kv < n_kv ? most_kv : n_kv - kv;
+        for (int32_t h = 0, hs; h < c->n_group; h += hs) {
+            hs                   = h + most_h < c->n_group ? most_h : c->n_group - h;
+            const int32_t fit    = rows / hs > 1 ? rows / hs : 1;
+            const int32_t cuts   = (group->n + fit - 1) / fit;
+            const int32_t tokens = (group->n + cuts - 1) / cuts;
+            for (int32_t i = 0; i < group->n;) {
+                const int32_t pos = group->pos + i;
+                int32_t       end = i + tokens < group->n ? i + tokens : group->n;
+                end               = plong_phase_cut(phase, pos, group->pos + end - 1) - group->pos + 1;
+                tiles[n++]        = (struct plong_tile) {
+                    .group    = group,
+                    .phase    = phase,
+                    .tok      = group->tok + i,
+                    .pos      = pos,
+                    .n_tok    = end - i,
+                    .head0    = kv * c->n_group + h,
+                    .n_h      = hs,
+                    .n_kv     = kvs,
+                    .split    = 0,
+                    .n_splits = 1,
+                };
+                i = end;
             }
         }
     }
     return n;
+}
+
+/* Cuts the batch into tiles; every thread could do it, one does. */
+static int64_t make_tiles(const struct plong_call * c, int n_threads, struct plong_tile * tiles) {
+    const struct plong_group * groups = plong_batch_groups(c->batch);
+    const bool                 dense  = c->params.layer < c->batch->plan.dense_layers;
+    const int32_t              least  = least_rows(c->d_k, c->d_v);
+    for (int32_t rows = plong_row_limit(c->d_k, c->d_v);; rows = rows / 2 > least ? rows / 2 : least) {
+        int64_t n = 0;
+        for (int g = 0; g < c->batch->n_groups; g++) {
+            const struct plong_phase * phase = dense ? &exact_phase : &c->batch->plan.phase[groups[g].phase];
+            n += group_tiles(c, &groups[g], phase, rows, tiles + n);
+        }
+        if (rows <= least || n_threads == 1 || n >= (int64_t) TILES_PER_THREAD * n_threads) {
+            return n;
+        }
+    }
 }
 
 static void empty_state(struct plong_state * s, int rows, int dv) {
@@ -217,10 +248,11 @@ static void empty_state(struct plong_state * s, int rows, int dv) {
 
 /* Rows without any key give zeros. */
 static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_state * s) {
-    const int dv = plong_pad16(c->d_v);
-    for (int r = 0; r < tile->n_tok * tile->n_h; r++) {
-        float *     out  = (float *) c->out +
-                           ((size_t) (tile->tok + r / tile->n_h) * c->n_head + tile->head0 + r % tile->n_h) * c->d_v;
+    const int dv = plong_pad32(c->d_v), rows = plong_tile_rows(tile);
+    for (int r = 0; r < rows; r++) {
+        const int   kv = r / (tile->n_tok * tile->n_h), tok = tile->tok + r / tile->n_h % tile->n_tok;
+        const int   head = tile->head0 + kv * c->n_group + r % tile->n_h;
+        float *     out  = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
         const float norm = s->l[r] == 0.0f ? 0.0f : 1.0f / s->l[r];
         for (int i = 0; i < c->d_v; i++) {
             out[i] = s->acc[(size_t) r * dv + i] * norm;
@@ -233,24 +265,24 @@ static struct plong_state state_at(float * base, int64_t rows) {
     return (struct plong_state) { .m = base, .l = base + rows, .acc = base + 2 * rows };
 }
 
+/* Keys x kv heads that a tile reads. */
+static int64_t tile_work(const struct plong_tile * tile) {
+    int64_t keys = plong_phase_cost(tile->phase, tile->pos + tile->n_tok - 1, tile->head0);
+    return keys * tile->n_kv;
+}
+
 /* How many parts the keys of each tile are cut into, so that a few long tiles still keep every thread busy. */
 static int32_t choose_splits(const struct plong_tile * tiles, int64_t n, int n_threads) {
-    const int64_t wanted = (int64_t) SPLITS_PER_THREAD * n_threads;
+    const int64_t wanted = (int64_t) TILES_PER_THREAD * n_threads;
     if (n == 0 || n >= wanted || n_threads == 1) {
         return 1;
     }
     int64_t most = 0;
     for (int64_t i = 0; i < n; i++) {
-        struct plong_range ranges[PLONG_MAX_RANGES];
-        const int          n_ranges =
-            plong_phase_ranges(tiles[i].phase, tiles[i].pos, tiles[i].pos + tiles[i].n_tok - 1, tiles[i].head0, ranges);
-        int64_t keys = 0;
-        for (int r = 0; r < n_ranges; r++) {
-            keys += plong_range_count(&ranges[r]);
-        }
-        most = keys > most ? keys : most;
+        const int64_t work = tile_work(&tiles[i]);
+        most               = work > most ? work : most;
     }
-    const int64_t useful = most / KEYS_PER_SPLIT;
+    const int64_t useful = most / WORK_PER_SPLIT;
     const int64_t splits = (wanted + n - 1) / n;
     return (int32_t) (splits < useful ? splits : useful < 1 ? 1 : useful);
 }
@@ -258,7 +290,7 @@ static int32_t choose_splits(const struct plong_tile * tiles, int64_t n, int n_t
 static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
     int32_t most = 0;
     for (int64_t i = 0; i < n; i++) {
-        const int32_t rows = tiles[i].n_tok * tiles[i].n_h;
+        const int32_t rows = plong_tile_rows(&tiles[i]);
         most               = rows > most ? rows : most;
     }
     return most;
@@ -268,7 +300,7 @@ static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
 static void finish_tile(
     const struct plong_call * c, const struct plong_kernel * kernel, const struct plong_tile * tile, float * parts,
     size_t size, int32_t n_splits) {
-    const int          rows = tile->n_tok * tile->n_h, dv = plong_pad16(c->d_v);
+    const int          rows = plong_tile_rows(tile), dv = plong_pad32(c->d_v);
     struct plong_state into = state_at(parts, rows);
     for (int32_t i = 1; i < n_splits; i++) {
         const struct plong_state from = state_at(parts + i * size, rows);
@@ -297,8 +329,9 @@ static void zero_strays(const struct plong_call * c) {
 }
 
 void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
-    const struct plong_kernel * kernel = kernel_in_use();
     const struct plong_call     call   = make_call(op);
+    const bool                  f32    = call.batch->precision == PLONG_PRECISION_F32;
+    const struct plong_kernel * kernel = f32 ? kernel_in_use()->f32 : kernel_in_use();
     const struct work           work   = work_layout(op, params->nth);
     GGML_ASSERT(params->wsize >= work.total);
 
@@ -307,11 +340,11 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     struct plong_tile * tiles = (struct plong_tile *) (base + work.tiles);
     float *             parts = (float *) (base + work.partials);
     char *              mine  = base + work.threads + (size_t) params->ith * work.per_thread;
-    const int           dv    = plong_pad16(call.d_v);
+    const int           dv    = plong_pad32(call.d_v);
 
     if (params->ith == 0) {
         zero_strays(&call);
-        head->n_tiles  = make_tiles(&call, tiles);
+        head->n_tiles  = make_tiles(&call, params->nth, tiles);
         head->n_splits = choose_splits(tiles, head->n_tiles, params->nth);
         head->rows     = most_rows(tiles, head->n_tiles);
         ggml_threadpool_chunk_set(params->threadpool, 0);
@@ -324,9 +357,9 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     int64_t       done      = 0;
     for (int64_t item; (item = ggml_threadpool_chunk_add(params->threadpool, 1)) < n_items; done++) {
         struct plong_tile  tile    = tiles[item / n_splits];
-        const int          rows    = tile.n_tok * tile.n_h;
+        const int          rows    = plong_tile_rows(&tile);
         struct plong_state state   = state_at(n_splits > 1 ? parts + item * part_size : (float *) mine, rows);
-        void *             scratch = mine + align64((size_t) PLONG_ROWS * (dv + 2) * sizeof(float));
+        void *             scratch = mine + work.state;
         tile.split                 = (int32_t) (item % n_splits);
         tile.n_splits              = n_splits;
         empty_state(&state, rows, dv);

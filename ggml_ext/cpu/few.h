@@ -1,6 +1,7 @@
 /*
- * few.h - logits and P*V for a few query rows (decode): each K and V row is read once, straight from the cache in its
- * own type, for all rows. `rows_of`, `keys_of`, `type` are constants at every call, so the loops unroll.
+ * few.h - logits and P*V for a few query rows (decode): a few keys at a time, for all kv heads side by side, straight
+ * from the cache in its own type, so that memory is read once and in its own order. `rows_of`, `keys_of`, `type` are
+ * constants at every call, so the loops unroll.
  */
 #ifndef PLONG_CPU_FEW_H
 #define PLONG_CPU_FEW_H
@@ -8,27 +9,81 @@
 #include "attn.h"
 #include "simd.h"
 
-#define FEW_ROWS   8 /* most rows in one pass */
-#define FEW_INLINE static inline __attribute__((always_inline))
+#define FEW_KEYS 4
+#define FEW_SUMS (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
 
-FEW_INLINE vf few_load(const int32_t type, const void * row, int i) {
+/* K or V rows of a few keys, in f32, f16 or bf16. Head h of key j is at row[j] + h * head. */
+struct few_rows {
+    int32_t            type;
+    int                n, n_heads;
+    size_t             head;
+    const char *       row[FEW_KEYS];
+    struct few_ahead * ahead; /* NULL: nothing */
+};
+
+#define FEW_PAGES 8
+
+/*
+ * The rows of the next block, asked for while this one is computed. Memory takes turns between FEW_PAGES pages of 4 KiB:
+ * a core has few requests of its own in flight, but its L2 prefetcher runs ahead in each page that it sees growing.
+ */
+struct few_ahead {
+    const int32_t * cell; /* [n] */
+    int             n, n_heads;
+    const char *    base;
+    size_t          stride, head, bytes; /* from cell to cell, from head to head, of a row */
+    int             page;                /* cells in a page */
+    int             group, k, h, p;      /* next: head h of cell group + p * page + k */
+};
+
+static inline struct few_ahead few_ahead(
+    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, size_t bytes) {
+    const int page = bytes * (size_t) n_heads >= 4096 ? 1 : (int) (4096 / (bytes * (size_t) n_heads));
+    return (struct few_ahead) { cell, n, n_heads, base, stride, head, bytes, page, 0, 0, 0, 0 };
+}
+
+/* Asks for n more rows. */
+PLONG_INLINE void few_prefetch(struct few_ahead * a, int n) {
+    while (n > 0 && a->group < a->n) {
+        const int at = a->group + a->p * a->page + a->k;
+        if (at < a->n) {
+            const char * row = a->base + (size_t) a->cell[at] * a->stride + (size_t) a->h * a->head;
+            for (size_t i = 0; i < a->bytes; i += 64) {
+                __builtin_prefetch(row + i, 0, 2);
+            }
+            n--;
+        }
+        if (++a->p == FEW_PAGES) {
+            a->p = 0;
+            if (++a->h == a->n_heads) {
+                a->h = 0;
+                if (++a->k == a->page) {
+                    a->k = 0;
+                    a->group += FEW_PAGES * a->page;
+                }
+            }
+        }
+    }
+}
+
+PLONG_INLINE vf few_load(const int32_t type, const char * row, int i) {
     return type == GGML_TYPE_F16    ? vf_f16((const uint16_t *) row + i)
            : type == GGML_TYPE_BF16 ? vf_bf16((const uint16_t *) row + i)
                                     : vf_load((const float *) row + i);
 }
 
-/* s[rows_of][PLONG_KEYS] = q[rows_of][d] * k^T, for keys_of keys at a time so that enough sums are in flight */
-FEW_INLINE void few_logits_block(
-    const int rows_of, const int keys_of, const int32_t type, const void * const * k, int d, const float * q, int dq,
-    float * s) {
-    vf sum[FEW_ROWS * 4];
+/* s[rows_of][PLONG_KEYS] = q[rows_of][d] * k^T for keys_of keys */
+PLONG_INLINE void few_logits_block(
+    const int rows_of, const int keys_of, const int32_t type, const char * const * k, size_t at, int d, const float * q,
+    int dq, float * s) {
+    vf sum[16];
     for (int i = 0; i < rows_of * keys_of; i++) {
         sum[i] = vf_zero();
     }
     for (int i = 0; i < d; i += VW) {
-        vf x[4];
+        vf x[16];
         for (int j = 0; j < keys_of; j++) {
-            x[j] = few_load(type, k[j], i);
+            x[j] = few_load(type, k[j] + at, i);
         }
         for (int r = 0; r < rows_of; r++) {
             const vf y = vf_load(q + r * dq + i);
@@ -37,39 +92,62 @@ FEW_INLINE void few_logits_block(
             }
         }
     }
+    if (keys_of == 4) {
+        for (int r = 0; r < rows_of; r++) {
+            vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], s + r * PLONG_KEYS);
+        }
+        return;
+    }
+    float out[16];
+    int   i = 0;
+    for (; i + 4 <= rows_of * keys_of; i += 4) {
+        vf_sum4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3], out + i);
+    }
+    for (; i < rows_of * keys_of; i++) {
+        out[i] = vf_sum(sum[i]);
+    }
     for (int r = 0; r < rows_of; r++) {
         for (int j = 0; j < keys_of; j++) {
-            s[r * PLONG_KEYS + j] = vf_sum(sum[r * keys_of + j]);
+            s[r * PLONG_KEYS + j] = out[r * keys_of + j];
         }
     }
 }
 
-FEW_INLINE void few_logits_rows(
-    const int rows_of, const int32_t type, const void * const * k, int n, int d, const float * q, int dq, float * s) {
-    const int keys_of = rows_of <= 2 ? 4 : rows_of <= 4 ? 2 : 1;
-    int       j       = 0;
-    for (; j + keys_of <= n; j += keys_of) {
-        few_logits_block(rows_of, keys_of, type, k + j, d, q, dq, s + j);
-    }
-    for (; j < n; j++) {
-        few_logits_block(rows_of, 1, type, k + j, d, q, dq, s + j);
+/* Rows r .. r + rows_of of each head's `rows`; q [n_heads][rows][dq], s [n_heads][rows][PLONG_KEYS] */
+PLONG_INLINE void few_logits_rows(
+    const int rows_of, const int32_t type, const struct few_rows * k, int rows, int r, int d, const float * q, int dq,
+    float * s) {
+    const int keys_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
+    q += r * dq;
+    s += r * PLONG_KEYS;
+    for (int h = 0; h < k->n_heads; h++, q += rows * dq, s += rows * PLONG_KEYS) {
+        if (k->ahead && r == 0) {
+            few_prefetch(k->ahead, k->n);
+        }
+        int j = 0;
+        for (; j + keys_of <= k->n; j += keys_of) {
+            few_logits_block(rows_of, keys_of, type, k->row + j, h * k->head, d, q, dq, s + j);
+        }
+        for (; j < k->n; j++) {
+            few_logits_block(rows_of, 1, type, k->row + j, h * k->head, d, q, dq, s + j);
+        }
     }
 }
 
 /* acc[rows_of][dv] += p[rows_of][n] * v, vectors_of vectors of each row at a time */
-FEW_INLINE void few_values_block(
-    const int rows_of, const int vectors_of, const int32_t type, const void * const * v, int n, int at, const float * p,
-    float * acc, int dv) {
+PLONG_INLINE void few_values_block(
+    const int rows_of, const int vectors_of, const int32_t type, const struct few_rows * v, size_t at, int i0,
+    const float * p, float * acc, int dv) {
     vf sum[16];
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
-            sum[r * vectors_of + i] = vf_load(acc + r * dv + at + i * VW);
+            sum[r * vectors_of + i] = vf_load(acc + r * dv + i0 + i * VW);
         }
     }
-    for (int j = 0; j < n; j++) {
+    for (int j = 0; j < v->n; j++) {
         vf x[8];
         for (int i = 0; i < vectors_of; i++) {
-            x[i] = few_load(type, v[j], at + i * VW);
+            x[i] = few_load(type, v->row[j] + at, i0 + i * VW);
         }
         for (int r = 0; r < rows_of; r++) {
             const vf y = vf_set1(p[r * PLONG_KEYS + j]);
@@ -80,54 +158,60 @@ FEW_INLINE void few_values_block(
     }
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
-            vf_store(acc + r * dv + at + i * VW, sum[r * vectors_of + i]);
+            vf_store(acc + r * dv + i0 + i * VW, sum[r * vectors_of + i]);
         }
     }
 }
 
-FEW_INLINE void few_values_rows(
-    const int rows_of, const int32_t type, const void * const * v, int n, int d, const float * p, float * acc, int dv) {
-    const int vectors_of = MR * NV / rows_of < 1 ? 1 : MR * NV / rows_of > 4 ? 4 : MR * NV / rows_of;
-    int       at         = 0;
-    for (; at + vectors_of * VW <= d; at += vectors_of * VW) {
-        few_values_block(rows_of, vectors_of, type, v, n, at, p, acc, dv);
-    }
-    for (; at < d; at += VW) {
-        few_values_block(rows_of, 1, type, v, n, at, p, acc, dv);
+PLONG_INLINE void few_values_rows(
+    const int rows_of, const int32_t type, const struct few_rows * v, int rows, int r, int d, const float * p,
+    float * acc, int dv) {
+    const int vectors_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
+    p += r * PLONG_KEYS;
+    acc += r * dv;
+    for (int h = 0; h < v->n_heads; h++, p += rows * PLONG_KEYS, acc += rows * dv) {
+        if (v->ahead && r == 0) {
+            few_prefetch(v->ahead, v->n);
+        }
+        int i = 0;
+        for (; i + vectors_of * VW <= d; i += vectors_of * VW) {
+            few_values_block(rows_of, vectors_of, type, v, h * v->head, i, p, acc, dv);
+        }
+        for (; i < d; i += VW) {
+            few_values_block(rows_of, 1, type, v, h * v->head, i, p, acc, dv);
+        }
     }
 }
 
-#define FEW_FOR_TYPE(call, rows_of, type, ...)                                  \
-    switch (type) {                                                             \
-        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, __VA_ARGS__); break;   \
-        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, __VA_ARGS__); break; \
-        default: call(rows_of, GGML_TYPE_F32, __VA_ARGS__); break;              \
+#define FEW_FOR_TYPE(call, rows_of, x, ...)                                        \
+    switch ((x)->type) {                                                           \
+        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, x, __VA_ARGS__); break;   \
+        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, x, __VA_ARGS__); break; \
+        default: call(rows_of, GGML_TYPE_F32, x, __VA_ARGS__); break;              \
     }
 
-#define FEW_FOR_ROWS(call, rows_of, type, ...)                   \
-    switch (rows_of) {                                           \
-        case 8: FEW_FOR_TYPE(call, 8, type, __VA_ARGS__) break;  \
-        case 4: FEW_FOR_TYPE(call, 4, type, __VA_ARGS__) break;  \
-        case 2: FEW_FOR_TYPE(call, 2, type, __VA_ARGS__) break;  \
-        default: FEW_FOR_TYPE(call, 1, type, __VA_ARGS__) break; \
+#define FEW_FOR_ROWS(call, rows_of, x, ...)                   \
+    switch (rows_of) {                                        \
+        case 8: FEW_FOR_TYPE(call, 8, x, __VA_ARGS__) break;  \
+        case 4: FEW_FOR_TYPE(call, 4, x, __VA_ARGS__) break;  \
+        case 2: FEW_FOR_TYPE(call, 2, x, __VA_ARGS__) break;  \
+        default: FEW_FOR_TYPE(call, 1, x, __VA_ARGS__) break; \
     }
 
 static inline int few_step(int rows) { return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
 
-/* k[n]: rows of d values (a multiple of VW) in f32, f16 or bf16 */
-static void few_logits(
-    int rows, int32_t type, const void * const * k, int n, int d, const float * q, int dq, float * s) {
+/* d: a multiple of VW */
+static void few_logits(const struct few_rows * k, int rows, int d, const float * q, int dq, float * s) {
     for (int r = 0, step; r < rows; r += step) {
         step = few_step(rows - r);
-        FEW_FOR_ROWS(few_logits_rows, step, type, k, n, d, q + r * dq, dq, s + r * PLONG_KEYS)
+        FEW_FOR_ROWS(few_logits_rows, step, k, rows, r, d, q, dq, s)
     }
 }
 
-static void few_values(
-    int rows, int32_t type, const void * const * v, int n, int d, const float * p, float * acc, int dv) {
+static void few_values(const struct few_rows * v, int rows, int d, const float * p, float * acc, int dv) {
     for (int r = 0, step; r < rows; r += step) {
         step = few_step(rows - r);
-        FEW_FOR_ROWS(few_values_rows, step, type, v, n, d, p + r * PLONG_KEYS, acc + r * dv, dv)
+        FEW_FOR_ROWS(few_values_rows, step, v, rows, r, d, p, acc, dv)
     }
 }
 

@@ -1,59 +1,46 @@
-/* gemm.h - the one matrix product of the kernels: C[rows][cols] (+)= A[rows][n] * B[n][cols], f32. */
+/* gemm.h - the one matrix product of the float32 bodies, on packed panels. */
 #ifndef PLONG_CPU_GEMM_H
 #define PLONG_CPU_GEMM_H
 
 #include "simd.h"
 
-/* mr x nv register block; mr and nv are constants at every call, so the loops unroll */
-static inline __attribute__((always_inline)) void gemm_block(
-    const int mr, const int nv, int n, const float * a, int lda, const float * b, int ldb, float * c, int ldc,
-    bool add) {
+#define PANEL (NV * VW) /* columns of a panel; divides 32 */
+
+/* c[MR][PANEL] (+)= a[MR][n] * b[n][PANEL]; b contiguous */
+PLONG_INLINE void gemm_block(int n, const float * a, int lda, const float * b, float * c, int ldc, const bool add) {
     vf acc[MR][NV];
-    for (int i = 0; i < mr; i++) {
-        for (int j = 0; j < nv; j++) {
+    for (int i = 0; i < MR; i++) {
+        for (int j = 0; j < NV; j++) {
             acc[i][j] = add ? vf_load(c + i * ldc + j * VW) : vf_zero();
         }
     }
     for (int k = 0; k < n; k++) {
         vf row[NV];
-        for (int j = 0; j < nv; j++) {
-            row[j] = vf_load(b + (size_t) k * ldb + j * VW);
+        for (int j = 0; j < NV; j++) {
+            row[j] = vf_load(b + k * PANEL + j * VW);
         }
-        for (int i = 0; i < mr; i++) {
+        for (int i = 0; i < MR; i++) {
             const vf x = vf_set1(a[i * lda + k]);
-            for (int j = 0; j < nv; j++) {
+            for (int j = 0; j < NV; j++) {
                 acc[i][j] = vf_fma(x, row[j], acc[i][j]);
             }
         }
     }
-    for (int i = 0; i < mr; i++) {
-        for (int j = 0; j < nv; j++) {
+    for (int i = 0; i < MR; i++) {
+        for (int j = 0; j < NV; j++) {
             vf_store(c + i * ldc + j * VW, acc[i][j]);
         }
     }
 }
 
-/* cols is a multiple of 16 (of VW). */
-static void gemm(
-    int rows, int cols, int n, const float * a, int lda, const float * b, int ldb, float * c, int ldc, bool add) {
-    for (int j = 0; j < cols;) {
-        const bool wide = cols - j >= NV * VW;
-        int        i    = 0;
-        for (; i + MR <= rows; i += MR) {
-            if (wide) {
-                gemm_block(MR, NV, n, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc, add);
-            } else {
-                gemm_block(MR, 1, n, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc, add);
-            }
+/* c[rows][cols] (+)= a[rows][n] * b; b in cols / PANEL panels of [depth][PANEL]. rows a multiple of MR, n <= depth. */
+PLONG_INLINE void gemm(
+    int rows, int cols, int n, int depth, const float * a, int lda, const float * b, float * c, int ldc,
+    const bool add) {
+    for (int j = 0; j < cols; j += PANEL) {
+        for (int i = 0; i < rows; i += MR) {
+            gemm_block(n, a + i * lda, lda, b + (size_t) j * depth, c + i * ldc + j, ldc, add);
         }
-        for (; i < rows; i++) {
-            if (wide) {
-                gemm_block(1, NV, n, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc, add);
-            } else {
-                gemm_block(1, 1, n, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc, add);
-            }
-        }
-        j += wide ? NV * VW : VW;
     }
 }
 

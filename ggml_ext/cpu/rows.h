@@ -46,7 +46,7 @@ static inline void row_q4(const struct q4_block * b, float * dst, int d) {
     }
 }
 
-/* dst [plong_pad16(d)]: the row's d values, then zeros */
+/* dst [plong_pad32(d)]: the row's d values, then zeros */
 static inline void row_to_f32(int32_t type, const void * src, float * dst, int d) {
     int i = 0;
     switch (type) {
@@ -78,7 +78,7 @@ static inline void row_to_f32(int32_t type, const void * src, float * dst, int d
         case GGML_TYPE_Q8_0: row_q8((const struct q8_block *) src, dst, d); break;
         default: row_q4((const struct q4_block *) src, dst, d); break;
     }
-    for (i = d; i < plong_pad16(d); i++) {
+    for (i = d; i < plong_pad32(d); i++) {
         dst[i] = 0.0f;
     }
 }

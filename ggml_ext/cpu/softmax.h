@@ -1,8 +1,12 @@
-/* softmax.h - the online softmax state of one row: empty is m = -INFINITY, l = 0, acc = 0. */
+/* softmax.h - online softmax in base 2, on blocks of logits. */
 #ifndef PLONG_CPU_SOFTMAX_H
 #define PLONG_CPU_SOFTMAX_H
 
+#include "attn.h"
 #include "simd.h"
+
+#define LAZY 8.0f  /* the maximum follows only when a logit is this much above it: 2^8 is no strain on a float */
+#define SKIP 30.0f /* logits this much below the maximum cannot matter: 131,072 of them weigh 2^-13 */
 
 static inline void vec_scale(float * x, float f, int d) {
     const vf v = vf_set1(f);
@@ -11,49 +15,55 @@ static inline void vec_scale(float * x, float f, int d) {
     }
 }
 
-/* Turns n logits (n a multiple of 16, unread keys -INFINITY) into exp(logit - m) in place and updates (m, l, acc).
- * A row without any key so far stays empty. */
-static inline void softmax_block(float * s, int n, float * m, float * l, float * acc, int d) {
+/* The maximum of a block of n logits (n a multiple of 16) is taken into m; sums l[VW] (one per lane) and acc follow.
+ * Returns false when the block cannot matter to this row: no key, or all of them `skip` below the maximum. */
+PLONG_INLINE bool softmax_max(const float * s, int n, float skip, float * m, float * l, float * acc, int d) {
     vf top = vf_load(s);
     for (int i = VW; i < n; i += VW) {
         top = vf_max(top, vf_load(s + i));
     }
-    const float block_max = vf_hmax(top);
-    if (block_max > *m) {
+    if (vf_any_gt(top, vf_set1(*m + LAZY))) {
+        const float max = vf_hmax(top);
         if (*m != -INFINITY) {
-            const float f = expf(*m - block_max);
-            *l *= f;
+            const float f = exp2f(*m - max);
+            vec_scale(l, f, VW);
             vec_scale(acc, f, d);
         }
-        *m = block_max;
+        *m = max;
+        return true;
     }
     if (*m == -INFINITY) { /* no key yet, or only NaN logits, which the maximum does not show */
         for (int i = 0; i < n; i++) {
-            *l   = s[i] != s[i] ? s[i] : *l;
-            s[i] = 0.0f;
+            l[0] = s[i] != s[i] ? s[i] : l[0];
         }
-        return;
+        return false;
     }
-    const vf shift = vf_set1(*m);
-    vf       sum   = vf_zero();
+    return vf_any_gt(top, vf_set1(*m - skip));
+}
+
+/* s[n] becomes 2^(s - m), added to l[VW] */
+PLONG_INLINE void softmax_exp(float * s, int n, float m, float * l) {
+    const vf shift = vf_set1(m);
+    vf       sum   = vf_load(l);
     for (int i = 0; i < n; i += VW) {
-        const vf e = vf_exp(vf_sub(vf_load(s + i), shift));
+        const vf e = vf_exp2(vf_sub(vf_load(s + i), shift));
         vf_store(s + i, e);
         sum = vf_add(sum, e);
     }
-    *l += vf_sum(sum);
+    vf_store(l, sum);
 }
 
 static void softmax_merge(
     float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d) {
     if (m_b == -INFINITY) {
+        *l_a += l_b; /* 0 or NaN */
         return;
     }
     const float m  = *m_a > m_b ? *m_a : m_b;
-    const float fa = *m_a == -INFINITY ? 0.0f : expf(*m_a - m);
-    const float fb = expf(m_b - m);
+    const float fa = *m_a == -INFINITY ? 0.0f : exp2f(*m_a - m);
+    const float fb = exp2f(m_b - m);
+    *l_a           = *m_a == -INFINITY ? *l_a + l_b : *l_a * fa + l_b * fb;
     *m_a           = m;
-    *l_a           = *l_a * fa + l_b * fb;
     for (int i = 0; i < d; i += VW) {
         vf_store(acc_a + i, vf_add(vf_mul(vf_load(acc_a + i), vf_set1(fa)), vf_mul(vf_load(acc_b + i), vf_set1(fb))));
     }

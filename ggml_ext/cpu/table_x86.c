@@ -1,13 +1,16 @@
 /* table_x86.c - the kernels linked in for this processor family, best first. */
 #include "attn.h"
 
+#ifdef PLONG_AMX
+extern const struct plong_kernel plong_kernel_amx;
+#endif
 extern const struct plong_kernel plong_kernel_avx512;
 extern const struct plong_kernel plong_kernel_avx2;
 extern const struct plong_kernel plong_kernel_scalar;
 
 const struct plong_kernel * const plong_kernels[] = {
-    &plong_kernel_avx512,
-    &plong_kernel_avx2,
-    &plong_kernel_scalar,
-    NULL,
+#ifdef PLONG_AMX
+    &plong_kernel_amx,
+#endif
+    &plong_kernel_avx512, &plong_kernel_avx2, &plong_kernel_scalar, NULL,
 };

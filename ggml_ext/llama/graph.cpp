@@ -117,6 +117,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
         head.n_groups    = parts.groups.size();
         head.n_runs      = parts.runs.size();
         head.n_tokens    = ubatch->n_tokens;
+        head.precision   = state->config.precision;
         head.plan        = state->config.plan;
         head.rope        = state->config.rope;
         size_t     at    = 0;
@@ -160,13 +161,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
                 int64_t       read    = 0;
                 const int32_t n_kinds = phase.n_branches > 0 ? n_head : 1;
                 for (int32_t h = 0; h < n_kinds; h++) {
-                    plong_range ranges[PLONG_MAX_RANGES];
-                    const int   n    = plong_phase_ranges(&phase, p, p, h, ranges);
-                    int64_t     keys = 0;
-                    for (int i = 0; i < n; i++) {
-                        keys += plong_range_count(&ranges[i]);
-                    }
-                    read += std::min(keys, visible);
+                    read += plong_phase_cost(&phase, p, h);
                 }
                 read *= n_head / n_kinds;
                 state->stats.keys_read += read * (n_taken - n_dense) + visible * n_head * n_dense;

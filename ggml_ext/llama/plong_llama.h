@@ -12,8 +12,9 @@ extern "C" {
 #endif
 
 struct plong_config {
-    int32_t           abi;     /* PLONG_ABI_VERSION */
-    int32_t           enabled; /* 0: upstream's attention everywhere */
+    int32_t           abi;       /* PLONG_ABI_VERSION */
+    int32_t           enabled;   /* 0: upstream's attention everywhere */
+    int32_t           precision; /* enum plong_precision */
     struct plong_plan plan;
     struct plong_rope rope;
 };

@@ -1,0 +1,187 @@
+/* wide_amx.h - many query rows against a packed key block, in AMX tiles: bf16 operands, float32 sums. K as tiles
+ * [keys / 16][d_k / 32] of [16 pairs of dims][16 keys][2], V as tiles [keys / 32][d_v / 16] of [16 pairs of keys][16 dims][2]. */
+#ifndef PLONG_CPU_WIDE_H
+#define PLONG_CPU_WIDE_H
+
+#include "rows.h"
+
+typedef uint16_t elem; /* bf16 */
+#define SUB  32        /* rows: two tiles */
+#define TILE 512       /* bf16 in a tile: 16 rows of 64 bytes */
+
+struct tile_config {
+    uint8_t  palette, start_row, zero[14];
+    uint16_t bytes[16];
+    uint8_t  rows[16];
+};
+
+/* The thread's tile configuration belongs to whoever set it: upstream's matrix products do so once. */
+static _Thread_local struct tile_config callers_config;
+
+static inline void wide_enter(void) {
+    struct tile_config c = { .palette = 1 };
+    for (int i = 0; i < 8; i++) {
+        c.bytes[i] = 64;
+        c.rows[i]  = 16;
+    }
+    _tile_storeconfig(&callers_config);
+    __asm__ volatile("" : : "r"(&c) : "memory"); /* gcc 12 takes ldtilecfg to read 8 bytes and drops the other stores */
+    _tile_loadconfig(&c);
+}
+
+static inline void wide_leave(void) {
+    __asm__ volatile("" : : "r"(&callers_config) : "memory");
+    _tile_loadconfig(&callers_config);
+}
+
+static inline __m512i bf16_of(const float * lo, const float * hi) {
+    return (__m512i) _mm512_cvtne2ps_pbh(_mm512_loadu_ps(hi), _mm512_loadu_ps(lo));
+}
+
+static inline void wide_pack_query(elem * dst, const float * q, int dk) {
+    for (int i = 0; i < dk; i += 32) {
+        _mm512_storeu_si512(dst + i, bf16_of(q + i, q + i + 16));
+    }
+}
+
+/* dims i .. i + 31 of a row in bf16; dims from d on are zeros; stage [pad32(d)] holds the row in f32 where row_stages() */
+static inline bool row_stages(int32_t type, int d) {
+    return d % 32 != 0 || (type != GGML_TYPE_F16 && type != GGML_TYPE_BF16);
+}
+
+static inline __m512i row_bf16(int32_t type, const void * row, int i, const float * stage, bool stages) {
+    if (stages) {
+        return bf16_of(stage + i, stage + i + 16);
+    }
+    if (type == GGML_TYPE_BF16) {
+        return _mm512_loadu_si512((const uint16_t *) row + i);
+    }
+    return (__m512i) _mm512_cvtne2ps_pbh(vf_f16((const uint16_t *) row + i + 16), vf_f16((const uint16_t *) row + i));
+}
+
+/* row[n] of d values; stage [16][pad32(d)]. Keys up to the next multiple of 32 are zeros. */
+static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int  ds     = plong_pad32(d);
+    const bool stages = row_stages(type, d);
+    for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += 16, dst += 16 * ds) {
+        for (int j = 0; stages && j < 16 && j0 + j < n; j++) {
+            row_to_f32(type, row[j0 + j], stage + j * ds, d);
+        }
+        for (int i = 0; i < ds; i += 32) {
+            vf r[16];
+            for (int j = 0; j < 16; j++) {
+                r[j] = j0 + j >= n ? vf_zero()
+                                   : _mm512_castsi512_ps(row_bf16(type, row[j0 + j], i, stage + j * ds, stages));
+            }
+            vf_transpose(r); /* pairs of dims as one float each */
+            for (int j = 0; j < 16; j++) {
+                vf_store((float *) (dst + i / 32 * TILE) + j * 16, r[j]);
+            }
+        }
+    }
+}
+
+/* stage [2][pad32(d)]; rows up to the next multiple of 32 are zeros */
+static void wide_pack_values(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int     ds     = plong_pad32(d);
+    const bool    stages = row_stages(type, d);
+    const __m512i lo     = _mm512_set_epi16(
+        47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1,
+        32, 0);
+    const __m512i hi = _mm512_add_epi16(lo, _mm512_set1_epi16(16));
+    for (int j = 0; j < ((n + 31) & ~31); j += 2) {
+        for (int x = 0; stages && x < 2 && j + x < n; x++) {
+            row_to_f32(type, row[j + x], stage + x * ds, d);
+        }
+        for (int i = 0; i < ds; i += 32) {
+            const __m512i a   = j < n ? row_bf16(type, row[j], i, stage, stages) : _mm512_setzero_si512();
+            const __m512i b   = j + 1 < n ? row_bf16(type, row[j + 1], i, stage + ds, stages) : _mm512_setzero_si512();
+            elem *        out = dst + (size_t) (j / 32) * 32 * ds + (size_t) (i / 16) * TILE + j % 32 / 2 * 32;
+            _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, lo, b));
+            _mm512_storeu_si512(out + TILE, _mm512_permutex2var_epi16(a, hi, b));
+        }
+    }
+}
+
+/* s[SUB][PLONG_KEYS] = q[SUB][pad32(d)] * k^T for n keys, and what pads them to a multiple of 32 */
+static void wide_logits(const elem * q, const elem * k, int n, int d, float * s) {
+    const int    ds     = plong_pad32(d);
+    const size_t stride = (size_t) ds * sizeof(elem);
+    for (int j = 0; j < n; j += 32, k += 32 * ds, s += 32) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int i = 0; i < ds; i += 32) {
+            _tile_loadd(4, q + i, stride);
+            _tile_loadd(6, k + i / 32 * TILE, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, k + 16 * ds + i / 32 * TILE, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, q + 16 * ds + i, stride);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, s, PLONG_KEYS * sizeof(float));
+        _tile_stored(1, s + 16, PLONG_KEYS * sizeof(float));
+        _tile_stored(2, s + 16 * PLONG_KEYS, PLONG_KEYS * sizeof(float));
+        _tile_stored(3, s + 16 * PLONG_KEYS + 16, PLONG_KEYS * sizeof(float));
+    }
+}
+
+static inline elem * wide_probabilities(float * s, elem * p) {
+    (void) s;
+    return p;
+}
+
+/* 2^x for x <= LAZY: minimax of degree 3 on [0, 1), relative error below 8e-5 where bf16 rounds at 2e-3 */
+static inline vf exp2_bf16(vf x) {
+    const __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(EXP2_MIN), _CMP_NLT_UQ); /* NaN too */
+    const vf        r    = _mm512_reduce_ps(x, 1);                                       /* x - floor(x) */
+    vf              y    = _mm512_set1_ps(0.0780245226f);
+    y                    = _mm512_fmadd_ps(y, r, _mm512_set1_ps(0.226067155f));
+    y                    = _mm512_fmadd_ps(y, r, _mm512_set1_ps(0.695833541f));
+    y                    = _mm512_fmadd_ps(y, r, _mm512_set1_ps(0.999925219f));
+    return _mm512_maskz_scalef_ps(keep, y, x);
+}
+
+/* p[n padded to 32] = 2^(s - m), added to l[VW]; s[n] with n a multiple of 16 */
+static void wide_exp(const float * s, elem * p, int n, float m, float * l) {
+    const vf shift = vf_set1(m);
+    vf       sum   = vf_load(l);
+    for (int i = 0; i < n; i += 32) {
+        const vf a = exp2_bf16(vf_sub(vf_load(s + i), shift));
+        const vf b = i + 16 < n ? exp2_bf16(vf_sub(vf_load(s + i + 16), shift)) : vf_zero();
+        sum        = vf_add(sum, vf_add(a, b));
+        _mm512_storeu_si512(p + i, (__m512i) _mm512_cvtne2ps_pbh(b, a));
+    }
+    vf_store(l, sum);
+}
+
+/* acc[SUB][dv] += p[SUB][n padded to 32] * v */
+static void wide_values(const elem * p, const elem * v, int n, int dv, float * acc) {
+    const size_t ps = PLONG_KEYS * sizeof(elem), as = (size_t) dv * sizeof(float);
+    for (int i = 0; i < dv; i += 32) {
+        _tile_loadd(0, acc + i, as);
+        _tile_loadd(1, acc + i + 16, as);
+        _tile_loadd(2, acc + 16 * dv + i, as);
+        _tile_loadd(3, acc + 16 * dv + i + 16, as);
+        for (int j = 0; j < n; j += 32) {
+            const elem * b = v + (size_t) j * dv + i / 16 * TILE;
+            _tile_loadd(4, p + j, ps);
+            _tile_loadd(6, b, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b + TILE, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, p + 16 * PLONG_KEYS + j, ps);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, acc + i, as);
+        _tile_stored(1, acc + i + 16, as);
+        _tile_stored(2, acc + 16 * dv + i, as);
+        _tile_stored(3, acc + 16 * dv + i + 16, as);
+    }
+}
+
+#endif

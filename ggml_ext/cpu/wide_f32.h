@@ -1,0 +1,81 @@
+/* wide_f32.h - many query rows against a packed key block, in float32: K as panels [keys / PANEL][d_k][PANEL], V as panels
+ * [d_v / PANEL][PLONG_KEYS][PANEL]. */
+#ifndef PLONG_CPU_WIDE_H
+#define PLONG_CPU_WIDE_H
+
+#include "gemm.h"
+#include "rows.h"
+
+typedef float elem;
+#define SUB 24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
+
+static inline void wide_enter(void) {}
+static inline void wide_leave(void) {}
+
+static inline void wide_pack_query(elem * dst, const float * q, int dk) { memcpy(dst, q, (size_t) dk * sizeof(float)); }
+
+/* row[n] of d values; stage [VW][pad32(d)]. Keys up to the next multiple of 32 are zeros. */
+static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int ds = plong_pad32(d);
+    for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += VW) {
+        for (int j = 0; j < VW; j++) {
+            if (j0 + j < n) {
+                row_to_f32(type, row[j0 + j], stage + j * ds, d);
+            } else {
+                memset(stage + j * ds, 0, (size_t) ds * sizeof(float));
+            }
+        }
+        float * out = dst + (size_t) (j0 / PANEL * PANEL) * d + j0 % PANEL;
+        for (int i = 0; i < d; i += VW) {
+            vf r[VW];
+            for (int j = 0; j < VW; j++) {
+                r[j] = vf_load(stage + j * ds + i);
+            }
+            vf_transpose(r);
+            for (int j = 0; j < VW && i + j < d; j++) {
+                vf_store(out + (size_t) (i + j) * PANEL, r[j]);
+            }
+        }
+    }
+}
+
+/* stage [pad32(d)]; rows up to the next multiple of 32 are zeros */
+static void wide_pack_values(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int ds = plong_pad32(d);
+    for (int j = 0; j < ((n + 31) & ~31); j++) {
+        if (j < n) {
+            row_to_f32(type, row[j], stage, d);
+        } else if (j == n) {
+            memset(stage, 0, (size_t) ds * sizeof(float));
+        }
+        for (int i = 0; i < ds; i += PANEL) {
+            float * out = dst + (size_t) i * PLONG_KEYS + (size_t) j * PANEL;
+            for (int x = 0; x < PANEL; x += VW) {
+                vf_store(out + x, vf_load(stage + i + x));
+            }
+        }
+    }
+}
+
+/* s[SUB][PLONG_KEYS] = q[SUB][pad32(d)] * k^T for n keys, and what pads them to a multiple of 32 */
+static void wide_logits(const elem * q, const elem * k, int n, int d, float * s) {
+    gemm(SUB, (n + 31) & ~31, d, d, q, plong_pad32(d), k, s, PLONG_KEYS, false);
+}
+
+/* Probabilities take the place of the logits. */
+static inline elem * wide_probabilities(float * s, elem * p) {
+    (void) p;
+    return s;
+}
+
+static void wide_exp(float * s, elem * p, int n, float m, float * l) {
+    (void) p;
+    softmax_exp(s, n, m, l);
+}
+
+/* acc[SUB][dv] += p[SUB][n] * v */
+static void wide_values(const elem * p, const elem * v, int n, int dv, float * acc) {
+    gemm(SUB, dv, n, PLONG_KEYS, p, PLONG_KEYS, v, acc, dv, true);
+}
+
+#endif

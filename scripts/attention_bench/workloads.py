@@ -1,0 +1,178 @@
+"""What is computed: caches, plans, and how many keys and bytes that takes. The cases are of the tests' kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cases import Array, Case, Layout, Seq
+from op_graph import CaseBatch
+
+from pyllama_long import _native, pattern
+from pyllama_long.phase import Phase
+
+D, N_HEAD, N_HEAD_KV = 128, 32, 8
+PEAKED = 2.5  # deviation of the logits, about a trained model's
+POSITIONS = 8  # of a decode with a sparse plan: what dilation reads depends on the position
+BLOCKS = 0.05
+KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")
+ROW_BYTES = {"f32": 4 * D, "f16": 2 * D, "bf16": 2 * D, "q8_0": D // 32 * 34, "q4_0": D // 32 * 18}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    short: tuple[int, int] = (512, 32768)  # new tokens, keys
+    long: tuple[int, int] = (512, 131072)
+    decode: int = 131072
+    sequences: tuple[int, int] = (8, 16384)
+    window: str = "sinks(64)+window(4096)"
+    dilated: str = "dilated()"
+
+
+QUICK = Sizes(
+    short=(128, 2048),
+    long=(128, 8192),
+    decode=16384,
+    sequences=(8, 2048),
+    window="sinks(64)+window(512)",
+    dilated="dilated(w0=256, alpha=2, n=5)",
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One or more cases that share a cache, with queries at different positions; times are means over them."""
+
+    name: str
+    plan: str  # as the table shows it
+    cases: tuple[Case, ...]
+
+    @property
+    def kv_type(self) -> str:
+        return self.cases[0].kv_type
+
+    @property
+    def decode(self) -> bool:
+        return all(seq.n_new == 1 for seq in self.cases[0].seqs)
+
+    @property
+    def exact(self) -> bool:
+        return self.plan == "exact"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.kv_type} {self.plan}"
+
+
+def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact") -> Workload:
+    blocks = plan.startswith("blocks")
+    shifts = [0]
+    if plan != "exact" and seqs[0].n_new == 1:
+        shifts = list(range(1 - POSITIONS, 1))
+    cases = tuple(
+        Case(
+            f"{name} {plan}",  # the same for all: it seeds the layout
+            n_head=N_HEAD,
+            n_head_kv=N_HEAD_KV,
+            d_k=D,
+            d_v=D,
+            kv_type=kv_type,
+            plan="exact" if blocks else plan,
+            peaked=PEAKED,
+            seqs=tuple(
+                Seq(s.n_past + shift, s.n_new, s.tail, blocks=BLOCKS if blocks else 1.0) for s in seqs
+            ),
+        )
+        for shift in shifts
+    )
+    return Workload(name, plan, cases)
+
+
+def workloads(sizes: Sizes) -> list[Workload]:
+    """Each exact workload stands before the plans that are compared with it."""
+    plans = (sizes.window, sizes.dilated, f"blocks {BLOCKS:.0%}")
+    found = []
+    n_new, n = sizes.short
+    for kv_type in KV_TYPES:
+        found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), kv_type))
+    n_new, n = sizes.long
+    for plan in ("exact", *plans):
+        found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), "f16", plan))
+    one = (Seq(sizes.decode - 1, 1, tail=1),)
+    for kv_type in KV_TYPES:
+        found.append(_workload(f"decode 1x{sizes.decode}", one, kv_type))
+        if kv_type == "f16":
+            found += [_workload(f"decode 1x{sizes.decode}", one, kv_type, plan) for plan in plans]
+    many, n = sizes.sequences
+    found.append(_workload(f"decode {many} sequences x{n}", (Seq(n - 1, 1, tail=1),) * many, "f16"))
+    return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one run, a mean over the positions: (query, key, head) triples read and causal, bytes of K and V."""
+
+    pairs: float
+    causal: float
+    kv_bytes: float
+
+    @property
+    def share(self) -> float:
+        return self.pairs / self.causal
+
+    @property
+    def flops(self) -> float:
+        return 4 * D * self.pairs
+
+
+def work(batches: list[CaseBatch]) -> Work:
+    totals = np.zeros(3)
+    for batch in batches:
+        row = 2 * ROW_BYTES[batch.case.kv_type]
+        for one, phase, q_pos in _phases(batch):
+            totals += (_pairs(phase, one, q_pos), int((q_pos + 1).sum()) * N_HEAD, 0)
+        for one in batch.layouts:
+            totals[2] += row * sum(_distinct(batch, one, h) for h in range(N_HEAD_KV))
+    return Work(*(totals / len(batches)).tolist())
+
+
+def _phases(batch: CaseBatch) -> Iterator[tuple[Layout, Phase, Array]]:
+    for one in batch.layouts:
+        for i, phase in enumerate((batch.plan.prefill, batch.plan.tail)):
+            yield one, phase, one.q_pos[one.phase == i]
+
+
+def _pairs(phase: Phase, one: Layout, q_pos: Array) -> int:
+    if phase == Phase.parse("exact"):  # of what the cache holds
+        return int(np.searchsorted(one.pos, q_pos, "right").sum()) * N_HEAD
+    assert len(one.pos) == one.pos[-1] + 1, "a plan over a cache with holes is not counted"
+    period = pattern.period(phase)
+    total = 0
+    for head in range(min(period, N_HEAD)):
+        heads = len(range(head, N_HEAD, period))
+        total += heads * sum(_native.phase_count(phase, int(p), head) for p in q_pos)
+    return total
+
+
+def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
+    """Keys of a KV head that any query of its heads reads."""
+    t = np.arange(int(one.pos[-1]) + 1)
+    read = np.zeros(len(t), bool)
+    group = N_HEAD // N_HEAD_KV
+    for layout, phase, p in _phases(batch):
+        if layout is not one or not len(p):
+            continue
+        far, near = pattern.set_parts(phase, p)
+        read |= _cover(np.zeros_like(far), far, len(t)) | _cover(near, p + 1, len(t))
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            for branch, (start, stop) in zip(phase.branches, pattern.spans(phase, p, head), strict=True):
+                on_lattice = pattern.on_lattice(phase, branch, head, t)
+                read |= _cover(start, stop, len(t)) & on_lattice
+    return int(read[one.pos].sum())
+
+
+def _cover(start: Array, stop: Array, n: int) -> Any:
+    """Which of 0 .. n lie in one of the spans [start, stop)."""
+    depth = np.bincount(start, minlength=n + 1) - np.bincount(stop, minlength=n + 1)
+    return np.cumsum(depth)[:n] > 0

@@ -1,0 +1,48 @@
+"""What one process of the bench measures, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OURS, UPSTREAM = "ours", "upstream"
+
+
+class BenchError(Exception):
+    """One line that says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One side of one model. depths ascend, in tokens; `at`: the cache is filled to the depth, not computed."""
+
+    side: str
+    model: str
+    depths: tuple[int, ...]
+    at: bool
+    plan: str
+    rope: str
+    kv_type: str
+    threads: int
+    chunk: int
+    decode_tokens: int
+
+    @property
+    def n_ctx(self) -> int:
+        return self.depths[-1] + self.decode_tokens + 1  # a token before those that are timed
+
+
+@dataclass(frozen=True)
+class Row:
+    """prefill_tps: of all tokens from 0 to depth, or where the cache was filled, of the last chunk.
+    decode_tps: the median over groups of decode_tokens. peak_rss_mib: of the process so far, whose cache has
+    room for its deepest depth; kv_mib: the cache of depth tokens."""
+
+    side: str
+    depth: int
+    prefill_tokens: int
+    prefill_tps: float
+    last_chunk_tps: float
+    decode_tokens: int
+    decode_tps: float
+    kv_mib: float
+    peak_rss_mib: float
