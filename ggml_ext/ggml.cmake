@@ -17,7 +17,7 @@ if (TARGET ggml-cpu)
         set(plong_isas avx512 avx2 scalar)
         set(plong_table x86)
         include(CheckCSourceCompiles)
-        set(CMAKE_REQUIRED_FLAGS "-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f")
+        set(CMAKE_REQUIRED_FLAGS "-mamx-tile -mamx-bf16 -mamx-int8 -mavx512bf16 -mavx512f")
         check_c_source_compiles("
             #include <immintrin.h>
             int main(void) { _tile_zero(0); _tile_dpbf16ps(0, 1, 2); return 0; }" PLONG_HAVE_AMX)
@@ -34,7 +34,7 @@ if (TARGET ggml-cpu)
         set(plong_table generic)
     endif()
     set(plong_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
-    set(plong_flags_amx ${plong_flags_avx512} -mavx512bf16 -mamx-tile -mamx-bf16)
+    set(plong_flags_amx ${plong_flags_avx512} -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
 
     target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)

@@ -7,7 +7,7 @@
 #include "ggml_ext.h"
 #include "plan.h"
 
-#define PLONG_KEYS     128 /* most keys in a block */
+#define PLONG_KEYS     256 /* most keys in a block */
 #define PLONG_FEW      8   /* query rows of a kv head that are computed straight from the cache: decode */
 #define PLONG_FEW_ROWS 256 /* most rows of such a tile, all its kv heads together */
 #define PLONG_CLASSES  8   /* most heads of a tile whose plan is dilated: each may read other keys */

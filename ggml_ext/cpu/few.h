@@ -10,6 +10,7 @@
 #include "simd.h"
 
 #define FEW_KEYS 4
+#define FEW_BLOCK 64 /* keys between one softmax and the next: the row length of logits */
 #define FEW_SUMS (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
 
 /* K or V rows of a few keys, in f32, f16 or bf16. Head h of key j is at row[j] + h * head. */
@@ -72,7 +73,7 @@ PLONG_INLINE vf few_load(const int32_t type, const char * row, int i) {
                                     : vf_load((const float *) row + i);
 }
 
-/* s[rows_of][PLONG_KEYS] = q[rows_of][d] * k^T for keys_of keys */
+/* s[rows_of][FEW_BLOCK] = q[rows_of][d] * k^T for keys_of keys */
 PLONG_INLINE void few_logits_block(
     const int rows_of, const int keys_of, const int32_t type, const char * const * k, size_t at, int d, const float * q,
     int dq, float * s) {
@@ -94,7 +95,7 @@ PLONG_INLINE void few_logits_block(
     }
     if (keys_of == 4) {
         for (int r = 0; r < rows_of; r++) {
-            vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], s + r * PLONG_KEYS);
+            vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], s + r * FEW_BLOCK);
         }
         return;
     }
@@ -108,19 +109,19 @@ PLONG_INLINE void few_logits_block(
     }
     for (int r = 0; r < rows_of; r++) {
         for (int j = 0; j < keys_of; j++) {
-            s[r * PLONG_KEYS + j] = out[r * keys_of + j];
+            s[r * FEW_BLOCK + j] = out[r * keys_of + j];
         }
     }
 }
 
-/* Rows r .. r + rows_of of each head's `rows`; q [n_heads][rows][dq], s [n_heads][rows][PLONG_KEYS] */
+/* Rows r .. r + rows_of of each head's `rows`; q [n_heads][rows][dq], s [n_heads][rows][FEW_BLOCK] */
 PLONG_INLINE void few_logits_rows(
     const int rows_of, const int32_t type, const struct few_rows * k, int rows, int r, int d, const float * q, int dq,
     float * s) {
     const int keys_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
     q += r * dq;
-    s += r * PLONG_KEYS;
-    for (int h = 0; h < k->n_heads; h++, q += rows * dq, s += rows * PLONG_KEYS) {
+    s += r * FEW_BLOCK;
+    for (int h = 0; h < k->n_heads; h++, q += rows * dq, s += rows * FEW_BLOCK) {
         if (k->ahead && r == 0) {
             few_prefetch(k->ahead, k->n);
         }
@@ -150,7 +151,7 @@ PLONG_INLINE void few_values_block(
             x[i] = few_load(type, v->row[j] + at, i0 + i * VW);
         }
         for (int r = 0; r < rows_of; r++) {
-            const vf y = vf_set1(p[r * PLONG_KEYS + j]);
+            const vf y = vf_set1(p[r * FEW_BLOCK + j]);
             for (int i = 0; i < vectors_of; i++) {
                 sum[r * vectors_of + i] = vf_fma(x[i], y, sum[r * vectors_of + i]);
             }
@@ -167,9 +168,9 @@ PLONG_INLINE void few_values_rows(
     const int rows_of, const int32_t type, const struct few_rows * v, int rows, int r, int d, const float * p,
     float * acc, int dv) {
     const int vectors_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
-    p += r * PLONG_KEYS;
+    p += r * FEW_BLOCK;
     acc += r * dv;
-    for (int h = 0; h < v->n_heads; h++, p += rows * PLONG_KEYS, acc += rows * dv) {
+    for (int h = 0; h < v->n_heads; h++, p += rows * FEW_BLOCK, acc += rows * dv) {
         if (v->ahead && r == 0) {
             few_prefetch(v->ahead, v->n);
         }

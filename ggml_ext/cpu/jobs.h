@@ -108,8 +108,8 @@ static void job_begin(
     }
 }
 
-/* How much of the block the rows of a sub read. */
-static inline enum cover job_cover(const struct job * job, const struct sub * s, const struct key_block * b) {
+/* How much of the keys the rows of a sub read. */
+static inline enum cover job_cover(const struct job * job, const struct sub * s, const struct keys * b) {
     const int32_t t0 = b->pos[0], t1 = b->pos[b->n - 1];
     if (t0 > s->hi_max || (t1 < s->lo_min && t0 >= job->head)) {
         return COVER_NONE;
@@ -117,11 +117,11 @@ static inline enum cover job_cover(const struct job * job, const struct sub * s,
     return t1 <= s->hi_min && (t0 >= s->lo_max || t1 < job->head) && !job->checks ? COVER_ALL : COVER_SOME;
 }
 
-/* s [rows][PLONG_KEYS], rows i0 .. of the job: -INFINITY for the keys that a row does not read */
+/* s [rows][stride], rows i0 .. of the job: -INFINITY for the keys that a row does not read */
 static void job_mask(
     const struct job * job, const struct plong_call * call, const struct plong_tile * tile, int i0, int rows,
-    const struct key_block * b, float * s) {
-    for (int i = i0; i < i0 + rows; i++, s += PLONG_KEYS) {
+    const struct keys * b, float * s, int stride) {
+    for (int i = i0; i < i0 + rows; i++, s += stride) {
         const int32_t lo = job->lo[i], hi = job->hi[i], head = job->head;
         for (int j = 0; j < b->n; j++) {
             const int32_t t = b->pos[j];

@@ -19,6 +19,18 @@ struct key_block {
     int32_t cell[PLONG_KEYS];
 };
 
+/* Some keys of a block. */
+struct keys {
+    int             n;
+    const int32_t * pos;  /* [n] ascending */
+    const int32_t * cell; /* [n] */
+};
+
+static inline struct keys block_keys(const struct key_block * b, int from, int most) {
+    const int left = b->n - from;
+    return (struct keys) { left < most ? left : most, b->pos + from, b->cell + from };
+}
+
 struct key_walk {
     const struct plong_run * runs;
     int32_t                  n_runs;

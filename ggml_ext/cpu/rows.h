@@ -16,12 +16,16 @@ struct q4_block {
     uint8_t  q[16];
 };
 
+#ifdef PLONG_ISA_AVX512
+static inline float f16_one(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
+#else
 static inline float f16_one(uint16_t x) {
     uint16_t pad[VW] = { x };
     float    y[VW];
     vf_store(y, vf_f16(pad));
     return y[0];
 }
+#endif
 
 static inline void row_q8(const struct q8_block * b, float * dst, int d) {
     for (int i = 0; i < d; i += 32, b++) {
@@ -32,6 +36,25 @@ static inline void row_q8(const struct q8_block * b, float * dst, int d) {
     }
 }
 
+#ifdef PLONG_ISA_AVX512
+/* One block: the 16 values that a nibble can have, looked up. */
+static inline void q4_values(const struct q4_block * b, vf * lo, vf * hi) {
+    const vf      digits = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const vf      table  = vf_mul(digits, vf_set1(f16_one(b->scale)));
+    const __m512i q      = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) b->q));
+    *lo                  = _mm512_permutexvar_ps(q, table); /* by the low 4 bits */
+    *hi                  = _mm512_permutexvar_ps(_mm512_srli_epi32(q, 4), table);
+}
+
+static inline void row_q4(const struct q4_block * b, float * dst, int d) {
+    for (int i = 0; i < d; i += 32, b++) {
+        vf lo, hi;
+        q4_values(b, &lo, &hi);
+        vf_store(dst + i, lo);
+        vf_store(dst + i + 16, hi);
+    }
+}
+#else
 static inline void row_q4(const struct q4_block * b, float * dst, int d) {
     for (int i = 0; i < d; i += 32, b++) {
         int8_t q[32];
@@ -45,6 +68,7 @@ static inline void row_q4(const struct q4_block * b, float * dst, int d) {
         }
     }
 }
+#endif
 
 /* dst [plong_pad32(d)]: the row's d values, then zeros */
 static inline void row_to_f32(int32_t type, const void * src, float * dst, int d) {

@@ -19,6 +19,7 @@ static inline void vec_scale(float * x, float f, int d) {
  * Returns false when the block cannot matter to this row: no key, or all of them `skip` below the maximum. */
 PLONG_INLINE bool softmax_max(const float * s, int n, float skip, float * m, float * l, float * acc, int d) {
     vf top = vf_load(s);
+#pragma GCC unroll 4
     for (int i = VW; i < n; i += VW) {
         top = vf_max(top, vf_load(s + i));
     }

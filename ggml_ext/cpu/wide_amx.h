@@ -1,12 +1,15 @@
 /* wide_amx.h - many query rows against a packed key block, in AMX tiles: bf16 operands, float32 sums. K as tiles
- * [keys / 16][d_k / 32] of [16 pairs of dims][16 keys][2], V as tiles [keys / 32][d_v / 16] of [16 pairs of keys][16 dims][2]. */
+ * [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V as tiles [d_v / 32][BLOCK / 32][2] of
+ * [16 pairs of keys][16 dims][2]: read from end to end. */
 #ifndef PLONG_CPU_WIDE_H
 #define PLONG_CPU_WIDE_H
 
 #include "rows.h"
 
 typedef uint16_t elem; /* bf16 */
-#define SUB  32        /* rows: two tiles */
+#define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
+#define CHUNK 128 /* keys between one softmax and the next: the row length of logits */
+#define SUB   32  /* rows: two tiles */
 #define TILE 512       /* bf16 in a tile: 16 rows of 64 bytes */
 
 struct tile_config {
@@ -18,13 +21,14 @@ struct tile_config {
 /* The thread's tile configuration belongs to whoever set it: upstream's matrix products do so once. */
 static _Thread_local struct tile_config callers_config;
 
-static inline void wide_enter(void) {
+static inline void wide_enter(void) { _tile_storeconfig(&callers_config); }
+
+static inline void wide_config(void) {
     struct tile_config c = { .palette = 1 };
     for (int i = 0; i < 8; i++) {
         c.bytes[i] = 64;
         c.rows[i]  = 16;
     }
-    _tile_storeconfig(&callers_config);
     __asm__ volatile("" : : "r"(&c) : "memory"); /* gcc 12 takes ldtilecfg to read 8 bytes and drops the other stores */
     _tile_loadconfig(&c);
 }
@@ -44,26 +48,40 @@ static inline void wide_pack_query(elem * dst, const float * q, int dk) {
     }
 }
 
-/* dims i .. i + 31 of a row in bf16; dims from d on are zeros; stage [pad32(d)] holds the row in f32 where row_stages() */
-static inline bool row_stages(int32_t type, int d) {
-    return d % 32 != 0 || (type != GGML_TYPE_F16 && type != GGML_TYPE_BF16);
-}
+/* Rows that no vector of 32 fits go through float32: stage [pad32(d)] holds such a row. */
+static inline bool row_stages(int32_t type, int d) { return d % 32 != 0 || type == GGML_TYPE_F32; }
 
-static inline __m512i row_bf16(int32_t type, const void * row, int i, const float * stage, bool stages) {
+/* dims i .. i + 31 of a row in bf16; dims from d on are zeros */
+PLONG_INLINE __m512i row_bf16(int32_t type, const void * row, int i, const float * stage, bool stages) {
+    vf lo, hi;
     if (stages) {
         return bf16_of(stage + i, stage + i + 16);
     }
-    if (type == GGML_TYPE_BF16) {
-        return _mm512_loadu_si512((const uint16_t *) row + i);
+    switch (type) {
+        case GGML_TYPE_BF16: return _mm512_loadu_si512((const uint16_t *) row + i);
+        case GGML_TYPE_F16:
+            lo = vf_f16((const uint16_t *) row + i);
+            hi = vf_f16((const uint16_t *) row + i + 16);
+            break;
+        case GGML_TYPE_Q8_0: {
+            const struct q8_block * b = (const struct q8_block *) row + i / 32;
+            const vf                s = vf_set1(f16_one(b->scale));
+            lo                        = vf_mul(s, vf_i8(b->q));
+            hi                        = vf_mul(s, vf_i8(b->q + 16));
+            break;
+        }
+        default: q4_values((const struct q4_block *) row + i / 32, &lo, &hi); break;
     }
-    return (__m512i) _mm512_cvtne2ps_pbh(vf_f16((const uint16_t *) row + i + 16), vf_f16((const uint16_t *) row + i));
+    return (__m512i) _mm512_cvtne2ps_pbh(hi, lo);
 }
 
 /* row[n] of d values; stage [16][pad32(d)]. Keys up to the next multiple of 32 are zeros. */
-static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+PLONG_INLINE void pack_keys_of(
+    const int32_t type, elem * dst, const void * const * row, int n, int d, float * stage) {
     const int  ds     = plong_pad32(d);
     const bool stages = row_stages(type, d);
-    for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += 16, dst += 16 * ds) {
+    for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += 16) {
+        elem * out = dst + (size_t) (j0 / 32) * 32 * ds + j0 / 16 % 2 * TILE;
         for (int j = 0; stages && j < 16 && j0 + j < n; j++) {
             row_to_f32(type, row[j0 + j], stage + j * ds, d);
         }
@@ -75,14 +93,15 @@ static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, i
             }
             vf_transpose(r); /* pairs of dims as one float each */
             for (int j = 0; j < 16; j++) {
-                vf_store((float *) (dst + i / 32 * TILE) + j * 16, r[j]);
+                vf_store((float *) (out + i / 32 * 2 * TILE) + j * 16, r[j]);
             }
         }
     }
 }
 
 /* stage [2][pad32(d)]; rows up to the next multiple of 32 are zeros */
-static void wide_pack_values(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+PLONG_INLINE void pack_values_of(
+    const int32_t type, elem * dst, const void * const * row, int n, int d, float * stage) {
     const int     ds     = plong_pad32(d);
     const bool    stages = row_stages(type, d);
     const __m512i lo     = _mm512_set_epi16(
@@ -96,17 +115,35 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
         for (int i = 0; i < ds; i += 32) {
             const __m512i a   = j < n ? row_bf16(type, row[j], i, stage, stages) : _mm512_setzero_si512();
             const __m512i b   = j + 1 < n ? row_bf16(type, row[j + 1], i, stage + ds, stages) : _mm512_setzero_si512();
-            elem *        out = dst + (size_t) (j / 32) * 32 * ds + (size_t) (i / 16) * TILE + j % 32 / 2 * 32;
+            elem *        out = dst + (size_t) (i / 32 * (BLOCK / 32) + j / 32) * 2 * TILE + j % 32 / 2 * 32;
             _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, lo, b));
             _mm512_storeu_si512(out + TILE, _mm512_permutex2var_epi16(a, hi, b));
         }
     }
 }
 
-/* s[SUB][PLONG_KEYS] = q[SUB][pad32(d)] * k^T for n keys, and what pads them to a multiple of 32 */
-static void wide_logits(const elem * q, const elem * k, int n, int d, float * s) {
+#define FOR_TYPE(call, type, ...)                                        \
+    switch (type) {                                                      \
+        case GGML_TYPE_F16: call(GGML_TYPE_F16, __VA_ARGS__); break;     \
+        case GGML_TYPE_BF16: call(GGML_TYPE_BF16, __VA_ARGS__); break;   \
+        case GGML_TYPE_Q8_0: call(GGML_TYPE_Q8_0, __VA_ARGS__); break;   \
+        case GGML_TYPE_Q4_0: call(GGML_TYPE_Q4_0, __VA_ARGS__); break;   \
+        default: call(GGML_TYPE_F32, __VA_ARGS__); break;                \
+    }
+
+static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    FOR_TYPE(pack_keys_of, type, dst, row, n, d, stage)
+}
+
+static void wide_pack_values(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    FOR_TYPE(pack_values_of, type, dst, row, n, d, stage)
+}
+
+/* s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T for keys j0 .. j0 + n, and what pads them to a multiple of 32 */
+static void wide_logits(const elem * q, const elem * k, int j0, int n, int d, float * s) {
     const int    ds     = plong_pad32(d);
     const size_t stride = (size_t) ds * sizeof(elem);
+    k += (size_t) j0 * ds;
     for (int j = 0; j < n; j += 32, k += 32 * ds, s += 32) {
         _tile_zero(0);
         _tile_zero(1);
@@ -114,18 +151,18 @@ static void wide_logits(const elem * q, const elem * k, int n, int d, float * s)
         _tile_zero(3);
         for (int i = 0; i < ds; i += 32) {
             _tile_loadd(4, q + i, stride);
-            _tile_loadd(6, k + i / 32 * TILE, 64);
+            _tile_loadd(6, k + i / 16 * TILE, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, k + 16 * ds + i / 32 * TILE, 64);
+            _tile_loadd(7, k + i / 16 * TILE + TILE, 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_loadd(5, q + 16 * ds + i, stride);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
-        _tile_stored(0, s, PLONG_KEYS * sizeof(float));
-        _tile_stored(1, s + 16, PLONG_KEYS * sizeof(float));
-        _tile_stored(2, s + 16 * PLONG_KEYS, PLONG_KEYS * sizeof(float));
-        _tile_stored(3, s + 16 * PLONG_KEYS + 16, PLONG_KEYS * sizeof(float));
+        _tile_stored(0, s, CHUNK * sizeof(float));
+        _tile_stored(1, s + 16, CHUNK * sizeof(float));
+        _tile_stored(2, s + 16 * CHUNK, CHUNK * sizeof(float));
+        _tile_stored(3, s + 16 * CHUNK + 16, CHUNK * sizeof(float));
     }
 }
 
@@ -145,35 +182,50 @@ static inline vf exp2_bf16(vf x) {
     return _mm512_maskz_scalef_ps(keep, y, x);
 }
 
+/* p[n] *= f, n a multiple of 32 */
+static void wide_rescale(elem * p, int n, float f) {
+    for (int i = 0; i < n; i += 32) {
+        const vf a = vf_mul(vf_bf16(p + i), vf_set1(f)), b = vf_mul(vf_bf16(p + i + 16), vf_set1(f));
+        _mm512_storeu_si512(p + i, (__m512i) _mm512_cvtne2ps_pbh(b, a));
+    }
+}
+
 /* p[n padded to 32] = 2^(s - m), added to l[VW]; s[n] with n a multiple of 16 */
-static void wide_exp(const float * s, elem * p, int n, float m, float * l) {
+static inline void wide_exp(const float * s, elem * p, int n, float m, float * l) {
     const vf shift = vf_set1(m);
     vf       sum   = vf_load(l);
-    for (int i = 0; i < n; i += 32) {
+    int      i     = 0;
+#pragma GCC unroll 4
+    for (; i + 32 <= n; i += 32) {
         const vf a = exp2_bf16(vf_sub(vf_load(s + i), shift));
-        const vf b = i + 16 < n ? exp2_bf16(vf_sub(vf_load(s + i + 16), shift)) : vf_zero();
+        const vf b = exp2_bf16(vf_sub(vf_load(s + i + 16), shift));
         sum        = vf_add(sum, vf_add(a, b));
         _mm512_storeu_si512(p + i, (__m512i) _mm512_cvtne2ps_pbh(b, a));
+    }
+    if (i < n) {
+        const vf a = exp2_bf16(vf_sub(vf_load(s + i), shift));
+        sum        = vf_add(sum, a);
+        _mm512_storeu_si512(p + i, (__m512i) _mm512_cvtne2ps_pbh(vf_zero(), a));
     }
     vf_store(l, sum);
 }
 
-/* acc[SUB][dv] += p[SUB][n padded to 32] * v */
-static void wide_values(const elem * p, const elem * v, int n, int dv, float * acc) {
-    const size_t ps = PLONG_KEYS * sizeof(elem), as = (size_t) dv * sizeof(float);
+/* acc[SUB][dv] += p[SUB][j0 ..] * v for keys j0 .. j0 + n, padded to 32 */
+static void wide_values(const elem * p, const elem * v, int j0, int n, int dv, float * acc) {
+    const size_t ps = BLOCK * sizeof(elem), as = (size_t) dv * sizeof(float);
     for (int i = 0; i < dv; i += 32) {
         _tile_loadd(0, acc + i, as);
         _tile_loadd(1, acc + i + 16, as);
         _tile_loadd(2, acc + 16 * dv + i, as);
         _tile_loadd(3, acc + 16 * dv + i + 16, as);
-        for (int j = 0; j < n; j += 32) {
-            const elem * b = v + (size_t) j * dv + i / 16 * TILE;
+        for (int j = j0; j < j0 + n; j += 32) {
+            const elem * b = v + (size_t) (i / 32 * (BLOCK / 32) + j / 32) * 2 * TILE;
             _tile_loadd(4, p + j, ps);
             _tile_loadd(6, b, 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_loadd(7, b + TILE, 64);
             _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, p + 16 * PLONG_KEYS + j, ps);
+            _tile_loadd(5, p + 16 * BLOCK + j, ps);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }

@@ -1,5 +1,5 @@
 /* wide_f32.h - many query rows against a packed key block, in float32: K as panels [keys / PANEL][d_k][PANEL], V as panels
- * [d_v / PANEL][PLONG_KEYS][PANEL]. */
+ * [d_v / PANEL][BLOCK][PANEL]. */
 #ifndef PLONG_CPU_WIDE_H
 #define PLONG_CPU_WIDE_H
 
@@ -7,9 +7,12 @@
 #include "rows.h"
 
 typedef float elem;
-#define SUB 24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
+#define BLOCK 128 /* keys that are packed at a time */
+#define CHUNK 128 /* keys between one softmax and the next: the row length of logits and probabilities */
+#define SUB   24  /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
 
 static inline void wide_enter(void) {}
+static inline void wide_config(void) {}
 static inline void wide_leave(void) {}
 
 static inline void wide_pack_query(elem * dst, const float * q, int dk) { memcpy(dst, q, (size_t) dk * sizeof(float)); }
@@ -49,7 +52,7 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
             memset(stage, 0, (size_t) ds * sizeof(float));
         }
         for (int i = 0; i < ds; i += PANEL) {
-            float * out = dst + (size_t) i * PLONG_KEYS + (size_t) j * PANEL;
+            float * out = dst + (size_t) i * BLOCK + (size_t) j * PANEL;
             for (int x = 0; x < PANEL; x += VW) {
                 vf_store(out + x, vf_load(stage + i + x));
             }
@@ -57,9 +60,9 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
     }
 }
 
-/* s[SUB][PLONG_KEYS] = q[SUB][pad32(d)] * k^T for n keys, and what pads them to a multiple of 32 */
-static void wide_logits(const elem * q, const elem * k, int n, int d, float * s) {
-    gemm(SUB, (n + 31) & ~31, d, d, q, plong_pad32(d), k, s, PLONG_KEYS, false);
+/* s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T for keys j0 .. j0 + n, and what pads them to a multiple of 32 */
+static void wide_logits(const elem * q, const elem * k, int j0, int n, int d, float * s) {
+    gemm(SUB, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
 }
 
 /* Probabilities take the place of the logits. */
@@ -68,14 +71,20 @@ static inline elem * wide_probabilities(float * s, elem * p) {
     return s;
 }
 
-static void wide_exp(float * s, elem * p, int n, float m, float * l) {
+static inline void wide_rescale(elem * p, int n, float f) {
+    for (int i = 0; i < n; i += VW) {
+        vf_store(p + i, vf_mul(vf_load(p + i), vf_set1(f)));
+    }
+}
+
+static inline void wide_exp(float * s, elem * p, int n, float m, float * l) {
     (void) p;
     softmax_exp(s, n, m, l);
 }
 
-/* acc[SUB][dv] += p[SUB][n] * v */
-static void wide_values(const elem * p, const elem * v, int n, int dv, float * acc) {
-    gemm(SUB, dv, n, PLONG_KEYS, p, PLONG_KEYS, v, acc, dv, true);
+/* acc[SUB][dv] += p[SUB][j0 ..] * v for keys j0 .. j0 + n */
+static void wide_values(const elem * p, const elem * v, int j0, int n, int dv, float * acc) {
+    gemm(SUB, dv, n, BLOCK, p + j0, CHUNK, v + (size_t) j0 * PANEL, acc, dv, true);
 }
 
 #endif

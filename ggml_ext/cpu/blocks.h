@@ -1,0 +1,110 @@
+/* blocks.h - one tile being computed, and what its two ways of taking a block of keys have in common. */
+#ifndef PLONG_CPU_BLOCKS_H
+#define PLONG_CPU_BLOCKS_H
+
+#include "few.h"
+#include "jobs.h"
+#include "softmax.h"
+#include "zones.h"
+
+#ifdef PLONG_ISA_AMX
+#include "wide_amx.h"
+#else
+#include "wide_f32.h"
+#endif
+
+/* Scratch of one thread, laid out by tile_layout(). dk, dv: head sizes padded to 32; rows: of the tile. */
+struct tile_mem {
+    elem *             k;      /* a packed key block */
+    elem *             v;      /* a packed value block */
+    float *            s;      /* logits: [SUB][CHUNK], or [rows][FEW_BLOCK] */
+    float *            s_zone; /* the same for another zone, of one sub */
+    elem *             p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
+    float *            f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
+    float *            stage;  /* [16][max(dk, dv)] */
+    uint8_t *          digits; /* queries of a job of few rows in bytes: few_amx.h */
+    float *            q;      /* [zones][rows][dk] */
+    void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job has few rows */
+    struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
+    int32_t *          ints;   /* [4][rows] of the job */
+    struct sub *       subs;
+    elem *             k_near; /* as k, turned to true positions, for maps that store keys folded */
+    float *            angles; /* [n_rot/2][2] */
+};
+
+struct tile_run {
+    const struct plong_call * call;
+    const struct plong_tile * tile;
+    struct tile_mem           mem;
+    struct job                job;
+    size_t                    jq_zone; /* elements from one zone of mem.jq to the next */
+    int32_t                   map;     /* enum plong_map */
+    int                       dk, dv;
+    size_t                    k_bytes, v_bytes; /* of a cached row */
+    float                     skip;
+    const char *              k_base; /* first kv head of the tile, cell 0 */
+    const char *              v_base;
+};
+
+/* Rows of keys in the cache. */
+static void cache_rows(const void ** row, const struct keys * b, const char * base, size_t cell) {
+    for (int j = 0; j < b->n; j++) {
+        row[j] = base + (size_t) b->cell[j] * cell;
+    }
+}
+
+/* Rows in f32 at t->mem.f32, [n][pad] */
+static void float_rows(struct tile_run * t, const void ** row, int n, int32_t type, int d, int pad) {
+    for (int j = 0; j < n; j++) {
+        float * x = t->mem.f32 + (size_t) j * pad;
+        row_to_f32(type, row[j], x, d);
+        row[j] = x;
+    }
+}
+
+/* K rows unfolded for the near zone, in f32 at t->mem.f32 */
+static void near_rows(struct tile_run * t, const void ** row, const struct keys * b) {
+    float_rows(t, row, b->n, t->call->k_type, t->call->d_k, t->dk);
+    for (int j = 0; j < b->n; j++) {
+        unfold_key(t->call, b->pos[j], t->tile->pos, t->mem.f32 + (size_t) j * t->dk, t->mem.angles);
+    }
+}
+
+/* Zones of the pairs of a sub with some keys. */
+static void zone_span(const struct tile_run * t, const struct sub * sub, const struct keys * b, int * first, int * last) {
+    *first = zone_of(&t->call->batch->rope, t->map, sub->p0, b->pos[b->n - 1]);
+    *last  = zone_of(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
+}
+
+/* s [rows][stride], rows i0 .. of the job: takes what s_zone has for the pairs of zone z */
+static void merge_zone(struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, int z) {
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < b->n; j++) {
+            if (zone_of(&t->call->batch->rope, t->map, t->job.pos[i0 + i], b->pos[j]) == z) {
+                s[i * stride + j] = t->mem.s_zone[i * stride + j];
+            }
+        }
+    }
+}
+
+/* Masks the logits s [rows][stride] and pads them to a multiple of 16, which it returns. */
+static int finish_logits(
+    struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, enum cover cover) {
+    const int n16 = (b->n + 15) & ~15;
+    if (cover == COVER_SOME) {
+        job_mask(&t->job, t->call, t->tile, i0, rows, b, s, stride);
+    }
+    for (int i = 0; i < rows && b->n < n16; i++) {
+        for (int j = b->n; j < n16; j++) {
+            s[i * stride + j] = -INFINITY;
+        }
+    }
+    return n16;
+}
+
+PLONG_INLINE bool row_max(struct tile_run * t, int i, const float * s, int n) {
+    return softmax_max(
+        s, n, t->skip, &t->mem.js.m[i], t->mem.js.l + (size_t) i * VW, t->mem.js.acc + (size_t) i * t->dv, t->dv);
+}
+
+#endif
