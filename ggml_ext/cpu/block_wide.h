@@ -84,8 +84,8 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
     const struct plong_call * c       = t->call;
     const struct keys         b       = block_keys(block, 0, BLOCK);
     struct packed             done    = {
-        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, 0, t->k_bytes),
-        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, 0, t->v_bytes),
+        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes, false),
+        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes, false),
         .every   = 2 * t->job.n / BLOCK > 1 ? 2 * t->job.n / BLOCK : 1,
     };
     for (int n = 0; n < t->job.n_sub; n++) {

@@ -1,7 +1,6 @@
 /*
- * few.h - logits and P*V for a few query rows (decode): a few keys at a time, for all kv heads side by side, straight
- * from the cache in its own type, so that memory is read once and in its own order. `rows_of`, `keys_of`, `type` are
- * constants at every call, so the loops unroll.
+ * few.h - logits and P*V for a few query rows (decode), straight from the cache in its own type. `rows_of`, `keys_of`,
+ * `type` are constants at every call, so the loops unroll.
  */
 #ifndef PLONG_CPU_FEW_H
 #define PLONG_CPU_FEW_H
@@ -9,55 +8,56 @@
 #include "attn.h"
 #include "simd.h"
 
-#define FEW_KEYS 4
 #define FEW_BLOCK 64 /* keys between one softmax and the next: the row length of logits */
 #define FEW_SUMS (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
 
-/* K or V rows of a few keys, in f32, f16 or bf16. Head h of key j is at row[j] + h * head. */
-struct few_rows {
-    int32_t            type;
-    int                n, n_heads;
-    size_t             head;
-    const char *       row[FEW_KEYS];
-    struct few_ahead * ahead; /* NULL: nothing */
-};
-
-#define FEW_PAGES 8
+#define FEW_PAGES 16
 
 /*
- * The rows of the next block, asked for while this one is computed. Memory takes turns between FEW_PAGES pages of 4 KiB:
- * a core has few requests of its own in flight, but its L2 prefetcher runs ahead in each page that it sees growing.
+ * The cells of the next block, asked for while this one is computed. Memory takes turns between FEW_PAGES pages of 4 KiB: a
+ * core has few requests of its own in flight, but its L2 prefetcher runs ahead in each page that it sees growing.
  */
 struct few_ahead {
     const int32_t * cell; /* [n] */
     int             n, n_heads;
     const char *    base;
-    size_t          stride, head, bytes; /* from cell to cell, from head to head, of a row */
-    int             page;                /* cells in a page */
-    int             group, k, h, p;      /* next: head h of cell group + p * page + k */
+    size_t          stride; /* from cell to cell */
+    int             unit;   /* lines of 64 bytes that are asked for together */
+    int             units;  /* in a cell, all heads together */
+    int             page;   /* cells in a page */
+    int             credit; /* units x heads still to be asked for */
+    bool            into_l1; /* else into L2: where L1 has other things to hold */
+    int             group, k, at, p; /* next: that unit of cell group + p * page + k */
 };
 
+/* head: bytes from head to head, of a row where there is one */
 static inline struct few_ahead few_ahead(
-    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, size_t bytes) {
-    const int page = bytes * (size_t) n_heads >= 4096 ? 1 : (int) (4096 / (bytes * (size_t) n_heads));
-    return (struct few_ahead) { cell, n, n_heads, base, stride, head, bytes, page, 0, 0, 0, 0 };
+    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, bool into_l1) {
+    const int lines = (int) ((head * (size_t) n_heads + 63) / 64), page = lines < 64 ? 64 / lines : 1;
+    const int units = (lines + 3) / 4;
+    return (struct few_ahead) { cell, n, n_heads, base, stride, (lines + units - 1) / units, units, page, 0, into_l1, 0, 0, 0, 0 };
 }
 
-/* Asks for n more rows. */
+/* Asks for what n more rows take. */
 PLONG_INLINE void few_prefetch(struct few_ahead * a, int n) {
-    while (n > 0 && a->group < a->n) {
+    a->credit += n * a->units;
+    while (a->credit > 0 && a->group < a->n) {
         const int at = a->group + a->p * a->page + a->k;
         if (at < a->n) {
-            const char * row = a->base + (size_t) a->cell[at] * a->stride + (size_t) a->h * a->head;
-            for (size_t i = 0; i < a->bytes; i += 64) {
-                __builtin_prefetch(row + i, 0, 2);
+            const char * x = a->base + (size_t) a->cell[at] * a->stride + 64 * (size_t) (a->at * a->unit);
+            for (int i = 0; i < a->unit; i++) {
+                if (a->into_l1) {
+                    __builtin_prefetch(x + 64 * i, 0, 3);
+                } else {
+                    __builtin_prefetch(x + 64 * i, 0, 2);
+                }
             }
-            n--;
+            a->credit -= a->n_heads;
         }
         if (++a->p == FEW_PAGES) {
             a->p = 0;
-            if (++a->h == a->n_heads) {
-                a->h = 0;
+            if (++a->at == a->units) {
+                a->at = 0;
                 if (++a->k == a->page) {
                     a->k = 0;
                     a->group += FEW_PAGES * a->page;
@@ -114,41 +114,37 @@ PLONG_INLINE void few_logits_block(
     }
 }
 
-/* Rows r .. r + rows_of of each head's `rows`; q [n_heads][rows][dq], s [n_heads][rows][FEW_BLOCK] */
 PLONG_INLINE void few_logits_rows(
-    const int rows_of, const int32_t type, const struct few_rows * k, int rows, int r, int d, const float * q, int dq,
-    float * s) {
+    const int rows_of, const int32_t type, const char * const * k, int n, size_t at, int d, const float * q, int dq,
+    float * s, struct few_ahead * ahead) {
     const int keys_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
-    q += r * dq;
-    s += r * FEW_BLOCK;
-    for (int h = 0; h < k->n_heads; h++, q += rows * dq, s += rows * FEW_BLOCK) {
-        if (k->ahead && r == 0) {
-            few_prefetch(k->ahead, k->n);
-        }
-        int j = 0;
-        for (; j + keys_of <= k->n; j += keys_of) {
-            few_logits_block(rows_of, keys_of, type, k->row + j, h * k->head, d, q, dq, s + j);
-        }
-        for (; j < k->n; j++) {
-            few_logits_block(rows_of, 1, type, k->row + j, h * k->head, d, q, dq, s + j);
-        }
+    int       j       = 0;
+    for (; j + keys_of <= n; j += keys_of) {
+        few_prefetch(ahead, keys_of);
+        few_logits_block(rows_of, keys_of, type, k + j, at, d, q, dq, s + j);
+    }
+    for (; j < n; j++) {
+        few_logits_block(rows_of, 1, type, k + j, at, d, q, dq, s + j);
     }
 }
 
 /* acc[rows_of][dv] += p[rows_of][n] * v, vectors_of vectors of each row at a time */
 PLONG_INLINE void few_values_block(
-    const int rows_of, const int vectors_of, const int32_t type, const struct few_rows * v, size_t at, int i0,
-    const float * p, float * acc, int dv) {
+    const int rows_of, const int vectors_of, const int32_t type, const char * const * v, int n, size_t at, int i0,
+    const float * p, float * acc, int dv, struct few_ahead * ahead, int share) {
     vf sum[16];
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
             sum[r * vectors_of + i] = vf_load(acc + r * dv + i0 + i * VW);
         }
     }
-    for (int j = 0; j < v->n; j++) {
+    for (int j = 0; j < n; j++) {
         vf x[8];
+        if (j % 4 == 0) {
+            few_prefetch(ahead, share);
+        }
         for (int i = 0; i < vectors_of; i++) {
-            x[i] = few_load(type, v->row[j] + at, i0 + i * VW);
+            x[i] = few_load(type, v[j] + at, i0 + i * VW);
         }
         for (int r = 0; r < rows_of; r++) {
             const vf y = vf_set1(p[r * FEW_BLOCK + j]);
@@ -165,54 +161,53 @@ PLONG_INLINE void few_values_block(
 }
 
 PLONG_INLINE void few_values_rows(
-    const int rows_of, const int32_t type, const struct few_rows * v, int rows, int r, int d, const float * p,
-    float * acc, int dv) {
+    const int rows_of, const int32_t type, const char * const * v, int n, size_t at, int d, const float * p,
+    float * acc, int dv, struct few_ahead * ahead) {
     const int vectors_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
-    p += r * FEW_BLOCK;
-    acc += r * dv;
-    for (int h = 0; h < v->n_heads; h++, p += rows * FEW_BLOCK, acc += rows * dv) {
-        if (v->ahead && r == 0) {
-            few_prefetch(v->ahead, v->n);
-        }
-        int i = 0;
-        for (; i + vectors_of * VW <= d; i += vectors_of * VW) {
-            few_values_block(rows_of, vectors_of, type, v, h * v->head, i, p, acc, dv);
-        }
-        for (; i < d; i += VW) {
-            few_values_block(rows_of, 1, type, v, h * v->head, i, p, acc, dv);
-        }
+    const int share      = (4 * vectors_of * VW + d - 1) / d; /* of the keys ahead, so that all passes ask for all */
+    int       i          = 0;
+    for (; i + vectors_of * VW <= d; i += vectors_of * VW) {
+        few_values_block(rows_of, vectors_of, type, v, n, at, i, p, acc, dv, ahead, share);
+    }
+    for (; i < d; i += VW) {
+        few_values_block(rows_of, 1, type, v, n, at, i, p, acc, dv, ahead, 0);
     }
 }
 
-#define FEW_FOR_TYPE(call, rows_of, x, ...)                                        \
-    switch ((x)->type) {                                                           \
-        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, x, __VA_ARGS__); break;   \
-        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, x, __VA_ARGS__); break; \
-        default: call(rows_of, GGML_TYPE_F32, x, __VA_ARGS__); break;              \
+#define FEW_FOR_TYPE(call, rows_of, type, ...)                                  \
+    switch (type) {                                                             \
+        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, __VA_ARGS__); break;   \
+        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, __VA_ARGS__); break; \
+        default: call(rows_of, GGML_TYPE_F32, __VA_ARGS__); break;              \
     }
 
-#define FEW_FOR_ROWS(call, rows_of, x, ...)                   \
-    switch (rows_of) {                                        \
-        case 8: FEW_FOR_TYPE(call, 8, x, __VA_ARGS__) break;  \
-        case 4: FEW_FOR_TYPE(call, 4, x, __VA_ARGS__) break;  \
-        case 2: FEW_FOR_TYPE(call, 2, x, __VA_ARGS__) break;  \
-        default: FEW_FOR_TYPE(call, 1, x, __VA_ARGS__) break; \
+#define FEW_FOR_ROWS(call, rows_of, type, ...)                   \
+    switch (rows_of) {                                           \
+        case 8: FEW_FOR_TYPE(call, 8, type, __VA_ARGS__) break;  \
+        case 4: FEW_FOR_TYPE(call, 4, type, __VA_ARGS__) break;  \
+        case 2: FEW_FOR_TYPE(call, 2, type, __VA_ARGS__) break;  \
+        default: FEW_FOR_TYPE(call, 1, type, __VA_ARGS__) break; \
     }
 
 static inline int few_step(int rows) { return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
 
-/* d: a multiple of VW */
-static void few_logits(const struct few_rows * k, int rows, int d, const float * q, int dq, float * s) {
+/* s[rows][FEW_BLOCK] = q[rows][dq] * k^T; K rows of d values (a multiple of VW) at k[n] + at, in f32, f16 or bf16 */
+static void few_logits(
+    int rows, int32_t type, const char * const * k, int n, size_t at, int d, const float * q, int dq, float * s,
+    struct few_ahead * ahead) {
     for (int r = 0, step; r < rows; r += step) {
         step = few_step(rows - r);
-        FEW_FOR_ROWS(few_logits_rows, step, k, rows, r, d, q, dq, s)
+        FEW_FOR_ROWS(few_logits_rows, step, type, k, n, at, d, q + r * dq, dq, s + r * FEW_BLOCK, ahead)
     }
 }
 
-static void few_values(const struct few_rows * v, int rows, int d, const float * p, float * acc, int dv) {
+/* acc[rows][dv] += p[rows][FEW_BLOCK] * v; V rows as K's in few_logits() */
+static void few_values(
+    int rows, int32_t type, const char * const * v, int n, size_t at, int d, const float * p, float * acc, int dv,
+    struct few_ahead * ahead) {
     for (int r = 0, step; r < rows; r += step) {
         step = few_step(rows - r);
-        FEW_FOR_ROWS(few_values_rows, step, v, rows, r, d, p, acc, dv)
+        FEW_FOR_ROWS(few_values_rows, step, type, v, n, at, d, p + r * FEW_BLOCK, acc + r * dv, dv, ahead)
     }
 }
 

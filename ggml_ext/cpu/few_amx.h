@@ -11,13 +11,13 @@
 #define DIGITS     2
 #define QUANT_ROWS 8                 /* rows whose digits fit into the 16 rows, or columns, of a tile */
 #define QUANT_ONE  16383.0f          /* the largest value: its high digit stays below 64 */
-#define QUANT_SIZE (8 * 64 + 16 * 4) /* bytes of a block of 32 dims of QUANT_ROWS queries: B tile, then weights */
 
 _Static_assert(QUANT_ROWS >= PLONG_FEW, "all rows of a kv head go in one pass");
 
 static inline bool quant_type(int32_t type) { return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0; }
 
-static size_t quant_size(int rows, int d_k) { return (size_t) rows * (d_k / 32) * QUANT_SIZE; }
+/* Bytes of the queries of a kv head: quant_queries() */
+static size_t quant_size(int d_k) { return (size_t) (d_k / 32) * 512 + 64; }
 
 /* C tiles 0 .. 3; K (A) 4 and queries (B) 5; probabilities (A) 6 and V (B) 7 */
 static void quant_config(void) {
@@ -38,27 +38,27 @@ static inline __m512i quant_digits(__m512i x) {
 
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
-/* q [rows][dq] -> [d/32] of QUANT_SIZE bytes; column 2 r + digit */
+/* q [rows][dq] -> B tiles [d/32][8 quads of dims][16 columns][4], column 2 r + digit, then f32 weight[rows] */
 static void quant_queries(const float * q, int rows, int dq, int d, uint8_t * out) {
-    for (int b = 0; b < d / 32; b++, out += QUANT_SIZE) {
-        float * weight = (float *) (out + 8 * 64);
-        memset(out, 0, QUANT_SIZE);
-        for (int r = 0; r < rows; r++) {
-            const float * x   = q + (size_t) r * dq + 32 * b;
-            const float   max = vf_hmax(vf_max(vf_abs(vf_load(x)), vf_abs(vf_load(x + 16))));
-            const float   inv = max > 0.0f ? QUANT_ONE / max : 0.0f;
-            for (int i = 0; i < 32; i += 16) {
-                uint32_t digits[16];
-                _mm512_storeu_si512(
-                    digits, quant_digits(_mm512_cvtps_epi32(vf_mul(vf_load(x + i), vf_set1(inv)))));
-                for (int j = 0; j < 16; j++) {
-                    for (int k = 0; k < DIGITS; k++) {
-                        out[(i + j) / 4 * 64 + (r * DIGITS + k) * 4 + j % 4] = (uint8_t) (digits[j] >> 8 * k);
-                    }
-                }
-            }
-            for (int k = 0; k < DIGITS; k++) {
-                weight[r * DIGITS + k] = max / QUANT_ONE * (float) (1 << 8 * k);
+    float * weight = (float *) (out + (size_t) (d / 32) * 512);
+    memset(out, 0, (size_t) (d / 32) * 512);
+    for (int r = 0; r < rows; r++, q += dq) {
+        vf top = vf_zero();
+        for (int i = 0; i < d; i += 16) {
+            top = vf_max(top, vf_abs(vf_load(q + i)));
+        }
+        const float max = vf_hmax(top);
+        const vf    inv = vf_set1(max > 1e-30f ? QUANT_ONE / max : 0.0f);
+        weight[r]       = max / QUANT_ONE;
+        for (int i = 0; i < d; i += 16) {
+            int32_t       lo[4], hi[4]; /* four dims each */
+            const __m512i y = quant_digits(_mm512_cvtps_epi32(vf_mul(vf_load(q + i), inv)));
+            _mm_storeu_si128((__m128i *) lo, _mm512_cvtepi32_epi8(y));
+            _mm_storeu_si128((__m128i *) hi, _mm512_cvtepi32_epi8(_mm512_srli_epi32(y, 8)));
+            for (int j = 0; j < 4; j++) {
+                uint8_t * at = out + (size_t) (i / 4 + j) * 64 + r * 8;
+                memcpy(at, &lo[j], 4);
+                memcpy(at + 4, &hi[j], 4);
             }
         }
     }
@@ -73,14 +73,12 @@ struct quant_rows {
     const char * row[FEW_BLOCK];
 };
 
-static void quant_rows(
-    struct quant_rows * x, const struct keys * b, const char * base, size_t cell, int32_t type) {
-    x->type = type;
-    x->n    = b->n;
-    cache_rows((const void **) x->row, b, base, cell);
-    for (int j = b->n; j < FEW_BLOCK; j++) {
-        x->row[j] = quant_nothing;
+static struct quant_rows quant_rows(const char * const * row, int n, size_t at, int32_t type) {
+    struct quant_rows x = { .type = type, .n = n };
+    for (int j = 0; j < FEW_BLOCK; j++) {
+        x.row[j] = j < n ? row[j] + at : quant_nothing;
     }
+    return x;
 }
 
 /* Block b of a row as 32 int8 */
@@ -142,7 +140,7 @@ PLONG_INLINE void quant_dots(const int8_t * k, int d, const uint8_t * q, int m, 
     if (i < m) {                                                    \
         _tile_zero(i);                                              \
         _tile_loadd(4, k + 32 * i, d);                              \
-        _tile_loadd(5, q + (size_t) i * QUANT_SIZE, 64);            \
+        _tile_loadd(5, q + 512 * i, 64);                            \
         _tile_dpbssd(i, 4, 5);                                      \
     }
 #define QUANT_STORE(i)              \
@@ -165,7 +163,8 @@ static void quant_logits(
     const struct quant_rows * x, const uint8_t * q, int rows, int d, float * s, struct few_ahead * ahead) {
     _Alignas(64) int32_t c[4][256];
     struct quant_keys    keys[2];
-    const int            nb = d / 32;
+    const int            nb     = d / 32;
+    const float *        weight = (const float *) (q + 512 * nb);
     quant_load(&keys[0], x, 0, nb);
     for (int j = 0; j < x->n; j += 16) {
         const struct quant_keys * k = &keys[j / 16 % 2];
@@ -178,22 +177,21 @@ static void quant_logits(
         }
         for (int b0 = 0; b0 < nb; b0 += 4) {
             const int       m = nb - b0 < 4 ? nb - b0 : 4;
-            const uint8_t * y = q + (size_t) b0 * QUANT_SIZE;
-            quant_dots(k->value + 32 * b0, d, y, m, c);
+                        quant_dots(k->value + 32 * b0, d, q + 512 * b0, m, c);
             for (int b = 0; b < m; b++) {
-                const vf      w     = vf_load((const float *) (y + (size_t) b * QUANT_SIZE + 8 * 64));
                 const float * scale = k->scale + 16 * (b0 + b);
                 few_prefetch(ahead, b0 == 0 ? 16 / m : 0);
 #pragma GCC unroll 16
                 for (int i = 0; i < 16; i++) {
                     const vf z = _mm512_cvtepi32_ps(_mm512_load_si512(c[b] + 16 * i));
-                    sum[i]     = vf_fma(z, vf_mul(w, vf_set1(scale[i])), sum[i]);
+                    sum[i]     = vf_fma(z, vf_set1(scale[i]), sum[i]);
                 }
             }
         }
         vf_transpose(sum);
         for (int r = 0; r < rows; r++) {
-            vf_store(s + r * FEW_BLOCK + j, vf_add(sum[2 * r], sum[2 * r + 1]));
+            const vf y = vf_fma(sum[2 * r + 1], vf_set1(256.0f), sum[2 * r]);
+            vf_store(s + r * FEW_BLOCK + j, vf_mul(y, vf_set1(weight[r])));
         }
     }
 }
@@ -202,29 +200,39 @@ static inline float quant_max(const float * x) {
     return vf_hmax(vf_max(vf_max(vf_load(x), vf_load(x + 16)), vf_max(vf_load(x + 32), vf_load(x + 48))));
 }
 
-/* The digits of p[rows][FEW_BLOCK] times the scales of a block of V: a [16][64] bytes, row 2 r + digit. inv: 1 / the largest
- * that a product can be */
+/* The digits of p[rows][FEW_BLOCK] times the scales of a block of V: a [16][64] bytes, row 2 r + digit, keys in the order of
+ * quant_quad(). inv: QUANT_ONE / the largest that a product can be */
 static void quant_probabilities(
     const float * p, int rows, const float * scale, const float * inv, uint8_t * a, struct few_ahead * ahead) {
     for (int r = 0; r < rows; r++, p += FEW_BLOCK, a += 128) {
         const vf f = vf_set1(inv[r]);
+        __m512i  x[4];
         few_prefetch(ahead, 2);
-        for (int i = 0; i < FEW_BLOCK; i += 16) {
-            const vf      x = vf_mul(vf_mul(vf_load(p + i), f), vf_load(scale + i));
-            const __m512i y = quant_digits(_mm512_cvtps_epi32(x));
-            _mm_store_si128((__m128i *) (a + i), _mm512_cvtepi32_epi8(y));
-            _mm_store_si128((__m128i *) (a + 64 + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(y, 8)));
+        for (int i = 0; i < 4; i++) {
+            x[i] = _mm512_cvtps_epi32(vf_mul(vf_mul(vf_load(p + 16 * i), f), vf_load(scale + 16 * i)));
         }
+        const __m512i y0 = _mm512_packs_epi32(x[0], x[1]), y1 = _mm512_packs_epi32(x[2], x[3]);
+        const __m512i half = _mm512_set1_epi16(128);
+        const __m512i lo   = _mm512_packs_epi16(
+            _mm512_srai_epi16(_mm512_slli_epi16(y0, 8), 8), _mm512_srai_epi16(_mm512_slli_epi16(y1, 8), 8));
+        const __m512i hi = _mm512_packs_epi16(
+            _mm512_srai_epi16(_mm512_add_epi16(y0, half), 8), _mm512_srai_epi16(_mm512_add_epi16(y1, half), 8));
+        _mm512_store_si512(a, lo);
+        _mm512_store_si512(a + 64, hi);
     }
 }
+
+/* First key of the i-th quad, in the order in which packing within 128-bit lanes leaves them */
+static inline int quant_quad(int i) { return i % 4 * 16 + i / 4 * 4; }
 
 /* V of a block of 32 dims as two B tiles [16 quads of keys][16 dims][4]; dims in the order 0-3 16-19 4-7 20-23 | 8-11 ... */
 PLONG_INLINE void quant_tiles_of(
     const int32_t type, const char * const * row, int b, int8_t * out, struct few_ahead * ahead) {
-    for (int j = 0; j < FEW_BLOCK; j += 4, row += 4, out += 64) {
-        few_prefetch(ahead, j % 8 == 0);
-        const __m256i r0 = quant_block(type, row[0], b), r1 = quant_block(type, row[1], b);
-        const __m256i r2  = quant_block(type, row[2], b), r3 = quant_block(type, row[3], b);
+    for (int i = 0; i < FEW_BLOCK / 4; i++, out += 64) {
+        const char * const * at = row + quant_quad(i);
+        few_prefetch(ahead, i % 2);
+        const __m256i r0 = quant_block(type, at[0], b), r1 = quant_block(type, at[1], b);
+        const __m256i r2  = quant_block(type, at[2], b), r3 = quant_block(type, at[3], b);
         const __m256i a01 = _mm256_unpacklo_epi8(r0, r1), b01 = _mm256_unpackhi_epi8(r0, r1);
         const __m256i a23 = _mm256_unpacklo_epi8(r2, r3), b23 = _mm256_unpackhi_epi8(r2, r3);
         _mm256_store_si256((__m256i *) out, _mm256_unpacklo_epi16(a01, a23));

@@ -13,15 +13,15 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
     const size_t few_rows = (size_t) (rows < PLONG_FEW_ROWS ? rows : PLONG_FEW_ROWS);
     const size_t wide = padded * sizeof(elem), few = few_rows * sizeof(float);
 #ifdef PLONG_ISA_AMX
-    const size_t digits_size = quant_size(1, (int) dk);
+    const size_t digits_size = quant_size((int) dk);
 #else
     const size_t digits_size = 0;
 #endif
-    const size_t wide_s = SUB * CHUNK * sizeof(float), few_s = few_rows * FEW_BLOCK * sizeof(float);
+    const size_t wide_s = SUB * CHUNK * sizeof(float); /* more than PLONG_FEW * FEW_BLOCK */
     const size_t sizes[] = {
         BLOCK * dk * sizeof(elem),
         BLOCK * dv * sizeof(elem),
-        few_s > wide_s ? few_s : wide_s,
+        wide_s,
         maps ? wide_s : 0,
         SUB * BLOCK * sizeof(elem),
         BLOCK * d * sizeof(float),
