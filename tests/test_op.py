@@ -31,6 +31,13 @@ def known(case: Case, precision: str = "f32") -> tuple[Array, float]:
     return expected, 2 * float(naive) + FLOOR
 
 
+def _mean_square(case: Case, precision: str, draw: int) -> tuple[float, float]:
+    """(the op's, the naive computation's) mean square error for other contents of the same case."""
+    op = OpCase(replace(case, name=f"{case.name}#{draw}"))
+    expected = op.expected()
+    return tuple(float(np.mean((x - expected) ** 2)) for x in (op.run(), op.expected(precision)))  # type: ignore[return-value]
+
+
 def tiles(isa: str) -> int:
     index = list(_native.isas()).index(isa)
     return int(_native.lib.plong_cpu_isa_tiles(index))
@@ -50,16 +57,18 @@ def forced(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
 def test_equals_the_reference(forced: str, case: Case) -> None:
-    # the largest of a few thousand rounding errors in bf16 is a matter of luck: both sides' luck over three draws
-    draws = [case, *(replace(case, name=f"{case.name}#{i}") for i in range(2 if forced in NAIVE else 0))]
-    errors, limits = [], []
-    for draw in draws:
-        expected, allowed = known(draw, NAIVE.get(forced, "f32"))
-        got = OpCase(draw).run()
-        assert np.isfinite(got).all()
-        errors.append(np.abs(got - expected).max())
-        limits.append(allowed)
-    assert max(errors) <= max(limits)
+    expected, allowed = known(case, NAIVE.get(forced, "f32"))
+    got = OpCase(case).run()
+    assert np.isfinite(got).all()
+    worst = np.abs(got - expected).max()
+    if forced in NAIVE and worst > allowed:
+        # The largest of some thousand bf16 errors hangs on one key of large weight, and so on luck: then the op must
+        # be as good as the naive computation in the mean of three draws, and this draw's largest within twice more.
+        assert worst <= 2 * allowed
+        ours, naive = zip(*(_mean_square(case, NAIVE[forced], i) for i in range(3)), strict=True)
+        assert sum(ours) <= 1.1 * sum(naive)
+    else:
+        assert worst <= allowed
 
 
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
