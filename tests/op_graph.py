@@ -226,7 +226,7 @@ class OpCase(CaseBatch):
         kv = GGML_TYPES[case.kv_type]
         n_stream = self.k.shape[0]
         batch = self.batch()
-        size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + batch.nbytes + (64 << 20)
+        size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + batch.nbytes + (256 << 20)
         ctx = ggml.ggml_init(InitParams(size, None, False))
         try:
 

@@ -8,7 +8,8 @@
 struct packed {
     bool             k, k_near, v;
     struct few_ahead k_ahead, v_ahead;
-    int              every; /* rows of softmax between one key and the next */
+    int              every; /* rows of softmax between one time and the next */
+    int              share; /* keys each time */
 };
 
 static void pack_keys(struct tile_run * t, const struct keys * b, bool near, struct packed * done) {
@@ -63,8 +64,8 @@ static bool sub_probabilities(
     for (int i = 0; i < rows; i++) {
         float * s = t->mem.s + i * CHUNK;
         if (i % done->every == 0) {
-            few_prefetch(&done->k_ahead, 1);
-            few_prefetch(&done->v_ahead, 1);
+            few_prefetch(&done->k_ahead, done->share);
+            few_prefetch(&done->v_ahead, done->share);
         }
         const float m = t->mem.js.m[i0 + i];
         if (row_max(t, i0 + i, s, n16)) {
@@ -83,10 +84,12 @@ static bool sub_probabilities(
 static void block_wide(struct tile_run * t, const struct key_block * block, const struct key_block * next) {
     const struct plong_call * c       = t->call;
     const struct keys         b       = block_keys(block, 0, BLOCK);
+    const int                 times   = t->job.n * (BLOCK / CHUNK);
     struct packed             done    = {
         .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes, false),
         .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes, false),
-        .every   = 2 * t->job.n / BLOCK > 1 ? 2 * t->job.n / BLOCK : 1,
+        .every   = times / BLOCK > 1 ? times / BLOCK : 1,
+        .share   = BLOCK / times > 1 ? BLOCK / times : 1,
     };
     for (int n = 0; n < t->job.n_sub; n++) {
         int first = -1, last = 0; /* keys whose probabilities are in p */

@@ -10,6 +10,7 @@
 
 #define MAX_ISAS         8
 #define TILES_PER_THREAD 8   /* wanted, for balance: tiles get smaller, then keys are split */
+#define DILATED_ROWS     2   /* times the rows of other tiles */
 #define WORK_PER_SPLIT   512 /* keys x kv heads that are worth a part of their own */
 
 /* ---- the instruction set -------------------------------------------------------------------------------------- */
@@ -126,7 +127,7 @@ static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     const struct ggml_tensor * q   = op->src[0];
     const int32_t              d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad32(d_v);
     const int64_t              rows = q->ne[1] * q->ne[2];
-    const int32_t              most = (int32_t) min_i64(rows, plong_row_limit(d_k, d_v));
+    const int32_t              most = (int32_t) min_i64(rows, DILATED_ROWS * plong_row_limit(d_k, d_v));
     struct work                w;
     w.max_tiles  = rows;
     w.state      = align64((size_t) most * (dv + 2) * sizeof(float));
@@ -134,7 +135,7 @@ static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     w.per_thread = w.state + align64(largest_scratch(d_k, d_v, most, op->src[4] != NULL));
     /* keys are split only while there are fewer tiles than wanted, each as small as they get */
     const int64_t parts = 2 * TILES_PER_THREAD * (int64_t) n_threads;
-    w.max_rows          = parts * min_i64(rows, least_rows(d_k, d_v));
+    w.max_rows          = min_i64(parts * DILATED_ROWS * least_rows(d_k, d_v), parts * rows);
     w.tiles             = w.threads + w.per_thread * (size_t) n_threads;
     w.partials          = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
     w.total             = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
@@ -227,12 +228,15 @@ static int64_t make_tiles(const struct plong_call * c, int n_threads, struct plo
     const bool                 dense  = c->params.layer < c->batch->plan.dense_layers;
     const int32_t              least  = least_rows(c->d_k, c->d_v);
     for (int32_t rows = plong_row_limit(c->d_k, c->d_v);; rows = rows / 2 > least ? rows / 2 : least) {
-        int64_t n = 0;
+        int64_t n = 0, wanted = (int64_t) TILES_PER_THREAD * n_threads;
         for (int g = 0; g < c->batch->n_groups; g++) {
             const struct plong_phase * phase = dense ? &exact_phase : &c->batch->plan.phase[groups[g].phase];
-            n += group_tiles(c, &groups[g], phase, rows, tiles + n);
+            /* only one row in `rate` uses the keys that a branch has packed: more of them in a tile, fewer tiles */
+            const bool dilated = phase->n_branches > 0;
+            n += group_tiles(c, &groups[g], phase, dilated ? DILATED_ROWS * rows : rows, tiles + n);
+            wanted = dilated ? TILES_PER_THREAD / 4 * (int64_t) n_threads : wanted;
         }
-        if (rows <= least || n_threads == 1 || n >= (int64_t) TILES_PER_THREAD * n_threads) {
+        if (rows <= least || n_threads == 1 || n >= wanted) {
             return n;
         }
     }

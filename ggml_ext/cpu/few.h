@@ -24,7 +24,7 @@ struct few_ahead {
     size_t          stride; /* from cell to cell */
     int             unit;   /* lines of 64 bytes that are asked for together */
     int             units;  /* in a cell, all heads together */
-    int             page;   /* cells in a page */
+    int             page;   /* of the cells in a page */
     int             credit; /* units x heads still to be asked for */
     bool            into_l1; /* else into L2: where L1 has other things to hold */
     int             group, k, at, p; /* next: that unit of cell group + p * page + k */
@@ -33,8 +33,9 @@ struct few_ahead {
 /* head: bytes from head to head, of a row where there is one */
 static inline struct few_ahead few_ahead(
     const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, bool into_l1) {
-    const int lines = (int) ((head * (size_t) n_heads + 63) / 64), page = lines < 64 ? 64 / lines : 1;
-    const int units = (lines + 3) / 4;
+    const int    lines = (int) ((head * (size_t) n_heads + 63) / 64), units = (lines + 3) / 4;
+    const size_t step  = n > 1 && cell[1] > cell[0] ? (size_t) (cell[1] - cell[0]) * stride : stride;
+    const int    page  = step > 0 && step < 4096 ? (int) (4096 / step) : 1;
     return (struct few_ahead) { cell, n, n_heads, base, stride, (lines + units - 1) / units, units, page, 0, into_l1, 0, 0, 0, 0 };
 }
 

@@ -74,7 +74,7 @@ static double run(const struct input * file, int n_threads) {
     struct input            in   = *file;
     const struct header *   h    = &in.h;
     const enum ggml_type    type = (enum ggml_type) h->kv_type;
-    struct ggml_init_params init = { .mem_size = 4 * in.size + (16u << 20), .mem_buffer = NULL, .no_alloc = false };
+    struct ggml_init_params init = { .mem_size = 4 * in.size + (256u << 20), .mem_buffer = NULL, .no_alloc = false };
     struct ggml_context *   ctx  = ggml_init(init);
     struct ggml_tensor *    q    = next_tensor(&in, ctx, GGML_TYPE_F32, h->d_k, h->n_head, h->n_tokens, 1);
     struct ggml_tensor *    k    = next_tensor(&in, ctx, type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
