@@ -54,7 +54,9 @@ format: venv
 	$(BIN)/clang-format -i $(C_SOURCES)
 
 bench: build
-	@set -e; for bench in $(sort $(wildcard scripts/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench; done
+	$(BIN)/python scripts/bench_attention.py
+	$(BIN)/python scripts/bench_context.py --lengths 1k,4k,16k
+	$(BIN)/python scripts/bench_memory.py
 
 CASES := build/cases
 ARM := aarch64-linux-gnu

@@ -210,9 +210,7 @@ def c_rope(rope: RopePolicy) -> CRope:
     return CRope(_FREQS.index(rope.freq), *bands, *places, tuple(rope.factors))
 
 
-def c_config(
-    plan: AttentionPlan, rope: RopePolicy, enabled: bool = True, precision: str = "auto"
-) -> CConfig:
+def c_config(plan: AttentionPlan, rope: RopePolicy, enabled: bool = True, precision: str = "auto") -> CConfig:
     """enabled: False for llama.cpp's own attention. precision: one of PRECISIONS."""
     return CConfig(ABI_VERSION, int(enabled), PRECISIONS.index(precision), c_plan(plan), c_rope(rope))
 
@@ -430,9 +428,10 @@ def isas() -> dict[str, bool]:
     return found
 
 
-def isa() -> str:
-    """The instruction set in use."""
-    return _text(lib.plong_cpu_isa()) or ""
+def isa(precision: str = "auto") -> str:
+    """The instruction set in use at a precision; AMX tiles leave float32 to AVX-512."""
+    name = _text(lib.plong_cpu_isa()) or ""
+    return "avx512" if (name, precision) == ("amx", "f32") else name
 
 
 def force_isa(name: str | None) -> None:

@@ -24,10 +24,18 @@ def explain(llama: LongLlama) -> str:
         *(f"  {line}" for line in llama.plan.explain().splitlines()),
         f"RoPE: {llama.rope} ({llama.rope_reason})",
         *(f"  {line}" for line in llama.rope.explain().splitlines()),
-        f"CPU kernels: {_native.isa()}",
+        f"CPU kernels: {kernels(llama)}",
         f"layers with llama.cpp's own attention: {refused(llama) or 'none'}",
     ]
     return "\n".join(lines)
+
+
+def kernels(llama: LongLlama) -> str:
+    """The instruction set that attention runs on, and what its products are made of."""
+    if llama.upstream:
+        return "llama.cpp's own"
+    isa = _native.isa(llama.precision)
+    return f"{isa}, {'bf16 tiles' if isa == 'amx' else 'float32'}"
 
 
 def refused(llama: LongLlama) -> str:

@@ -51,9 +51,11 @@ class LongLlama(llama_cpp.Llama):
     attention: an attention plan, as text or AttentionPlan, or `upstream` for llama.cpp's own attention.
     rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
     progress: called with (tokens done, tokens in all) after each chunk of a prompt.
+    precision: of attention; auto, the fastest the processor has (bf16 products with float32 sums where it has
+    AMX tiles), or f32, float32 throughout with no key skipped.
     The other arguments are those of Llama; unknown ones are ignored with a warning.
 
-    Besides llama_cpp's attributes: plan, rope, n_train (trained length in tokens).
+    Besides llama_cpp's attributes: plan, rope, precision, n_train (trained length in tokens).
 
     Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors)
     for text that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit:
@@ -72,14 +74,16 @@ class LongLlama(llama_cpp.Llama):
         rope: str | RopePolicy = "auto",
         kv_type: str = "f16",
         progress: Progress | None = None,
+        precision: str = "auto",
         **llama_kwargs: Any,
     ) -> None:
         self._stack = ExitStack()
         model_path = os.fspath(model_path)
-        texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type}
+        texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type, "precision": precision}
         self._arguments = {"model_path": model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
         o = loading.options(llama_kwargs)
         type_k, type_v = (loading.kv_type(kv_type) if t is None else t for t in (o.type_k, o.type_v))
+        self.precision = loading.precision(precision)
         if not 0 <= n_ctx < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
         self.verbose, self.model_path, self.progress = o.verbose, model_path, progress
@@ -96,9 +100,8 @@ class LongLlama(llama_cpp.Llama):
         self.context_params = loading.context_params(o, n_ctx, type_k, type_v)
         self.n_batch, self.n_threads = self.context_params.n_batch, self.context_params.n_threads
         self.n_threads_batch = self.context_params.n_threads_batch
-        context = loading.open_context(
-            self._model, self.context_params, _native.c_config(self.plan, self.rope, not self.upstream)
-        )
+        config = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
+        context = loading.open_context(self._model, self.context_params, config)
         self._ctx = self._stack.enter_context(closing(context))
         self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
         self.sequence = Tokens(
@@ -156,6 +159,10 @@ class LongLlama(llama_cpp.Llama):
         if self.upstream and str(self.rope) != "native":
             raise ValueError(
                 f"attention='upstream' cannot run the RoPE policy {self.rope}: give rope='native'"
+            )
+        if self.upstream and self.precision != "auto":
+            raise ValueError(
+                f"attention='upstream' has its own precision, not {self.precision}: give precision='auto'"
             )
 
     def _load_lora(self) -> None:

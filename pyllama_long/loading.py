@@ -46,6 +46,13 @@ def kv_type(name: str) -> int:
     return KV_TYPES[name]
 
 
+def precision(name: str) -> str:
+    """The name itself, when there is such a precision."""
+    if name not in _native.PRECISIONS:
+        raise ValueError(f"unknown precision {name!r}; known: {', '.join(_native.PRECISIONS)}")
+    return name
+
+
 def cpus() -> tuple[int, int]:
     """Cores and hardware threads that this process may use."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

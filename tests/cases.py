@@ -272,6 +272,7 @@ def _cases() -> list[Case]:
     far = (Seq(1_000_000, 9, gone=999_700), Seq(70_001, 1, tail=1, gone=69_500, holes=True))
     for i, rope in enumerate(("native", "dca(96, 16)+yarn(4)", "self-extend(20000, 64)", "rerope(64)+logn")):
         add(f"far/{rope}", rope=rope, seqs=far, plan=("exact", SPARSE)[i % 2], kv_type="f32")
+    add("dilated/wide", n_head=16, n_head_kv=4, plan=PARTS[6], seqs=(Seq(500, 300),))
     add("long/window", plan="sinks(4)+window(508)", n_train=512, seqs=(Seq(1400, 65),))
     add("long/exact", kv_type="q8_0", seqs=(Seq(1467, 33),))
     return cases

@@ -35,13 +35,15 @@ class Context:
         flash: bool = True,
         n_ubatch: int = 512,
         n_threads: int = 2,
+        precision: str = "auto",
     ) -> None:
         self.model = model
         config = None
         if plan is not None:
             n_train = C.llama_model_n_ctx_train(model.ptr)
             policy = RopePolicy.parse(rope, n_train=n_train, n_ctx=n_ctx)
-            config = _native.c_config(AttentionPlan.parse(plan, n_train=n_train), policy)
+            parsed = AttentionPlan.parse(plan, n_train=n_train)
+            config = _native.c_config(parsed, policy, precision=precision)
         _native.configure_next(config)
         params = C.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_ubatch, n_ubatch

@@ -68,6 +68,7 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["chat", "--unknown"], "--unknown"),
         (["chat", "--ctx", "many"], "--ctx"),
         (["complete", "text", "--kv-type", "f8"], "known: f32, f16"),
+        (["complete", "text", "--precision", "f8"], "known: auto, f32"),
         (["complete", "text", "-f", "file"], "not both"),
         (["complete", "text", "-m", "a.gguf", "--hf", "a/b"], "not both"),
         (["plan", "topk(64)"], "unknown part 'topk'; known: exact, sinks(n)"),
@@ -183,6 +184,16 @@ def test_complete_from_argument_file_and_stdin(capsys: pytest.CaptureFixture[str
     assert report["text"] == said.removesuffix("\n")
     assert report["usage"]["completion_tokens"] <= 8 and report["finish_reason"] == "length"
     assert (report["plan"], report["share_of_keys"]) == ("exact", 1.0)
+
+
+@pytest.mark.parametrize("precision", common.PRECISIONS)
+def test_precision_reaches_the_model(precision: str) -> None:
+    from pyllama_long import _native
+
+    assert common.PRECISIONS == _native.PRECISIONS
+    llm = common.ModelOptions(precision=precision).open(512)
+    assert llm.precision == precision
+    llm.close()
 
 
 def test_the_context_grows_with_the_prompt(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,14 @@ import itertools
 import pydoc_data.topics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import make_random_gguf
 import numpy as np
 import pytest
 from raw_model import Model, nll
+
+from pyllama_long import _native
 
 ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe")
 
@@ -94,20 +97,36 @@ def test_greedy_text(demo: Model, text_tokens: list[int]) -> None:
     assert greedy("exact") == greedy(None)
 
 
+def perplexity(model: Model, tokens: list[int], n: int, *settings: Any, **more: Any) -> float:
+    """Of windows of n tokens, each read in a context of n."""
+    losses = []
+    with model.context(n, *settings, **more) as context:
+        for i in range(0, len(tokens), n):
+            window = tokens[i : i + n]
+            losses.append(nll(context.decode(window), window))
+            context.clear()
+    return float(np.exp(np.concatenate(losses).mean()))
+
+
 def test_perplexity(demo: Model, text_tokens: list[int]) -> None:
     tokens = text_tokens[: 40 * 512]
     assert len(tokens) >= 20_000
+    ours, upstream = (perplexity(demo, tokens, 512, plan) for plan in ("exact", None))
+    assert ours == pytest.approx(upstream, rel=1e-3)
 
-    def perplexity(plan: str | None) -> float:
-        losses = []
-        with demo.context(512, plan) as context:
-            for i in range(0, len(tokens), 512):
-                window = tokens[i : i + 512]
-                losses.append(nll(context.decode(window), window))
-                context.clear()
-        return float(np.exp(np.concatenate(losses).mean()))
 
-    assert perplexity("exact") == pytest.approx(perplexity(None), rel=1e-3)
+@pytest.mark.parametrize(("n", "rope"), [(512, "native"), (4096, "rerope(256)+logn")])
+def test_perplexity_of_precisions(demo: Model, text_tokens: list[int], n: int, rope: str) -> None:
+    tokens = text_tokens[: 40 * 512]
+    assert len(tokens) >= 20_000
+    best = _native.isa()
+    isas = ("amx", "avx512") if best == "amx" else (best, best)
+    found = []
+    for precision, isa in zip(("auto", "f32"), isas, strict=True):
+        before = {name: _native.isa_tiles(name) for name in _native.isas()}
+        found.append(perplexity(demo, tokens, n, "exact", rope, precision=precision))
+        assert [name for name in before if _native.isa_tiles(name) > before[name]] == [isa]
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
 
 
 PLANS = (

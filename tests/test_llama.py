@@ -100,6 +100,7 @@ def test_plans_and_policies_as_objects(demo_model: str) -> None:
 def test_upstreams_attention(demo_model: str, llm: LongLlama) -> None:
     model = LongLlama(demo_model, n_ctx=1024, attention="upstream")
     assert "own attention: all, as asked for" in model.explain()
+    assert "CPU kernels: llama.cpp's own\n" in model.explain()
     assert str(model.rope) == "native"
     expected = llm(PROMPT, max_tokens=8, temperature=0)["choices"][0]["text"]
     assert model(PROMPT, max_tokens=8, temperature=0)["choices"][0]["text"] == expected
@@ -115,6 +116,26 @@ def test_kv_types(demo_model: str, kind: str) -> None:
     assert f"{kind} cache" in model.explain()
     assert model(PROMPT, max_tokens=4, temperature=0)["usage"]["completion_tokens"] == 4
     model.close()
+
+
+def test_precisions(demo_model: str) -> None:
+    best = _native.isa()
+    shown = {
+        "auto": "amx, bf16 tiles" if best == "amx" else f"{best}, float32",
+        "f32": f"{'avx512' if best == 'amx' else best}, float32",
+    }
+    for precision, kernels in shown.items():
+        model = LongLlama(demo_model, precision=precision)
+        assert model.precision == precision
+        assert f"CPU kernels: {kernels}\n" in model.explain()
+        again = pickle.loads(pickle.dumps(model))
+        assert again.precision == precision
+        model.close()
+        again.close()
+    with pytest.raises(ValueError, match="unknown precision 'f8'; known: auto, f32"):
+        LongLlama(demo_model, precision="f8")
+    with pytest.raises(ValueError, match="attention='upstream' has its own precision, not f32"):
+        LongLlama(demo_model, attention="upstream", precision="f32")
 
 
 def test_wrong_arguments(demo_model: str) -> None:

@@ -25,7 +25,7 @@ static void few_logits_converted(struct tile_run * t, const struct keys * b, int
     const struct plong_call * c    = t->call;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
     const void *              x[FEW_BLOCK];
-    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64, false);
+    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64);
     int                       z0, z1;
     zone_span(t, &t->job.subs[kv], b, &z0, &z1);
     for (int z = z0; z <= z1; z++) {
@@ -37,8 +37,7 @@ static void few_logits_converted(struct tile_run * t, const struct keys * b, int
         } else {
             float_rows(t, x, b->n, c->k_type, c->d_k, t->dk);
         }
-        few_logits(
-            rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, into, &none);
+        few_logits(rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, into, &none);
         if (z > z0) {
             merge_zone(t, s, FEW_BLOCK, i0, rows, b, z);
         }
@@ -49,7 +48,7 @@ static void few_values_converted(struct tile_run * t, const struct keys * b, int
     const struct plong_call * c    = t->call;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
     const void *              x[FEW_BLOCK];
-    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64, false);
+    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64);
     cache_rows(x, b, t->v_base + kv * c->v_head, c->v_cell);
     float_rows(t, x, b->n, c->v_type, c->d_v, t->dv);
     few_values(
@@ -157,8 +156,8 @@ static void keys_few(struct tile_run * t, const struct keys * b, const struct ke
     }
     cache_rows((const void **) x.k, b, t->k_base, c->k_cell);
     cache_rows((const void **) x.v, b, t->v_base, c->v_cell);
-    x.k_ahead = few_ahead(next->cell, next->n, n_kv, t->k_base, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes, !quant_keys(t));
-    x.v_ahead = few_ahead(next->cell, next->n, n_kv, t->v_base, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, !quant_vals(t));
+    x.k_ahead = few_ahead(next->cell, next->n, n_kv, t->k_base, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes);
+    x.v_ahead = few_ahead(next->cell, next->n, n_kv, t->v_base, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes);
     for (int kv = 0; kv < n_kv; kv++) {
         head_few(t, &x, kv, cover);
     }

@@ -41,9 +41,9 @@ static void pack_values(struct tile_run * t, const struct keys * b, struct packe
  * in p have theirs already. */
 static bool sub_probabilities(
     struct tile_run * t, int n, const struct keys * all, int j0, int before, struct packed * done, elem * p) {
-    const struct sub * sub   = &t->job.subs[n];
-    const struct keys  b     = { all->n - j0 < CHUNK ? all->n - j0 : CHUNK, all->pos + j0, all->cell + j0 };
-    const int          i0    = n * SUB, rows = t->job.n - i0 < SUB ? t->job.n - i0 : SUB;
+    const struct sub * sub = &t->job.subs[n];
+    const struct keys  b   = { all->n - j0 < CHUNK ? all->n - j0 : CHUNK, all->pos + j0, all->cell + j0 };
+    const int          i0 = n * SUB, rows = t->job.n - i0 < SUB ? t->job.n - i0 : SUB;
     const enum cover   cover = job_cover(&t->job, sub, &b);
     int                z0, z1;
     if (cover == COVER_NONE) {
@@ -82,12 +82,12 @@ static bool sub_probabilities(
 }
 
 static void block_wide(struct tile_run * t, const struct key_block * block, const struct key_block * next) {
-    const struct plong_call * c       = t->call;
-    const struct keys         b       = block_keys(block, 0, BLOCK);
-    const int                 times   = t->job.n * (BLOCK / CHUNK);
-    struct packed             done    = {
-        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes, false),
-        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes, false),
+    const struct plong_call * c     = t->call;
+    const struct keys         b     = block_keys(block, 0, BLOCK);
+    const int                 times = t->job.n * (BLOCK / CHUNK);
+    struct packed             done  = {
+        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes),
+        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes),
         .every   = times / BLOCK > 1 ? times / BLOCK : 1,
         .share   = BLOCK / times > 1 ? BLOCK / times : 1,
     };

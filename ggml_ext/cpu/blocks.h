@@ -71,7 +71,8 @@ static void near_rows(struct tile_run * t, const void ** row, const struct keys 
 }
 
 /* Zones of the pairs of a sub with some keys. */
-static void zone_span(const struct tile_run * t, const struct sub * sub, const struct keys * b, int * first, int * last) {
+static void zone_span(
+    const struct tile_run * t, const struct sub * sub, const struct keys * b, int * first, int * last) {
     *first = zone_of(&t->call->batch->rope, t->map, sub->p0, b->pos[b->n - 1]);
     *last  = zone_of(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
 }

@@ -275,8 +275,10 @@ static int64_t tile_work(const struct plong_tile * tile) {
     return keys * tile->n_kv;
 }
 
-/* How many parts the keys of each tile are cut into, so that a few long tiles still keep every thread busy. */
-static int32_t choose_splits(const struct plong_tile * tiles, int64_t n, int n_threads) {
+/* How many parts the keys of each tile are cut into, so that a few long tiles still keep every thread busy; as many as
+ * there is memory for partial rows. */
+static int32_t choose_splits(
+    const struct plong_tile * tiles, int64_t n, int n_threads, int32_t rows, int64_t max_rows) {
     const int64_t wanted = (int64_t) TILES_PER_THREAD * n_threads;
     if (n == 0 || n >= wanted || n_threads == 1) {
         return 1;
@@ -287,8 +289,12 @@ static int32_t choose_splits(const struct plong_tile * tiles, int64_t n, int n_t
         most               = work > most ? work : most;
     }
     const int64_t useful = most / WORK_PER_SPLIT;
-    const int64_t splits = (wanted + n - 1) / n;
-    return (int32_t) (splits < useful ? splits : useful < 1 ? 1 : useful);
+    int64_t       splits = (wanted + n - 1) / n;
+    splits               = splits < useful ? splits : useful;
+    while (splits > 1 && n * splits * rows > max_rows) {
+        splits--;
+    }
+    return splits < 1 ? 1 : (int32_t) splits;
 }
 
 static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
@@ -349,16 +355,17 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     if (params->ith == 0) {
         zero_strays(&call);
         head->n_tiles  = make_tiles(&call, params->nth, tiles);
-        head->n_splits = choose_splits(tiles, head->n_tiles, params->nth);
         head->rows     = most_rows(tiles, head->n_tiles);
+        head->n_splits = choose_splits(tiles, head->n_tiles, params->nth, head->rows, work.max_rows);
         ggml_threadpool_chunk_set(params->threadpool, 0);
     }
     ggml_barrier(params->threadpool);
 
-    const int32_t n_splits  = head->n_splits;
-    const int64_t n_items   = head->n_tiles * n_splits;
-    const size_t  part_size = (size_t) head->rows * (dv + 2);
-    int64_t       done      = 0;
+    const int32_t n_splits = head->n_splits;
+    const int64_t n_items  = head->n_tiles * n_splits;
+    GGML_ASSERT(n_splits == 1 || n_items * head->rows <= work.max_rows);
+    const size_t part_size = (size_t) head->rows * (dv + 2);
+    int64_t      done      = 0;
     for (int64_t item; (item = ggml_threadpool_chunk_add(params->threadpool, 1)) < n_items; done++) {
         struct plong_tile  tile    = tiles[item / n_splits];
         const int          rows    = plong_tile_rows(&tile);

@@ -8,35 +8,36 @@
 #include "attn.h"
 #include "simd.h"
 
-#define FEW_BLOCK 64 /* keys between one softmax and the next: the row length of logits */
-#define FEW_SUMS (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
-
-#define FEW_PAGES 16
+#define FEW_BLOCK 64                 /* keys between one softmax and the next: the row length of logits */
+#define FEW_NEAR  8                  /* keys ahead that are fetched from L2 into L1 */
+#define FEW_SUMS  (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
 
 /*
- * The cells of the next block, asked for while this one is computed. Memory takes turns between FEW_PAGES pages of 4 KiB: a
+ * The cells of the next block, asked for while this one is computed. Memory takes turns between some pages of 4 KiB: a
  * core has few requests of its own in flight, but its L2 prefetcher runs ahead in each page that it sees growing.
  */
 struct few_ahead {
     const int32_t * cell; /* [n] */
     int             n, n_heads;
     const char *    base;
-    size_t          stride; /* from cell to cell */
-    int             unit;   /* lines of 64 bytes that are asked for together */
-    int             units;  /* in a cell, all heads together */
-    int             page;   /* of the cells in a page */
-    int             credit; /* units x heads still to be asked for */
-    bool            into_l1; /* else into L2: where L1 has other things to hold */
+    size_t          stride;          /* from cell to cell */
+    int             unit;            /* lines of 64 bytes that are asked for together */
+    int             units;           /* in a cell, all heads together */
+    int             page;            /* of the cells in a page */
+    int             pages;           /* that take turns */
+    int             credit;          /* units x heads still to be asked for */
     int             group, k, at, p; /* next: that unit of cell group + p * page + k */
 };
 
 /* head: bytes from head to head, of a row where there is one */
 static inline struct few_ahead few_ahead(
-    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, bool into_l1) {
+    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head) {
     const int    lines = (int) ((head * (size_t) n_heads + 63) / 64), units = (lines + 3) / 4;
-    const size_t step  = n > 1 && cell[1] > cell[0] ? (size_t) (cell[1] - cell[0]) * stride : stride;
-    const int    page  = step > 0 && step < 4096 ? (int) (4096 / step) : 1;
-    return (struct few_ahead) { cell, n, n_heads, base, stride, (lines + units - 1) / units, units, page, 0, into_l1, 0, 0, 0, 0 };
+    const size_t step = n > 1 && cell[1] > cell[0] ? (size_t) (cell[1] - cell[0]) * stride : stride;
+    const int    page = step > 0 && step < 4096 ? (int) (4096 / step) : 1;
+    return (struct few_ahead) {
+        cell, n, n_heads, base, stride, (lines + units - 1) / units, units, page, lines > 24 ? 8 : 16, 0, 0, 0, 0, 0
+    };
 }
 
 /* Asks for what n more rows take. */
@@ -47,24 +48,26 @@ PLONG_INLINE void few_prefetch(struct few_ahead * a, int n) {
         if (at < a->n) {
             const char * x = a->base + (size_t) a->cell[at] * a->stride + 64 * (size_t) (a->at * a->unit);
             for (int i = 0; i < a->unit; i++) {
-                if (a->into_l1) {
-                    __builtin_prefetch(x + 64 * i, 0, 3);
-                } else {
-                    __builtin_prefetch(x + 64 * i, 0, 2);
-                }
+                __builtin_prefetch(x + 64 * i, 0, 2);
             }
             a->credit -= a->n_heads;
         }
-        if (++a->p == FEW_PAGES) {
+        if (++a->p == a->pages) {
             a->p = 0;
             if (++a->at == a->units) {
                 a->at = 0;
                 if (++a->k == a->page) {
                     a->k = 0;
-                    a->group += FEW_PAGES * a->page;
+                    a->group += a->pages * a->page;
                 }
             }
         }
+    }
+}
+
+PLONG_INLINE void few_near(const char * x, int bytes) {
+    for (int i = 0; i < bytes; i += 64) {
+        __builtin_prefetch(x + i, 0, 3);
     }
 }
 
@@ -122,6 +125,9 @@ PLONG_INLINE void few_logits_rows(
     int       j       = 0;
     for (; j + keys_of <= n; j += keys_of) {
         few_prefetch(ahead, keys_of);
+        for (int i = j + FEW_NEAR; i < j + FEW_NEAR + keys_of && i < n; i++) {
+            few_near(k[i] + at, d * (type == GGML_TYPE_F32 ? 4 : 2));
+        }
         few_logits_block(rows_of, keys_of, type, k + j, at, d, q, dq, s + j);
     }
     for (; j < n; j++) {
@@ -143,6 +149,10 @@ PLONG_INLINE void few_values_block(
         vf x[8];
         if (j % 4 == 0) {
             few_prefetch(ahead, share);
+        }
+        if (j + FEW_NEAR < n) {
+            const int size = type == GGML_TYPE_F32 ? 4 : 2;
+            few_near(v[j + FEW_NEAR] + at + i0 * size, vectors_of * VW * size);
         }
         for (int i = 0; i < vectors_of; i++) {
             x[i] = few_load(type, v[j] + at, i0 + i * VW);

@@ -9,8 +9,8 @@
 #include "blocks.h"
 
 #define DIGITS     2
-#define QUANT_ROWS 8                 /* rows whose digits fit into the 16 rows, or columns, of a tile */
-#define QUANT_ONE  16383.0f          /* the largest value: its high digit stays below 64 */
+#define QUANT_ROWS 8        /* rows whose digits fit into the 16 rows, or columns, of a tile */
+#define QUANT_ONE  16383.0f /* the largest value: its high digit stays below 64 */
 
 _Static_assert(QUANT_ROWS >= PLONG_FEW, "all rows of a kv head go in one pass");
 
@@ -72,6 +72,10 @@ struct quant_rows {
     int32_t      type, n;
     const char * row[FEW_BLOCK];
 };
+
+static inline int quant_bytes(int32_t type, int nb) {
+    return nb * (int) (type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block));
+}
 
 static struct quant_rows quant_rows(const char * const * row, int n, size_t at, int32_t type) {
     struct quant_rows x = { .type = type, .n = n };
@@ -136,16 +140,16 @@ static void quant_load(struct quant_keys * k, const struct quant_rows * x, int j
 
 /* Sums of 16 keys by 16 columns for blocks b0 .. b0 + m of 32 dims, m <= 4 */
 PLONG_INLINE void quant_dots(const int8_t * k, int d, const uint8_t * q, int m, int32_t (*c)[256]) {
-#define QUANT_DOT(i)                                                \
-    if (i < m) {                                                    \
-        _tile_zero(i);                                              \
-        _tile_loadd(4, k + 32 * i, d);                              \
-        _tile_loadd(5, q + 512 * i, 64);                            \
-        _tile_dpbssd(i, 4, 5);                                      \
+#define QUANT_DOT(i)                     \
+    if (i < m) {                         \
+        _tile_zero(i);                   \
+        _tile_loadd(4, k + 32 * i, d);   \
+        _tile_loadd(5, q + 512 * i, 64); \
+        _tile_dpbssd(i, 4, 5);           \
     }
-#define QUANT_STORE(i)              \
-    if (i < m) {                    \
-        _tile_stored(i, c[i], 64);  \
+#define QUANT_STORE(i)             \
+    if (i < m) {                   \
+        _tile_stored(i, c[i], 64); \
     }
     QUANT_DOT(0)
     QUANT_DOT(1)
@@ -168,7 +172,10 @@ static void quant_logits(
     quant_load(&keys[0], x, 0, nb);
     for (int j = 0; j < x->n; j += 16) {
         const struct quant_keys * k = &keys[j / 16 % 2];
-        vf                        sum[16];
+        for (int i = j + 32; i < j + 48 && i < x->n; i++) {
+            few_near(x->row[i], quant_bytes(x->type, nb));
+        }
+        vf sum[16];
         if (j + 16 < x->n) {
             quant_load(&keys[(j / 16 + 1) % 2], x, j + 16, nb);
         }
@@ -176,8 +183,8 @@ static void quant_logits(
             sum[i] = vf_zero();
         }
         for (int b0 = 0; b0 < nb; b0 += 4) {
-            const int       m = nb - b0 < 4 ? nb - b0 : 4;
-                        quant_dots(k->value + 32 * b0, d, q + 512 * b0, m, c);
+            const int m = nb - b0 < 4 ? nb - b0 : 4;
+            quant_dots(k->value + 32 * b0, d, q + 512 * b0, m, c);
             for (int b = 0; b < m; b++) {
                 const float * scale = k->scale + 16 * (b0 + b);
                 few_prefetch(ahead, b0 == 0 ? 16 / m : 0);
@@ -232,7 +239,7 @@ PLONG_INLINE void quant_tiles_of(
         const char * const * at = row + quant_quad(i);
         few_prefetch(ahead, i % 2);
         const __m256i r0 = quant_block(type, at[0], b), r1 = quant_block(type, at[1], b);
-        const __m256i r2  = quant_block(type, at[2], b), r3 = quant_block(type, at[3], b);
+        const __m256i r2 = quant_block(type, at[2], b), r3 = quant_block(type, at[3], b);
         const __m256i a01 = _mm256_unpacklo_epi8(r0, r1), b01 = _mm256_unpackhi_epi8(r0, r1);
         const __m256i a23 = _mm256_unpacklo_epi8(r2, r3), b23 = _mm256_unpackhi_epi8(r2, r3);
         _mm256_store_si256((__m256i *) out, _mm256_unpacklo_epi16(a01, a23));
@@ -299,7 +306,7 @@ static void quant_values(
         memset(work[1].a + 64 * i, 0, 64);
     }
     for (int b = 0; b <= nb; b++) {
-        struct quant_work * now = &work[b % 2], * last = &work[(b + 1) % 2];
+        struct quant_work *now = &work[b % 2], *last = &work[(b + 1) % 2];
         if (b < nb) {
             float scale[FEW_BLOCK], size[FEW_BLOCK];
             if (v->type == GGML_TYPE_Q8_0) {

@@ -7,10 +7,10 @@
 #include "rows.h"
 
 typedef uint16_t elem; /* bf16 */
-#define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
-#define CHUNK 128 /* keys between one softmax and the next: the row length of logits */
-#define SUB   32  /* rows: two tiles */
-#define TILE 512       /* bf16 in a tile: 16 rows of 64 bytes */
+#define BLOCK 256      /* keys that are packed at a time: the row length of probabilities */
+#define CHUNK 128      /* keys between one softmax and the next: the row length of logits */
+#define SUB   32       /* rows: two tiles */
+#define TILE  512      /* bf16 in a tile: 16 rows of 64 bytes */
 
 struct tile_config {
     uint8_t  palette, start_row, zero[14];
@@ -76,8 +76,7 @@ PLONG_INLINE __m512i row_bf16(int32_t type, const void * row, int i, const float
 }
 
 /* row[n] of d values; stage [16][pad32(d)]. Keys up to the next multiple of 32 are zeros. */
-PLONG_INLINE void pack_keys_of(
-    const int32_t type, elem * dst, const void * const * row, int n, int d, float * stage) {
+PLONG_INLINE void pack_keys_of(const int32_t type, elem * dst, const void * const * row, int n, int d, float * stage) {
     const int  ds     = plong_pad32(d);
     const bool stages = row_stages(type, d);
     for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += 16) {
@@ -122,13 +121,13 @@ PLONG_INLINE void pack_values_of(
     }
 }
 
-#define FOR_TYPE(call, type, ...)                                        \
-    switch (type) {                                                      \
-        case GGML_TYPE_F16: call(GGML_TYPE_F16, __VA_ARGS__); break;     \
-        case GGML_TYPE_BF16: call(GGML_TYPE_BF16, __VA_ARGS__); break;   \
-        case GGML_TYPE_Q8_0: call(GGML_TYPE_Q8_0, __VA_ARGS__); break;   \
-        case GGML_TYPE_Q4_0: call(GGML_TYPE_Q4_0, __VA_ARGS__); break;   \
-        default: call(GGML_TYPE_F32, __VA_ARGS__); break;                \
+#define FOR_TYPE(call, type, ...)                                      \
+    switch (type) {                                                    \
+        case GGML_TYPE_F16: call(GGML_TYPE_F16, __VA_ARGS__); break;   \
+        case GGML_TYPE_BF16: call(GGML_TYPE_BF16, __VA_ARGS__); break; \
+        case GGML_TYPE_Q8_0: call(GGML_TYPE_Q8_0, __VA_ARGS__); break; \
+        case GGML_TYPE_Q4_0: call(GGML_TYPE_Q4_0, __VA_ARGS__); break; \
+        default: call(GGML_TYPE_F32, __VA_ARGS__); break;              \
     }
 
 static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
@@ -190,22 +189,25 @@ static void wide_rescale(elem * p, int n, float f) {
     }
 }
 
-/* p[n padded to 32] = 2^(s - m), added to l[VW]; s[n] with n a multiple of 16 */
+/* p[n padded to 32] = 2^(s - m), rounded, and as rounded added to l[VW], so that the weights of a row still add up to one;
+ * s[n] with n a multiple of 16 */
 static inline void wide_exp(const float * s, elem * p, int n, float m, float * l) {
-    const vf shift = vf_set1(m);
-    vf       sum   = vf_load(l);
-    int      i     = 0;
+    const vf       shift = vf_set1(m);
+    const __m512bh one   = (__m512bh) _mm512_set1_epi16(0x3f80);
+    vf             sum   = vf_load(l);
+    int            i     = 0;
 #pragma GCC unroll 4
     for (; i + 32 <= n; i += 32) {
-        const vf a = exp2_bf16(vf_sub(vf_load(s + i), shift));
-        const vf b = exp2_bf16(vf_sub(vf_load(s + i + 16), shift));
-        sum        = vf_add(sum, vf_add(a, b));
-        _mm512_storeu_si512(p + i, (__m512i) _mm512_cvtne2ps_pbh(b, a));
+        const vf       a = exp2_bf16(vf_sub(vf_load(s + i), shift));
+        const vf       b = exp2_bf16(vf_sub(vf_load(s + i + 16), shift));
+        const __m512bh e = _mm512_cvtne2ps_pbh(b, a);
+        sum              = _mm512_dpbf16_ps(sum, e, one);
+        _mm512_storeu_si512(p + i, (__m512i) e);
     }
     if (i < n) {
-        const vf a = exp2_bf16(vf_sub(vf_load(s + i), shift));
-        sum        = vf_add(sum, a);
-        _mm512_storeu_si512(p + i, (__m512i) _mm512_cvtne2ps_pbh(vf_zero(), a));
+        const __m512bh e = _mm512_cvtne2ps_pbh(vf_zero(), exp2_bf16(vf_sub(vf_load(s + i), shift)));
+        sum              = _mm512_dpbf16_ps(sum, e, one);
+        _mm512_storeu_si512(p + i, (__m512i) e);
     }
     vf_store(l, sum);
 }

@@ -48,6 +48,7 @@ def command(
     rope: common.Rope = "auto",
     ctx: common.Ctx = 0,
     kv_type: common.KvType = "f16",
+    precision: common.Precision = "auto",
     threads: common.Threads = 0,
     system: Annotated[str, typer.Option(metavar="TEXT", help="What the model is told first.")] = "",
     max_tokens: common.MaxTokens = 1024,
@@ -59,7 +60,7 @@ def command(
     seed: common.Seed = -1,
 ) -> None:
     """Talk to a model."""
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, threads)
+    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
     sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     out = Console(highlight=False)
     prefill = Prefill(Console(stderr=True))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROGRAM = "pyllama-long"
 DEFAULT_CTX = 32768  # of models that were trained at less
 LEAST_CTX = 512
+PRECISIONS = ("auto", "f32")  # of _native, which needs the library
 
 
 class CommandError(Exception):
@@ -34,6 +35,12 @@ class CommandError(Exception):
 def _kv_type(value: str) -> str:
     if value not in KV_TYPES:
         raise typer.BadParameter(f"{value!r}; known: {', '.join(KV_TYPES)}")
+    return value
+
+
+def _precision(value: str) -> str:
+    if value not in PRECISIONS:
+        raise typer.BadParameter(f"{value!r}; known: {', '.join(PRECISIONS)}")
     return value
 
 
@@ -75,6 +82,15 @@ KvType = Annotated[
     str,
     typer.Option(
         callback=_kv_type, metavar="TYPE", help=f"KV cache: {', '.join(KV_TYPES)}.", rich_help_panel=_MODEL
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        callback=_precision,
+        metavar="|".join(PRECISIONS),
+        help="Of attention. auto: the fastest the processor has; f32: float32 throughout.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Threads = Annotated[
@@ -124,6 +140,7 @@ class ModelOptions:
     rope: str = "auto"
     ctx: int = 0
     kv_type: str = "f16"
+    precision: str = "auto"
     threads: int = 0
     _found: dict[str, Path] = field(default_factory=dict, repr=False)
 
@@ -155,6 +172,7 @@ class ModelOptions:
             attention=self.attention,
             rope=self.rope,
             kv_type=self.kv_type,
+            precision=self.precision,
             progress=progress,
             **threads,
         )

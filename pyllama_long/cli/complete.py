@@ -39,6 +39,7 @@ def command(
     rope: common.Rope = "auto",
     ctx: common.Ctx = 0,
     kv_type: common.KvType = "f16",
+    precision: common.Precision = "auto",
     threads: common.Threads = 0,
     tail: Annotated[
         str | None,
@@ -64,7 +65,7 @@ def command(
     text = prompt if prompt is not None else read_text(file or Path("-"))
     if not text:
         raise CommandError("the prompt is empty")
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, threads)
+    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
     sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     prefill = Prefill(Console(stderr=True))
     llm = options.open(0 if ctx else needed_ctx(options, text, max_tokens), prefill)
