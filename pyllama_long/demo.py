@@ -108,7 +108,7 @@ def build_document(count: Callable[[str], int], length: int, n_facts: int = 10, 
         raise ValueError(f"{n_facts} facts are not from 1 to {len(_WORDS)}")
     chance = random.Random(seed)
     words = chance.sample(_WORDS, n_facts)
-    values = [f"{chance.randrange(10**_DIGITS):0{_DIGITS}}" for _ in words]
+    values = [f"{value:0{_DIGITS}}" for value in chance.sample(range(10**_DIGITS), len(words))]
     low, high = DEPTHS
     depths = [low + (high - low) * k / max(1, n_facts - 1) for k in range(n_facts)]
     facts = tuple(map(Fact, words, values, depths))

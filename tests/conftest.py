@@ -28,7 +28,7 @@ def llm(demo_model: str) -> Iterator[LongLlama]:
     """n_ctx 512, chunks of 64 tokens."""
     from pyllama_long import LongLlama
 
-    model = LongLlama(demo_model, n_ctx=512, n_batch=64)
+    model = LongLlama(demo_model, n_ctx=512, n_batch=64, precision="f32")
     yield model
     model.close()
 
@@ -38,7 +38,7 @@ def upstream(demo_model: str) -> Iterator[Llama]:
     """llama_cpp's own class with the same settings and attention, keeping all logits."""
     from pyllama_long import AttentionPlan, RopePolicy, _native
 
-    _native.configure_next(_native.c_config(AttentionPlan.parse("exact"), RopePolicy()))
+    _native.configure_next(_native.c_config(AttentionPlan.parse("exact"), RopePolicy(), precision="f32"))
     model = _native.llama_cpp.Llama(
         demo_model, n_ctx=512, n_batch=64, logits_all=True, flash_attn=True, verbose=False
     )

@@ -35,7 +35,7 @@ class Context:
         flash: bool = True,
         n_ubatch: int = 512,
         n_threads: int = 2,
-        precision: str = "auto",
+        precision: str = "f32",  # structural errors would hide behind the rounding of bf16
     ) -> None:
         self.model = model
         config = None

@@ -124,7 +124,8 @@ def test_a_fork_continues_alone(deep: Model, rope: str) -> None:
 
 
 def configure(context: Context, plan: str, rope: str = "native") -> None:
-    config = _native.c_config(AttentionPlan.parse(plan), RopePolicy.parse(rope, n_train=256, n_ctx=1024))
+    policy = RopePolicy.parse(rope, n_train=256, n_ctx=1024)
+    config = _native.c_config(AttentionPlan.parse(plan), policy, precision="f32")
     _native.configure(context.ptr, config)
 
 

@@ -123,7 +123,7 @@ def test_logprobs_are_what_the_logits_say(llm: LongLlama, demo_model: str) -> No
     found = llm(PROMPT, max_tokens=1, temperature=0, logprobs=1, echo=True)["choices"][0]
     block = found["logprobs"]
     tokens = [*llm.tokenize(PROMPT.encode()), int(np.argmax(llm.scores[-1]))]
-    everything = LongLlama(demo_model, n_ctx=512, n_batch=64, logits_all=True)
+    everything = LongLlama(demo_model, n_ctx=512, n_batch=64, logits_all=True, precision="f32")
     everything.eval(tokens[:-1])
     rows = llama_cpp.Llama.logits_to_logprobs(everything._scores)
     expected = [float(row[token]) for row, token in zip(rows, tokens[1:], strict=True)]

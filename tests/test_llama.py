@@ -412,7 +412,7 @@ def test_draft_models(demo_model: str, llm: LongLlama) -> None:
 
 def test_logits_all(demo_model: str, llm: LongLlama, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = ids(llm, 100, 16)
-    model = LongLlama(demo_model, logits_all=True, n_batch=32)
+    model = LongLlama(demo_model, logits_all=True, n_batch=32, precision="f32")
     model.eval(tokens)
     assert model.scores.shape == (512, model.n_vocab())
     assert model._scores.shape == (100, model.n_vocab())
@@ -496,7 +496,7 @@ def test_embeddings_are_upstreams(demo_model: str) -> None:
     options: dict[str, Any] = {"n_ctx": 512, "embedding": True, "flash_attn": True, "verbose": False}
     for pooling in (llama_cpp.LLAMA_POOLING_TYPE_MEAN, llama_cpp.LLAMA_POOLING_TYPE_NONE):
         mine = LongLlama(demo_model, pooling_type=pooling, **options)
-        _native.configure_next(_native.c_config(mine.plan, mine.rope))
+        _native.configure_next(_native.c_config(mine.plan, mine.rope, precision=mine.precision))
         theirs = llama_cpp.Llama(demo_model, pooling_type=pooling, **options)
         _native.configure_next(None)
         for text in ("The sea.", ["The sea.", "A longer text about the captain and his ship."]):
