@@ -95,15 +95,23 @@ PLONG_INLINE __m256i quant_block(const int32_t type, const char * row, int b) {
     return _mm256_sub_epi8(_mm256_and_si256(v, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
 }
 
-/* f32 scales of block b of n rows, n a multiple of 16 */
-PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int n, int b, float * scale) {
-    uint16_t     half[FEW_BLOCK];
-    const size_t at = (size_t) b * (type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block));
-    for (int j = 0; j < n; j++) {
-        memcpy(&half[j], row[j] + at, sizeof(half[j]));
+PLONG_INLINE uint64_t quant_four_scales(const char * const * row, size_t at) {
+    uint16_t x[4];
+    for (int j = 0; j < 4; j++) {
+        memcpy(&x[j], row[j] + at, sizeof(x[j]));
     }
+    return x[0] | (uint64_t) x[1] << 16 | (uint64_t) x[2] << 32 | (uint64_t) x[3] << 48;
+}
+
+/* f32 scales of block b of n rows, n a multiple of 16. They are put together in registers: a vector cannot be loaded right
+ * after its parts were stored. */
+PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int n, int b, float * scale) {
+    const size_t at = (size_t) b * (type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block));
     for (int j = 0; j < n; j += 16) {
-        vf_store(scale + j, vf_f16(half + j));
+        const __m256i x = _mm256_set_epi64x(
+            (long long) quant_four_scales(row + j + 12, at), (long long) quant_four_scales(row + j + 8, at),
+            (long long) quant_four_scales(row + j + 4, at), (long long) quant_four_scales(row + j, at));
+        vf_store(scale + j, _mm512_cvtph_ps(x));
     }
 }
 
