@@ -280,7 +280,7 @@ static int64_t tile_work(const struct plong_tile * tile) {
 static int32_t choose_splits(
     const struct plong_tile * tiles, int64_t n, int n_threads, int32_t rows, int64_t max_rows) {
     const int64_t wanted = (int64_t) TILES_PER_THREAD * n_threads;
-    if (n == 0 || n >= wanted || n_threads == 1) {
+    if (n == 0 || n >= wanted / 2 || n_threads == 1) {
         return 1;
     }
     int64_t most = 0;
