@@ -151,13 +151,20 @@ bool plong_branch_range(
     return beg < end;
 }
 
-int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
-    struct plong_range set[2], r;
+/* Keys that set parts give to a query at p. */
+static int64_t set_count(const struct plong_phase * ph, int32_t p) {
+    struct plong_range set[2];
     const int          n    = plong_set_ranges(ph, p, p, set);
     int64_t            keys = 0;
     for (int i = 0; i < n; i++) {
         keys += plong_range_count(&set[i]);
     }
+    return keys;
+}
+
+int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
+    struct plong_range r;
+    int64_t            keys = set_count(ph, p);
     for (int k = 0; k < ph->n_branches; k++) {
         if (keys <= p && plong_branch_range(ph, k, p, p, h, &r)) {
             keys += plong_range_count(&r);
@@ -185,12 +192,8 @@ int64_t plong_range_count(const struct plong_range * r) {
 }
 
 int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
-    struct plong_range set[2], r;
-    const int          n     = plong_set_ranges(ph, p, p, set);
-    int64_t            count = 0;
-    for (int i = 0; i < n; i++) {
-        count += plong_range_count(&set[i]);
-    }
+    struct plong_range r;
+    int64_t            count = set_count(ph, p);
     if (plong_phase_is_exact(ph) || p < ph->dense_below) {
         return count;
     }

@@ -63,7 +63,7 @@ static bool quant_keys(const struct tile_run * t) {
 
 static bool quant_vals(const struct tile_run * t) { return quant_type(t->call->v_type) && t->call->d_v % 32 == 0; }
 
-/* Sets up a job of few rows: the queries' digits, in the order [n_kv][passes]. */
+/* Sets up a job of few rows: the queries' digits, one kv head after the other. */
 static void few_begin(struct tile_run * t) {
     const int rows = t->job.sub_rows, d = t->call->d_k;
     uint8_t * out = t->mem.digits;

@@ -9,13 +9,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "attn.h"
+
+extern const struct plong_kernel plong_kernel_avx512;
+
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA  18
 
 static bool isa_usable(void) {
     unsigned a, b, c, d;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+    if (!plong_kernel_avx512.usable()) {
         return false;
     }
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24) || !(d & 1u << 25)) {
@@ -27,9 +30,5 @@ static bool isa_usable(void) {
     }
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
-
-#include "attn.h"
-
-extern const struct plong_kernel plong_kernel_avx512;
 
 #include "tile.h"
