@@ -24,7 +24,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  2
+#define PLONG_ABI_VERSION  3
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 
@@ -104,6 +104,8 @@ struct plong_rope {
     int32_t local;     /* DCA: local window; Self-Extend: neighbour window W */
     int32_t logn;      /* 1: q times max(1, ln(p+1) / ln(n_train)) */
     int32_t n_train;   /* L, the trained length */
+    int32_t dynamic;   /* 1: ntk or yarn whose factor belongs to each sequence (plong_llama_set_rope_factor);
+                          `factor` is then the one that a sequence begins with */
     int32_t n_factors; /* LongRoPE: n_rot / 2 */
     float   factors[PLONG_MAX_ROT / 2];
 };

@@ -37,6 +37,17 @@ const char * plong_rope_check(const struct plong_rope * rope) {
     if ((rope->freq >= PLONG_FREQ_YARN || rope->logn || rope->map != PLONG_MAP_ABSOLUTE) && rope->n_train < 2) {
         return "RoPE policy: the trained length is missing";
     }
+    if (rope->dynamic) {
+        if (rope->freq != PLONG_FREQ_NTK && rope->freq != PLONG_FREQ_YARN) {
+            return "RoPE policy: only ntk and yarn have a dynamic factor";
+        }
+        if (rope->map != PLONG_MAP_ABSOLUTE) {
+            return "RoPE policy: a dynamic factor and a position map exclude each other";
+        }
+        if (rope->n_train < 2) {
+            return "RoPE policy: the trained length is missing";
+        }
+    }
     switch (rope->map) {
         case PLONG_MAP_DCA:
             if (rope->local < 0 || rope->chunk < 2 || rope->local >= rope->chunk) {

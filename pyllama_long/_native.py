@@ -31,7 +31,7 @@ try:
 except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 PRECISIONS = ("auto", "f32")  # enum plong_precision
 MAX_BRANCHES = 16
 MAX_ROT = 512
@@ -62,7 +62,7 @@ class CRope(ctypes.Structure):
     _fields_ = [
         ("freq", c_int32),
         *((name, c_float) for name in ("factor", "beta_fast", "beta_slow", "low_freq", "high_freq")),
-        *_ints("map chunk local logn n_train n_factors"),
+        *_ints("map chunk local logn n_train dynamic n_factors"),
         ("factors", c_float * (MAX_ROT // 2)),
     ]
 
@@ -129,6 +129,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_llama_configure_next": (None, [POINTER(CConfig)]),
     "plong_llama_configure": (c_int32, [c_void_p, POINTER(CConfig), c_char_p, c_size_t]),
     "plong_llama_set_tail": (None, [c_void_p, c_int32, c_int32]),
+    "plong_llama_set_rope_factor": (c_int32, [c_void_p, c_int32, c_float, c_char_p, c_size_t]),
+    "plong_llama_rope_factor": (c_float, [c_void_p, c_int32]),
     "plong_llama_stats": (None, [c_void_p, POINTER(CStats)]),
     "plong_llama_stats_reset": (None, [c_void_p]),
     "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
@@ -206,8 +208,8 @@ def c_plan(plan: AttentionPlan) -> CPlan:
 
 def c_rope(rope: RopePolicy) -> CRope:
     bands = (rope.factor, rope.beta_fast, rope.beta_slow, rope.low_freq, rope.high_freq)
-    places = (_MAPS.index(rope.map), rope.chunk, rope.local, int(rope.logn), rope.n_train, len(rope.factors))
-    return CRope(_FREQS.index(rope.freq), *bands, *places, tuple(rope.factors))
+    places = (_MAPS.index(rope.map), rope.chunk, rope.local, int(rope.logn), rope.n_train, int(rope.dynamic))
+    return CRope(_FREQS.index(rope.freq), *bands, *places, len(rope.factors), tuple(rope.factors))
 
 
 def c_config(plan: AttentionPlan, rope: RopePolicy, enabled: bool = True, precision: str = "auto") -> CConfig:
@@ -396,6 +398,18 @@ def configure(ctx: int, config: CConfig) -> None:
 def set_tail(ctx: int, seq: int, pos: int | None) -> None:
     """Tokens of seq at positions >= pos are the tail; None forgets it."""
     lib.plong_llama_set_tail(ctx, seq, -1 if pos is None else pos)
+
+
+def set_rope_factor(ctx: int, seq: int, factor: float) -> None:
+    """Gives a sequence another factor of a dynamic policy; its cached keys are turned. Raises RuntimeError."""
+    error = ctypes.create_string_buffer(256)
+    if lib.plong_llama_set_rope_factor(ctx, seq, factor, error, len(error)):
+        raise RuntimeError(error.value.decode(errors="replace"))
+
+
+def rope_factor(ctx: int, seq: int) -> float:
+    """The factor of a sequence; 1 where the policy is not dynamic."""
+    return float(lib.plong_llama_rope_factor(ctx, seq))
 
 
 def stats(ctx: int) -> Stats:

@@ -31,6 +31,7 @@ class Completion:
     prompt: str | None  # None when it came as tokens
     text: Text
     max_tokens: int
+    room: int  # tokens of the answer that were asked for; 0: as many as there is room for
     logprobs: int | None
     echo: bool
     suffix: str  # appended to the answer; empty when the model fills in the middle itself
@@ -78,9 +79,10 @@ class Completion:
         llama = self.llama
         llama.check_turn(self.turn)
         self._restore()
+        llama.sequence.admit(as_ids(self.tokens), len(self.tokens) + self.room)
         if self.echo and self.logprobs is not None:
             self.prompt_scores = score_prompt(llama, self.tokens, self.logprobs)
-        tokens = generate(llama, self.tokens, turn=self.turn, **self.sampling)
+        tokens = generate(llama, self.tokens, turn=self.turn, room=self.room, **self.sampling)
         try:
             for token in tokens:
                 if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
@@ -154,13 +156,16 @@ def prepare(
     llama.place_tail(tokens, text, tail)
     stops = [s.encode() for s in ([stop] if isinstance(stop, str) else stop or [])]
     options["temp"] = options.pop("temperature")
+    asked = options.pop("max_tokens")
+    most = _max_tokens(asked, n, n_ctx)
     return Completion(
         llama,
         turn,
         tokens,
         text,
         Text(piece_reader(llama, tokens, first=not len(prompt)), stops),
-        max_tokens=_max_tokens(options.pop("max_tokens"), n, n_ctx),
+        max_tokens=most,
+        room=most if asked and asked > 0 else 0,
         logprobs=logprobs,
         echo=options.pop("echo"),
         suffix="" if fills else suffix or "",

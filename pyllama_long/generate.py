@@ -100,16 +100,17 @@ def generate(
     *,
     turn: int,
     reset: bool = True,
+    room: int = 0,
     stopping_criteria: Callable[[IntArray, FloatArray], bool] | None = None,
     **sampling: Any,
 ) -> Generator[int, Sequence[int] | None, None]:
     """Yields sampled tokens without end; tokens sent to the generator are evaluated after the sampled one.
 
     reset: start a new text, of which the prefix that the cache holds is not evaluated again; else continue
-    the old one. turn: from `LongLlama.start`; the generator ends with RuntimeError when a later call has
-    taken the context over.
+    the old one. room: how many tokens will be asked for, as far as is known. turn: from `LongLlama.start`;
+    the generator ends with RuntimeError when a later call has taken the context over.
     """
-    return _loop(llama, as_ids(tokens), turn, reset, stopping_criteria, Sampler(llama, **sampling))
+    return _loop(llama, as_ids(tokens), turn, reset, room, stopping_criteria, Sampler(llama, **sampling))
 
 
 def _loop(
@@ -117,6 +118,7 @@ def _loop(
     ids: IntArray,
     turn: int,
     reset: bool,
+    room: int,
     stopping_criteria: Callable[[IntArray, FloatArray], bool] | None,
     sampler: Sampler,
 ) -> Generator[int, Sequence[int] | None, None]:
@@ -127,6 +129,7 @@ def _loop(
             if not seq.sync():
                 seq.keep(0)
             seq.length = 0
+            seq.admit(ids, len(ids) + room)
         pending = seq.reuse(ids)
         if not len(pending) and not 0 < seq.live == seq.length:
             raise ValueError("nothing to continue from: give at least one token")

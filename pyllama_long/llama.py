@@ -105,7 +105,7 @@ class LongLlama(llama_cpp.Llama):
         self._ctx = self._stack.enter_context(closing(context))
         self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
         self.sequence = Tokens(
-            self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.context_params.swa_full
+            self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.context_params.swa_full, self.rope
         )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch
@@ -155,7 +155,9 @@ class LongLlama(llama_cpp.Llama):
             self.rope, self.rope_reason = rope, "asked for"
         else:
             scaling = self._meta("rope.scaling.type") or hints.rope_factors
-            self.rope, self.rope_reason = choose_rope(rope, self.n_train, n_ctx, scaling)
+            self.rope, self.rope_reason = choose_rope(
+                rope, self.n_train, n_ctx, scaling, self._meta("rope.extension")
+            )
         if self.upstream and str(self.rope) != "native":
             raise ValueError(
                 f"attention='upstream' cannot run the RoPE policy {self.rope}: give rope='native'"
@@ -232,9 +234,11 @@ class LongLlama(llama_cpp.Llama):
         """Evaluates tokens after those that `n_tokens` counts, n_batch at a time; what the cache holds
         already is not evaluated again."""
         self.start()
+        ids = as_ids(tokens)
         if self.n_tokens == 0:
             self._forget_tail()
-        self.sequence.extend(self.sequence.reuse(as_ids(tokens)), 1, self.progress, self.store_rows)
+            self.sequence.admit(ids, len(ids))
+        self.sequence.extend(self.sequence.reuse(ids), 1, self.progress, self.store_rows)
 
     def reset(self) -> None:
         """Starts a new text; the cache stays, to be reused by a prompt that begins the same way."""

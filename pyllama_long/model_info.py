@@ -35,6 +35,7 @@ class ModelInfo:
     value_length: int
     rope: dict[str, int | float | str | bool]
     rope_scaling: str | None
+    rope_extension: str  # the policy that the file names for lengths beyond n_train, or ""
     dilated: tuple[tuple[int, ...], tuple[int, ...]] | None
     sliding_window: int
     chat_template: bool
@@ -88,6 +89,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
             if isinstance(v, (int, float, str))
         },
         rope_scaling=scaling or None,
+        rope_extension=keys.text("rope.extension"),
         dilated=keys.dilated(),
         sliding_window=keys.number("attention.sliding_window"),
         chat_template="tokenizer.chat_template" in file.values,

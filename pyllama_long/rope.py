@@ -9,11 +9,13 @@ n_rot = d, base b, theta_i = b^(-2i/d), s = n_ctx / L unless given:
     yarn(s)                 arXiv 2309.00071: a ramp from theta to theta / s, cos and sin times 0.1 ln s + 1
     llama3(s)               Llama 3.1's wavelength bands
     longrope(s)             arXiv 2402.13753: a factor per dimension, cos and sin times sqrt(1 + ln s / ln L)
+    dynamic-ntk             ntk(s) and yarn(s) whose s follows the length that each text needs, in steps of two;
+    dynamic-yarn            within L nothing is scaled
     dca(chunk, local)       Dual Chunk Attention, arXiv 2402.17463; 3L/4 and L/8
     self-extend(group, window)   arXiv 2401.01325; ceil(2 n_ctx / L) and L/4
     rerope(window)          distance min(p - t, window); L/2
     +logn                   q times max(1, ln(p+1) / ln L)
-    auto                    native up to L, rerope(L/2)+logn beyond
+    auto                    native up to L, dynamic-yarn up to 4 L, rerope(L/2)+logn beyond
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ MAX_FACTORS = 256
 
 _FREQS = get_args(Freq)
 _MAPS = get_args(Map)[1:]
-_KNOWN = ", ".join((*_FREQS, *_MAPS, "logn", "auto"))
+_DYNAMIC = {"dynamic-ntk": "ntk", "dynamic-yarn": "yarn"}
+_KNOWN = ", ".join((*_FREQS, *_DYNAMIC, *_MAPS, "logn", "auto"))
+_REACH = 4  # times the trained length: as far as YaRN is good without training
 # Fields that belong to one frequency rule, and the values of each map by position.
 _OWN = {"yarn": ("beta_fast", "beta_slow"), "llama3": ("low_freq", "high_freq"), "longrope": ("factors",)}
 _VALUES: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +56,8 @@ class RopeError(ValueError):
 class RopePolicy:
     """One frequency rule and one position map.
 
-    factor: s >= 1. n_train: L in tokens, 0 when unknown. factors: LongRoPE's divisors [n_rot / 2]; empty:
+    factor: s >= 1. dynamic: s belongs to each text (`factor_for`) and begins with 1. n_train: L in tokens, 0 when
+    unknown. factors: LongRoPE's divisors [n_rot / 2]; empty:
     those of the model's file. chunk, local: DCA's chunk (keys sit at t mod (chunk - local)) and local window;
     Self-Extend's group and window; ReRoPE's window and 0.
 
@@ -71,6 +76,7 @@ class RopePolicy:
     logn: bool = False
     n_train: int = 0
     factors: tuple[float, ...] = ()
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         if self.freq not in _FREQS:
@@ -95,12 +101,35 @@ class RopePolicy:
             )
         if len(self.factors) > MAX_FACTORS or any(not 0.0 < f < float("inf") for f in self.factors):
             raise RopeError(f"longrope: factors must be positive, at most {MAX_FACTORS} of them")
+        if self.dynamic:
+            self._check_dynamic()
         needs_train = "logn" if self.logn else self.freq if self.freq in _OWN else None
         if needs_train and self.n_train < 2:
             raise RopeError(f"{needs_train} needs the trained length: give n_train, 2 or more")
         if self.n_train < 0:
             raise RopeError(f"n_train {self.n_train} is not a trained length")
         self._check_map()
+
+    def _check_dynamic(self) -> None:
+        name = f"dynamic-{self.freq}"
+        if name not in _DYNAMIC:
+            raise RopeError(f"{self.freq} has no dynamic factor; known: {', '.join(_DYNAMIC)}")
+        if self.factor != 1.0:
+            raise RopeError(f"{name} chooses its factor for each text: leave {_terms.show(self.factor)} out")
+        if self.map != "absolute":
+            raise RopeError(f"{name} and {self.map} exclude each other: take one of them")
+        if self.n_train < 2:
+            raise RopeError(f"{name} needs the trained length: give n_train, 2 or more")
+
+    def factor_for(self, n: int, n_ctx: int) -> float:
+        """The factor for a text of n tokens in a context of n_ctx: 1 within the trained length, then the power
+        of two that reaches n, at most what reaches n_ctx. That of other policies never changes."""
+        if not self.dynamic:
+            return self.factor
+        steps = 1.0
+        while steps * self.n_train < n:
+            steps *= 2
+        return max(1.0, min(steps, n_ctx / self.n_train))
 
     def _check_map(self) -> None:
         given = {"absolute": 0, "rerope": 1}.get(self.map, 2)
@@ -135,10 +164,14 @@ class RopePolicy:
             if call.name == "auto":
                 if len(calls) > 1:
                     raise RopeError(f"auto stands alone, not in {text!r}")
-                return cls.parse(_auto(n_train, n_ctx), n_train=n_train)
+                if n_train is None or n_ctx is None:
+                    raise RopeError(
+                        "auto needs the trained length and the context length: give n_train and n_ctx"
+                    )
+                return choose_rope("auto", n_train, n_ctx, None)[0]
             if call.name == "logn":
                 found: dict[str, object] = {"logn": True}
-            elif call.name in _FREQS:
+            elif call.name in _FREQS or call.name in _DYNAMIC:
                 found = _freq(call, n_train, n_ctx)
             elif call.name in _MAPS:
                 found = _map(call, n_train, n_ctx)
@@ -156,7 +189,7 @@ class RopePolicy:
             shown = (self.chunk, self.local)[: len(_VALUES[self.map])]
             terms.append(f"{self.map}({', '.join(map(str, shown))})")
         if self.freq != "native":
-            values = [_terms.show(self.factor)]
+            values = [] if self.dynamic else [_terms.show(self.factor)]
             for name in _OWN.get(self.freq, ()):
                 value = getattr(self, name)
                 if value != getattr(type(self), name):
@@ -164,12 +197,13 @@ class RopePolicy:
                         "/".join(map(_terms.show, value)) if name == "factors" else _terms.show(value)
                     )
                     values.append(f"{name}={shown_value}")
-            terms.append(f"{self.freq}({', '.join(values)})")
+            written = f"({', '.join(values)})" if values else ""
+            terms.append(f"{'dynamic-' * self.dynamic}{self.freq}{written}")
         return "+".join([*(terms or ["native"]), *(["logn"] if self.logn else [])])
 
     def explain(self) -> str:
         """A few plain lines."""
-        s = _terms.show(self.factor)
+        s = "a factor that follows the text's length" if self.dynamic else _terms.show(self.factor)
         lines = [
             {
                 "native": "rotation: as the model was trained",
@@ -187,6 +221,8 @@ class RopePolicy:
                 "rerope": f"distance: exact up to {self.chunk}, {self.chunk} beyond it (ReRoPE)",
             }[self.map],
         ]
+        if self.dynamic:
+            lines.append(f"a text of up to {self.n_train} tokens is rotated as the model was trained")
         if self.logn:
             lines.append(
                 f"queries beyond position {self.n_train} are scaled by ln(position) / ln({self.n_train})"
@@ -194,47 +230,58 @@ class RopePolicy:
         return "\n".join(lines)
 
 
-def choose_rope(text: str, n_train: int, n_ctx: int, gguf_scaling: str | None) -> tuple[RopePolicy, str]:
+def choose_rope(
+    text: str, n_train: int, n_ctx: int, gguf_scaling: str | None, extension: str = ""
+) -> tuple[RopePolicy, str]:
     """The policy for a model and a context length, and one line that says why it was taken.
 
     gguf_scaling: the RoPE scaling that the GGUF carries (`linear`, `yarn`, `llama3`, `longrope`), or None.
     n_train is then the length that this scaling reaches, and the frequencies are not scaled a second time.
+    extension: the policy that the GGUF names for lengths beyond n_train (`{arch}.rope.extension`), or "".
     """
-    policy = RopePolicy.parse(text, n_train=n_train, n_ctx=n_ctx)
     scaling = None if gguf_scaling in (None, "", "none") else gguf_scaling
+    automatic = text.strip() == "auto"
+    own = f", which the GGUF's own {scaling} scaling reaches" if scaling and automatic else ""
+    beyond = f"auto: {n_ctx} tokens are beyond the trained length {n_train}{own}; "
+    if automatic and n_ctx <= n_train:
+        return (
+            RopePolicy(n_train=n_train),
+            f"auto: {n_ctx} tokens are within the trained length {n_train}{own}",
+        )
+    if automatic and extension:
+        text, why = extension, beyond + "the GGUF names this policy"
+    elif automatic and n_ctx <= _REACH * n_train and not scaling:
+        text, why = "dynamic-yarn", beyond + "YaRN's factor follows each text, and a short one is not scaled"
+    elif automatic:
+        text = f"rerope({max(1, n_train // 2)})+logn"
+        why = beyond + "ReRoPE with log-n kept retrieval best there without training"
+    else:
+        why = "asked for"
+    policy = RopePolicy.parse(text, n_train=n_train, n_ctx=n_ctx)
     if scaling and policy.freq != "native":
         raise RopeError(
             f"{policy} would scale twice: the GGUF carries {scaling} to its {n_train} tokens; "
             "write auto, native or a position map (dca, self-extend, rerope)"
         )
-    if text.strip() != "auto":
-        lost = n_ctx > n_train and policy.freq == "native" and policy.map == "absolute"
-        return policy, f"asked for; the model knows only {n_train} positions" if lost else "asked for"
-    own = f", which the GGUF's own {scaling} scaling reaches" if scaling else ""
-    if n_ctx <= n_train:
-        return policy, f"auto: {n_ctx} tokens are within the trained length {n_train}{own}"
-    return policy, (
-        f"auto: {n_ctx} tokens are beyond the trained length {n_train}{own}; "
-        "ReRoPE with log-n kept retrieval best there without training"
-    )
-
-
-def _auto(n_train: int | None, n_ctx: int | None) -> str:
-    if n_train is None or n_ctx is None:
-        raise RopeError("auto needs the trained length and the context length: give n_train and n_ctx")
-    return "native" if n_ctx <= n_train else f"rerope({max(1, n_train // 2)})+logn"
+    if not automatic and n_ctx > n_train and policy.freq == "native" and policy.map == "absolute":
+        why += f"; the model knows only {n_train} positions"
+    return policy, why
 
 
 def _freq(call: _terms.Call, n_train: int | None, n_ctx: int | None) -> dict[str, object]:
     if call.name == "native":
         return {"freq": "native"}
-    known = _OWN.get(call.name, ())
-    unknown = [*call.args[1:], *(key for key in call.named if key not in known)]
+    name = _DYNAMIC.get(call.name, call.name)
+    known = _OWN.get(name, ())
+    dynamic = call.name in _DYNAMIC
+    unknown = [*call.args[0 if dynamic else 1 :], *(key for key in call.named if key not in known)]
     if unknown:
-        more = f", {', '.join(f'{key}=' for key in known)}" if known else ""
-        raise RopeError(f"{call.name}: unknown {unknown[0]!r}; known: the factor{more}")
-    found: dict[str, object] = {"freq": call.name}
-    if call.args:
+        what = [*([] if dynamic else ["the factor"]), *(f"{key}=" for key in known)]
+        raise RopeError(f"{call.name}: unknown {unknown[0]!r}; known: {', '.join(what) or 'nothing'}")
+    found: dict[str, object] = {"freq": name}
+    if dynamic:
+        found["dynamic"] = True
+    elif call.args:
         found["factor"] = _terms.number(call.args[0], call.name, RopeError)
     elif n_train is None or n_ctx is None:
         raise RopeError(f"{call.name} needs a factor: write {call.name}(4), or give n_train and n_ctx")

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_long import log
+from pyllama_long import _native, log
 from pyllama_long._native import Batch, float_view, llama_cpp
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
+from pyllama_long.rope import RopePolicy
 
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -27,8 +28,10 @@ class Sequence:
     token counters.
     """
 
-    def __init__(self, ctx: Any, model: Any, n_ctx: int, n_batch: int, swa_full: bool) -> None:
-        self.ctx, self.n_ctx, self.n_batch = ctx, n_ctx, n_batch
+    def __init__(
+        self, ctx: Any, model: Any, n_ctx: int, n_batch: int, swa_full: bool, rope: RopePolicy
+    ) -> None:
+        self.ctx, self.n_ctx, self.n_batch, self.rope = ctx, n_ctx, n_batch, rope
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
         self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
@@ -71,6 +74,32 @@ class Sequence:
         if not mine or end < self.held:
             self.held, self.live = min(self.held if mine else self.length, end), 0
         return mine
+
+    def admit(self, tokens: IntArray, n: int) -> None:
+        """A new text begins with these tokens and may take n: chooses the factor of a dynamic RoPE policy.
+
+        A larger one turns the keys that will be used again. For a smaller one they are dropped where the text
+        fits into the trained length, so that it gets what the model was trained to give, and where they are
+        few; else the text keeps the larger one.
+        """
+        if not self.rope.dynamic or not self.sync():
+            return
+        wanted, known = self.rope.factor_for(n, self.n_ctx), self.match(tokens)
+        fewer = wanted < self.factor
+        if known == 0 or (fewer and (wanted == 1.0 or known < len(tokens) // 2)):
+            self.keep(0)
+        elif fewer:
+            return
+        self._grow(wanted)
+
+    @property
+    def factor(self) -> float:
+        """Of a dynamic RoPE policy, as the cached keys have it."""
+        return _native.rope_factor(self.ctx, 0)
+
+    def _grow(self, factor: float) -> None:
+        if self.rope.dynamic and factor != self.factor:
+            _native.set_rope_factor(self.ctx, 0, factor)
 
     def match(self, tokens: IntArray, begin: int = 0) -> int:
         """How many of the tokens the cache holds from position begin on."""
@@ -131,6 +160,7 @@ class Sequence:
                 f"the cache holds {self.held} of {self.length} tokens: call reset() and start over"
             )
         total, step = self.length + n, chunk or self.n_batch
+        self._grow(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
         try:
             for i in range(0, n, step):
                 if self.cancelled.is_set():

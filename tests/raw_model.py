@@ -35,14 +35,14 @@ class Context:
         flash: bool = True,
         n_ubatch: int = 512,
         n_threads: int = 2,
+        yarn: float = 0.0,  # a factor of upstream's own YaRN
         precision: str = "f32",  # structural errors would hide behind the rounding of bf16
     ) -> None:
         self.model = model
         config = None
         if plan is not None:
-            n_train = C.llama_model_n_ctx_train(model.ptr)
-            policy = RopePolicy.parse(rope, n_train=n_train, n_ctx=n_ctx)
-            parsed = AttentionPlan.parse(plan, n_train=n_train)
+            policy = RopePolicy.parse(rope, n_train=model.n_train, n_ctx=n_ctx)
+            parsed = AttentionPlan.parse(plan, n_train=model.n_train)
             config = _native.c_config(parsed, policy, precision=precision)
         _native.configure_next(config)
         params = C.llama_context_default_params()
@@ -51,6 +51,10 @@ class Context:
         params.flash_attn_type = int(flash)
         params.type_k = params.type_v = GGML_TYPES[kv_type]
         params.n_seq_max, params.kv_unified = n_seq, unified
+        if yarn:
+            params.rope_scaling_type = C.LLAMA_ROPE_SCALING_TYPE_YARN
+            params.rope_freq_scale = 1 / yarn
+            params.yarn_orig_ctx = model.n_train
         log.forget()
         self.ptr: Any = C.llama_init_from_model(model.ptr, params)
         if not self.ptr:
@@ -103,6 +107,8 @@ class Model:
         log.forget()
         self.ptr = C.llama_model_load_from_file(str(path).encode(), C.llama_model_default_params())
         assert self.ptr, log.complaint()
+        # Upstream multiplies it whenever a context of the model has YaRN.
+        self.n_train = C.llama_model_n_ctx_train(self.ptr)
         self.n_vocab = C.llama_vocab_n_tokens(C.llama_model_get_vocab(self.ptr))
 
     def close(self) -> None:

@@ -28,6 +28,8 @@ def policies(draw: st.DrawFn) -> RopePolicy:
         }
     if freq == "longrope":
         values["factors"] = tuple(draw(st.lists(st.floats(0.5, 100.0), max_size=4)))
+    if freq in ("ntk", "yarn") and draw(st.booleans()):
+        return RopePolicy(freq=freq, dynamic=True, **values)  # type: ignore[arg-type]
     name = draw(st.sampled_from(("absolute", "dca", "self-extend", "rerope")))
     chunk, local = draw(st.integers(1, 9999)), draw(st.integers(1, 9999))
     if name == "absolute":
@@ -63,6 +65,8 @@ def test_text_reads_back_as_the_same_policy(policy: RopePolicy) -> None:
         ("rerope", "rerope(256)"),
         (" logn + yarn(4)+ dca ", "dca(384, 64)+yarn(4)+logn"),
         ("dca+native", "dca(384, 64)"),
+        ("dynamic-ntk", "dynamic-ntk"),
+        ("dynamic-yarn(beta_fast=16)+logn", "dynamic-yarn(beta_fast=16)+logn"),
         ("auto", "rerope(256)+logn"),
     ],
 )
@@ -81,9 +85,11 @@ def test_a_context_below_the_trained_length_scales_nothing() -> None:
     [
         (
             "topk",
-            "unknown policy 'topk'; known: native, linear, ntk, yarn, llama3, longrope, dca, self-extend,",
+            "unknown policy 'topk'; known: native, linear, ntk, yarn, llama3, longrope, dynamic-ntk, ",
         ),
-        ("dynamic-yarn", "unknown policy 'dynamic-yarn'; known: "),
+        ("dynamic-yarn(4)", "dynamic-yarn: unknown '4'; known: beta_fast=, beta_slow="),
+        ("dynamic-ntk+dca", "dynamic-ntk and dca exclude each other"),
+        ("dynamic-yarn+yarn(2)", "a frequency rule is given twice"),
         ("", "cannot read ''"),
         ("yarn(4", "cannot read 'yarn(4'"),
         ("yarn(x)", "yarn: 'x' is not a number"),
@@ -123,6 +129,7 @@ def test_errors_are_one_line_and_name_the_piece(text: str, message: str) -> None
         ("logn", "logn needs the trained length"),
         ("dca", "dca needs (chunk, local): write them, or give n_train"),
         ("self-extend", "self-extend needs (group, window): write them, or give n_train and n_ctx"),
+        ("dynamic-yarn", "dynamic-yarn needs the trained length: give n_train, 2 or more"),
         ("auto", "auto needs the trained length and the context length"),
     ],
 )
@@ -153,6 +160,9 @@ def test_what_needs_no_lengths_does_without(text: str) -> None:
         {"map": "rerope", "chunk": 3, "local": 1},
         {"map": "self-extend", "chunk": 3},
         {"n_train": -1},
+        {"n_train": 9, "dynamic": True},
+        {"freq": "linear", "n_train": 9, "dynamic": True},
+        {"freq": "yarn", "factor": 2.0, "n_train": 9, "dynamic": True},
     ],
 )
 def test_values_built_by_hand_are_checked(values: dict[str, Any]) -> None:
@@ -160,9 +170,21 @@ def test_values_built_by_hand_are_checked(values: dict[str, Any]) -> None:
         RopePolicy(**values)
 
 
-def test_auto_is_native_within_the_trained_length_and_rerope_beyond() -> None:
+def test_the_factor_follows_the_length_in_steps_of_two() -> None:
+    policy = RopePolicy.parse("dynamic-yarn", n_train=512)
+    lengths = (1, 512, 513, 1024, 1025, 4096, 5000, 9000)
+    assert [policy.factor_for(n, 9000) for n in lengths] == [1, 1, 2, 2, 4, 8, 16, 9000 / 512]
+    assert policy.factor_for(400, 100) == 1.0
+    assert RopePolicy.parse("yarn(3)", n_train=512).factor_for(9000, 9000) == 3.0
+
+
+def test_auto_is_native_dynamic_yarn_and_rerope_by_length() -> None:
     policy, why = choose_rope("auto", 512, 512, None)
     assert (str(policy), why) == ("native", "auto: 512 tokens are within the trained length 512")
+    policy, why = choose_rope("auto", 512, 2048, None)
+    assert (str(policy), policy.factor_for(500, 2048)) == ("dynamic-yarn", 1.0)
+    assert why.endswith("YaRN's factor follows each text, and a short one is not scaled")
+    assert str(choose_rope("auto", 512, 2049, None)[0]) == "rerope(256)+logn"
     policy, why = choose_rope("auto", 512, 51200, None)
     assert str(policy) == "rerope(256)+logn"
     assert "51200 tokens are beyond the trained length 512" in why
@@ -172,11 +194,24 @@ def test_auto_is_native_within_the_trained_length_and_rerope_beyond() -> None:
     assert choose_rope("yarn", 512, 2048, None)[1] == "asked for"
 
 
+def test_a_gguf_may_name_the_policy_beyond_its_length() -> None:
+    policy, why = choose_rope("auto", 512, 2048, None, "rerope(256)+logn")
+    assert str(policy) == "rerope(256)+logn"
+    assert why.endswith("beyond the trained length 512; the GGUF names this policy")
+    assert str(choose_rope("auto", 512, 512, None, "rerope(256)+logn")[0]) == "native"
+    assert choose_rope("auto", 512, 9000, None, "native")[1].endswith("the GGUF names this policy")
+    assert str(choose_rope("yarn(4)", 512, 2048, None, "native")[0]) == "yarn(4)"
+    with pytest.raises(RopeError, match="unknown policy 'spiral'"):
+        choose_rope("auto", 512, 2048, None, "spiral")
+
+
 def test_a_gguf_that_scales_itself_is_not_scaled_twice() -> None:
     policy, why = choose_rope("auto", 131072, 131072, "yarn")
     assert str(policy) == "native"
     assert "GGUF's own yarn" in why
     assert str(choose_rope("auto", 131072, 500000, "llama3")[0]) == "rerope(65536)+logn"
+    with pytest.raises(RopeError, match="dynamic-yarn would scale twice"):
+        choose_rope("dynamic-yarn", 131072, 500000, "llama3")
     assert str(choose_rope("dca", 131072, 500000, "llama3")[0]) == "dca(98304, 16384)"
     assert str(choose_rope("yarn(4)", 4096, 16384, "none")[0]) == "yarn(4)"
     with pytest.raises(

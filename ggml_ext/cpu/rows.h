@@ -4,6 +4,7 @@
 
 #include "attn.h"
 #include "simd.h"
+#include "turn.h"
 
 /* ggml's quantized blocks of 32: a f16 scale, then int8 values, or nibbles (low half first) minus 8 */
 struct q8_block {
@@ -104,38 +105,6 @@ static inline void row_to_f32(int32_t type, const void * src, float * dst, int d
     }
     for (i = d; i < plong_pad32(d); i++) {
         dst[i] = 0.0f;
-    }
-}
-
-/* x [n_rot..]: rotates the pairs by the angles [n_rot/2][2] in place */
-static inline void row_rotate(float * x, const float * angles, int n_rot, bool neox) {
-    const int half = n_rot / 2;
-    for (int i = 0; i < half; i++) {
-        float *     a = neox ? x + i : x + 2 * i;
-        float *     b = neox ? x + i + half : x + 2 * i + 1;
-        const float c = angles[2 * i], s = angles[2 * i + 1];
-        const float x0 = *a, x1 = *b;
-        *a = x0 * c - x1 * s;
-        *b = x0 * s + x1 * c;
-    }
-}
-
-/* x [d]: orthonormal Walsh-Hadamard transform (Sylvester order) of each block of n; its own inverse */
-static inline void row_hadamard(float * x, int d, int n) {
-    const float norm = 1.0f / sqrtf((float) n);
-    for (int b = 0; b < d; b += n) {
-        for (int step = 1; step < n; step *= 2) {
-            for (int i = 0; i < n; i += 2 * step) {
-                for (int j = i; j < i + step; j++) {
-                    const float u = x[b + j], v = x[b + j + step];
-                    x[b + j]        = u + v;
-                    x[b + j + step] = u - v;
-                }
-            }
-        }
-        for (int i = 0; i < n; i++) {
-            x[b + i] *= norm;
-        }
     }
 }
 

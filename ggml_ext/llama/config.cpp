@@ -60,11 +60,16 @@ llama_pos plong_stored_pos(const plong_state * state, llama_pos pos) {
     return state && state->maps() ? plong_rope_stored(&state->config.rope, pos) : pos;
 }
 
-llama_pos plong_stored_shift(const plong_state * state, llama_pos pos, llama_pos delta) {
-    if (!state || !state->maps()) {
-        return delta;
+bool plong_is_scaled(const plong_state * state, const llama_ubatch & ubatch) {
+    if (!state || !state->dynamic() || !ubatch.seq_id) {
+        return false;
     }
-    return plong_stored_pos(state, pos) - plong_stored_pos(state, pos - delta);
+    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
+        if (state->factor(ubatch.seq_id[i][0]) != 1.0f) {
+            return true;
+        }
+    }
+    return false;
 }
 
 extern "C" {
@@ -90,8 +95,9 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
     const bool    was_rope = state.maps() || state.scales();
     const bool    is_rope =
         wanted.enabled && (wanted.rope.map != PLONG_MAP_ABSOLUTE || wanted.rope.freq != PLONG_FREQ_NATIVE);
-    if ((was_rope || is_rope) && (state.enabled() != (wanted.enabled != 0) ||
-                                  memcmp(&state.config.rope, &wanted.rope, sizeof(plong_rope)) != 0)) {
+    const bool other_rope =
+        state.enabled() != (wanted.enabled != 0) || memcmp(&state.config.rope, &wanted.rope, sizeof(plong_rope)) != 0;
+    if ((was_rope || is_rope) && other_rope) {
         for (uint32_t s = 0; s < ctx->get_cparams().n_seq_max; s++) {
             if (llama_memory_seq_pos_max(llama_get_memory(ctx), (llama_seq_id) s) >= 0) {
                 return fail(
@@ -99,18 +105,25 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
             }
         }
     }
-    const plong_config before        = state.config;
-    const auto         layers_before = state.layers;
-    state.config                     = wanted;
+    const plong_config before         = state.config;
+    const auto         layers_before  = state.layers;
+    const auto         factors_before = state.factors;
+    state.config                      = wanted;
     state.layers.clear();
     state.ropes.clear();
+    state.stored.clear();
+    if (other_rope) {
+        state.factors.clear();
+    }
     try {
         ctx->plong_changed();
         plong_state_check(state, ctx->get_model().hparams);
     } catch (const std::exception & e) {
-        state.config = before;
-        state.layers = layers_before;
+        state.config  = before;
+        state.layers  = layers_before;
+        state.factors = factors_before;
         state.ropes.clear();
+        state.stored.clear();
         ctx->plong_changed();
         return fail(e.what());
     }

@@ -233,7 +233,8 @@ plong_layer plong_prepare(
     std::string reason = refusal(graph, kq_b, sinks, v_mla, swa);
     if (!swa) {
         std::string rope_reason;
-        layer.rope = plong_rope_of(*state, graph.ctx0, graph.gf, q, k, rope_reason);
+        layer.rope        = plong_rope_of(graph, *state, q, k, rope_reason);
+        state->stored[il] = { layer.rope, k ? (int32_t) k->ne[0] : 0, k_rot ? (int32_t) k_rot->ne[0] : 0 };
         if (reason.empty() && (state->maps() || state->scales())) {
             reason = rope_reason;
         }

@@ -38,6 +38,14 @@ plong_llama_configure(struct llama_context * ctx, const struct plong_config * co
  * (decode) is tail, one that comes in a larger ubatch is prefill. */
 LLAMA_API void plong_llama_set_tail(struct llama_context * ctx, llama_seq_id seq, llama_pos pos);
 
+/* Under a dynamic RoPE policy: the factor of a sequence, from now on. Keys of it that are cached are turned to it in one
+ * pass, in which only the frequencies that differ move. Returns 0, or -1 with one line in err and nothing changed: the
+ * policy is not dynamic, or the sequence shares cells with another one. */
+LLAMA_API int32_t
+plong_llama_set_rope_factor(struct llama_context * ctx, llama_seq_id seq, float factor, char * err, size_t n_err);
+/* 1 for policies that are not dynamic. */
+LLAMA_API float plong_llama_rope_factor(const struct llama_context * ctx, llama_seq_id seq);
+
 LLAMA_API void plong_llama_stats(const struct llama_context * ctx, struct plong_stats * stats);
 LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
 

@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "ggml-cpu.h"
+#include "llama-graph.h"
+#include "turn.h"
 
 namespace {
 
@@ -80,7 +82,7 @@ void node_freqs(const rope_op & op, const std::vector<float> & factors, std::vec
     }
 }
 
-std::shared_ptr<plong_constant> make_constant(std::vector<float> values) {
+std::shared_ptr<plong_constant> make_constant(const std::vector<float> & values) {
     auto         c    = std::make_shared<plong_constant>();
     const size_t size = values.size() * sizeof(float);
     c->ne             = (int64_t) values.size();
@@ -90,7 +92,6 @@ std::shared_ptr<plong_constant> make_constant(std::vector<float> values) {
     }
     ggml_backend_buffer_set_usage(c->buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     memcpy(ggml_backend_buffer_get_base(c->buffer.get()), values.data(), size);
-    c->values = std::move(values);
     return c;
 }
 
@@ -103,17 +104,45 @@ std::vector<float> read_factors(const ggml_tensor * t, int n) {
     return out;
 }
 
-std::shared_ptr<plong_constant> policy_factors(
-    const plong_rope & policy, int32_t n_rot, double base, float & magnitude) {
-    std::vector<double> f(n_rot / 2);
-    magnitude = plong_rope_freqs(&policy, n_rot, base, nullptr, f.data());
-    std::vector<float> factors(n_rot / 2);
-    for (int i = 0; i < n_rot / 2; i++) {
-        factors[i] = (float) (pow(base, -2.0 * i / n_rot) / f[i]);
+/* Turns a [head, n_head, n_tokens] at positions [n_tokens] by the policy, with factors [n_tokens] of dynamic ones: in
+ * place of ggml's RoPE, whose frequencies are float32, which is radians off at a hundred million positions. */
+void turn_rows(ggml_tensor * dst, int ith, int nth, void * data) {
+    const auto &             turn = *static_cast<const plong_turn *>(data);
+    const plong_layer_rope & rope = *turn.rope;
+    const ggml_tensor *      a = dst->src[0], *factors = dst->src[2];
+    const int32_t *          pos = static_cast<const int32_t *>(dst->src[1]->data);
+    std::vector<float>       angles(rope.n_rot);
+    for (int64_t t = ith; t < a->ne[2]; t += nth) {
+        const float   factor = factors ? static_cast<const float *>(factors->data)[t] : rope.policy.factor;
+        const auto &  r      = rope.rotations.at(factor);
+        const int64_t p      = pos[t];
+        plong_rope_angles(r.table.data(), rope.n_rot, &p, 1, angles.data());
+        if (turn.query) {
+            for (float & x : angles) {
+                x *= r.magnitude * r.magnitude;
+            }
+        }
+        for (int64_t h = 0; h < a->ne[1]; h++) {
+            const char * from = static_cast<const char *>(a->data) + h * a->nb[1] + t * a->nb[2];
+            char *       to   = static_cast<char *>(dst->data) + h * dst->nb[1] + t * dst->nb[2];
+            memcpy(to, from, a->ne[0] * sizeof(float));
+            row_rotate(reinterpret_cast<float *>(to), angles.data(), rope.n_rot, rope.neox);
+        }
     }
-    return make_constant(std::move(factors));
 }
 
+void replace(ggml_context * ctx, ggml_tensor * node, ggml_tensor * factors, const plong_turn & turn) {
+    ggml_tensor * args[] = { node->src[0], node->src[1], factors };
+    const auto *  ne     = node->ne;
+    ggml_tensor * made   = ggml_custom_4d(
+        ctx, GGML_TYPE_F32, ne[0], ne[1], ne[2], ne[3], args, factors ? 3 : 2, turn_rows, GGML_N_TASKS_MAX,
+        const_cast<plong_turn *>(&turn));
+    node->op = made->op;
+    memcpy(node->op_params, made->op_params, sizeof(node->op_params));
+    memcpy(node->src, made->src, sizeof(node->src));
+}
+
+/* For ggml's own RoPE, on backends that cannot run turn_rows(). */
 void rewrite(ggml_tensor * node, ggml_tensor * factors, float magnitude) {
     rope_op op     = read_op(node);
     op.scale       = 1.0f;
@@ -123,7 +152,87 @@ void rewrite(ggml_tensor * node, ggml_tensor * factors, float magnitude) {
     node->src[2] = factors;
 }
 
+bool only_cpu(ggml_backend_sched_t sched) {
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); i++) {
+        const auto type = ggml_backend_dev_type(ggml_backend_get_device(ggml_backend_sched_get_backend(sched, i)));
+        if (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The factor of each token of a ubatch, for dynamic policies. One for all layers of a graph. */
+class input_factors : public llm_graph_input_i {
+  public:
+    static constexpr const char * name = "plong_factors";
+
+    explicit input_factors(std::shared_ptr<plong_state> state) : state(std::move(state)) {}
+
+    void set_input(const llama_ubatch * ubatch) override {
+        if (!tensor->buffer) {
+            return;
+        }
+        std::vector<float> factors(ubatch->n_tokens);
+        for (uint32_t i = 0; i < ubatch->n_tokens; i++) {
+            factors[i] = state->factor(ubatch->seq_id[i][0]);
+            for (auto & [key, rope] : state->ropes) {
+                rope->at(factors[i]);
+            }
+        }
+        ggml_backend_tensor_set(tensor, factors.data(), 0, factors.size() * sizeof(float));
+    }
+
+    bool can_reuse(const llm_graph_params & params) override { return params.ubatch.n_tokens == tensor->ne[0]; }
+
+    ggml_tensor * tensor = nullptr; /* F32 [n_tokens] */
+
+  private:
+    std::shared_ptr<plong_state> state;
+};
+
+ggml_tensor * factors_of_tokens(const llm_graph_context & graph) {
+    if (ggml_tensor * known = ggml_get_tensor(graph.ctx0, input_factors::name)) {
+        return known;
+    }
+    auto input    = std::make_unique<input_factors>(graph.cparams.plong);
+    input->tensor = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_F32, graph.ubatch.n_tokens);
+    ggml_set_input(input->tensor);
+    ggml_set_name(input->tensor, input_factors::name);
+    ggml_build_forward_expand(graph.gf, input->tensor);
+    ggml_tensor * tensor = input->tensor;
+    graph.res->add_input(std::move(input));
+    return tensor;
+}
+
+std::shared_ptr<plong_constant> factors_for_ggml(const plong_layer_rope::rotation & r, int32_t n_rot, double base) {
+    std::vector<float> factors(n_rot / 2);
+    for (int i = 0; i < n_rot / 2; i++) {
+        factors[i] = (float) (pow(base, -2.0 * i / n_rot) / r.f[i]);
+    }
+    return make_constant(factors);
+}
+
 } // namespace
+
+const plong_layer_rope::rotation & plong_layer_rope::at(float factor) {
+    static const size_t most  = 64; /* tables of 64 KiB to 1 MiB; callers ask for few factors at a time */
+    auto                found = rotations.find(factor);
+    if (found == rotations.end()) {
+        if (rotations.size() >= most) {
+            rotations.clear();
+        }
+        plong_rope with = policy;
+        with.factor     = factor;
+        rotation r;
+        r.f.resize(n_rot / 2);
+        r.table.resize(PLONG_ROPE_TABLE_FLOATS(n_rot));
+        r.magnitude = plong_rope_freqs(&with, n_rot, base, nullptr, r.f.data());
+        plong_rope_table(r.f.data(), n_rot, r.table.data());
+        found = rotations.emplace(factor, std::move(r)).first;
+    }
+    return found->second;
+}
 
 ggml_tensor * plong_constant::tensor(ggml_context * ctx, const char * name) const {
     ggml_tensor * t = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, ne);
@@ -133,10 +242,7 @@ ggml_tensor * plong_constant::tensor(ggml_context * ctx, const char * name) cons
 }
 
 std::shared_ptr<plong_layer_rope> plong_rope_of(
-    plong_state & state, ggml_context * ctx, ggml_cgraph * gf, ggml_tensor * q, ggml_tensor * k, std::string & reason) {
-    if (!state.maps() && !state.scales()) {
-        return std::make_shared<plong_layer_rope>();
-    }
+    const llm_graph_context & graph, plong_state & state, ggml_tensor * q, ggml_tensor * k, std::string & reason) {
     bool                lost    = false;
     ggml_tensor * const nodes[] = { find_rope(q, lost), k ? find_rope(k, lost) : nullptr };
     if (lost || (nodes[0] == nullptr) != (nodes[1] == nullptr)) {
@@ -145,6 +251,10 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
     }
     if (!nodes[0]) {
         return std::make_shared<plong_layer_rope>(); /* a layer without RoPE */
+    }
+    if (nodes[0] == nodes[1] && state.scales()) {
+        reason = "query and key come from one RoPE node";
+        return nullptr;
     }
     const rope_op op = read_op(nodes[0]), op_k = read_op(nodes[1]);
     if (op.n_rot != op_k.n_rot || op.mode != op_k.mode || op.base != op_k.base || op.n_rot > PLONG_MAX_ROT) {
@@ -159,44 +269,52 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
 
     std::string key((const char *) &op, sizeof(op));
     key.append((const char *) own.data(), own.size() * sizeof(float));
-    auto & rope = state.ropes[key];
+    auto &     rope  = state.ropes[key];
+    const bool exact = state.dynamic() || only_cpu(graph.sched);
     if (!rope) {
-        rope        = std::make_shared<plong_layer_rope>();
-        rope->n_rot = op.n_rot;
-        rope->neox  = op.mode == GGML_ROPE_TYPE_NEOX;
+        rope         = std::make_shared<plong_layer_rope>();
+        rope->n_rot  = op.n_rot;
+        rope->neox   = op.mode == GGML_ROPE_TYPE_NEOX;
+        rope->base   = op.base;
+        rope->policy = state.config.rope;
+        for (int i = 0; i < 2; i++) {
+            rope->turns[i] = { rope.get(), i == 0 };
+        }
         std::vector<double> f(op.n_rot / 2);
         if (state.scales()) {
-            rope->factors = policy_factors(state.config.rope, op.n_rot, op.base, rope->magnitude);
-            plong_rope_freqs(&state.config.rope, op.n_rot, op.base, nullptr, f.data());
+            f = rope->at(rope->policy.factor).f;
         } else {
             node_freqs(op, own, f);
         }
         if (state.maps()) {
             std::vector<float> table(PLONG_ROPE_TABLE_FLOATS(op.n_rot));
             plong_rope_table(f.data(), op.n_rot, table.data());
-            rope->table = make_constant(std::move(table));
+            rope->table = make_constant(table);
+        }
+        if (!state.scales()) {
+            rope->rotations[rope->policy.factor].f = f;
+        }
+        if (state.scales() && !exact) {
+            rope->factors = factors_for_ggml(rope->at(rope->policy.factor), op.n_rot, op.base);
         }
     }
-    if (rope->factors) {
-        ggml_tensor * factors = rope->factors->tensor(ctx, "plong_factors");
-        ggml_build_forward_expand(gf, factors);
-        for (ggml_tensor * node : nodes) {
-            rewrite(node, factors, rope->magnitude);
+    if (!state.scales() || (state.dynamic() && !graph.cparams.plong_scaled)) {
+        return rope;
+    }
+    ggml_tensor * factors = nullptr;
+    if (state.dynamic()) {
+        factors = factors_of_tokens(graph);
+    } else if (!exact) {
+        factors = rope->factors->tensor(graph.ctx0, "plong_ggml_factors");
+        ggml_build_forward_expand(graph.gf, factors);
+    }
+    const float m = rope->at(rope->policy.factor).magnitude;
+    for (int i = 0; i < 2; i++) {
+        if (exact) {
+            replace(graph.ctx0, nodes[i], factors, rope->turns[i]);
+        } else {
+            rewrite(nodes[i], factors, rope->turns[i].query ? m * m : 1.0f);
         }
     }
     return rope;
-}
-
-ggml_tensor * plong_shift_factors(const plong_state * state, ggml_context * ctx, int32_t n_rot, float base) {
-    if (!state || !state->scales()) {
-        return nullptr;
-    }
-    auto & ropes = const_cast<plong_state *>(state)->ropes;
-    auto & rope  = ropes["shift " + std::to_string(n_rot) + " " + std::to_string(base)];
-    if (!rope) {
-        rope          = std::make_shared<plong_layer_rope>();
-        rope->n_rot   = n_rot;
-        rope->factors = policy_factors(state->config.rope, n_rot, base, rope->magnitude);
-    }
-    return rope->factors->tensor(ctx, "plong_factors");
 }

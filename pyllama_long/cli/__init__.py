@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from pyllama_long import __version__
-from pyllama_long.cli import chat, complete, demo, inspect, plan
+from pyllama_long.cli import chat, complete, demo, eval, inspect, plan
 from pyllama_long.cli.common import PROGRAM, CommandError
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.phase import PlanError
@@ -31,7 +31,7 @@ app = typer.Typer(
     "  pyllama-long chat -m model.gguf      talk; /read FILE puts a document in\n"
     "  pyllama-long inspect model.gguf      what fits, and what would be chosen for it",
 )
-for module in (chat, complete, inspect, plan, demo):
+for module in (chat, complete, inspect, plan, eval, demo):
     app.command(name=module.__name__.rpartition(".")[2], epilog=module.EXAMPLES)(module.command)
 
 

@@ -54,7 +54,7 @@ def command(
 def choice(info: ModelInfo, n: int, attention: str, rope: str, kv_type: str) -> dict[str, Any]:
     """What LongLlama takes at a context of n tokens, and the bytes that it needs."""
     try:
-        policy, rope_reason = choose_rope(rope, info.n_train, n, info.rope_scaling)
+        policy, rope_reason = choose_rope(rope, info.n_train, n, info.rope_scaling, info.rope_extension)
         if attention == "upstream":
             plan_text, plan_reason = "upstream", "asked for"
         else:

@@ -22,6 +22,7 @@ class Shape:
     n_head: int = 4
     n_head_kv: int = 2
     head_dim: int = 0  # n_embd / n_head
+    n_rot: int = 0  # head_dim; less: only the first dims of a head are rotated
     n_ff: int = 0  # about 8/3 n_embd; of one expert where there are experts
     n_vocab: int = 512
     n_ctx_train: int = 2048
@@ -37,9 +38,11 @@ class Shape:
 
     def settled(self, arch: str) -> Shape:
         """With the derived numbers filled in. Raises ShapeError."""
+        head_dim = self.head_dim or self.n_embd // max(1, self.n_head)
         full = dataclasses.replace(
             self,
-            head_dim=self.head_dim or self.n_embd // max(1, self.n_head),
+            head_dim=head_dim,
+            n_rot=self.n_rot or head_dim,
             n_ff=self.n_ff or -(-self.n_embd * 8 // 3 // 64) * 64,
         )
         checks = {
@@ -47,6 +50,7 @@ class Shape:
             "n_embd and n_ff must be multiples of 32": full.n_embd % 32 == 0 == full.n_ff % 32,
             "n_head * head_dim must be a multiple of 32": full.n_head * full.head_dim % 32 == 0,
             "head_dim must be even": full.head_dim % 2 == 0,
+            "n_rot must be even and at most head_dim": 0 < full.n_rot <= full.head_dim and full.n_rot % 2 == 0,
             f"{arch} needs head_dim = n_embd / n_head": arch not in ("qwen2", "phi3")
             or full.n_head * full.head_dim == full.n_embd,
             "n_expert_used must be at most n_expert": not full.n_expert

@@ -1,0 +1,254 @@
+"""`eval`: what a model finds or predicts at several lengths, RoPE policies and attention plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from pyllama_long.cli import common
+from pyllama_long.cli.common import CommandError, Json, ModelOptions, read_text
+from pyllama_long.evals import EvalError, grid
+from pyllama_long.evals.grid import Cell, Row
+from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing
+from pyllama_long.plan import AttentionPlan
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+EXAMPLES = """\b
+[b]Examples[/b]
+  pyllama-long eval needle --lengths 1x,16x,100x
+  pyllama-long eval needle -m model.gguf --rope all --lengths 4x --depths 11
+  pyllama-long eval pairs --pairs 0 --rope rerope+logn --rope dca+yarn
+  pyllama-long eval perplexity --text book.txt --lengths 512,8192 --json
+"""
+# Each task with its own options and their values.
+TASKS: dict[str, dict[str, Any]] = {
+    "needle": {"depths": 5, "samples": 10, "text": None, "phrasings": "all"},
+    "pairs": {"depths": 5, "samples": 10, "text": None, "pairs": 100},
+    "perplexity": {"text": None, "windows": 10, "last": 256},
+}
+_RETRIEVAL, _PERPLEXITY = "Needle and pairs", "Perplexity"
+Measure = Callable[["LongLlama", int], list[Row]]
+
+
+def _task(value: str) -> str:
+    if value not in TASKS:
+        raise typer.BadParameter(f"{value!r}; known: {', '.join(TASKS)}")
+    return value
+
+
+def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
+    """An option of some tasks, whose default stands in TASKS."""
+    value = next(str(options[name]) for options in TASKS.values() if name in options)
+    return typer.Option(
+        f"--{name}", min=least, metavar="N", help=text, show_default=value, rich_help_panel=panel
+    )
+
+
+def command(
+    task: Annotated[
+        str,
+        typer.Argument(callback=_task, metavar="TASK", help=f"{', '.join(TASKS)}.", show_default=False),
+    ],
+    model: common.Model = None,
+    hub: common.Hub = None,
+    lengths: Annotated[
+        str, typer.Option(metavar="N,...", help="In times the trained length (4x) or in tokens (8192).")
+    ] = "1x,4x,16x,32x,100x",
+    rope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY", help="Repeatable; all: every one worth comparing.", show_default="auto"
+        ),
+    ] = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLAN", help="Repeatable; upstream: llama.cpp's own.", show_default="auto"),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The text that needles are hidden in, or that is predicted."),
+    ] = None,
+    depths: Annotated[
+        int | None, _own("depths", _RETRIEVAL, "Evenly from the beginning to right before the question.")
+    ] = None,
+    samples: Annotated[int | None, _own("samples", _RETRIEVAL, "Questions per depth.")] = None,
+    phrasings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help=f"needle: all, or some of {', '.join(p.name for p in PHRASINGS)}.",
+            show_default="all",
+            rich_help_panel=_RETRIEVAL,
+        ),
+    ] = None,
+    pairs: Annotated[
+        int | None, _own("pairs", _RETRIEVAL, "pairs: lines in a document; 0: nothing but lines.", 0)
+    ] = None,
+    windows: Annotated[int | None, _own("windows", _PERPLEXITY, "Windows of the text.")] = None,
+    last: Annotated[
+        int | None, _own("last", _PERPLEXITY, "Tokens at the end of each window that count.")
+    ] = None,
+    kv_type: common.KvType = "f16",
+    precision: common.Precision = "auto",
+    threads: common.Threads = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure what a model finds (needle, pairs) or predicts (perplexity) beyond its trained length."""
+    given = {
+        "depths": depths,
+        "samples": samples,
+        "text": text,
+        "phrasings": phrasings,
+        "pairs": pairs,
+        "windows": windows,
+        "last": last,
+    }
+    own = task_options(task, given)
+    options = ModelOptions(model, hub, kv_type=kv_type, precision=precision, threads=threads)
+    info = options.info()
+    try:
+        tokens = grid.parse_lengths(lengths, info.n_train)
+    except EvalError as error:
+        raise typer.BadParameter(str(error), param_hint="--lengths") from None
+    plans = tuple(dict.fromkeys(attention or ["auto"]))
+    for plan in plans:
+        if plan != "upstream":
+            AttentionPlan.parse(plan, n_train=info.n_train or None)
+    cells = grid.cells(grid.policies(rope or ["auto"], info.n_train, tokens), plans, tokens)
+    view = View(cells)
+    measure = measure_of(task, own, tokens, seed, view)
+
+    def open_model(cell: Cell) -> LongLlama:
+        chosen = replace(options, attention=cell.plan, rope=cell.rope)
+        return chosen.open(max(cell.length, info.n_train), view.progress)
+
+    rows: list[Row] = []
+    stopped = False
+    try:
+        with view.bar:
+            for cell in cells:
+                view.begin(cell)
+                rows += grid.run(cell, open_model, measure)
+    except KeyboardInterrupt:
+        stopped = True
+    if not as_json:
+        show(Console(highlight=False), cells, rows, info.n_train)
+    print(json.dumps({"task": task, "model": info.path, "trained_length": info.n_train, "rows": rows}))
+    if stopped:
+        raise KeyboardInterrupt
+    if all("error" in row for row in rows):
+        raise CommandError(f"nothing could be measured: {rows[0]['error']}")
+
+
+def task_options(task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The values of a task's own options. Raises BadParameter for those of other tasks."""
+    for name, value in given.items():
+        if value is not None and name not in TASKS[task]:
+            others = " and ".join(other for other, own in TASKS.items() if name in own)
+            raise typer.BadParameter(f"--{name} belongs to {others}, not to {task}")
+    own = {name: default if given[name] is None else given[name] for name, default in TASKS[task].items()}
+    if task == "perplexity" and own["text"] is None:
+        raise typer.BadParameter("perplexity needs --text FILE, the text that is predicted")
+    if "phrasings" in own:
+        own["phrasings"] = choose_phrasings(own["phrasings"])
+    return own
+
+
+def choose_phrasings(names: str) -> tuple[Phrasing, ...]:
+    known = {phrasing.name: phrasing for phrasing in PHRASINGS}
+    asked = list(known) if names == "all" else [name.strip() for name in names.split(",")]
+    for name in asked:
+        if name not in known:
+            raise typer.BadParameter(f"unknown phrasing {name!r}; known: {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(asked))
+
+
+def measure_of(task: str, own: dict[str, Any], lengths: Sequence[int], seed: int, view: View) -> Measure:
+    """What a task does with a model at a length."""
+    text = None if own["text"] is None else read_text(own["text"])
+    if task == "perplexity":
+        from pyllama_long.evals import perplexity
+
+        windows = perplexity.Perplexity(text or "", tuple(lengths), own["windows"], own["last"], seed)
+        return lambda llm, length: perplexity.measure(windows, llm, length, view.document)
+    from pyllama_long.evals import retrieval
+    from pyllama_long.evals.documents import Retrieval
+    from pyllama_long.evals.haystack import Haystack
+
+    try:
+        haystack = Haystack.of_filler() if text is None else Haystack.of_text(text)
+    except EvalError as error:
+        raise CommandError(f"{own['text']}: {error}") from None
+    needles = Retrieval(
+        haystack, own.get("phrasings", PAIRS), own["depths"], own["samples"], own.get("pairs"), seed
+    )
+    return lambda llm, length: retrieval.measure(needles, llm, length, view.document)
+
+
+class View:
+    """One line on stderr, where that is a terminal: which cell, which document, how many tokens of it."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells, self.done = cells, -1
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=1)
+
+    def begin(self, cell: Cell) -> None:
+        self.done += 1
+        self.label = f"{self.done + 1}/{len(self.cells)}: {cell.rope}, {cell.plan}, {cell.length:,}"
+        self.bar.update(self.task, description=self.label, completed=0, total=cell.length)
+
+    def document(self, i: int, n: int) -> None:
+        self.bar.update(self.task, description=f"{self.label}, document {i + 1}/{n}", completed=0)
+
+    def progress(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+
+
+def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int) -> None:
+    """A line per policy and plan, a column per length."""
+    lengths = list(dict.fromkeys(cell.length for cell in cells))
+    titles = (f"{n:,}" + (f" ({n / n_train:.3g}x)" if n_train else "") for n in lengths)
+    table = Table("RoPE", "attention", *titles, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for rope, plan in dict.fromkeys((cell.rope, cell.plan) for cell in cells):
+        mine = [row for row in rows if (row["rope"], row["plan"]) == (rope, plan)]
+        shown = [figure([row for row in mine if row["length"] == n]) for n in lengths]
+        table.add_row(Text(rope), Text(plan), *shown)
+    out.print(table)
+    for reason in dict.fromkeys(row["error"] for row in rows if "error" in row):
+        out.print(Text(f"refused: {reason}"), soft_wrap=True)
+
+
+def figure(rows: Sequence[Row]) -> str:
+    """Of one cell: the accuracy over all depths, or the perplexity."""
+    if not rows:
+        return ""
+    if "error" in rows[0]:
+        return "refused"
+    if "perplexity" in rows[0]:
+        return f"{rows[0]['perplexity']:.2f}"
+    asked = sum(row["samples"] for row in rows)
+    return f"{sum(row['accuracy'] * row['samples'] for row in rows) / asked:.1%}"

@@ -1,0 +1,123 @@
+"""Which policies, plans and lengths are compared, and one cell of that table: a model opened and measured."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pyllama_long.errors import DecodeError
+from pyllama_long.evals import EvalError
+from pyllama_long.rope import RopeError, RopePolicy
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+__all__ = ["POLICIES", "Cell", "Row", "cells", "parse_lengths", "policies", "run"]
+
+# `--rope all`; what this version does not know is left out.
+POLICIES = (
+    "native",
+    "native+logn",
+    "linear",
+    "ntk",
+    "yarn",
+    "dynamic-ntk",
+    "dynamic-yarn",
+    "dca",
+    "dca+logn",
+    "dca+yarn",
+    "self-extend",
+    "self-extend+logn",
+    "rerope",
+    "rerope+logn",
+)
+Row: TypeAlias = dict[str, Any]
+_LENGTH = re.compile(r"(?P<times>\d+(?:\.\d+)?)x|(?P<tokens>\d+)")
+_MOST_TOKENS = 1 << 28
+
+
+@dataclass(frozen=True)
+class Cell:
+    """rope and plan as they were asked for; length in tokens."""
+
+    rope: str
+    plan: str
+    length: int
+
+
+def parse_lengths(text: str, n_train: int) -> tuple[int, ...]:
+    """`1x,4x,8192` in tokens, ascending; n_train: the trained length, 0 when unknown. Raises EvalError."""
+    found = set()
+    for piece in (piece.strip() for piece in text.split(",")):
+        match = _LENGTH.fullmatch(piece)
+        if match is None:
+            raise EvalError(f"{piece!r} is no length: write 4x (times the trained length) or 8192 (tokens)")
+        if match["times"] and not n_train:
+            raise EvalError(f"the model does not say its trained length: write {piece} in tokens")
+        length = int(match["tokens"]) if match["tokens"] else round(float(match["times"]) * n_train)
+        if not 1 <= length <= _MOST_TOKENS:
+            raise EvalError(f"{piece} is not from 1 to {_MOST_TOKENS:,} tokens")
+        found.add(length)
+    return tuple(sorted(found))
+
+
+def policies(asked: Iterable[str], n_train: int, lengths: Sequence[int]) -> tuple[str, ...]:
+    """The policies asked for, `all` being POLICIES. Raises RopeError for one that cannot be read."""
+    found: list[str] = []
+    for text in asked:
+        if text.strip() == "all":
+            found += [policy for policy in POLICIES if _is_known(policy, n_train, lengths[0])]
+        else:
+            for length in lengths:
+                RopePolicy.parse(text, n_train=n_train or None, n_ctx=length)
+            found.append(text)
+    return tuple(dict.fromkeys(found))
+
+
+def _is_known(text: str, n_train: int, length: int) -> bool:
+    try:
+        RopePolicy.parse(text, n_train=n_train or None, n_ctx=length)
+    except RopeError:
+        return False
+    return True
+
+
+def cells(ropes: Iterable[str], plans: Sequence[str], lengths: Sequence[int]) -> list[Cell]:
+    return [Cell(rope, plan, length) for rope in ropes for plan in plans for length in lengths]
+
+
+def run(
+    cell: Cell, open_model: Callable[[Cell], LongLlama], measure: Callable[[LongLlama, int], list[Row]]
+) -> list[Row]:
+    """The rows of one cell: what `measure` says for each depth, and what ran.
+
+    Where the model, the policy or the length refuses: one row with the reason as `error`.
+    """
+    start = {"rope": cell.rope, "plan": cell.plan, "length": cell.length}
+    empty = {"depth": None, "samples": 0, "accuracy": None, "share_of_keys": None, "seconds": None}
+    try:
+        with closing(open_model(cell)) as llm:
+            began = time.perf_counter()
+            measured = measure(llm, cell.length)
+            ran: Row = {
+                "share_of_keys": None if llm.upstream else llm.attention_stats()["share_of_keys"],
+                "seconds": round(time.perf_counter() - began, 2),
+                "rope_used": str(llm.rope),
+                "plan_used": "upstream" if llm.upstream else str(llm.plan),
+            }
+    except (ValueError, DecodeError) as error:
+        return [{**start, **empty, "error": " ".join(str(error).split())}]
+    order = ("depth", "samples", "accuracy")
+    return [
+        {
+            **start,
+            **{key: row[key] for key in order},
+            **ran,
+            **{k: v for k, v in row.items() if k not in order},
+        }
+        for row in measured
+    ]

@@ -1,0 +1,75 @@
+"""A question about a long text in the words of a model's chat template, as tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from pyllama_long._native import llama_chat_format
+from pyllama_long.evals import EvalError
+
+if TYPE_CHECKING:
+    from pyllama_long.llama import LongLlama
+
+__all__ = ["ANSWER_TOKENS", "Prompt"]
+
+ANSWER_TOKENS = 40  # at most
+_TEMPLATE = "tokenizer.chat_template"
+_PLACE = "<<text>>"  # of the user's message in a rendered template
+
+
+class Prompt:
+    """One user turn: head (tokens before the text), the text, and the question with what follows it.
+
+    A model without a chat template gets a text that ends in `Question: ...` and `Answer:`, to be continued by one
+    line.
+    """
+
+    def __init__(self, llm: LongLlama) -> None:
+        self.llm = llm
+        self._known: dict[str, list[int]] = {}
+        # Tokenizers of the SentencePiece kind put a space before each text.
+        self._adds_space = self.text(llm.tokenize(b"a", add_bos=False)).startswith(" ")
+        template = llm.metadata.get(_TEMPLATE, "")
+        before, self._before_question, self._after = "", "Question: ", "\nAnswer:"
+        if template:
+            before, self._after = self._render(template)
+            self._before_question = ""
+        self.stop = [] if template else ["\n"]
+        bos = [llm.token_bos()] if llm._model.add_bos_token() and llm.token_bos() != -1 else []
+        head = llm.tokenize(before.encode(), add_bos=False, special=True) if before else []
+        self.head = head if head[:1] == bos else [*bos, *head]
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a piece of the text; names of control tokens in it stay plain text."""
+        found = self._known.get(text)
+        if found is None:
+            plain = text.removeprefix(" ") if self._adds_space else text
+            found = self._known[text] = self.llm.tokenize(plain.encode(), add_bos=False, special=False)
+        return found
+
+    def tail(self, question: str) -> list[int]:
+        """Tokens of the question, the end of its turn and the beginning of the answer."""
+        text = self._before_question + question + self._after
+        return self.llm.tokenize(text.encode(), add_bos=False, special=True)
+
+    def text(self, tokens: list[int]) -> str:
+        return self.llm.detokenize(tokens, special=True).decode(errors="ignore")
+
+    def _render(self, template: str) -> tuple[str, str]:
+        """What the template writes before and after the user's message."""
+        model = self.llm._model
+        eos, bos = (
+            model.token_get_text(token) if token != -1 else ""
+            for token in (self.llm.token_eos(), self.llm.token_bos())
+        )
+        try:
+            formatter = llama_chat_format.Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
+            rendered = formatter(messages=[{"role": "user", "content": _PLACE}], enable_thinking=False).prompt
+        except (jinja2.TemplateError, ValueError) as error:
+            raise EvalError(f"the model's chat template cannot be used: {error}") from None
+        before, place, after = rendered.partition(_PLACE)
+        if not place:
+            raise EvalError("the model's chat template does not show the user's message")
+        return before, after
