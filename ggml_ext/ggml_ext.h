@@ -3,10 +3,11 @@
  *
  * What it computes, for a query at position p of head h, over the keys of its own sequence at positions t <= p:
  *
- *     logit(t) = scale * < R(p'(p,t)) q, R(t'(t)) k_t > * logn(p) + log_w(p,t,h)
+ *     logit(t) = scale * < R(p'(p,t)) q, R(t'(t)) k_t > * logn(p) - slope(h) * (p - t) + log_w(p,t,h)
  *     out      = sum over t in S(p,h) of softmax(logit)(t) * v_t
  *
- * S and log_w come from the attention plan (plan.c), p', t' and the frequencies from the RoPE policy (rope.c).
+ * S and log_w come from the attention plan (plan.c), p', t' and the frequencies from the RoPE policy (rope.c); slope is
+ * that of models with ALiBi, else 0.
  * Everything here is plain data: structs of int32/float that Python mirrors with ctypes, and that a GPU can copy.
  */
 #ifndef GGML_EXT_H
@@ -183,6 +184,7 @@ PLONG_API const struct plong_run *   plong_batch_runs(const struct plong_batch *
 
 struct plong_attn_params {
     float   scale;
+    float   max_bias; /* ALiBi (arXiv 2108.12409): 8 in the paper; 0: none */
     int32_t layer;
     int32_t n_rot; /* 0: this layer has no RoPE: position maps leave it alone */
     int32_t neox;  /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */

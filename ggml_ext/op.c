@@ -64,6 +64,9 @@ const char * plong_attn_supports(
     if (params->n_rot < 0 || params->n_rot > k->ne[0] || params->n_rot % 2 || params->n_rot > PLONG_MAX_ROT) {
         return "rotated dimensions do not fit the head size";
     }
+    if (!(params->max_bias >= 0.0f)) {
+        return "the ALiBi bias is negative";
+    }
     if (params->hadamard < 0 || (params->hadamard & (params->hadamard - 1)) ||
         (params->hadamard && k->ne[0] % params->hadamard)) {
         return "the Hadamard block does not divide the head size";

@@ -86,7 +86,7 @@ class CBatch(ctypes.Structure):
 
 
 class CAttnParams(ctypes.Structure):
-    _fields_ = [("scale", c_float), *_ints("layer n_rot neox hadamard")]
+    _fields_ = [("scale", c_float), ("max_bias", c_float), *_ints("layer n_rot neox hadamard")]
 
 
 class CConfig(ctypes.Structure):

@@ -24,6 +24,7 @@ def explain(llama: LongLlama) -> str:
         *(f"  {line}" for line in llama.plan.explain().splitlines()),
         f"RoPE: {llama.rope} ({llama.rope_reason})",
         *(f"  {line}" for line in llama.rope.explain().splitlines()),
+        *([f"  factor now: {llama.sequence.factor:g}"] if llama.rope.dynamic else []),
         f"CPU kernels: {kernels(llama)}",
         f"layers with llama.cpp's own attention: {refused(llama) or 'none'}",
     ]

@@ -20,7 +20,7 @@ from pyllama_long.errors import ModelError
 from pyllama_long.generate import Sampler, generate
 from pyllama_long.model import Model, read_hints
 from pyllama_long.plan import AttentionPlan, choose_plan
-from pyllama_long.rope import RopePolicy, choose_rope
+from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
 from pyllama_long.sequence import FloatArray, IntArray, Progress, as_ids
 from pyllama_long.sequence import Sequence as Tokens
 
@@ -153,6 +153,8 @@ class LongLlama(llama_cpp.Llama):
             self.rope, self.rope_reason = native, "llama.cpp's own attention has no other positions"
         elif isinstance(rope, RopePolicy):
             self.rope, self.rope_reason = rope, "asked for"
+        elif rope == "auto" and not self._model.has_rope():
+            self.rope, self.rope_reason = native, WITHOUT_ROPE
         else:
             scaling = self._meta("rope.scaling.type") or hints.rope_factors
             self.rope, self.rope_reason = choose_rope(

@@ -100,6 +100,9 @@ class Model(_internals.LlamaModel):
         key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
         return {read(key, i): read(value, i) for i in range(llama_cpp.llama_model_meta_count(self.model))}
 
+    def has_rope(self) -> bool:
+        return bool(llama_cpp.llama_model_rope_type(self.model) != llama_cpp.LLAMA_ROPE_TYPE_NONE)
+
     def kv_bytes(self, n_ctx: int, bytes_per_value: float) -> int:
         """Size of the K and V cache where every layer keeps every token; 0 for models of other kinds."""
         meta = self.metadata()

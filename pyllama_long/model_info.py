@@ -16,6 +16,10 @@ __all__ = ["KV_TYPES", "ModelInfo", "model_info"]
 KV_TYPES = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
 
 
+# Architectures that llama.cpp knows to have ALiBi, besides those whose files say so.
+_ALIBI = ("bloom", "refact")
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """Counts are 0 where the file does not say. kv_heads has one number per layer."""
@@ -36,6 +40,7 @@ class ModelInfo:
     rope: dict[str, int | float | str | bool]
     rope_scaling: str | None
     rope_extension: str  # the policy that the file names for lengths beyond n_train, or ""
+    alibi: bool
     dilated: tuple[tuple[int, ...], tuple[int, ...]] | None
     sliding_window: int
     chat_template: bool
@@ -90,6 +95,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
         },
         rope_scaling=scaling or None,
         rope_extension=keys.text("rope.extension"),
+        alibi=architecture in _ALIBI or keys.positive("attention.max_alibi_bias"),
         dilated=keys.dilated(),
         sliding_window=keys.number("attention.sliding_window"),
         chat_template="tokenizer.chat_template" in file.values,
@@ -111,6 +117,10 @@ class _Keys:
         if not isinstance(value, int) or not 0 <= value < 1 << 31:
             raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.{name} is {value!r}")
         return value
+
+    def positive(self, name: str) -> bool:
+        value = self.file.values.get(f"{self.architecture}.{name}", 0)
+        return isinstance(value, (int, float)) and value > 0
 
     def text(self, name: str) -> str:
         value = self.file.values.get(f"{self.architecture}.{name}", "")

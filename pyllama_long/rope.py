@@ -26,12 +26,13 @@ from typing import Literal, get_args
 
 from pyllama_long import _terms
 
-__all__ = ["RopeError", "RopePolicy", "choose_rope"]
+__all__ = ["WITHOUT_ROPE", "RopeError", "RopePolicy", "choose_rope"]
 
 Freq = Literal["native", "linear", "ntk", "yarn", "llama3", "longrope"]
 Map = Literal["absolute", "dca", "self-extend", "rerope"]
 
 MAX_FACTORS = 256
+WITHOUT_ROPE = "auto: the model has no RoPE, and what it has (ALiBi) extrapolates as it is"
 
 _FREQS = get_args(Freq)
 _MAPS = get_args(Map)[1:]

@@ -52,8 +52,12 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     writer.add_value_length(s.head_dim)
     writer.add_layer_norm_rms_eps(s.rms_eps)
     writer.add_vocab_size(s.n_vocab)
-    writer.add_rope_dimension_count(s.n_rot)
-    writer.add_rope_freq_base(s.rope_base)
+    if arch.max_bias:
+        writer.add_layer_norm_eps(s.rms_eps)
+        writer.add_max_alibi_bias(arch.max_bias)
+    else:
+        writer.add_rope_dimension_count(s.n_rot)
+        writer.add_rope_freq_base(s.rope_base)
     if s.n_expert:
         writer.add_expert_count(s.n_expert)
         writer.add_expert_used_count(s.n_expert_used)

@@ -17,7 +17,7 @@ from op_graph import GGML_TYPES, OpCase
 
 from pyllama_long import _native
 
-HEADER = "10i f4i 2f"  # struct header of run_cases.c
+HEADER = "10i 2f4i 2f"  # struct header of run_cases.c
 
 
 def limit(op: OpCase, expected: Array, precision: str) -> float:
@@ -35,7 +35,7 @@ def write(case: Case, path: Path) -> None:
     kv = GGML_TYPES[case.kv_type]
     sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), kv, op.n_kv, op.k.shape[0])
     params = op.params()
-    numbers = (params.scale, params.layer, params.n_rot, params.neox, params.hadamard)
+    numbers = (params.scale, params.max_bias, params.layer, params.n_rot, params.neox, params.hadamard)
     head = struct.pack(HEADER, *sizes, len(batch), 0 if table is None else len(table), *numbers, *allowed)
     parts = [head, op.q.tobytes(), op.k_bytes, op.v_bytes, batch.tobytes()]
     if table is not None:

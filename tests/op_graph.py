@@ -154,7 +154,7 @@ class CaseBatch:
     def params(self) -> Any:
         case = self.case
         n_rot = case.n_rot if self._maps() else 0
-        return _native.CAttnParams(case.scale, case.layer, n_rot, int(case.neox), case.hadamard)
+        return _native.CAttnParams(case.scale, case.max_bias, case.layer, n_rot, int(case.neox), case.hadamard)
 
 
 class OpCase(CaseBatch):
@@ -214,6 +214,7 @@ class OpCase(CaseBatch):
                     self.magnitude,
                     case.n_rot,
                     case.neox,
+                    max_bias=case.max_bias,
                     layer=case.layer,
                     precision=precision,  # type: ignore[arg-type]
                 )

@@ -159,6 +159,14 @@ def round_to(x: Array, precision: Precision) -> Array:
     return x
 
 
+def alibi_slopes(n: int, max_bias: float) -> list[float]:
+    """Per head (arXiv 2108.12409, and its code for n that is no power of two)."""
+    if n & (n - 1) == 0:
+        return [2.0 ** (-max_bias * (h + 1) / n) for h in range(n)]
+    lower = 1 << (n.bit_length() - 1)
+    return alibi_slopes(lower, max_bias) + alibi_slopes(2 * lower, max_bias)[0::2][: n - lower]
+
+
 def attention(
     q_raw: Array,
     k_raw: Array,
@@ -174,6 +182,7 @@ def attention(
     n_rot: int,
     neox: bool,
     *,
+    max_bias: float = 0.0,
     layer: int = 0,
     precision: Precision = "f64",
 ) -> Array:
@@ -181,7 +190,7 @@ def attention(
 
     q_raw [n_q, n_head, d] and k_raw [n_k, n_head_kv, d], un-rotated; v [n_k, n_head_kv, d_v]; q_pos [n_q] and
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
-    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. A query that reads no key gives zeros.
+    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: of ALiBi, 0 without. A query that reads no key gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
     q, k, v = (round_to(x, "f64" if precision == "f64" else "f32") for x in (q_raw, k_raw, v))
@@ -211,6 +220,8 @@ def attention(
                 log_w[rows] = log_weights(phase, q_pos[rows], h, k_pos)
         reading = np.flatnonzero((log_w > -np.inf).any(axis=1))
         logits = factor[reading, None] * dots[h, reading] + log_w[reading].astype(q.dtype)
+        if max_bias:
+            logits -= alibi_slopes(n_head, max_bias)[h] * (q_pos[reading, None] - k_pos).astype(q.dtype)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         weights = round_to(weights / weights.sum(axis=1, keepdims=True), precision)
         out[reading, h] = weights @ v[:, h // group]

@@ -15,7 +15,7 @@ from raw_model import Model, nll
 
 from pyllama_long import _native
 
-ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe")
+ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe", "mpt")
 
 
 @pytest.fixture(scope="module", params=ARCHS)

@@ -27,6 +27,7 @@ struct tile_mem {
     void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job has few rows */
     struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
     int32_t *          ints;   /* [4][rows] of the job */
+    float *            slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
     struct sub *       subs;
     elem *             k_near; /* as k, turned to true positions, for maps that store keys folded */
     float *            angles; /* [n_rot/2][2] */
@@ -88,10 +89,24 @@ static void merge_zone(struct tile_run * t, float * s, int stride, int i0, int r
     }
 }
 
+/* s [rows][stride], rows i0 .. of the job: takes slope * distance off the logits */
+static void add_alibi(struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b) {
+    for (int i = 0; i < rows; i++) {
+        const float   slope = t->mem.slope[i0 + i];
+        const int32_t p     = t->job.pos[i0 + i];
+        for (int j = 0; j < b->n; j++) {
+            s[i * stride + j] += slope * (float) (b->pos[j] - p);
+        }
+    }
+}
+
 /* Masks the logits s [rows][stride] and pads them to a multiple of 16, which it returns. */
 static int finish_logits(
     struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, enum cover cover) {
     const int n16 = (b->n + 15) & ~15;
+    if (t->call->params.max_bias > 0.0f) {
+        add_alibi(t, s, stride, i0, rows, b);
+    }
     if (cover == COVER_SOME) {
         job_mask(&t->job, t->call, t->tile, i0, rows, b, s, stride);
     }

@@ -33,6 +33,7 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         padded * VW * sizeof(float),
         padded * dv * sizeof(float),
         4 * (size_t) rows * sizeof(int32_t),
+        (size_t) rows * sizeof(float),
         (size_t) rows * sizeof(struct sub),
         maps ? BLOCK * dk * sizeof(elem) : 0,
         maps ? PLONG_MAX_ROT * sizeof(float) : 0,
@@ -40,7 +41,7 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
     void ** const parts[] = {
         (void **) &t->k,      (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
         (void **) &t->f32,    (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
-        (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->subs,
+        (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->slope, (void **) &t->subs,
         (void **) &t->k_near, (void **) &t->angles,
     };
     size_t at = 0;
@@ -56,6 +57,17 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
 static size_t tile_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
     struct tile_mem t;
     return tile_layout(&t, NULL, d_k, d_v, rows, maps);
+}
+
+/* Slopes of ALiBi: a geometric series over the heads, for numbers of heads that are no power of two with every other one
+ * of the next series appended. */
+static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
+    int32_t even = 1;
+    while (2 * even <= n_head) {
+        even *= 2;
+    }
+    return head < even ? exp2f(-max_bias * (float) (head + 1) / (float) even)
+                       : exp2f(-max_bias / 2 * (float) (2 * (head - even) + 1) / (float) even);
 }
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------- */
@@ -84,6 +96,10 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
     }
     for (int i = 0; i < job->n; i++) {
         t->mem.js.m[i] = -INFINITY;
+        if (t->call->params.max_bias > 0.0f) {
+            const int32_t head = row_head(t->call, t->tile, job->row[i]);
+            t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
+        }
     }
     memset(t->mem.js.l, 0, (size_t) padded * VW * sizeof(float));
     memset(t->mem.js.acc, 0, (size_t) padded * t->dv * sizeof(float));

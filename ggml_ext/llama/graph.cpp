@@ -209,9 +209,6 @@ static std::string refusal(
     if (graph.hparams.attn_soft_cap) {
         return "the model caps its logits";
     }
-    if (graph.hparams.f_max_alibi_bias > 0.0f) {
-        return "the model uses ALiBi";
-    }
     if (graph.rope_type == LLAMA_ROPE_TYPE_MROPE || graph.rope_type == LLAMA_ROPE_TYPE_IMROPE ||
         graph.rope_type == LLAMA_ROPE_TYPE_VISION) {
         return "the model has several positions per token (M-RoPE)";
@@ -246,6 +243,7 @@ plong_layer plong_prepare(
     layer.take            = true;
     layer.q               = q;
     layer.params.scale    = kq_scale;
+    layer.params.max_bias = graph.hparams.use_alibi ? graph.hparams.f_max_alibi_bias : 0.0f;
     layer.params.layer    = il;
     layer.params.n_rot    = layer.rope && state->maps() ? layer.rope->n_rot : 0;
     layer.params.neox     = layer.rope && layer.rope->neox;

@@ -16,7 +16,7 @@ from pyllama_long.cli.common import Attention, Hub, Json, KvType, ModelOptions, 
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import KV_TYPES, ModelInfo
 from pyllama_long.plan import choose_plan
-from pyllama_long.rope import choose_rope
+from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
 
 EXAMPLES = """\b
 [b]Examples[/b]
@@ -54,7 +54,10 @@ def command(
 def choice(info: ModelInfo, n: int, attention: str, rope: str, kv_type: str) -> dict[str, Any]:
     """What LongLlama takes at a context of n tokens, and the bytes that it needs."""
     try:
-        policy, rope_reason = choose_rope(rope, info.n_train, n, info.rope_scaling, info.rope_extension)
+        if rope == "auto" and info.alibi:
+            policy, rope_reason = RopePolicy(n_train=info.n_train), WITHOUT_ROPE
+        else:
+            policy, rope_reason = choose_rope(rope, info.n_train, n, info.rope_scaling, info.rope_extension)
         if attention == "upstream":
             plan_text, plan_reason = "upstream", "asked for"
         else:

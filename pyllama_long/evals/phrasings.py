@@ -95,17 +95,10 @@ PHRASINGS: tuple[Phrasing, ...] = (
     ),
 )
 
-# Key-value lines, asked for in a sentence.
-PAIRS: tuple[Phrasing, ...] = tuple(
-    Phrasing(
-        name,
-        say,
-        ("What is the value of {key}?", "Which value belongs to {key}?"),
-        "The value of {key} is {value}.",
-    )
-    for name, say in (
-        ("colon", "{key}: {value}"),
-        ("equals", "{key} = {value}"),
-        ("json", '"{key}": "{value}",'),
-    )
+# Key-value lines. Quotes around the key give it the tokens that it has at the beginning of a line.
+_VALUE = ('What is the value of "{key}"?', 'Which value belongs to "{key}"?')
+PAIRS: tuple[Phrasing, ...] = (
+    Phrasing("colon", "{key}: {value}", _VALUE, "{key}: {value}"),
+    Phrasing("equals", "{key} = {value}", _VALUE, "{key} = {value}"),
+    Phrasing("json", '  "{key}": "{value}",', _VALUE, 'The value of "{key}" is "{value}".'),
 )

@@ -83,6 +83,8 @@ class Arch:
     qk_norm: bool = False
     post_norm: bool = False
     fused: bool = False  # one tensor for q, k, v and one for gate and up
+    gated: bool = True  # the feed-forward has a gate
+    max_bias: float = 0.0  # of ALiBi, in place of RoPE
     embd_scaled: bool = False  # the graph multiplies the embedding by sqrt(n_embd)
 
 
@@ -101,6 +103,7 @@ ARCHS = {
         embd_scaled=True,
     ),
     "phi3": Arch("phi3", fused=True),
+    "mpt": Arch("mpt", fused=True, gated=False, max_bias=8.0),
 }
 LLAMA3 = {"n_vocab": 128256, "n_ctx_train": 131072, "rope_base": 5e5, "rope_scaling": "llama3"}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -112,8 +112,8 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield matrix(blk + "ffn_up_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
             yield matrix(blk + "ffn_down_exps", s.n_expert, s.n_embd, s.n_ff, std=down)
             continue
-        if arch.fused:
-            yield matrix(blk + "ffn_up", 2 * s.n_ff, s.n_embd, std=unit)
+        if arch.fused or not arch.gated:
+            yield matrix(blk + "ffn_up", (1 + arch.gated) * s.n_ff, s.n_embd, std=unit)
         else:
             yield matrix(blk + "ffn_gate", s.n_ff, s.n_embd, std=unit)
             yield matrix(blk + "ffn_up", s.n_ff, s.n_embd, std=unit)
