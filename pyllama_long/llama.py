@@ -158,7 +158,7 @@ class LongLlama(llama_cpp.Llama):
         else:
             scaling = self._meta("rope.scaling.type") or hints.rope_factors
             self.rope, self.rope_reason = choose_rope(
-                rope, self.n_train, n_ctx, scaling, self._meta("rope.extension")
+                rope, self.n_train, n_ctx, scaling, self._meta("rope.extension"), self.plan.reach
             )
         if self.upstream and str(self.rope) != "native":
             raise ValueError(

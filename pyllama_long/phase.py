@@ -92,6 +92,13 @@ class Phase:
         """Whether the phase is the part `exact`."""
         return self.window == ALL
 
+    @property
+    def reach(self) -> int:
+        """How many tokens back a query reads at most, itself among them; ALL where that has no bound."""
+        if self.exact or self.sinks or self.global_:
+            return ALL
+        return max(self.window, self.dense_below, *(branch.segment for branch in self.branches), 0)
+
     @classmethod
     def parse(cls, text: str) -> Phase:
         """Reads `part+part+...`. Raises PlanError: one line that names the wrong piece and the known ones."""

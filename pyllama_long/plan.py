@@ -48,6 +48,11 @@ class AttentionPlan:
         if self.prefill.dense_below != self.tail.dense_below:
             raise PlanError("dense_below belongs to the whole plan: give both phases the same")
 
+    @property
+    def reach(self) -> int:
+        """How many tokens back a query reads at most, itself among them; ALL where that has no bound."""
+        return ALL if self.dense_layers else max(self.prefill.reach, self.tail.reach)
+
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None) -> AttentionPlan:
         """Reads a plan or the name of a preset.

@@ -232,13 +232,20 @@ class RopePolicy:
 
 
 def choose_rope(
-    text: str, n_train: int, n_ctx: int, gguf_scaling: str | None, extension: str = ""
+    text: str,
+    n_train: int,
+    n_ctx: int,
+    gguf_scaling: str | None,
+    extension: str = "",
+    reach: int = _terms.ALL,
 ) -> tuple[RopePolicy, str]:
     """The policy for a model and a context length, and one line that says why it was taken.
 
     gguf_scaling: the RoPE scaling that the GGUF carries (`linear`, `yarn`, `llama3`, `longrope`), or None.
     n_train is then the length that this scaling reaches, and the frequencies are not scaled a second time.
     extension: the policy that the GGUF names for lengths beyond n_train (`{arch}.rope.extension`), or "".
+    reach: of the attention plan: how many tokens back a query reads at most. A plan that stays within n_train
+    never shows the model a distance that it does not know.
     """
     scaling = None if gguf_scaling in (None, "", "none") else gguf_scaling
     automatic = text.strip() == "auto"
@@ -249,6 +256,11 @@ def choose_rope(
             RopePolicy(n_train=n_train),
             f"auto: {n_ctx} tokens are within the trained length {n_train}{own}",
         )
+    if automatic and not extension and reach <= n_train:
+        why = (
+            f"auto: no query reads further than {reach} tokens back, within the trained length {n_train}{own}"
+        )
+        return RopePolicy(n_train=n_train), why
     if automatic and extension:
         text, why = extension, beyond + "the GGUF names this policy"
     elif automatic and n_ctx <= _REACH * n_train and not scaling:
@@ -264,7 +276,7 @@ def choose_rope(
             f"{policy} would scale twice: the GGUF carries {scaling} to its {n_train} tokens; "
             "write auto, native or a position map (dca, self-extend, rerope)"
         )
-    if not automatic and n_ctx > n_train and policy.freq == "native" and policy.map == "absolute":
+    if not automatic and min(n_ctx, reach) > n_train and policy.freq == "native" and policy.map == "absolute":
         why += f"; the model knows only {n_train} positions"
     return policy, why
 

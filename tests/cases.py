@@ -273,7 +273,9 @@ def _cases() -> list[Case]:
     far = (Seq(1_000_000, 9, gone=999_700), Seq(70_001, 1, tail=1, gone=69_500, holes=True))
     for i, rope in enumerate(("native", "dca(96, 16)+yarn(4)", "self-extend(20000, 64)", "rerope(64)+logn")):
         add(f"far/{rope}", rope=rope, seqs=far, plan=("exact", SPARSE)[i % 2], kv_type="f32")
-    for i, (plan, kv_type) in enumerate((("exact", "f16"), (SPARSE, "q8_0"), (PARTS[6], "f32"), (PARTS[10], "bf16"))):
+    for i, (plan, kv_type) in enumerate(
+        (("exact", "f16"), (SPARSE, "q8_0"), (PARTS[6], "f32"), (PARTS[10], "bf16"))
+    ):
         alibi = {"max_bias": 8.0, "n_rot": 0, "plan": plan, "kv_type": kv_type, "n_head": (8, 6, 12, 4)[i]}
         add(f"alibi/{i}/prefill", **alibi, seqs=(Seq(0, 333),))
         add(f"alibi/{i}/decode", **alibi, seqs=(Seq(700, 1, tail=1),))

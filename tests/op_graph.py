@@ -154,7 +154,9 @@ class CaseBatch:
     def params(self) -> Any:
         case = self.case
         n_rot = case.n_rot if self._maps() else 0
-        return _native.CAttnParams(case.scale, case.max_bias, case.layer, n_rot, int(case.neox), case.hadamard)
+        return _native.CAttnParams(
+            case.scale, case.max_bias, case.layer, n_rot, int(case.neox), case.hadamard
+        )
 
 
 class OpCase(CaseBatch):

@@ -190,7 +190,8 @@ def attention(
 
     q_raw [n_q, n_head, d] and k_raw [n_k, n_head_kv, d], un-rotated; v [n_k, n_head_kv, d_v]; q_pos [n_q] and
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
-    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: of ALiBi, 0 without. A query that reads no key gives zeros.
+    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: of ALiBi, 0 without. A query that reads
+    no key gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
     q, k, v = (round_to(x, "f64" if precision == "f64" else "f32") for x in (q_raw, k_raw, v))

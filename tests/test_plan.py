@@ -216,3 +216,25 @@ def test_share_of_long_prompts() -> None:
     # The paper's cost, the sum of w / r^2, counts a key once for each branch that reads it.
     paper = sum(w / r**2 for w, r in zip((2048, 4096, 8192, 16384, 32768), (1, 2, 4, 8, 16), strict=True)) / n
     assert 0.7 * paper < longnet < paper
+
+
+@pytest.mark.parametrize(
+    ("text", "reach"),
+    [
+        ("exact", ALL),
+        ("window(300)", 300),
+        ("sinks(4)+window(300)", ALL),
+        ("window(300)+dilated(segments=128/512, rates=1/2)", 512),
+        ("dilated(segments=128/512, rates=1/2, align=query)", 512),
+        ("prefill: window(300) | tail: exact", ALL),
+        ("window(300); dense_below=800", 800),
+        ("window(300); dense_layers=1", ALL),
+    ],
+)
+def test_reach_is_the_furthest_that_a_query_reads(text: str, reach: int) -> None:
+    plan = AttentionPlan.parse(text)
+    assert plan.reach == reach
+    n = 1500
+    furthest = max(p - int(pattern.keys(plan.tail, p, h)[0]) + 1 for p in range(n) for h in range(2))
+    # a lattice may leave the furthest place out
+    assert plan.dense_layers or furthest in (min(reach, n), min(reach, n) - 1)

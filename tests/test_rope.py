@@ -218,3 +218,11 @@ def test_a_gguf_that_scales_itself_is_not_scaled_twice() -> None:
         RopeError, match=r"yarn\(4\) would scale twice: the GGUF carries longrope to its 131072"
     ):
         choose_rope("yarn(4)", 131072, 500000, "longrope")
+
+
+def test_auto_is_native_where_no_query_reaches_beyond_the_trained_length() -> None:
+    policy, why = choose_rope("auto", 512, 51200, None, reach=512)
+    assert str(policy) == "native" and why.startswith("auto: no query reads further than 512 tokens back")
+    assert str(choose_rope("auto", 512, 51200, None, reach=513)[0]) == "rerope(256)+logn"
+    assert choose_rope("native", 512, 51200, None, reach=512)[1] == "asked for"
+    assert str(choose_rope("auto", 512, 51200, None, "rerope(99)", reach=512)[0]) == "rerope(99)"

@@ -26,6 +26,7 @@ PROGRAM = "pyllama-long"
 DEFAULT_CTX = 32768  # of models that were trained at less
 LEAST_CTX = 512
 PRECISIONS = ("auto", "f32")  # of _native, which needs the library
+EMBEDDED = ("demo", "longnet", "longnet-dense")
 
 
 class CommandError(Exception):
@@ -48,7 +49,13 @@ _MODEL, _SAMPLING = "Model", "Sampling"
 
 Model = Annotated[
     Path | None,
-    typer.Option("-m", "--model", metavar="FILE", help="A GGUF file.", rich_help_panel=_MODEL),
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="FILE",
+        help=f"A GGUF file, or an embedded model: {', '.join(EMBEDDED)}.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Hub = Annotated[
     str | None,
@@ -150,7 +157,8 @@ class ModelOptions:
             raise typer.BadParameter("give -m FILE or --hf REPO[:FILE], not both")
         if "path" not in self._found:
             if self.model is not None:
-                self._found["path"] = self.model
+                named = str(self.model) in EMBEDDED and not self.model.exists()
+                self._found["path"] = embedded_model(str(self.model)) if named else self.model
             else:
                 self._found["path"] = embedded_model() if self.hub is None else _download(self.hub)
         return self._found["path"]
@@ -187,8 +195,9 @@ class ModelOptions:
         return min(wanted, max(LEAST_CTX, fits))
 
 
-def embedded_model() -> Path:
-    path = Path(str(resources.files("pyllama_long") / "data" / "demo.gguf"))
+def embedded_model(name: str = "demo") -> Path:
+    """The file of one of EMBEDDED. Raises CommandError when it is missing."""
+    path = Path(str(resources.files("pyllama_long") / "data" / f"{name}.gguf"))
     if not path.is_file():
         raise CommandError("the embedded model is missing from this installation: install pyllama-long again")
     return path

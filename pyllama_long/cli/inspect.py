@@ -15,7 +15,7 @@ from rich.text import Text
 from pyllama_long.cli.common import Attention, Hub, Json, KvType, ModelOptions, Rope, available_memory, size
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import KV_TYPES, ModelInfo
-from pyllama_long.plan import choose_plan
+from pyllama_long.plan import ALL, choose_plan
 from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
 
 EXAMPLES = """\b
@@ -54,15 +54,16 @@ def command(
 def choice(info: ModelInfo, n: int, attention: str, rope: str, kv_type: str) -> dict[str, Any]:
     """What LongLlama takes at a context of n tokens, and the bytes that it needs."""
     try:
+        plan_text, plan_reason, reach = "upstream", "asked for", ALL
+        if attention != "upstream":
+            plan, plan_reason = choose_plan(attention, info.n_train, info.dilated)
+            plan_text, reach = str(plan), plan.reach
         if rope == "auto" and info.alibi:
             policy, rope_reason = RopePolicy(n_train=info.n_train), WITHOUT_ROPE
         else:
-            policy, rope_reason = choose_rope(rope, info.n_train, n, info.rope_scaling, info.rope_extension)
-        if attention == "upstream":
-            plan_text, plan_reason = "upstream", "asked for"
-        else:
-            plan, plan_reason = choose_plan(attention, info.n_train, info.dilated)
-            plan_text = str(plan)
+            policy, rope_reason = choose_rope(
+                rope, info.n_train, n, info.rope_scaling, info.rope_extension, reach
+            )
     except OverflowError as error:
         raise GGUFError(f"{info.path} is damaged: {error}") from None
     return {

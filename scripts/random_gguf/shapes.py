@@ -50,7 +50,8 @@ class Shape:
             "n_embd and n_ff must be multiples of 32": full.n_embd % 32 == 0 == full.n_ff % 32,
             "n_head * head_dim must be a multiple of 32": full.n_head * full.head_dim % 32 == 0,
             "head_dim must be even": full.head_dim % 2 == 0,
-            "n_rot must be even and at most head_dim": 0 < full.n_rot <= full.head_dim and full.n_rot % 2 == 0,
+            "n_rot must be even and at most head_dim": 0 < full.n_rot <= full.head_dim
+            and full.n_rot % 2 == 0,
             f"{arch} needs head_dim = n_embd / n_head": arch not in ("qwen2", "phi3")
             or full.n_head * full.head_dim == full.n_embd,
             "n_expert_used must be at most n_expert": not full.n_expert

@@ -1,8 +1,10 @@
 """Trains a small model that finds numbers in long texts: the like of the embedded demo model.
 
 corpus.py   any folder of text -> tokenizer, tokens, sentences, key words
-tasks.py    training sequences: prose, and questions about numbers hidden in prose
+tasks.py    training sequences: prose, and tasks whose answer stands in the context
+needles.py  the chats among them; writer.py their tokens with weights
 model.py    the llama architecture as functions of named tensors, and its structured initial weights
+dilated.py  LongNet's dilated attention as a matrix
 train.py    the loop: Muon + AdamW, progress, checkpoints, Ctrl-C
 export.py   GGUF files that llama.cpp loads
 """

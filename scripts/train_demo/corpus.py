@@ -117,14 +117,16 @@ def clean(text: str) -> str:
 def read_folder(folder: Path) -> tuple[list[str], str]:
     """The cleaned texts of the folder's .txt files, and what is held out of training.
 
-    Files whose name begins with `heldout` are held out, those with `validation` ignored; without such a file
-    the last hundredth of each text is held out. Raises TrainError when there is too little text.
+    Files whose name begins with `heldout` are held out, those with `validation` ignored, those with `code` taken
+    line by line; without a held-out file the last hundredth of each text is. Raises TrainError when there is too
+    little text.
     """
     files = sorted(folder.rglob("*.txt")) if folder.is_dir() else []
     texts: list[str] = []
     held = ""
     for file in files:
-        text = clean(file.read_text(encoding="utf-8", errors="replace"))
+        text = file.read_text(encoding="utf-8", errors="replace")
+        text = text if file.name.startswith("code") else clean(text)
         if file.name.startswith("heldout"):
             held += text
         elif not file.name.startswith("validation"):

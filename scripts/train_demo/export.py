@@ -44,6 +44,9 @@ def write(
     writer.add_rope_freq_base(c.rope_base)
     writer.add_layer_norm_rms_eps(c.rms_eps)
     writer.add_vocab_size(c.n_vocab)
+    if c.segments:
+        writer.add_array("llama.attention.dilated.segment_lengths", c.segments)
+        writer.add_array("llama.attention.dilated.rates", c.rates)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_tokenizer(writer, json.loads(tokenizer.read_text(encoding="utf-8")))
@@ -61,10 +64,28 @@ def write(
     writer.close()
 
 
-def interleave(rows: NDArray[np.float32], n_head: int) -> NDArray[np.float32]:
+def interleave(rows: NDArray[np.float32], n_head: int, back: bool = False) -> NDArray[np.float32]:
     """[n_head * head_dim, in]: rotary pairs half a head apart -> side by side, as llama.cpp rotates."""
-    split = rows.reshape(n_head, 2, -1, rows.shape[1])
+    split = rows.reshape((n_head, -1, 2, rows.shape[1]) if back else (n_head, 2, -1, rows.shape[1]))
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def read(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The tensors of a file that write() wrote, under the names of model.shapes()."""
+    reader = gguf.GGUFReader(path)
+    n_head, n_head_kv = (
+        int(reader.fields[f"llama.attention.{name}"].contents()) for name in ("head_count", "head_count_kv")
+    )
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for tensor in reader.tensors:
+        name = tensor.name.removesuffix(".weight")
+        data = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if name.endswith("attn_q"):
+            data = interleave(data, n_head, back=True)
+        elif name.endswith("attn_k"):
+            data = interleave(data, n_head_kv, back=True)
+        tensors[name] = np.array(data)
+    return tensors
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, tok: dict[str, Any]) -> None:

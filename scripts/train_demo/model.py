@@ -8,16 +8,45 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from train_demo import dilated
 from train_demo.errors import TrainError, need
 
 Params = dict[str, Any]  # name -> tensor
 
 
+class Far(NamedTuple):
+    """A sequence read as if it were part of one `copies` times as long, under ReRoPE positions and log-n.
+
+    Keys more than `window` back have distance `window` (ReRoPE); each of them that is not kept counts `copies`
+    times, as filler of a longer text would; queries are multiplied with ln(copies n) / ln(n). window, copies:
+    [batch]; kept: [batch, n].
+    """
+
+    window: Any
+    copies: Any
+    kept: Any
+
+
+class Tables(NamedTuple):
+    """What every layer needs beside its weights.
+
+    cos, sin of every position's angles: [n, head_dim / 2]. reads: what dilated attention adds to the logits,
+    [1, n_head, n, n]; None for attention that reads every key.
+    """
+
+    cos: Any
+    sin: Any
+    reads: Any = None
+
+
 @dataclass(frozen=True)
 class Config:
-    """Shape of the model; the defaults are those of the embedded demo model, 5.2M parameters."""
+    """Shape of the model; the defaults are those of the embedded demo model, 5.2M parameters.
+
+    segments, rates: the branches of dilated attention; without them every key is read.
+    """
 
     n_vocab: int = 3072
     n_layer: int = 6
@@ -28,6 +57,8 @@ class Config:
     n_ctx: int = 512
     rope_base: float = 10000.0
     rms_eps: float = 1e-5
+    segments: tuple[int, ...] = ()
+    rates: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head or self.n_head % self.n_head_kv or self.head_dim % 2:
@@ -38,6 +69,7 @@ class Config:
             raise TrainError("n_embd and n_ff must be multiples of 32, the block of the type Q8_0")
         if self.n_ctx < 128:
             raise TrainError("n_ctx must be at least 128: the tasks need that many tokens")
+        dilated.check(self.segments, self.rates, self.n_ctx)
 
     @property
     def head_dim(self) -> int:
@@ -67,19 +99,26 @@ def shapes(c: Config) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def rope_tables(c: Config, n: int) -> tuple[Any, Any]:
-    """cos and sin of every position's angles, [n, head_dim / 2]."""
+def make_tables(c: Config, n: int, device: str = "cpu") -> Tables:
+    """The tables of positions 0 .. n."""
     torch = need("torch", "2.9")
     theta = c.rope_base ** (-torch.arange(0, c.head_dim, 2).float() / c.head_dim)
     angle = torch.arange(n).float()[:, None] * theta
-    return angle.cos(), angle.sin()
+    reads = None
+    if c.segments:
+        counts = dilated.log_counts(c.segments, c.rates, c.n_head, n)
+        reads = torch.from_numpy(counts)[None].to(device)
+    return Tables(angle.cos().to(device), angle.sin().to(device), reads)
 
 
-def forward(p: Params, ids: Any, tables: tuple[Any, Any], c: Config) -> Any:
-    """Logits [batch, n, n_vocab] of tokens ids [batch, n]."""
-    torch = need("torch", "2.9")
+def forward(p: Params, ids: Any, tables: Tables, c: Config, far: Far | None = None) -> Any:
+    """Logits [batch, n, n_vocab] of tokens ids [batch, n]. far is for attention that reads every key."""
+    import torch  # torch.compile does not see through need()
+
     f = torch.nn.functional
     batch, n = ids.shape
+    here = tables.cos[:n], tables.sin[:n]
+    reads = None if tables.reads is None else tables.reads[:, :, :n, :n]
 
     def norm(x: Any, name: str) -> Any:
         return f.rms_norm(x, (x.shape[-1],), p[name], c.rms_eps)
@@ -87,23 +126,47 @@ def forward(p: Params, ids: Any, tables: tuple[Any, Any], c: Config) -> Any:
     def heads(x: Any, name: str) -> Any:  # [batch, heads, n, head_dim]
         return f.linear(x, p[name]).view(batch, n, -1, c.head_dim).transpose(1, 2)
 
-    def rotate(x: Any) -> Any:
-        cos, sin = (table[:n].to(x.dtype) for table in tables)
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    def share(x: Any) -> Any:  # [batch, kv heads, ...] -> [batch, heads, ...]
+        return x.repeat_interleave(c.n_head // c.n_head_kv, 1)
+
+    if far is not None:
+        place = torch.arange(n, device=ids.device)
+        distance = place[:, None] - place
+        away = (distance > far.window[:, None, None])[:, None]  # [batch, 1, n, n]
+        counted = (away & ~far.kept[:, None, None, :]) * far.copies.log()[:, None, None, None]
+        bias = counted.masked_fill(distance < 0, -math.inf)
+        sharper = 1 + far.copies.log() / math.log(n)
+        scale = (sharper / math.sqrt(c.head_dim))[:, None, None, None]
+        there = tuple(table[far.window][:, None, None, :] for table in (tables.cos, tables.sin))
 
     x = f.embedding(ids, p["token_embd"])
     for i in range(c.n_layer):
         blk = f"blk.{i}."
         h = norm(x, blk + "attn_norm")
         q, k, v = (heads(h, blk + name) for name in ("attn_q", "attn_k", "attn_v"))
-        k, v = (t.repeat_interleave(c.n_head // c.n_head_kv, 1) for t in (rotate(k), v))
-        read = f.scaled_dot_product_attention(rotate(q), k, v, is_causal=True)
+        if far is None:
+            read = f.scaled_dot_product_attention(
+                rotate(q, here), share(rotate(k, here)), share(v), reads, is_causal=reads is None
+            )
+        else:
+            near = rotate(q, here) @ share(rotate(k, here)).transpose(-1, -2)
+            beyond = rotate(q, there) @ share(k).transpose(-1, -2)
+            logits = torch.where(away, beyond, near) * scale + bias
+            read = logits.softmax(-1).to(v.dtype) @ share(v)
         x = x + f.linear(read.transpose(1, 2).reshape(batch, n, -1), p[blk + "attn_output"])
         h = norm(x, blk + "ffn_norm")
         gated = f.silu(f.linear(h, p[blk + "ffn_gate"])) * f.linear(h, p[blk + "ffn_up"])
         x = x + f.linear(gated, p[blk + "ffn_down"])
     return f.linear(norm(x, "output_norm"), p["token_embd"])
+
+
+def rotate(x: Any, tables: tuple[Any, Any]) -> Any:
+    """Turns the pairs (i, i + head_dim / 2) of x [..., n, head_dim] by cos and sin [..., n, head_dim / 2]."""
+    import torch  # torch.compile does not see through need()
+
+    cos, sin = (table.to(x.dtype) for table in tables)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 def initial(c: Config, seed: int = 0) -> Params:

@@ -11,21 +11,24 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train_demo import model
+from train_demo import model, needles
 from train_demo.corpus import Corpus
 from train_demo.errors import TrainError, need
-from train_demo.tasks import ANSWER, Tasks
+from train_demo.tasks import Tasks
+from train_demo.writer import ANSWER, Writer
 
 WARM_UP = 60  # steps
 DECAY = 0.4  # of the budget
 LOOKS_BACK = 0.6  # loss of answer tokens that ends phase 0
+MOST_COPIES = 800  # how much longer a text a sequence may stand for
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Settings:
     device: str = "cpu"
     compile: bool = True
     seed: int = 0
+    far: float = 0.5  # of the batches stand for longer texts (model.Far); 0 for dilated attention
+    prose: float = 0.4  # of the sequences are prose and no task
     save_every: float = 120.0  # seconds
 
 
@@ -65,16 +70,18 @@ class Trainer:
         torch = self.torch = need("torch", "2.9")
         if not hasattr(torch.optim, "Muon"):
             raise TrainError(f'torch {torch.__version__} has no Muon: pip install "torch>=2.9"')
+        if c.segments and s.far:
+            raise TrainError("dilated attention does not train for longer texts: give --far 0")
         if s.threads:
             torch.set_num_threads(s.threads)
         self.folder, self.c, self.s, self.say, self.state = folder, c, s, say, State()
-        self.tasks = Tasks(corpus, corpus.train, seed=s.seed + 2)
+        self.tasks = Tasks(corpus, corpus.train, seed=s.seed + 2, plain=s.prose)
         self.corpus = corpus
         self.params = {
             name: tensor.detach().to(s.device).requires_grad_()
             for name, tensor in model.initial(c, s.seed).items()
         }
-        self.tables = tuple(table.to(s.device) for table in model.rope_tables(c, c.n_ctx + 1))
+        self.tables = model.make_tables(c, c.n_ctx + 1, s.device)
         matrices = [p for name, p in self.params.items() if p.dim() == 2 and name != "token_embd"]
         self.others = [p for name, p in self.params.items() if p.dim() == 1 or name == "token_embd"]
         self.optimizers = {
@@ -131,11 +138,12 @@ class Trainer:
             state.phase, state.turned = 1, done
         self.tasks.phase = state.phase
         share = min(1.0, 0.4 + 6 * (done - state.turned)) if state.phase else 0.25
-        tokens, weights = self.tasks.batch(s.batch, self.c.n_ctx + 1, share)
-        x, w = (torch.from_numpy(array).to(s.device) for array in (tokens, weights))
+        drawn = self.tasks.batch(s.batch, self.c.n_ctx + 1, share)
+        x, w, kept = (torch.from_numpy(array).to(s.device) for array in drawn)
+        far = self._far(kept[:, :-1]) if self.tasks.random.random() < s.far and state.phase else None
         try:
             with torch.autocast(s.device, dtype=torch.bfloat16):
-                loss, each = self.loss(self.params, x, w)
+                loss, each = self.loss(self.params, x, w, far)
         except torch._dynamo.exc.TorchDynamoException as error:
             first = str(error).splitlines()[0]
             raise TrainError(f"torch.compile failed, try --no-compile ({first})") from error
@@ -153,9 +161,17 @@ class Trainer:
         state.tokens += s.batch * self.c.n_ctx
         return float(loss.item())
 
-    def _loss(self, params: model.Params, x: Any, w: Any) -> tuple[Any, Any]:
+    def _far(self, kept: Any) -> model.Far:
+        """Windows and lengths for sequences that stand for longer ones."""
+        torch, draw, n = self.torch, self.tasks.random, len(kept)
+        windows = [draw.randint(self.c.n_ctx // 8, self.c.n_ctx * 5 // 8) for _ in range(n)]
+        copies = [math.exp(draw.uniform(0, math.log(MOST_COPIES))) for _ in range(n)]
+        window = torch.tensor(windows, device=self.s.device)
+        return model.Far(window, torch.tensor(copies, device=self.s.device), kept)
+
+    def _loss(self, params: model.Params, x: Any, w: Any, far: model.Far | None) -> tuple[Any, Any]:
         """Weighted mean of the next token's loss, and each token's."""
-        logits = model.forward(params, x[:, :-1], self.tables, self.c)
+        logits = model.forward(params, x[:, :-1], self.tables, self.c, far)
         flat = logits.reshape(-1, self.c.n_vocab).float()
         each = self.torch.nn.functional.cross_entropy(flat, x[:, 1:].reshape(-1), reduction="none")
         weight = w[:, 1:].reshape(-1)
@@ -195,13 +211,22 @@ class Trainer:
         )
         path.with_suffix(".part").replace(path)
 
+    def start_from(self, tensors: Mapping[str, Any]) -> None:
+        """Takes weights of the same shape, and goes to the full tasks at once."""
+        with self.torch.no_grad():
+            for name, p in self.params.items():
+                if name not in tensors or tensors[name].shape != tuple(p.shape):
+                    raise TrainError(f"the model to start from has no {name} of shape {tuple(p.shape)}")
+                p.copy_(self.torch.from_numpy(tensors[name]))
+        self.state.phase = 1
+
     def resume(self) -> None:
         """Takes up checkpoint.pt: the same numbers as if the run had not stopped. Raises TrainError."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             raise TrainError(f"{path} is not there: nothing to resume")
         kept = self.torch.load(path, map_location=self.s.device, weights_only=True)
-        if kept["config"] != self.c.as_dict():
+        if model.Config(**kept["config"]) != self.c:
             raise TrainError(f"{path} holds a model of another shape ({kept['config']})")
         state, (version, numbers, gauss) = json.loads(kept["state"])
         self.state = State(**{**state, "losses": [tuple(pair) for pair in state["losses"]]})
@@ -219,17 +244,24 @@ class Trainer:
     # ---- measuring -----------------------------------------------------------------------------------------
 
     def measure(self, n: int = 48) -> dict[str, Any]:
-        """Answers that are right in every token, on text and words that were never trained on, and the loss
-        of held-out prose; each over n sequences of n_ctx tokens. Also appended to log.jsonl."""
+        """Answers that are right in every token, on text and words that were never trained on, as [right, asked],
+        plainly and, unless attention is dilated, as parts of longer texts; and the loss of held-out prose. Each
+        over n sequences of n_ctx tokens. Also appended to log.jsonl."""
         torch, held = self.torch, Tasks(self.corpus, self.corpus.held, seed=7)
+        size = self.c.n_ctx
         out: dict[str, Any] = {"step": self.state.step, "tokens": self.state.tokens}
+        makes = {
+            make.__name__: partial(make, held) for make in (needles.facts, needles.pairs, needles.two_hops)
+        }
         with torch.no_grad(), torch.autocast(self.s.device, dtype=torch.bfloat16):
-            for name, make in (("chat", held.chat), ("passkey", held.passkey)):
-                right = [self._right(*make(self.c.n_ctx - 12)) for _ in range(n)]
-                out[name] = [sum(map(sum, right)), sum(map(len, right))]
+            for name, make in (makes | {"passkey": held.passkey}).items():
+                drawn = [make(size - 12).cut(size) for _ in range(n)]
+                for copies in (1,) if self.c.segments else (1, 100, 400):
+                    right = [answer for each in drawn for answer in self._right(each, copies)]
+                    out[f"{name} x{copies}"] = [sum(right), len(right)]
             losses = []
             for _ in range(n):
-                x = torch.tensor([held.prose(self.c.n_ctx)[0]], device=self.s.device)
+                x = torch.tensor([held.prose(size).ids], device=self.s.device)
                 logits = model.forward(self.params, x[:, :-1], self.tables, self.c)[0].float()
                 losses.append(torch.nn.functional.cross_entropy(logits, x[0, 1:]).item())
         out["held_loss"] = round(float(np.mean(losses)), 4)
@@ -237,15 +269,20 @@ class Trainer:
             log.write(json.dumps(out) + "\n")
         return out
 
-    def _right(self, ids: list[int], weights: list[float]) -> list[bool]:
+    def _right(self, each: Writer, copies: int) -> list[bool]:
         """For each answer of a sequence, whether its tokens are all the likeliest ones."""
-        ids, weights = ids[: self.c.n_ctx], weights[: self.c.n_ctx]
-        x = self.torch.tensor([ids], device=self.s.device)
-        said = model.forward(self.params, x, self.tables, self.c)[0].argmax(-1).tolist()
+        torch, device = self.torch, self.s.device
+        x = torch.tensor([each.ids], device=device)
+        far = None
+        if copies > 1:
+            window = torch.tensor([self.c.n_ctx // 2], device=device)
+            kept = torch.tensor([each.kept], device=device)
+            far = model.Far(window, torch.tensor([float(copies)], device=device), kept)
+        said = model.forward(self.params, x, self.tables, self.c, far)[0].argmax(-1).tolist()
         out: list[bool] = []
-        for i in range(1, len(ids)):
-            if weights[i] == ANSWER:
-                if weights[i - 1] != ANSWER:
+        for i in range(1, len(each.ids)):
+            if each.weights[i] == ANSWER:
+                if each.weights[i - 1] != ANSWER:
                     out.append(True)
-                out[-1] = out[-1] and said[i - 1] == ids[i]
+                out[-1] = out[-1] and said[i - 1] == each.ids[i]
         return out

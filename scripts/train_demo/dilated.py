@@ -1,0 +1,54 @@
+"""LongNet's dilated attention (arXiv 2307.02486) as a matrix, from its definition in docs/plans.md.
+
+It is what the plan dilated(segments=..., rates=...) computes with weight=count and align=segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_demo.errors import TrainError
+
+Branches = tuple[tuple[int, ...], tuple[int, ...]]  # segments, rates
+
+
+def parse(text: str) -> Branches:
+    """Reads SEGMENTS:RATES, as 128,256:1,2."""
+    try:
+        segments, rates = (tuple(int(n) for n in half.split(",")) for half in text.split(":"))
+    except ValueError:
+        raise TrainError(f"--dilated {text!r}: write segments and rates, as 128,256,512:1,2,4") from None
+    return segments, rates
+
+
+def check(segments: Sequence[int], rates: Sequence[int], n_ctx: int) -> None:
+    """Raises TrainError for branches that are no plan, in which a row may read nothing, or which n_ctx tokens
+    do not fill."""
+    if len(segments) != len(rates):
+        raise TrainError(f"dilated attention: {len(segments)} segments but {len(rates)} rates")
+    if any(a >= b for a, b in pairwise(segments)):
+        raise TrainError("dilated attention: segments must ascend")
+    if any(not 1 <= r <= w for w, r in zip(segments, rates, strict=True)):
+        raise TrainError("dilated attention: a rate is from 1 to its segment")
+    if segments and segments[-1] > n_ctx:
+        raise TrainError("dilated attention: a segment beyond n_ctx is never seen whole")
+    if rates and 1 not in rates:
+        raise TrainError("dilated attention: one rate must be 1, or some rows would read nothing")
+
+
+def log_counts(segments: Sequence[int], rates: Sequence[int], n_head: int, n: int) -> NDArray[np.float32]:
+    """[n_head, n, n]: ln of how many branches let row p of head h read key t, -inf where none does."""
+    place = np.arange(n)
+    row, key = place[:, None], place
+    counts = np.zeros((n_head, n, n), np.int32)
+    for w, r in zip(segments, rates, strict=True):
+        inside = (row // w == key // w) & (key <= row)
+        for h in range(n_head):
+            chosen = place % w % r == h % r
+            counts[h] += inside & chosen[:, None] & chosen
+    with np.errstate(divide="ignore"):
+        return np.log(counts).astype(np.float32)
