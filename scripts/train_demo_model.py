@@ -74,9 +74,11 @@ def train(
         print(f"stopped; go on with --resume --out {out}")
     result = trainer.measure()
     print(", ".join(f"{name} {value}" for name, value in result.items()))
+    # Trained for longer texts under these positions (model.Far).
+    extension = f"rerope({config.n_ctx * 3 // 16})+logn" if settings.far else ""
     files = [out / f"model-{kind}.gguf" for kind in export.TYPES]
     for file, kind in zip(files, export.TYPES, strict=True):
-        export.write(file, kind, trainer.weights(), config, out / "tokenizer.json")
+        export.write(file, kind, trainer.weights(), config, out / "tokenizer.json", extension)
         print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
     return files
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from pyllama_long import cli, demo, filler
 from pyllama_long.cli import eval as eval_command
-from pyllama_long.evals import EvalError, grid
+from pyllama_long.evals import EvalError, grid, plot
 from pyllama_long.evals.documents import Document, Needle, Retrieval
 from pyllama_long.evals.haystack import Haystack
 from pyllama_long.evals.perplexity import Perplexity, measure, score_end
 from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing
 from pyllama_long.evals.prompt import ANSWER_TOKENS, Prompt
 from pyllama_long.evals.retrieval import is_right
-from pyllama_long.rope import RopeError, choose_rope
+from pyllama_long.rope import RopeError
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -148,7 +148,7 @@ def test_pairs_are_lines_of_one_form(prompt: Prompt, pairs: int) -> None:
         forms.add(form)
         said = [line for line in lines if any(c.isdigit() for c in line)]
         assert len(said) == pairs if pairs else said == lines and len(lines) > 400
-        keys = {line.strip('",').split('"')[0].split(":")[0].split(" =")[0] for line in said}
+        keys = {line.strip(' ",').split('"')[0].split(":")[0].split(" =")[0] for line in said}
         values = {"".join(c for c in line if c.isdigit()) for line in said}
         assert len(keys) == len(values) == len(said) and {len(v) for v in values} == {5}
         for needle in document.asked:
@@ -325,8 +325,7 @@ def test_needles(capsys: pytest.CaptureFixture[str]) -> None:
     assert [(row["length"], row["depth"], row["samples"]) for row in rows] == [
         (n, depth, 4) for n in (512, 1024) for depth in (0.0, 1.0)
     ]
-    beyond = str(choose_rope("auto", 512, 1024, None)[0])
-    assert [row["rope_used"] for row in rows] == ["native"] * 2 + [beyond] * 2 and beyond != "native"
+    assert [row["rope_used"] for row in rows] == ["native"] * 2 + ["rerope(96)+logn"] * 2
     assert all((row["rope"], row["plan"]) == ("auto", "skim") for row in rows)
     for row in rows:
         right, asked = np.sum(list(row["phrasings"].values()), axis=0)
@@ -383,3 +382,20 @@ def test_phrasings_are_chosen_by_name() -> None:
     assert eval_command.choose_phrasings("all") == PHRASINGS
     chosen: tuple[Phrasing, ...] = eval_command.choose_phrasings("room,code,room")
     assert [phrasing.name for phrasing in chosen] == ["room", "code"]
+
+
+# ---- drawing -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
+    row = {"plan": "exact", "samples": 2}
+    rows: list[dict[str, Any]] = [
+        {**row, "rope": "native", "length": 512, "accuracy": 1.0, "perplexity": 20.0},
+        {**row, "rope": "native", "length": 1024, "accuracy": 0.0, "perplexity": 900.0},
+        {**row, "rope": "yarn", "length": 1024, "accuracy": None, "error": "no"},
+    ]
+    for task in ("needle", "perplexity"):
+        plot.write_plot(tmp_path / f"{task}.png", task, rows, 512)
+        assert (tmp_path / f"{task}.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(EvalError, match=r"give x\.png"):
+        plot.check_plot(Path("x.svg"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from test_cache import same
 
 from pyllama_long import _native, filler
 from pyllama_long._native import llama_cpp as C
+from pyllama_long.rope import RopePolicy
 
 DYNAMIC = ("dynamic-yarn", "dynamic-ntk")
 SHAPES: dict[str, dict[str, int]] = {"llama": {}, "qwen2": {}, "partial": {"n_rot": 32}}
+BASES = {"llama": 1e4, "qwen2": 1e6, "partial": 1e4}
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -28,7 +31,7 @@ def one_layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.mktemp("models") / "one.gguf"
     shape = SHAPES[request.param]
     make_random_gguf.write(path, arch, seed=4, type="f32", n_layer=1, n_ctx_train=128, **shape)
-    model = Model(path, arch)
+    model = Model(path, request.param)
     yield model
     model.close()
 
@@ -204,7 +207,7 @@ def test_what_cannot_be_set_is_said(demo: Model) -> None:
 @pytest.mark.parametrize("by", ["upstream", "upstream's YaRN, our shift", "policy"])
 def test_shifts_do_not_scale_keys(one_layer: Model, factor: int, kv_type: str, by: str) -> None:
     """Neither those of cells that move nor of others."""
-    if by == "upstream" and kv_type == "q8_0" and "phi3" in one_layer.arch:
+    if by == "upstream" and kv_type == "q8_0" and one_layer.arch == "partial":
         kv_type = "f32"  # upstream aborts when a part of a quantized head is to be turned
     tokens = one_layer.tokens(200)
     scaling: dict[str, Any] = {"rope": f"yarn({factor})"} if by == "policy" else {"yarn": factor}
@@ -221,3 +224,47 @@ def test_shifts_do_not_scale_keys(one_layer: Model, factor: int, kv_type: str, b
             after = np.linalg.norm(keys(context), axis=-1)
             assert np.abs(after[:, :50].mean() / before.mean() - 1) < 1e-3
             assert np.abs(after[:, 100:200].mean() / after[:, :50].mean() - 1) < 0.05
+
+
+# ---- precision ---------------------------------------------------------------------------------------------
+
+POLICIES = (
+    "native linear(3) ntk(5.5) yarn(4) yarn(31.7) llama3(8) dynamic-yarn dynamic-ntk dca dca+yarn(4) self-extend "
+    "rerope rerope+ntk(3)"
+).split()
+
+
+@pytest.mark.parametrize("far", [1_000_000, 100_000_000])
+@pytest.mark.parametrize("rope", POLICIES)
+def test_keys_are_turned_by_the_angle_of_their_position(one_layer: Model, rope: str, far: int) -> None:
+    """As the graph stores them, against double precision: the same token at a far position and at 0."""
+    token, n = one_layer.tokens(1), 5
+    policy = RopePolicy.parse(rope, n_train=one_layer.n_train, n_ctx=far)
+    shape = SHAPES[one_layer.arch]
+    n_rot, neox, base = shape.get("n_rot", 64), one_layer.arch != "llama", BASES[one_layer.arch]
+    factor = 7.3 if policy.dynamic else 1.0
+    with one_layer.context(64, "exact", str(policy), kv_type="f32") as context:
+        if policy.dynamic:
+            set_factor(context, factor)
+        context.decode(token * n)
+        start = keys(context, dynamic=policy.dynamic)[0, 0]
+        context.clear()
+        context.decode(token * n, far)
+        found = keys(context, dynamic=policy.dynamic)[0]
+    scaled = replace(policy, dynamic=False, factor=factor) if policy.dynamic else policy
+    f, _ = _native.rope_freqs(scaled, n_rot, base)
+    for i in range(n):
+        stored = _native.rope_stored(policy, far + i)
+        angle = np.asarray(stored, np.float64) * f
+        for head in (0, 1):
+            a, b = (pairs(x[64 * head : 64 * head + n_rot], neox) for x in (start, found[i]))
+            turned = np.angle(b / a)
+            error = np.angle(np.exp(1j * (turned - angle)))
+            weight = np.abs(a) > 0.2 * np.abs(a).mean()  # of a pair near zero no angle can be told
+            assert np.abs(error[weight]).max() < 1e-4
+
+
+def pairs(x: np.ndarray, neox: bool) -> np.ndarray:
+    """The rotated pairs of a head as complex numbers."""
+    half = len(x) // 2
+    return x[:half] + 1j * x[half:] if neox else x[0::2] + 1j * x[1::2]

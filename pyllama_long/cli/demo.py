@@ -51,7 +51,7 @@ def command(
     length = length or _TIMES * trained
     out.print(f"The embedded model was trained at {trained:,} tokens. Here is a document of {length:,},")
     out.print(f"the reference of the Python language, with {facts} facts hidden in it.\n")
-    ours = run(options, "skim", f"rerope({trained // 2})+logn", length, facts, seed, out)
+    ours = run(options, "skim", "auto", length, facts, seed, out)
     upstream_length = min(length, _UPSTREAM_LENGTH)
     out.print(f"\nThe same with upstream's own attention and RoPE, at {upstream_length:,} tokens:\n")
     upstream = run(options, "upstream", "native", upstream_length, facts, seed, out)

@@ -19,6 +19,7 @@ from pyllama_long.cli.common import CommandError, Json, ModelOptions, read_text
 from pyllama_long.evals import EvalError, grid
 from pyllama_long.evals.grid import Cell, Row
 from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing
+from pyllama_long.evals.plot import check_plot, write_plot
 from pyllama_long.plan import AttentionPlan
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ def command(
     precision: common.Precision = "auto",
     threads: common.Threads = 0,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
+    plot_to: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it (needs matplotlib).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure what a model finds (needle, pairs) or predicts (perplexity) beyond its trained length."""
@@ -122,6 +126,11 @@ def command(
         tokens = grid.parse_lengths(lengths, info.n_train)
     except EvalError as error:
         raise typer.BadParameter(str(error), param_hint="--lengths") from None
+    if plot_to is not None:
+        try:
+            check_plot(plot_to)
+        except EvalError as error:
+            raise CommandError(str(error)) from None
     plans = tuple(dict.fromkeys(attention or ["auto"]))
     for plan in plans:
         if plan != "upstream":
@@ -145,6 +154,8 @@ def command(
         stopped = True
     if not as_json:
         show(Console(highlight=False), cells, rows, info.n_train)
+    if plot_to is not None and any("error" not in row for row in rows):
+        write_plot(plot_to, task, rows, info.n_train)
     print(json.dumps({"task": task, "model": info.path, "trained_length": info.n_train, "rows": rows}))
     if stopped:
         raise KeyboardInterrupt

@@ -26,9 +26,15 @@ CHATML = (
 
 
 def write(
-    path: Path, kind: str, tensors: Mapping[str, NDArray[np.float32]], c: Config, tokenizer: Path
+    path: Path,
+    kind: str,
+    tensors: Mapping[str, NDArray[np.float32]],
+    c: Config,
+    tokenizer: Path,
+    extension: str = "",
 ) -> None:
-    """Writes one file. kind: a name of TYPES for the matrices. tensors: as in model.shapes()."""
+    """Writes one file. kind: a name of TYPES for the matrices. tensors: as in model.shapes(). extension: the
+    RoPE policy for texts beyond the trained length, that the file is to name."""
     as_type, file_type = TYPES[kind]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.stem)
@@ -42,6 +48,8 @@ def write(
     writer.add_value_length(c.head_dim)
     writer.add_rope_dimension_count(c.head_dim)
     writer.add_rope_freq_base(c.rope_base)
+    if extension:
+        writer.add_string("llama.rope.extension", extension)
     writer.add_layer_norm_rms_eps(c.rms_eps)
     writer.add_vocab_size(c.n_vocab)
     if c.segments:
