@@ -109,7 +109,9 @@ class Xml(Format):
         for key, value in properties.items():
             text = isinstance(value, dict) and value.get("type") == "string"
             whole = {**value, "$defs": schema.get("$defs", {})} if isinstance(value, dict) else value
-            rule = '[^<\\n]* "\\n"' if text else rules.schema(whole, f"tools.{tool.function.name}") + ' "\\n"?'
+            rule = (
+                '[^<\\n]* "\\n"' if text else rules.schema(whole, f"tools.{tool.function.name}") + ' "\\n"?'
+            )
             part = f'{literal(f"<parameter={key}>")} "\\n" {rule} "</parameter>\\n"'
             parts.append(part if key in required else f"({part})?")
         name = literal(f"<function={tool.function.name}>")
@@ -206,7 +208,8 @@ class DeepSeek(Format):
 
     def one(self, rules: Rules, tool: Tool, arguments: str) -> str:
         head = literal(f"{self.marks[1]}function<｜tool▁sep｜>{tool.function.name}\n{self._FENCE}json\n")
-        return f'{head} {arguments} {literal(f"\n{self._FENCE}{self._END}")} "\\n"?'
+        close = literal(f"\n{self._FENCE}{self._END}")
+        return f'{head} {arguments} {close} "\\n"?'
 
     def all(self, one: str, parallel: bool) -> str:
         return f'{literal(self.marks[0])} {super().all(one, parallel)} "<｜tool▁calls▁end｜>"'
@@ -233,9 +236,7 @@ def rule(rules: Rules, form: Format, tools: Sequence[Tool], parallel: bool) -> s
     names = []
     for i, tool in enumerate(tools):
         schema = tool.function.parameters or {"type": "object", "properties": {}}
-        arguments = (
-            "" if isinstance(form, Xml) else rules.schema(schema, f"tools.{i}.function.parameters")
-        )
+        arguments = "" if isinstance(form, Xml) else rules.schema(schema, f"tools.{i}.function.parameters")
         names.append(rules.add(f"call-{i}", form.one(rules, tool, arguments)))
     one = rules.add("call", " | ".join(names))
     return form.all(one, parallel)

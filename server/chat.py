@@ -10,7 +10,7 @@ from typing import Any
 
 from pyllama_long import tail
 from pyllama_long.engine import Request
-from pyllama_long.server import calls, grammar, overflow
+from pyllama_long.server import calls, grammar, overflow, vocabulary
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds
@@ -67,16 +67,18 @@ def render(
     return template.render(shown, (), answer)
 
 
-def prompt(loaded: Loaded, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
-    """The tokens of a conversation."""
-    engine, pieces = loaded.engine, render(loaded, messages, tools)
+def prompt(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[Tool] = (), answer: bool = True
+) -> Prompt:
+    """The tokens of a conversation. answer: it goes on with the model's answer."""
+    engine, pieces = loaded.engine, render(loaded, messages, tools, answer)
     if not pieces:
         raise bad("The chat template made an empty prompt of these messages.", "messages")
     template = loaded.chat_template()
     first = pieces[0]
     bos = template.bos
     tokens = engine.tokenize(first.removeprefix(bos).encode() if bos else first.encode(), True, True)
-    if bos and first.startswith(bos) and tokens[:1] != [engine.model.token_bos()]:
+    if bos and first.startswith(bos) and tokens[:1] != [engine.token_bos]:
         tokens = engine.tokenize(first.encode(), False, True)
     for piece in pieces[1:]:
         tokens += engine.tokenize(piece.encode(), False, True)
@@ -90,8 +92,7 @@ async def prepare(state: State, loaded: Loaded, request: ChatRequest, salt: str)
     if request.top_logprobs is not None and not request.logprobs:
         raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
     tools = Tools.of(request)
-    shown = tools.tools if tools.forced and isinstance(request.tool_choice, NamedTool) else tools.tools
-    make = partial(prompt, loaded, tools=shown)
+    make = partial(prompt, loaded, tools=tools.tools)
     mode = request.overflow or state.settings.overflow
     max_tokens = request.max_completion_tokens or request.max_tokens
     fitted = await overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
@@ -113,7 +114,7 @@ def _requests(
     tail_start = None
     if engine.plan.prefill != engine.plan.tail:
         shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
-        tail_start = tail.of_chat(engine.model, found.tokens, shown, None)
+        tail_start = tail.of_chat(vocabulary.model_of(engine), found.tokens, shown, None)
     requests = [
         Request(
             tokens=found.tokens,

@@ -40,7 +40,7 @@ def turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message
         n += 1
     found: list[list[Message]] = []
     for message in messages[n:]:
-        if message.role == "user" and (not found or found[-1][-1].role != "user") or not found:
+        if (message.role == "user" and (not found or found[-1][-1].role != "user")) or not found:
             found.append([])
         found[-1].append(message)
     return list(messages[:n]), found

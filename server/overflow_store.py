@@ -62,7 +62,9 @@ class Store:
         if n > _MAX_ROWS:
             oldest = "SELECT rowid FROM turns ORDER BY rowid LIMIT ?"
             places = f"SELECT conversation, place FROM turns WHERE rowid IN ({oldest})"
-            self._db.execute(f"DELETE FROM known WHERE (conversation, digest) IN ({places})", (n - _MAX_ROWS,))
+            self._db.execute(
+                f"DELETE FROM known WHERE (conversation, digest) IN ({places})", (n - _MAX_ROWS,)
+            )
             self._db.execute(f"DELETE FROM turns WHERE rowid IN ({oldest})", (n - _MAX_ROWS,))
 
     def close(self) -> None:

@@ -86,7 +86,9 @@ def timings(done: Done) -> Timings:
         predicted_n=used.n_completion,
         predicted_ms=round(1000 * used.decode_s, 3),
         predicted_per_second=_rate(used.n_completion, used.decode_s),
-        keys_read_share=round(used.keys_read_share, 6) if used.keys_read_share == used.keys_read_share else None,
+        keys_read_share=round(used.keys_read_share, 6)
+        if used.keys_read_share == used.keys_read_share
+        else None,
     )
 
 
@@ -161,6 +163,4 @@ def native_probs(tokens: Sequence[events.TokenInfo], n_top: int) -> list[NativeT
 
 
 def _native(id: int, raw: bytes, logprob: float | None) -> NativeProb:
-    return NativeProb(
-        id=id, token=raw.decode(errors="replace"), bytes=list(raw), logprob=_number(logprob)
-    )
+    return NativeProb(id=id, token=raw.decode(errors="replace"), bytes=list(raw), logprob=_number(logprob))

@@ -70,7 +70,9 @@ class Loaded:
             except (PlanError, RopeError) as error:
                 raise bad(f"{name}: {error}", name) from None
             if not same:
-                message = f"This server runs {name}={str(running)!r}; start another with --{name} for {wanted!r}."
+                message = (
+                    f"This server runs {name}={str(running)!r}; start another with --{name} for {wanted!r}."
+                )
                 raise bad(message, name, "unsupported_value")
 
 
@@ -117,7 +119,9 @@ class State:
             raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
         if self._loaded is None:
             if self.status == "failed":
-                raise ApiError(503, "The model could not be loaded; the server's log says why.", code="failed")
+                raise ApiError(
+                    503, "The model could not be loaded; the server's log says why.", code="failed"
+                )
             raise ApiError(503, "The model is being loaded.", code="loading", retry_after=2)
         return self._loaded
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -106,7 +107,7 @@ class ChatTemplate:
         if not places:
             return text
         bounds = [0, *places, len(text)]
-        return cut.join(text[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        return cut.join(text[a:b] for a, b in pairwise(bounds))
 
 
 def content_text(message: Message) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 
+from pyllama_long.model import Model
+
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
 
@@ -25,20 +27,25 @@ class FillMarks:
         return [self.before, *before, self.after, *after, self.middle]
 
 
+def model_of(engine: Engine) -> Model:
+    """The vocabulary's owner; reading it is for any thread."""
+    return engine._context.model
+
+
 def control_texts(engine: Engine) -> list[str]:
     """Names that become tokens only where control tokens are allowed."""
-    vocab = engine.model.vocab
+    vocab = model_of(engine).vocab
     ids = (i for i in range(engine.n_vocab) if llama_cpp.llama_vocab_get_attr(vocab, i) & _CONTROL)
     return [text for text in (_text(engine, i) for i in ids) if text]
 
 
 def ends(engine: Engine) -> tuple[str, str]:
     """The names of BOS and EOS; empty where the model has none."""
-    return _text(engine, engine.model.token_bos()), _text(engine, engine.model.token_eos())
+    return engine.token_text(engine.token_bos), engine.token_text(engine.token_eos)
 
 
 def fill_marks(engine: Engine) -> FillMarks | None:
-    vocab = engine.model.vocab
+    vocab = model_of(engine).vocab
     marks = (
         llama_cpp.llama_vocab_fim_pre(vocab),
         llama_cpp.llama_vocab_fim_suf(vocab),
@@ -48,7 +55,5 @@ def fill_marks(engine: Engine) -> FillMarks | None:
 
 
 def _text(engine: Engine, token: int) -> str:
-    if token < 0:
-        return ""
-    found: bytes | None = llama_cpp.llama_vocab_get_text(engine.model.vocab, token)
+    found: bytes | None = llama_cpp.llama_vocab_get_text(model_of(engine).vocab, token)
     return (found or b"").decode(errors="replace")

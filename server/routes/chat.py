@@ -49,7 +49,8 @@ async def create(request: ChatRequest, http: Request) -> Response:
         return sse.response(http, run, chunks(request, run, head))
     wholes = await collect(http, run)
     found = reply(request, prepared, wholes, head)
-    return Response(found.model_dump_json(exclude={"overflow"} if found.overflow is None else None), media_type="application/json")
+    none = {"overflow"} if found.overflow is None else None
+    return Response(found.model_dump_json(exclude=none), media_type="application/json")
 
 
 def reply(request: ChatRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head) -> ChatReply:

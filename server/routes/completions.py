@@ -16,7 +16,18 @@ from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad
 from pyllama_long.server.openapi import streamed
-from pyllama_long.server.run import Done, Prepared, Reading, Run, Scored, Tokens, Whole, collect, seeds, submit
+from pyllama_long.server.run import (
+    Done,
+    Prepared,
+    Reading,
+    Run,
+    Scored,
+    Tokens,
+    Whole,
+    collect,
+    seeds,
+    submit,
+)
 from pyllama_long.server.sampling import sampling, stops
 from pyllama_long.server.schemas.common import MAX_N
 from pyllama_long.server.schemas.completions import (
@@ -54,9 +65,7 @@ def prompts(given: Any) -> list[Any]:
     return list(given)
 
 
-def tokens_of(
-    loaded: Loaded, prompt: str | list[int], special: bool, suffix: str | None = None
-) -> list[int]:
+def tokens_of(loaded: Loaded, prompt: str | list[int], special: bool, suffix: str | None = None) -> list[int]:
     """A prompt as the model wants it. special: names of control tokens in a text become those tokens: such
     prompts are often templates that the client has filled in. Raises ApiError."""
     engine = loaded.engine
@@ -109,9 +118,7 @@ def _echoed(loaded: Loaded, request: CompletionRequest) -> list[str]:
     n, given = request.n or 1, prompts(request.prompt)
     if not request.echo:
         return [""] * (n * len(given))
-    texts = [
-        p if isinstance(p, str) else loaded.engine.detokenize(p).decode(errors="replace") for p in given
-    ]
+    texts = [p if isinstance(p, str) else loaded.engine.detokenize(p).decode(errors="replace") for p in given]
     return [text for text in texts for _ in range(n)]
 
 
@@ -163,9 +170,7 @@ async def chunks(
         if isinstance(piece, Reading):
             if request.return_progress:
                 yield _event(CompletionReply(**fields, choices=[], prompt_progress=replies.progress(piece)))
-        elif isinstance(piece, Scored):
-            waiting[i] += piece.tokens
-        elif isinstance(piece, Tokens):
+        elif isinstance(piece, (Scored, Tokens)):
             waiting[i] += piece.tokens
         elif isinstance(piece, Said):
             yield chunk(i, piece.text)

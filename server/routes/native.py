@@ -141,7 +141,9 @@ async def tokenize(request: TokenizeRequest, http: Request) -> TokenizeReply:
     tokens = await asyncio.to_thread(engine.tokenize, raw, request.add_special, request.parse_special)
     if not request.with_pieces:
         return TokenizeReply(tokens=tokens)
-    return TokenizeReply(tokens=[TokenPiece(id=t, piece=_piece(engine.model.piece(t, True))) for t in tokens])
+    return TokenizeReply(
+        tokens=[TokenPiece(id=t, piece=_piece(engine.detokenize([t], True))) for t in tokens]
+    )
 
 
 def _piece(raw: bytes) -> str | list[int]:

@@ -120,8 +120,9 @@ class Session(Reply):
     name: str
     object: Literal["session"] = "session"
     tokens: int
-    bytes: int | None = None
-    created: int | None = None
+    bytes: int
+    created: int
+    usable: bool = Field(description="Made under the model and the settings that run now.")
 
 
 class SessionList(Reply):
