@@ -88,7 +88,7 @@ def _encoded(vector: Any, encoding: str | None) -> list[float] | str:
     return [float(value) for value in vector]
 
 
-@router.get("/health", response_model=Health, tags=["state"])
+@router.get("/health", response_model=Health, tags=["state"], responses={503: {"model": Health}})
 async def health(http: Request) -> Response:
     state = state_of(http)
     found = Health(status=state.status, progress=state.progress)
