@@ -94,6 +94,12 @@ class AnswerParser:
         if form is None:
             yield from self._say(len(self._buffer))
             return
+        if self.n_calls and form.end:
+            start = self._buffer.lstrip()
+            if start.startswith(form.end):
+                self._buffer = start[len(form.end) :]
+            elif form.end.startswith(start) and not last:
+                return
         marks = (*form.marks, *(form.starts if self._fresh else ()))
         found = [i for i in (self._buffer.find(mark) for mark in form.marks) if i >= 0]
         if self._fresh and self._buffer.lstrip().startswith(form.starts):
@@ -108,8 +114,10 @@ class AnswerParser:
         elif at == 0:
             yield from self._call(form, last)
         else:
-            kept = 0 if last else _overlap(self._buffer, marks)
-            yield from self._say(len(self._buffer) - kept)
+            cut = len(self._buffer)
+            if not last:  # space before a call is none of the text
+                cut = len(self._buffer[: cut - _overlap(self._buffer, marks)].rstrip())
+            yield from self._say(cut)
 
     def _call(self, form: Format, last: bool) -> Iterator[Said | Called]:
         try:

@@ -27,10 +27,12 @@ class NotACall(Exception):
 
 
 class Format:
-    """marks: texts that begin a call anywhere in an answer; starts: only at its beginning."""
+    """marks: texts that begin a call anywhere in an answer; starts: only at its beginning. end: what may follow
+    the last call."""
 
     marks: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
+    end = ""
 
     def take(self, text: str) -> tuple[list[Call], str] | None:
         """Calls at the beginning of text, which begins with a mark, and the text after them; None when more
@@ -185,6 +187,7 @@ class DeepSeek(Format):
     """<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>name and JSON: DeepSeek R1 and V3."""
 
     marks = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
+    end = "<｜tool▁calls▁end｜>"
     _END = "<｜tool▁call▁end｜>"
     _FENCE = "```"
 
@@ -203,8 +206,7 @@ class DeepSeek(Format):
             found = _json(fenced.strip())
         if found is None:
             raise NotACall
-        rest = body[end + len(self._END) :].lstrip().removeprefix("<｜tool▁calls▁end｜>")
-        return [Call(called.strip(), json_text(found[0]))], rest
+        return [Call(called.strip(), json_text(found[0]))], body[end + len(self._END) :].lstrip()
 
     def one(self, rules: Rules, tool: Tool, arguments: str) -> str:
         head = literal(f"{self.marks[1]}function<｜tool▁sep｜>{tool.function.name}\n{self._FENCE}json\n")
@@ -212,7 +214,7 @@ class DeepSeek(Format):
         return f'{head} {arguments} {close} "\\n"?'
 
     def all(self, one: str, parallel: bool) -> str:
-        return f'{literal(self.marks[0])} {super().all(one, parallel)} "<｜tool▁calls▁end｜>"'
+        return f'{literal(self.marks[0])} {super().all(one, parallel)} {literal(self.end)}'
 
 
 def format_of(template: str | None) -> Format:

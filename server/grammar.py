@@ -119,6 +119,10 @@ def _check_object(value: dict[str, Any], param: str) -> None:
             total *= max(int(n[:9] or 1) for n in (match.group(1) or "1", match.group(2) or "1"))
         if len(pattern) > 512 or total > MAX_REPEATS:
             raise bad(f"{param}: the pattern is too long or repeats too much.", param, "schema_too_large")
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError):
+            raise bad(f"{param}: the pattern is no regular expression.", param) from None
     properties = value.get("properties")
     if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
         raise bad(f"{param}: more than {MAX_PROPERTIES} properties.", param, "schema_too_large")

@@ -107,7 +107,9 @@ class _Checked:
         if not content and kind == "text/plain":
             return
         if kind not in content:
-            self._faults.append(f"{operation['operationId']}: {status} {kind} is not described: {body[:200]!r}")
+            self._faults.append(
+                f"{operation['operationId']}: {status} {kind} is not described: {body[:200]!r}"
+            )
             return
         schema = content[kind]["schema"]
         if kind == "text/event-stream":

@@ -39,7 +39,9 @@ def client(server: Server) -> Iterator[anthropic.Anthropic]:
 
 
 def test_a_message_answers(client: anthropic.Anthropic) -> None:
-    found = client.messages.create(model="demo", max_tokens=24, messages=QUESTION, extra_body={"temperature": 0})
+    found = client.messages.create(
+        model="demo", max_tokens=24, messages=QUESTION, extra_body={"temperature": 0}
+    )
     (block,) = found.content
     assert block.type == "text" and "40913" in block.text
     assert found.stop_reason == "end_turn"
@@ -73,7 +75,11 @@ def test_a_tool_is_called_and_its_result_read(client: anthropic.Anthropic) -> No
     assert found.stop_reason == "tool_use"
     (call,) = found.content
     assert call.type == "tool_use" and call.input["city"] in ("Rome", "Oslo")
-    result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "sunny"}]}
+    result: Any = {
+        "type": "tool_result",
+        "tool_use_id": call.id,
+        "content": [{"type": "text", "text": "sunny"}],
+    }
     turns: Any = [
         *QUESTION,
         {"role": "assistant", "content": [call.model_dump(include={"type", "id", "name", "input"})]},
