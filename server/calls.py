@@ -214,7 +214,7 @@ class DeepSeek(Format):
         return f'{head} {arguments} {close} "\\n"?'
 
     def all(self, one: str, parallel: bool) -> str:
-        return f'{literal(self.marks[0])} {super().all(one, parallel)} {literal(self.end)}'
+        return f"{literal(self.marks[0])} {super().all(one, parallel)} {literal(self.end)}"
 
 
 def format_of(template: str | None) -> Format:

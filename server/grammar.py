@@ -28,7 +28,9 @@ class Rules:
     """A grammar in the making. Raises ApiError for schemas that it cannot take."""
 
     def __init__(self) -> None:
-        self._converter = SchemaConverter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+        self._converter: Any = SchemaConverter(  # type: ignore[no-untyped-call]
+            prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
+        )
         self._schemas = 0
 
     def schema(self, schema: Any, param: str) -> str:

@@ -15,7 +15,7 @@ from pyllama_long.server.errors import ApiError, from_engine
 from pyllama_long.server.run import Run
 
 # Streams in flight finish when the server shuts down; the library would cut them at once.
-AppStatus.disable_automatic_graceful_drain()
+AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 DONE = ServerSentEvent("[DONE]", sep="\n")
 

@@ -226,8 +226,8 @@ def test_keys_are_needed_everywhere_but_for_health(demo_model: str) -> None:
         for path in ("/v1/models", "/metrics", "/props", "/openapi.json", "/v1/sessions", "/nothing"):
             refused(client.get(path), 401)
         for key in ("wrong", "first-ke", "first-key2", "FIRST-KEY", "clé"):
-            headers = {"Authorization": f"Bearer {key}".encode()}
-            refused(client.post(CHAT, json=HELLO, headers=headers), 401)
+            wrong = {b"Authorization": f"Bearer {key}".encode()}
+            refused(client.post(CHAT, json=HELLO, headers=wrong), 401)
         for headers in (*({"Authorization": f"Bearer {key}"} for key in KEYS), {"X-Api-Key": KEYS[1]}):
             assert client.post(CHAT, json=HELLO, headers=headers).status_code == 200
         asked = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"}

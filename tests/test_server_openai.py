@@ -49,8 +49,9 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 
 def ask(client: openai.OpenAI, content: str = QUESTION, **options: Any) -> Any:
-    options = {"temperature": 0, "max_tokens": 24, "model": "demo"} | options
-    return client.chat.completions.create(messages=[{"role": "user", "content": content}], **options)
+    options = {"temperature": 0, "max_tokens": 24, "model": "demo", **options}
+    create: Any = client.chat.completions.create
+    return create(messages=[{"role": "user", "content": content}], **options)
 
 
 # ---- chat ----------------------------------------------------------------------------------------------------
@@ -136,7 +137,13 @@ def test_logprobs_of_a_stream_cover_every_token(client: openai.OpenAI) -> None:
 
 
 def test_n_choices_differ_and_the_seed_repeats_them(client: openai.OpenAI) -> None:
-    options = {"n": 4, "temperature": 2.0, "seed": 7, "max_tokens": 12, "content": "Tell me a story."}
+    options: dict[str, Any] = {
+        "n": 4,
+        "temperature": 2.0,
+        "seed": 7,
+        "max_tokens": 12,
+        "content": "Tell me a story.",
+    }
     first, again = ask(client, **options), ask(client, **options)
     texts = [choice.message.content for choice in first.choices]
     assert [choice.index for choice in first.choices] == [0, 1, 2, 3]

@@ -12,10 +12,11 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import events
-from pyllama_long.server import calls, chat, replies, sse
+from pyllama_long.server import chat, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad
+from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.run import Done, Reading, Run, Whole, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest, Message, Tool
@@ -141,7 +142,7 @@ def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
         elif block.type == "tool_use":
             if not block.name:
                 raise bad("A tool_use block needs a name.", "messages")
-            function = {"name": block.name, "arguments": calls.json_text(block.input or {})}
+            function = {"name": block.name, "arguments": json_text(block.input or {})}
             called.append({"id": block.id, "type": "function", "function": function})
         elif block.type == "thinking":
             thought += block.thinking or ""
