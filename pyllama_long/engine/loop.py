@@ -139,7 +139,7 @@ class Loop:
     def _turn(self) -> bool:
         """One step with what goes around it; False when the engine is to end."""
         with self._lock:
-            while not (self._woken or self.running or self._embedding):
+            while not (self._woken or self.running or self._embedding or (self._changed and self._waiting)):
                 self._lock.wait(None if self._deadline is None else 0.05)
                 if self._deadline is not None:
                     break
