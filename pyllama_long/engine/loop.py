@@ -216,7 +216,9 @@ class Loop:
         most = 0
         for other in self.running:
             if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
-                n = min(prefix.common_blocks(other.hashes, job.hashes), job.n - 1)
+                begin = prefix.common_blocks(other.hashes, job.hashes)
+                end = min(begin + prefix.BLOCK, job.n - 1)
+                n = prefix.common(other.ids[:end], job.ids[:end], min(begin, end))
                 assert other.held is not None
                 if n >= other.held.n + prefix.BLOCK:
                     most = max(most, n)

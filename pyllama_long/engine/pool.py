@@ -174,6 +174,16 @@ class Pool:
             self.evict(next(h for h in self.idle if h is not spare))
         return self._ids.pop()
 
+    def snapshot(self, held: Held, n: int) -> Bytes:
+        """What the cells of the first n tokens of a sequence hold."""
+        if n == held.n:
+            return self._context.state(held.seq)
+        part = self.begin(Source(held, n), held.ids[:n].copy(), held.hashes, n, held.salt, held.factor)
+        try:
+            return self._context.state(part.seq)
+        finally:
+            self.drop(part)
+
     # ---- a request goes on ---------------------------------------------------------------------------------
 
     def make_room(self, n: int) -> bool:
