@@ -135,12 +135,17 @@ def test_hashes_tell_how_far_texts_agree() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_order_of_requests_reuses_what_is_there(
-    engine: Engine, reference: LongLlama, seed: int
-) -> None:
+def test_any_order_of_requests_reuses_what_is_there(engine: Engine, reference: LongLlama, seed: int) -> None:
     rng, salt = np.random.default_rng(seed), f"order {seed}"
     base, other = prose(engine, 400, 100 + seed), prose(engine, 400, 200 + seed)
-    prompts = [base[:300], base[:120], [*base[:200], *other[:50]], base[:299], other[:90], [*base[:200], *other[:130]]]
+    prompts = [
+        base[:300],
+        base[:120],
+        [*base[:200], *other[:50]],
+        base[:299],
+        other[:90],
+        [*base[:200], *other[:130]],
+    ]
     known: list[list[int]] = []
     for i in rng.permutation(len(prompts)):
         prompt = prompts[i]

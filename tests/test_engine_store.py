@@ -104,7 +104,8 @@ def test_a_restart_finds_them_again(config: EngineConfig, cache_ram: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "change", [{"attention": "sinks(4)+window(64)"}, {"kv_type": "q8_0"}, {"rope": "yarn(4)"}, {"precision": "auto"}]
+    "change",
+    [{"attention": "sinks(4)+window(64)"}, {"kv_type": "q8_0"}, {"rope": "yarn(4)"}, {"precision": "auto"}],
 )
 def test_other_settings_find_nothing(config: EngineConfig, change: dict[str, str]) -> None:
     with Engine(config) as engine:
