@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -493,3 +496,34 @@ def test_closing_may_wait_for_what_runs(demo_model: str) -> None:
     handles = [engine.submit(Request(prose(engine, 50, i), 100, GREEDY)) for i in range(2)]
     engine.close(drain_s=60)
     assert [len(answer(handle).ids) for handle in handles] == [100, 100]
+
+
+_SCRIPT = """
+import sys, threading, time
+from pyllama_long.engine import Engine, EngineConfig, Request
+engine = Engine(EngineConfig(sys.argv[1], n_ctx=4096, rope="native"))
+handle = engine.submit(Request([300] * 50, 4000))
+next(handle)
+print("ready", flush=True)
+if sys.argv[2] == "wait":
+    for event in handle: pass
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["wait", "leave"])
+def test_a_process_ends_with_its_engine(demo_model: str, how: str) -> None:
+    """By Ctrl-C, and by leaving without `close`."""
+    command = [sys.executable, "-c", _SCRIPT, demo_model, how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if how == "wait":
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    if how == "leave":
+        assert (process.returncode, errors) == (0, "")
+    else:
+        assert process.returncode != 0
+        assert errors.rstrip().endswith("KeyboardInterrupt")

@@ -184,6 +184,17 @@ def test_the_disk_has_a_limit(config: EngineConfig) -> None:
         assert ask(engine, prose(engine, 400, 15)).cached == 399
 
 
+def test_a_longer_text_takes_the_place_of_its_beginning(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_ram=0)) as engine:
+        text = prose(engine, 300)
+    for turn in range(3):
+        with Engine(replace(config, cache_ram=0)) as engine:
+            got = ask(engine, text)
+            assert got.cached == (len(text) - 21 if turn else 0)
+            text = [*text, *got.ids, *prose(engine, 20, 30 + turn)]
+        assert len(files(config)) == 1
+
+
 # ---- sessions ----------------------------------------------------------------------------------------------
 
 

@@ -95,7 +95,7 @@ def _chunk(
 ) -> FloatArray:
     """The sum of the vectors of n tokens, or the pooled vector."""
     batch = context.batch
-    batch.token[:n], batch.pos[:n] = ids[begin : begin + n], range(begin, begin + n)
+    batch.token[:n], batch.pos[:n] = ids[begin : begin + n], np.arange(begin, begin + n)
     batch.seq[:n], batch.logits[:n] = seq, 1
     if not loop.pool.make_room(n):
         raise DecodeError("there is no room in the KV cache for this text")

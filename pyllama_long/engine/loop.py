@@ -91,7 +91,8 @@ class Loop:
             deadline = time.monotonic() + drain_s
             self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
         self.wake()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # which may be the one that collects garbage
+            self._thread.join()
 
     def stats(self) -> EngineStats:
         pool, store, c = self.pool, self._store, self.counters

@@ -6,6 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyllama_long import log
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
@@ -102,7 +104,7 @@ class Step:
             assert job.held is not None
             begin, end = job.held.n, at + n
             batch.token[at:end] = job.ids[begin : begin + n]
-            batch.pos[at:end] = range(begin, begin + n)
+            batch.pos[at:end] = np.arange(begin, begin + n)
             batch.seq[at:end], batch.logits[at:end] = job.held.seq, job.scores_prompt
             ends = begin + n == job.n and job.limit > 0
             if ends:
