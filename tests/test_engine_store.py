@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,7 +146,7 @@ def test_a_damaged_file_is_ignored_and_deleted(
     else:
         raw[at] ^= 0x5A
     path.write_bytes(raw)
-    (path.parent / "left.seq.1.part").write_bytes(b"x")
+    (path.parent / "left.seq.4194305.part").write_bytes(b"x")
     with caplog.at_level(logging.WARNING), Engine(config) as engine:
         again = ask(engine, prompt)
         assert (again.cached, again.ids) == (0, expected)
@@ -255,6 +258,46 @@ def test_sessions_that_cannot_be(config: EngineConfig, demo_model: str) -> None:
         assert engine.sessions.list() == []
         with pytest.raises(ValueError, match="cache_dir"):
             engine.sessions.save([300], "name")
+
+
+_SCRIPT = """
+import itertools, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from engines import GREEDY, prose
+from pyllama_long.engine import Engine, EngineConfig, Request
+config = EngineConfig(
+    sys.argv[1], n_ctx=1024, rope="native", precision="f32", cache_ram=0, cache_disk=1 << 28, cache_dir=sys.argv[2]
+)
+engine = Engine(config)
+print("ready", flush=True)
+for i in itertools.count():
+    handle = engine.submit(Request(prose(engine, 400, i), 8, GREEDY))
+    list(handle)
+    engine.sessions.save(handle, f"session {i % 3}")
+"""
+
+
+def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: str) -> None:
+    command = [sys.executable, "-c", _SCRIPT, demo_model, str(config.cache_dir), str(Path(__file__).parent)]
+    for seconds in (0.3, 0.57):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(seconds)
+            process.kill()
+        with Engine(config) as engine:
+            found = engine.sessions.list()
+            assert len(found) <= 3
+            for info in found:
+                assert engine.sessions.restore(info.name).n_tokens == 407
+            assert engine.stats().stored >= len(found) > 0
+            for i in range(3):
+                prompt = prose(engine, 400, i)
+                got = ask(engine, prompt)
+                with Engine(replace(config, cache_disk=0, cache_dir=None)) as other:
+                    assert ask(other, prompt).ids == got.ids
+        assert not list(Path(str(config.cache_dir)).rglob("*.part"))
 
 
 # ---- the file ----------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Sessions:
     def __init__(self, loop: Loop, context: Context, store: Store, model: str, folder: Path | None) -> None:
         self._loop, self._context, self._store, self._model = loop, context, store, model
         self._folder = None if folder is None else folder / "sessions"
+        if self._folder is not None and self._folder.is_dir():
+            seqfile.clean(self._folder)
 
     def save(self, what: Handle | Sequence[int], name: str, salt: str = "") -> SessionInfo:
         """Writes what is cached of a request's text, or of tokens. For a handle, its own salt counts. Raises

@@ -84,8 +84,7 @@ class Store:
             self._scan(folder)
 
     def _scan(self, folder: Path) -> None:
-        for path in folder.glob("*.part"):
-            path.unlink(missing_ok=True)
+        seqfile.clean(folder)
         found: list[Stored] = []
         for path in folder.glob(f"*{SUFFIX}"):
             try:
