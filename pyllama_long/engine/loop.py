@@ -209,15 +209,16 @@ class Loop:
 
     def _start_over(self, error: Exception) -> None:
         """After an error that nobody expected: every running request fails, and the cells are emptied."""
-        for job in self.running:
-            self.counters.failed += 1
-            job.close()
-            job.handle.fail(DecodeError(f"the engine met an error: {error}"))
-        self.running.clear()
+        failed = self.running
+        self.running = []
         self._embedder.stop()
         self._context.clear()
         self.pool = Pool(self._context, self._store)
         self.queue.changed = True
+        for job in failed:
+            self.counters.failed += 1
+            job.close()
+            job.handle.fail(DecodeError(f"the engine met an error: {error}"))
 
     def _end(self, reason: EngineClosed) -> None:
         with self._lock:
