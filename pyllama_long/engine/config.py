@@ -120,6 +120,8 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def _check_grammar(text: str) -> None:
+    if not text.strip():
+        raise ValueError("the grammar is empty: give a rule `root`, or None")
     if len(text.encode()) > _GRAMMAR_BYTES:
         raise ValueError(f"the grammar is longer than {_GRAMMAR_BYTES} bytes")
     if "\0" in text:

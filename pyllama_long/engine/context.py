@@ -64,11 +64,14 @@ class Context:
         self.n_seq = min(_MOST_SEQUENCES, self._sequences(config.n_parallel))
         self.context_params = loading.context_params(o, n_ctx, kind, kind)
         self.context_params.n_seq_max, self.context_params.kv_unified = self.n_seq, True
+        if config.embedding:  # a model that pools takes a text at once
+            self.context_params.n_ubatch = self.context_params.n_batch
         native = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
         context = loading.open_context(self.model, self.context_params, native)
         self._ctx = self._stack.enter_context(closing(context))
         self.ctx: Any = self._ctx.ctx
         self._memory = llama_cpp.llama_get_memory(self.ctx)
+        self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # Also where swa_full keeps every token: other sequences may take the cells that the window has left.
         self._window = llama_cpp.llama_model_n_swa(self.model.model)
         self.n_vocab, self.n_batch = self.model.n_vocab(), self.context_params.n_batch
@@ -147,6 +150,8 @@ class Context:
 
     def truncate(self, seq: int, n: int) -> bool:
         """Drops the tokens from n on; False where the memory cannot, which then holds nothing of seq."""
+        if self._memory is None:
+            return True
         if n and llama_cpp.llama_memory_seq_rm(self._memory, seq, n, -1):
             return True
         llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
@@ -154,7 +159,8 @@ class Context:
 
     def clear(self) -> None:
         """Empties all cells."""
-        llama_cpp.llama_memory_clear(self._memory, True)
+        if self._memory is not None:
+            llama_cpp.llama_memory_clear(self._memory, True)
         for seq in range(self.n_seq):
             self.set_tail(seq, None)
 

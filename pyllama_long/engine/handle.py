@@ -25,6 +25,7 @@ class Handle:
         self._error: BaseException | None = None
         self._ended = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._woken = False  # the waiter, since it last looked
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -52,7 +53,8 @@ class Handle:
 
     def _wake(self) -> None:
         self._ready.notify_all()
-        if self._waiter is not None:
+        if self._waiter is not None and not self._woken:
+            self._woken = True
             loop, event = self._waiter
             try:
                 loop.call_soon_threadsafe(event.set)
@@ -87,6 +89,7 @@ class Handle:
             while True:
                 with self._ready:
                     ready.clear()
+                    self._woken = False
                     try:
                         event = self._take()
                     except StopIteration:

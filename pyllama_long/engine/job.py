@@ -32,6 +32,8 @@ class Job:
     def __init__(
         self, number: int, request: Request, context: Context, on_cancel: Callable[[], None]
     ) -> None:
+        if not context.writes:
+            raise ValueError("this model only makes embeddings")
         self.number, self.request = number, request
         self.ids = as_ids(request.tokens)
         n, n_ctx = len(self.ids), context.n_ctx()

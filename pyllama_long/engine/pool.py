@@ -15,7 +15,8 @@ from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
 from pyllama_long.sequence import IntArray
 
-_WORTH = prefix.BLOCK  # tokens that a copy from outside the context, or another RoPE factor, has to save
+_WORTH = prefix.BLOCK  # tokens that a copy from outside the context has to save
+_WORTH_TURNING = 1024  # tokens that turning cached keys to another RoPE factor has to save: it is not exact
 
 
 @dataclass(eq=False)
@@ -95,7 +96,8 @@ class Pool:
         self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, best: Source
     ) -> Source:
         """An idle sequence of a smaller factor, whose cells can be turned, where that saves much. As in
-        LongLlama, a text that has grown keeps the keys that were computed while it was short."""
+        LongLlama, a text that has grown keeps the keys that were computed while it was short; a short text is
+        read again, which gives what it would have got alone."""
 
         def usable(held: Held, n: int) -> bool:
             return not held.busy and not self.cells.is_shared(held.seq)
@@ -103,7 +105,7 @@ class Pool:
         for other in self.index.factors(salt):
             if other < factor:
                 held, n = self.index.find(ids, hashes, salt, other, 1, usable)
-                if held is not None and n >= max(best.n + _WORTH, len(ids) // 2):
+                if held is not None and n >= max(best.n + _WORTH_TURNING, len(ids) // 2):
                     best = Source(held, n)
         return best
 
@@ -173,6 +175,16 @@ class Pool:
         if not self._ids:
             self.evict(next(h for h in self.idle if h is not spare))
         return self._ids.pop()
+
+    def snapshot(self, held: Held, n: int) -> Bytes:
+        """What the cells of the first n tokens of a sequence hold."""
+        if n == held.n:
+            return self._context.state(held.seq)
+        part = self.begin(Source(held, n), held.ids[:n].copy(), held.hashes, n, held.salt, held.factor)
+        try:
+            return self._context.state(part.seq)
+        finally:
+            self.drop(part)
 
     # ---- a request goes on ---------------------------------------------------------------------------------
 

@@ -107,8 +107,9 @@ class Index(Generic[E]):
             return None, 0
         found = blocks[factor, hashes[n - 1]] if n else self._roots.get((salt, factor), {})
         best, most = None, 0
+        end = BLOCK * (n + 1)  # within the next block they differ, or one of them ends
         for entry in found:
-            shared = common(entry.text, ids, BLOCK * n)
+            shared = common(entry.text[:end], ids[:end], BLOCK * n)
             if shared >= max(1, most) and wanted(entry, shared):
                 best, most = entry, shared
         return best, most

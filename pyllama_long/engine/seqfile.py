@@ -76,6 +76,28 @@ def _parts(head: bytes, ids: IntArray, state: Bytes) -> Iterator[memoryview]:
             yield raw[i : i + _PART]
 
 
+def clean(folder: Path) -> None:
+    """Removes what processes that have ended did not finish."""
+    for path in folder.glob("*.part"):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and int(pid) != os.getpid() and _runs(int(pid)):
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def peek(path: Path) -> tuple[Header, IntArray]:
     """Header and tokens, whose checksum is not looked at. Raises Damaged and OSError."""
     with path.open("rb") as f:

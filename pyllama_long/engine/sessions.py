@@ -47,6 +47,8 @@ class Sessions:
     def __init__(self, loop: Loop, context: Context, store: Store, model: str, folder: Path | None) -> None:
         self._loop, self._context, self._store, self._model = loop, context, store, model
         self._folder = None if folder is None else folder / "sessions"
+        if self._folder is not None and self._folder.is_dir():
+            seqfile.clean(self._folder)
 
     def save(self, what: Handle | Sequence[int], name: str, salt: str = "") -> SessionInfo:
         """Writes what is cached of a request's text, or of tokens. For a handle, its own salt counts. Raises
@@ -120,12 +122,15 @@ class Sessions:
         """On the loop's thread: the cells that hold most of a text, when no stored copy holds more."""
         pool, best, most = self._loop.pool, None, 0
         for factor in pool.index.factors(salt):
-            held, n = pool.index.find(ids, hashes, salt, factor, wanted=_is_whole)
+            held, n = pool.index.find(ids, hashes, salt, factor, wanted=self._usable)
             if held is not None and n > most:
                 best, most = held, n
         if best is None or self._most_stored(ids, hashes, salt)[1] > most:
             return None
-        return best.text.copy(), best.factor, self._context.state(best.seq)
+        return best.ids[:most].copy(), best.factor, pool.snapshot(best, most)
+
+    def _usable(self, held: Held, n: int) -> bool:
+        return self._context.reusable(held.seq, held.n, n)
 
     def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[Stored | None, int]:
         found = [
@@ -141,8 +146,3 @@ class Sessions:
         if entry is None or data is None:
             raise ValueError("nothing of this text is cached: send it as a request first")
         return entry.text, entry.factor, data
-
-
-def _is_whole(held: Held, n: int) -> bool:
-    """A sequence that goes on differently would be saved with more than was asked for."""
-    return n == held.n

@@ -6,6 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyllama_long import log
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
@@ -23,7 +25,6 @@ class Step:
 
     def __init__(self, loop: Loop, context: Context) -> None:
         self._loop, self._context = loop, context
-        self._began = time.perf_counter()
         self._sampling = self._decoding = 0.0
         self._reserve()
         self._writers = [job for job in loop.running if job.writing]
@@ -36,8 +37,18 @@ class Step:
             if job.held.n < job.reserved:
                 continue
             n = min(_GROW, job.n + job.limit - job.reserved)
-            if not job.open_ended or n <= 0 or not self._loop.extend(job, n):
+            if not job.open_ended or n <= 0 or not self._extend(job, n):
                 self._loop.finish(job, "length")
+
+    def _extend(self, job: Job, n: int) -> bool:
+        """Reserves n more cells for a request without max_tokens; False when there is no room."""
+        loop, held = self._loop, job.held
+        assert held is not None
+        if loop.pool.available() - loop.committed < n:
+            return False
+        job.reserved += n
+        job.factor = max(held.factor, self._context.rope.factor_for(job.reserved, self._context.n_ctx()))
+        return job.factor == held.factor or loop.pool.set_factor(held, job.factor)
 
     def _choose(self) -> list[tuple[Job, int]]:
         """Prompt tokens of this step: the shortest rest may take half of the room, the oldest has the rest."""
@@ -93,7 +104,7 @@ class Step:
             assert job.held is not None
             begin, end = job.held.n, at + n
             batch.token[at:end] = job.ids[begin : begin + n]
-            batch.pos[at:end] = range(begin, begin + n)
+            batch.pos[at:end] = np.arange(begin, begin + n)
             batch.seq[at:end], batch.logits[at:end] = job.held.seq, job.scores_prompt
             ends = begin + n == job.n and job.limit > 0
             if ends:
@@ -205,7 +216,7 @@ class Step:
             job.keys_read += seen * share
 
     def _count_time(self, streams: int, n_prompt: int, depth: int) -> None:
-        counters, whole = self._loop.counters, time.perf_counter() - self._began
+        counters, whole = self._loop.counters, time.perf_counter() - self._loop.turn_began
         self._loop.pace.measured(streams, n_prompt, depth, whole)
         counters.steps += 1
         counters.mix("step_ms", 1000 * whole)

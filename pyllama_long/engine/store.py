@@ -84,8 +84,7 @@ class Store:
             self._scan(folder)
 
     def _scan(self, folder: Path) -> None:
-        for path in folder.glob("*.part"):
-            path.unlink(missing_ok=True)
+        seqfile.clean(folder)
         found: list[Stored] = []
         for path in folder.glob(f"*{SUFFIX}"):
             try:
@@ -149,6 +148,8 @@ class Store:
         stored.used_at = time.time()
         assert stored.data is not None
         with self._lock:
+            while (shorter := self._shorter(stored)) is not None:
+                self._forget(shorter)
             self.index.add(stored)
             self.ram_bytes += len(stored.data)
             self.spilled += 1
@@ -207,6 +208,17 @@ class Store:
             self._files.shutdown(wait=True)
 
     # ---- the rest is called with the lock held -------------------------------------------------------------
+
+    def _shorter(self, stored: Stored) -> Stored | None:
+        """A text that this one begins with, and which is of no more use."""
+        return self.index.find(
+            stored.text,
+            stored.hashes,
+            stored.salt,
+            stored.factor,
+            1,
+            lambda other, n: n == len(other.text) and not other.pinned,
+        )[0]
 
     def _forget(self, stored: Stored) -> None:
         stored.gone = True
