@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pyllama_long.engine import Engine
     from pyllama_long.server.schemas.common import Sampled
 
+_LOADING_S = 5.0
+
 Loader = Callable[[Callable[[int, int], None]], "Engine"]
 
 
@@ -128,7 +130,7 @@ class State:
     def close(self, drain_s: float = 0.0) -> None:
         self.status = "draining"
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LOADING_S)  # a model that is still being loaded ends with the process
         if self._loaded is not None:
             self._loaded.engine.close(drain_s)
         self.store.close()
