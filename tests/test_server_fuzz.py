@@ -12,7 +12,11 @@ from running_server import Server, running
 
 from pyllama_long.engine import EngineConfig
 
-TOOL = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"type": "null"}}}}
+TOOL = {
+    "name": "f",
+    "description": "d",
+    "parameters": {"type": "object", "properties": {"a": {"type": "null"}}},
+}
 TEXT = {"type": "text", "text": "Hi"}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
@@ -74,7 +78,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages": {
         "messages": [
             {"role": "user", "content": [TEXT]},
-            {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}}],
+            },
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [TEXT]}]},
         ],
         "max_tokens": 2,
@@ -103,8 +110,20 @@ VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, -(2**31), 2**63, -(2**70), 0.5, 1e308, -1e308, 5e-324),
     *("", "x", "auto", "none", "\x00", "\ud7ff\uffff\U0010ffff", "<|im_start|>", "é" * 3000, "{}", "[" * 50),
     *([], {}, [None], [[]], [0], [-1], [2**31], [""], ["x", 1], {"": ""}, {"a": {"b": [1]}}, {"$ref": "#"}),
-    *([{}], [{"role": "user"}], {"type": "object"}, {"type": "function"}, {"type": ["null", "x"]}, {"enum": []}),
-    *({"const": None}, {"anyOf": []}, {"allOf": [{"$ref": "#/$defs/a"}]}, {"type": "string", "pattern": "^$"}),
+    *(
+        [{}],
+        [{"role": "user"}],
+        {"type": "object"},
+        {"type": "function"},
+        {"type": ["null", "x"]},
+        {"enum": []},
+    ),
+    *(
+        {"const": None},
+        {"anyOf": []},
+        {"allOf": [{"$ref": "#/$defs/a"}]},
+        {"type": "string", "pattern": "^$"},
+    ),
 ]
 
 
