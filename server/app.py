@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyllama_long import __version__
 from pyllama_long.server import errors, logs, openapi
 from pyllama_long.server.routes import chat, completions, messages, misc, native, responses, sessions
-from pyllama_long.server.security import PUBLIC
+from pyllama_long.server.security import PUBLIC, host_is_allowed
 from pyllama_long.server.settings import Settings
 from pyllama_long.server.state import Loader, State
 
@@ -57,7 +57,7 @@ def create_app(settings: Settings, loader: Loader) -> FastAPI:
 
 
 class _Guard:
-    """Lets requests through that have a key, where keys are needed."""
+    """Lets requests through that came to a name of ours and have a key, where keys are needed."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app, self._state = app, state
@@ -65,6 +65,11 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if not host_is_allowed(scope, self._state.settings.allowed_hosts):
+            message = "This server does not answer to that host name; --allowed-host lets it."
+            refused = errors.ApiError(403, message, code="host_not_allowed")
+            await errors.reply(refused, scope["path"], scope.get("request_id"))(scope, receive, send)
             return
         salt = self._state.keys.salt(scope)
         if salt is None and scope["path"] not in PUBLIC:

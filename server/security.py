@@ -1,9 +1,10 @@
-"""API keys."""
+"""API keys, and the names that the server answers to."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,29 @@ class Keys:
             if hmac.compare_digest(key, given):
                 found = key
         return hashlib.sha256(found).hexdigest()[:16] if found else None
+
+
+def host_is_allowed(scope: Scope, allowed: Sequence[str] | None) -> bool:
+    """Whether a request was sent to an IP address or an allowed name. A web page can make its own name stand for
+    this machine (DNS rebinding), but then that name is what its requests are sent to."""
+    if allowed is None or "*" in allowed:
+        return True
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name in allowed
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen at is for programs of this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _given(scope: Scope) -> bytes:

@@ -10,13 +10,15 @@ from pyllama_long.server.schemas.common import OverflowMode
 
 @dataclass(frozen=True)
 class Settings:
-    """model_name: what clients see. max_body: bytes. ping_s: between comments that keep a stream open.
+    """model_name: what clients see. allowed_hosts: names that a request may be sent to, besides IP addresses; None:
+    any. max_body: bytes. ping_s: between comments that keep a stream open.
     drain_s: how long a shutdown waits for requests. store: a file for old turns (overflow `retrieve`);
     None: in memory."""
 
     model_name: str = "model"
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] | None = None
     max_body: int = 64 << 20
     overflow: OverflowMode = "error"
     ping_s: float = 15.0

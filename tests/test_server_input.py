@@ -235,6 +235,25 @@ def test_keys_are_needed_everywhere_but_for_health(demo_model: str) -> None:
         assert found.headers["access-control-allow-origin"] == "http://page.example"
 
 
+def test_only_names_of_ours_are_answered(demo_model: str) -> None:
+    """DNS rebinding: a page whose own name stands for this machine."""
+    settings = Settings(model_name="demo", allowed_hosts=("localhost",))
+    with (
+        running(EngineConfig(demo_model, n_threads=1, n_ctx=512), settings) as server,
+        server.client() as client,
+    ):
+        for host in (
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+        ):
+            assert refused(client.post(CHAT, json=HELLO, headers={"Host": host}), 403)["code"]
+        for host in ("localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "192.168.0.7"):
+            assert client.post(CHAT, json=HELLO, headers={"Host": host}).status_code == 200
+
+
 def test_keys_do_not_share_what_is_cached(demo_model: str) -> None:
     settings = Settings(model_name="demo", api_keys=KEYS)
     long = {"messages": [{"role": "user", "content": "A secret text, and more of it. " * 5}], "max_tokens": 1}

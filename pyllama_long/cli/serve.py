@@ -62,6 +62,14 @@ def command(
         list[str] | None,
         _option(panel=_NET, help="A web page's origin that may ask; repeatable.", metavar="ORIGIN"),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        _option(
+            panel=_NET,
+            help="A name that requests may come to; without keys on this machine only localhost is. *: any.",
+            metavar="NAME",
+        ),
+    ] = None,
     ssl_certfile: Annotated[
         Path | None, _option(panel=_NET, help="Certificate, for https.", metavar="FILE")
     ] = None,
@@ -156,6 +164,7 @@ def command(
         model_name=alias or path.stem,
         api_keys=tuple(keys),
         cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=_allowed_hosts(host, keys, allowed_host or []),
         max_body=max_body << 20,
         overflow=overflow,  # type: ignore[arg-type]
         drain_s=drain,
@@ -166,6 +175,14 @@ def command(
     logs.install(log_level)
     tls = None if ssl_certfile is None else (str(ssl_certfile), str(ssl_keyfile))
     return serve(config, settings, host, port, tls)
+
+
+def _allowed_hosts(host: str, keys: list[str], more: list[str]) -> tuple[str, ...] | None:
+    from pyllama_long.server.security import is_loopback
+
+    if not more and (keys or not is_loopback(host)):
+        return None
+    return ("localhost", host.lower(), *(name.lower() for name in more))
 
 
 def serve(

@@ -192,7 +192,7 @@ function send() {
   if (running || (!typed && !files.length)) return;
   const content = [...files.map((file) => file.text), typed].filter(Boolean).join("\n\n");
   const article = show("user", typed);
-  for (const file of files) note(article, `📄 ${file.name}, ${file.text.length.toLocaleString()} characters`, "file");
+  for (const file of files) note(article, `${file.name}, ${file.text.length.toLocaleString()} characters`, "file");
   messages.push({ role: "user", content });
   files = [];
   showFiles();
