@@ -39,6 +39,14 @@ class Server:
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **options)
 
+    def cancelled(self, n: int, seconds: float = 5.0) -> None:
+        """Waits until n requests have been cancelled since the start, and nothing runs."""
+        end = time.monotonic() + seconds
+        while self.engine.stats().cancelled < n and time.monotonic() < end:
+            time.sleep(0.01)
+        self.quiet()
+        assert self.engine.stats().cancelled == n
+
     def quiet(self, seconds: float = 5.0) -> None:
         """Waits until nothing runs."""
         end = time.monotonic() + seconds
