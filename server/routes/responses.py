@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -20,6 +20,7 @@ from pyllama_long.server.run import Done, Reading, Run, Tokens, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest
 from pyllama_long.server.schemas.responses import (
     FunctionCall,
+    Incomplete,
     InputDetails,
     InputItem,
     InputPart,
@@ -29,6 +30,7 @@ from pyllama_long.server.schemas.responses import (
     OutputText,
     Reasoning,
     ReasoningText,
+    ResponsesError,
     ResponsesEvent,
     ResponsesReply,
     ResponsesRequest,
@@ -195,7 +197,7 @@ class _Answer:
             completed_at=int(time.time()) if done is not None and not cut else None,
             model=self.head.model,
             status=status or ("incomplete" if cut else "completed"),
-            incomplete_details=cast(Any, {"reason": "max_output_tokens"}) if cut else None,
+            incomplete_details=Incomplete(reason="max_output_tokens") if cut else None,
             instructions=request.instructions,
             max_output_tokens=request.max_output_tokens,
             metadata=request.metadata or {},
@@ -259,8 +261,8 @@ class _Answer:
             found = from_engine(error)
             failed = self.reply(None, status="failed")
             code = str(found.error["code"] or found.error["type"])
-            failed.error = cast(Any, {"code": code, "message": str(found.error["message"])})
-            yield self.event("response.failed", response=ResponsesReply.model_validate(failed.model_dump()))
+            failed.error = ResponsesError(code=code, message=str(found.error["message"]))
+            yield self.event("response.failed", response=failed)
 
     def _grow(self, piece: Said | Called) -> list[ServerSentEvent]:
         old = self.items[-1] if self.items else None
