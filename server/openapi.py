@@ -23,16 +23,16 @@ _STATUSES = {
 _documented: dict[str, type[BaseModel]] = {}
 
 
-def streamed(*args: Any) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route that can stream: models of the data of its events, then a description."""
-    *models, text = args
-    for model in models:
-        _documented[model.__name__] = model
-    refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
+def streamed(
+    model: type[BaseModel], text: str, error: type[BaseModel] = ErrorReply
+) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that can stream: the models of its events' data, and a description."""
+    _documented[model.__name__] = model
+    refs = [{"$ref": f"#/components/schemas/{one.__name__}"} for one in (model, error)]
     schema: dict[str, Any] = {
         "type": "string",
         "description": f"Server-sent events; the data of each is one of {_EVENTS}. {text}",
-        _EVENTS: {"anyOf": [*refs, {"$ref": "#/components/schemas/ErrorReply"}]},
+        _EVENTS: {"anyOf": refs},
     }
     return {200: {"description": "The answer", "content": {_STREAM: {"schema": schema}}}}
 

@@ -20,6 +20,7 @@ from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.run import Done, Reading, Run, Whole, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest, Message, Tool
+from pyllama_long.server.schemas.common import AnthropicErrorReply
 from pyllama_long.server.schemas.messages import (
     Block,
     CountReply,
@@ -46,7 +47,7 @@ _REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "
 @router.post(
     "/v1/messages",
     response_model=MessageReply,
-    responses=streamed(MessageEvent, "Named as their type; with stream."),
+    responses=streamed(MessageEvent, "Named as their type; with stream.", AnthropicErrorReply),
 )
 async def create(request: MessagesRequest, http: Request) -> Response:
     state = state_of(http)
