@@ -275,16 +275,19 @@ for i in itertools.count():
     handle = engine.submit(Request(prose(engine, 400, i), 8, GREEDY))
     list(handle)
     engine.sessions.save(handle, f"session {i % 3}")
+    print("saved", flush=True)
 """
 
 
 def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: str) -> None:
     command = [sys.executable, "-c", _SCRIPT, demo_model, str(config.cache_dir), str(Path(__file__).parent)]
-    for seconds in (0.3, 0.57):
+    for n in (1, 7):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            time.sleep(seconds)
+            for _ in range(n):
+                assert process.stdout.readline() == "saved\n"
+            time.sleep(0.005 * n)
             process.kill()
         with Engine(config) as engine:
             found = engine.sessions.list()
