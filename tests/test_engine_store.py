@@ -17,7 +17,7 @@ from engines import GREEDY, Answer, answer, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama_long.engine import Engine, EngineConfig, Request, seqfile
+from pyllama_long.engine import Engine, EngineConfig, Request, loop, seqfile
 from pyllama_long.engine.seqfile import Damaged, Header
 
 
@@ -185,6 +185,24 @@ def test_the_disk_has_a_limit(config: EngineConfig) -> None:
     assert sum(path.stat().st_size for path in files(config)) <= config.cache_disk
     with Engine(config) as engine:
         assert ask(engine, prose(engine, 400, 15)).cached == 399
+
+
+def test_idle_time_is_used_to_copy_ahead(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_IDLE_S", 0.02)
+    with Engine(config) as engine:
+        prompts = [prose(engine, 400, i) for i in range(2)]
+        for i, prompt in enumerate(prompts):
+            ask(engine, prompt)
+            begin = time.monotonic()
+            while engine.stats().stored == i and time.monotonic() < begin + 10:
+                time.sleep(0.01)
+            assert engine.stats().stored == i + 1
+        assert engine.stats().cells_idle >= 800
+        monkeypatch.setattr(engine._context, "state", None)  # nothing is copied again
+        monkeypatch.setattr(loop, "_IDLE_S", 100)
+        ask(engine, prose(engine, 500, 9))
+        assert ask(engine, prompts[0]).cached == 399
+        monkeypatch.undo()
 
 
 def test_a_longer_text_takes_the_place_of_its_beginning(config: EngineConfig) -> None:

@@ -125,6 +125,10 @@ class Store:
     def wants(self) -> bool:
         return self._ram > 0 or self._disk > 0
 
+    def has_room(self, n: int) -> bool:
+        """Whether n more bytes fit into memory as it is."""
+        return self.ram_bytes + n <= self._ram
+
     @property
     def keeps_files(self) -> bool:
         return self._disk > 0
