@@ -321,6 +321,21 @@ def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: s
         assert not list(Path(str(config.cache_dir)).rglob("*.part"))
 
 
+_LEAVES = """
+import sys
+from pyllama_long.engine import Engine, EngineConfig, Request
+engine = Engine(EngineConfig(sys.argv[1], cache_disk=1 << 28, cache_dir=sys.argv[2]))
+list(engine.submit(Request([300] * 100, 8)))
+"""
+
+
+def test_a_process_that_leaves_keeps_its_texts(config: EngineConfig, demo_model: str) -> None:
+    command = [sys.executable, "-c", _LEAVES, demo_model, str(config.cache_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(files(config)) == 1
+
+
 # ---- the file ----------------------------------------------------------------------------------------------
 
 HEADER = Header("m" * 64, "s" * 32, 2.0, 5, 1000, 1e9, "näme")
