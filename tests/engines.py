@@ -9,7 +9,7 @@ import numpy as np
 
 from pyllama_long import LongLlama, filler
 from pyllama_long.engine import Event, Finished, Handle, Sampling, Started, Text, TokenInfo, Usage
-from pyllama_long.sequence import as_ids
+from pyllama_long.generate import generate
 
 GREEDY = Sampling(temperature=0)
 NEAR = 1e-3  # of two top logits
@@ -62,9 +62,8 @@ def alone(llm: LongLlama, prompt: Sequence[int], n: int) -> list[int]:
     """The greedy answer that a LongLlama gives to the prompt, read from its beginning; at most n tokens."""
     llm.sequence.keep(0)
     llm.reset()
-    llm.sequence.admit(as_ids(list(prompt)), len(prompt) + n)
     found: list[int] = []
-    for token in llm.generate(list(prompt), temp=0):
+    for token in generate(llm, list(prompt), turn=llm.start(), room=n, temp=0):
         if token == llm.token_eos():
             break
         found.append(token)

@@ -17,7 +17,7 @@ from engines import GREEDY, Answer, answer, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama_long.engine import Engine, EngineConfig, Request, seqfile
+from pyllama_long.engine import Engine, EngineConfig, Request, loop, seqfile
 from pyllama_long.engine.seqfile import Damaged, Header
 
 
@@ -187,6 +187,24 @@ def test_the_disk_has_a_limit(config: EngineConfig) -> None:
         assert ask(engine, prose(engine, 400, 15)).cached == 399
 
 
+def test_idle_time_is_used_to_copy_ahead(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_IDLE_S", 0.02)
+    with Engine(config) as engine:
+        prompts = [prose(engine, 400, i) for i in range(2)]
+        for i, prompt in enumerate(prompts):
+            ask(engine, prompt)
+            begin = time.monotonic()
+            while engine.stats().stored == i and time.monotonic() < begin + 10:
+                time.sleep(0.01)
+            assert engine.stats().stored == i + 1
+        assert engine.stats().cells_idle >= 800
+        monkeypatch.setattr(engine._context, "state", None)  # nothing is copied again
+        monkeypatch.setattr(loop, "_IDLE_S", 100)
+        ask(engine, prose(engine, 500, 9))
+        assert ask(engine, prompts[0]).cached == 399
+        monkeypatch.undo()
+
+
 def test_a_longer_text_takes_the_place_of_its_beginning(config: EngineConfig) -> None:
     with Engine(replace(config, cache_ram=0)) as engine:
         text = prose(engine, 300)
@@ -275,16 +293,19 @@ for i in itertools.count():
     handle = engine.submit(Request(prose(engine, 400, i), 8, GREEDY))
     list(handle)
     engine.sessions.save(handle, f"session {i % 3}")
+    print("saved", flush=True)
 """
 
 
 def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: str) -> None:
     command = [sys.executable, "-c", _SCRIPT, demo_model, str(config.cache_dir), str(Path(__file__).parent)]
-    for seconds in (0.3, 0.57):
+    for n in (1, 7):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            time.sleep(seconds)
+            for _ in range(n):
+                assert process.stdout.readline() == "saved\n"
+            time.sleep(0.005 * n)
             process.kill()
         with Engine(config) as engine:
             found = engine.sessions.list()
@@ -298,6 +319,21 @@ def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: s
                 with Engine(replace(config, cache_disk=0, cache_dir=None)) as other:
                     assert ask(other, prompt).ids == got.ids
         assert not list(Path(str(config.cache_dir)).rglob("*.part"))
+
+
+_LEAVES = """
+import sys
+from pyllama_long.engine import Engine, EngineConfig, Request
+engine = Engine(EngineConfig(sys.argv[1], cache_disk=1 << 28, cache_dir=sys.argv[2]))
+list(engine.submit(Request([300] * 100, 8)))
+"""
+
+
+def test_a_process_that_leaves_keeps_its_texts(config: EngineConfig, demo_model: str) -> None:
+    command = [sys.executable, "-c", _LEAVES, demo_model, str(config.cache_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(files(config)) == 1
 
 
 # ---- the file ----------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ class Cells:
         """n more cells for a sequence."""
         assert n <= self.free, f"{n} cells wanted, {self.free} free"
         segments = self._of.setdefault(seq, [])
+        if n == 0:
+            return
         if segments and segments[-1].refs == 1:
             segments[-1].n += n
         else:

@@ -175,9 +175,13 @@ class Context:
         if self.rope.dynamic:
             _native.set_rope_factor(self.ctx, seq, factor)
 
+    def state_size(self, seq: int) -> int:
+        """Bytes of `state`."""
+        return int(llama_cpp.llama_state_seq_get_size(self.ctx, seq))
+
     def state(self, seq: int) -> Bytes:
         """What a sequence's cells hold."""
-        size = llama_cpp.llama_state_seq_get_size(self.ctx, seq)
+        size = self.state_size(seq)
         data = np.empty(size, np.uint8)
         n = llama_cpp.llama_state_seq_get_data(self.ctx, _native.byte_pointer(data), size, seq)
         if not 0 < n <= size:

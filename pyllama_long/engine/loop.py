@@ -24,6 +24,7 @@ from pyllama_long.sequence import FloatArray, IntArray
 
 logger = logging.getLogger("pyllama_long.engine")
 T = TypeVar("T")
+_IDLE_S = 2.0  # after which idle sequences are copied to the store
 _MOST_ERRORS = 8  # unexpected ones in a row, until the engine gives up
 
 
@@ -135,9 +136,10 @@ class Loop:
     def _turn(self) -> bool:
         """One step with what goes around it; False when the engine is to end."""
         with self._lock:
+            idle = False
             while not (self._woken or self.running or self._embedder.busy or self.queue.ready):
-                self._lock.wait(None if self._deadline is None else 0.05)
-                if self._deadline is not None:
+                idle = not self._lock.wait(self._patience())
+                if idle or self._deadline is not None:
                     break
             self.turn_began = time.perf_counter()
             self._woken = False
@@ -147,6 +149,8 @@ class Loop:
         for function, future in calls:
             _answer(future, function)
         try:
+            if idle and self._deadline is None:
+                self.pool.copy_ahead()
             self._drop_cancelled()
             self.queue.admit()
             self.queue.tell(arrived)
@@ -164,6 +168,12 @@ class Loop:
             return True
         work = self.running or len(self.queue) or self._embedder.busy
         return bool(work) and time.monotonic() < self._deadline
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do although nobody asks."""
+        if self._deadline is not None:
+            return 0.05
+        return _IDLE_S if self.pool.has_uncopied else None
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self.running if job.handle.cancelled]:

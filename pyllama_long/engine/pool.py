@@ -31,6 +31,7 @@ class Held:
     hashes: list[bytes] = field(default_factory=list)
     used_at: float = 0.0
     busy: bool = True
+    copied: int = 0  # tokens, when it was last copied ahead
 
     @property
     def text(self) -> IntArray:
@@ -259,6 +260,23 @@ class Pool:
             return
         data = self._context.state(held.seq)
         store.put(Stored(held.text.copy(), held.hashes, held.salt, held.factor, data))
+
+    @property
+    def has_uncopied(self) -> bool:
+        """Whether `copy_ahead` has something to do."""
+        return self.store.wants and any(
+            not held.busy and held.copied != held.n >= _WORTH for held in self.held.values()
+        )
+
+    def copy_ahead(self) -> None:
+        """Copies an idle sequence to the store while nobody waits, where there is room for it: a later eviction
+        has nothing left to copy."""
+        for held in reversed(self.idle):
+            if held.copied != held.n >= _WORTH:
+                held.copied = held.n
+                if self.store.has_room(self._context.state_size(held.seq)):
+                    self.spill(held)
+                return
 
     def drop_all(self, which: Iterable[Held]) -> None:
         for held in list(which):

@@ -10,10 +10,11 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from pyllama_long.engine import prefix, seqfile
 from pyllama_long.engine.seqfile import Bytes, Damaged, Header
 from pyllama_long.sequence import IntArray
 
+T = TypeVar("T")
 if TYPE_CHECKING:
     from pyllama_long.engine.context import Context
 
@@ -76,7 +78,7 @@ class Store:
     def __init__(self, model: str, ram: int, disk: int, folder: Path | None) -> None:
         self._model, self._ram, self._disk, self._folder = model, ram, disk, folder
         self.index: prefix.Index[Stored] = prefix.Index()
-        self._lock = threading.Lock()  # around the index, the sizes, and `data` and `path` of each text
+        self._lock = threading.RLock()  # around the index, the sizes, and `data` and `path` of each text
         self._files: ThreadPoolExecutor | None = None
         self.ram_bytes = self.disk_bytes = self.spilled = self.restored = 0
         if folder is not None:
@@ -124,6 +126,10 @@ class Store:
     @property
     def wants(self) -> bool:
         return self._ram > 0 or self._disk > 0
+
+    def has_room(self, n: int) -> bool:
+        """Whether n more bytes fit into memory as it is."""
+        return self.ram_bytes + n <= self._ram
 
     @property
     def keeps_files(self) -> bool:
@@ -176,7 +182,7 @@ class Store:
             if stored.data is not None or stored.path is None:
                 ready.set_result(stored.data)
                 return ready
-            return self._worker().submit(self._read, stored, stored.path)
+            return self._submit(self._read, stored, stored.path)
 
     def adopt(self, stored: Stored) -> None:
         """A session's file, which stays where it is."""
@@ -243,7 +249,7 @@ class Store:
             size -= n
             if n <= self._disk and self._folder is not None:
                 stored.moving = True
-                self._worker().submit(self._write, stored, self._folder)
+                self._submit(self._write, stored, self._folder)
             else:
                 self._forget(stored)
 
@@ -254,10 +260,15 @@ class Store:
                 break
             self._forget(stored)
 
-    def _worker(self) -> ThreadPoolExecutor:
-        if self._files is None:
-            self._files = ThreadPoolExecutor(1, "pyllama-long-files")
-        return self._files
+    def _submit(self, function: Callable[..., T], *args: object) -> Future[T]:
+        try:
+            if self._files is None:
+                self._files = ThreadPoolExecutor(1, "pyllama-long-files")
+            return self._files.submit(function, *args)
+        except RuntimeError:  # the process is ending: it has no threads to give any more
+            done: Future[T] = Future()
+            done.set_result(function(*args))
+            return done
 
     # ---- on the thread for files ---------------------------------------------------------------------------
 
