@@ -368,6 +368,43 @@ class Batch:
         self.batch.n_tokens = end
 
 
+class Candidates:
+    """A llama_token_data_array over a NumPy table of n rows (id, logit, p)."""
+
+    def __init__(self, n: int) -> None:
+        self.table = np.zeros(n, [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        self._ids = np.arange(n, dtype=np.int32)
+        data = ctypes.cast(self.table.ctypes.data, llama_cpp.llama_token_data_p)
+        self.array = llama_cpp.llama_token_data_array(data=data, size=n, selected=-1, sorted=False)
+        self.pointer = ctypes.pointer(self.array)
+
+    def fill(self, logits: npt.NDArray[np.float32]) -> None:
+        """All tokens with their logits [n]."""
+        self.table["id"], self.table["logit"], self.table["p"] = self._ids, logits, 0
+        self.array.size, self.array.selected, self.array.sorted = len(self._ids), -1, False
+
+    def one(self, token: int) -> None:
+        """This token alone, with logit 0."""
+        self.table[0] = (token, 0.0, 0.0)
+        self.array.size, self.array.selected, self.array.sorted = 1, -1, False
+
+    def chosen(self) -> tuple[int, float]:
+        """Token and logit of the row that a sampler selected, else of the first one."""
+        row = self.table[max(0, self.array.selected)]
+        return int(row["id"]), float(row["logit"])
+
+
+def progress_callback(visit: Callable[[float], None]) -> Any:
+    """For llama_model_params: visit(share) while a model is loaded."""
+
+    @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
+    def call(share: float, _data: object) -> bool:
+        visit(share)
+        return True
+
+    return call
+
+
 # ---- contexts ----------------------------------------------------------------------------------------------
 
 

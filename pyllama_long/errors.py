@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "ContextOverflow", "DecodeError", "ModelError"]
+__all__ = ["Cancelled", "ContextOverflow", "DecodeError", "EngineClosed", "ModelError", "QueueFull"]
 
 
 class ModelError(ValueError):
@@ -31,3 +31,18 @@ class Cancelled(RuntimeError):
 
 class DecodeError(RuntimeError):
     """llama.cpp could not evaluate a batch, or the model gave logits that are not numbers."""
+
+
+class QueueFull(RuntimeError):
+    """As many requests wait as may. retry_after_s: seconds after which there is likely room."""
+
+    def __init__(self, n_waiting: int, retry_after_s: float) -> None:
+        super().__init__(f"{n_waiting} requests are waiting already: try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+class EngineClosed(RuntimeError):
+    """The engine is closing or closed; the request was not finished, or not taken."""
+
+    def __init__(self, why: str = "the engine is closed") -> None:
+        super().__init__(why)

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from pyllama_long import _native, loading
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopePolicy
 
-if TYPE_CHECKING:
-    from pyllama_long.llama import LongLlama
+
+class Context(Protocol):
+    """What is explained: a LongLlama, or the context of an engine."""
+
+    model_path: str
+    n_train: int
+    plan: AttentionPlan
+    plan_reason: str
+    rope: RopePolicy
+    rope_reason: str
+    upstream: bool
+    precision: str
+    context_params: Any
+
+    @property
+    def ctx(self) -> Any: ...
+    def n_ctx(self) -> int: ...
 
 
-def explain(llama: LongLlama) -> str:
-    """Lengths, plan and RoPE policy with reasons, cache, kernels, and the layers that llama.cpp computes."""
+def explain(llama: Context, factor: float | None = None) -> str:
+    """Lengths, plan and RoPE policy with reasons, cache, kernels, and the layers that llama.cpp computes.
+    factor: that of a dynamic policy, where there is one text only."""
     names = {value: key for key, value in loading.KV_TYPES.items()}
     params = llama.context_params
     kinds = dict.fromkeys(names.get(kind, f"type {kind}") for kind in (params.type_k, params.type_v))
@@ -24,14 +42,14 @@ def explain(llama: LongLlama) -> str:
         *(f"  {line}" for line in llama.plan.explain().splitlines()),
         f"RoPE: {llama.rope} ({llama.rope_reason})",
         *(f"  {line}" for line in llama.rope.explain().splitlines()),
-        *([f"  factor now: {llama.sequence.factor:g}"] if llama.rope.dynamic else []),
+        *([f"  factor now: {factor:g}"] if llama.rope.dynamic and factor is not None else []),
         f"CPU kernels: {kernels(llama)}",
         f"layers with llama.cpp's own attention: {refused(llama) or 'none'}",
     ]
     return "\n".join(lines)
 
 
-def kernels(llama: LongLlama) -> str:
+def kernels(llama: Context) -> str:
     """The instruction set that attention runs on, and what its products are made of."""
     if llama.upstream:
         return "llama.cpp's own"
@@ -39,7 +57,7 @@ def kernels(llama: LongLlama) -> str:
     return f"{isa}, {'bf16 tiles' if isa == 'amx' else 'float32'}"
 
 
-def refused(llama: LongLlama) -> str:
+def refused(llama: Context) -> str:
     """How many layers do not run the plan, and why; empty when all do."""
     if llama.upstream:
         return "all, as asked for"
@@ -47,7 +65,7 @@ def refused(llama: LongLlama) -> str:
     return "; ".join(f"{n} ({reason})" for reason, n in counts.items())
 
 
-def warn_refused(llama: LongLlama) -> None:
+def warn_refused(llama: Context) -> None:
     """Warns about layers without the plan and the RoPE policy, where that changes what they compute."""
     found = refused(llama)
     if found and not llama.upstream and (str(llama.plan), str(llama.rope)) != ("exact", "native"):

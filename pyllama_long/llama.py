@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import warnings
@@ -18,9 +17,9 @@ from pyllama_long import tail as tails
 from pyllama_long._native import llama_chat_format, llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.generate import Sampler, generate
-from pyllama_long.model import Model, read_hints
-from pyllama_long.plan import AttentionPlan, choose_plan
-from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
+from pyllama_long.model import Model
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopePolicy
 from pyllama_long.sequence import FloatArray, IntArray, Progress, as_ids
 from pyllama_long.sequence import Sequence as Tokens
 
@@ -88,7 +87,7 @@ class LongLlama(llama_cpp.Llama):
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
         self.verbose, self.model_path, self.progress = o.verbose, model_path, progress
         log.install(o.verbose)
-        _start_backend(o.numa)
+        loading.start_backend(o.numa)
         self.numa, self.tensor_split, self.kv_overrides = o.numa, o.tensor_split, o.kv_overrides
         self.model_params, self._arrays = loading.model_params(o)
         self._model = self._stack.enter_context(closing(Model(model_path, self.model_params, o.verbose)))
@@ -136,34 +135,10 @@ class LongLlama(llama_cpp.Llama):
         return self.metadata.get(f"{self.metadata.get('general.architecture')}.{name}", default)
 
     def _choose(self, attention: str | AttentionPlan, rope: str | RopePolicy, n_ctx: int, o: Any) -> None:
-        hints = read_hints(self.model_path, self.metadata.get("general.architecture", ""))
-        self.upstream = attention == "upstream"
-        if isinstance(attention, AttentionPlan):
-            self.plan, self.plan_reason = attention, "asked for"
-        elif self.upstream:
-            self.plan, self.plan_reason = AttentionPlan.parse("exact"), "llama.cpp's own, as asked for"
-        else:
-            self.plan, self.plan_reason = choose_plan(attention, self.n_train, hints.dilated)
-        native = RopePolicy(n_train=self.n_train)
-        if loading.scaled_by_caller(o, float(self._meta("rope.freq_base", "0"))):
-            if rope != "auto":
-                raise ValueError("give rope=..., or llama_cpp's rope_* and yarn_* arguments, not both")
-            self.rope, self.rope_reason = native, "llama_cpp's own arguments scale"
-        elif self.upstream and rope == "auto":
-            self.rope, self.rope_reason = native, "llama.cpp's own attention has no other positions"
-        elif isinstance(rope, RopePolicy):
-            self.rope, self.rope_reason = rope, "asked for"
-        elif rope == "auto" and not self._model.has_rope():
-            self.rope, self.rope_reason = native, WITHOUT_ROPE
-        else:
-            scaling = self._meta("rope.scaling.type") or hints.rope_factors
-            self.rope, self.rope_reason = choose_rope(
-                rope, self.n_train, n_ctx, scaling, self._meta("rope.extension"), self.plan.reach
-            )
-        if self.upstream and str(self.rope) != "native":
-            raise ValueError(
-                f"attention='upstream' cannot run the RoPE policy {self.rope}: give rope='native'"
-            )
+        settled = loading.settle(self._model, self.metadata, attention, rope, (self.n_train, n_ctx), o)
+        self.plan, self.plan_reason = settled.plan, settled.plan_reason
+        self.rope, self.rope_reason = settled.rope, settled.rope_reason
+        self.upstream = settled.upstream
         if self.upstream and self.precision != "auto":
             raise ValueError(
                 f"attention='upstream' has its own precision, not {self.precision}: give precision='auto'"
@@ -377,7 +352,7 @@ class LongLlama(llama_cpp.Llama):
     def explain(self) -> str:
         """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream
         computes."""
-        return explain.explain(self)
+        return explain.explain(self, self.sequence.factor)
 
     # ---- state ---------------------------------------------------------------------------------------------
 
@@ -415,11 +390,3 @@ class LongLlama(llama_cpp.Llama):
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self._arguments)
-
-
-@functools.cache
-def _start_backend(numa: bool | int) -> None:
-    llama_cpp.llama_backend_init()
-    strategy = llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE if numa is True else int(numa)
-    if strategy:
-        llama_cpp.llama_numa_init(strategy)

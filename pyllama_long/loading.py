@@ -3,10 +3,12 @@ them."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,9 @@ import jinja2
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_chat_format, llama_cpp
 from pyllama_long.errors import ModelError
-from pyllama_long.model import Model
+from pyllama_long.model import Model, read_hints
+from pyllama_long.plan import AttentionPlan, choose_plan
+from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}  # ggml_type
 _SAME = (
@@ -128,7 +132,7 @@ def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
             warnings.warn(
                 f"rope_freq_base=10000 is ignored: the model was trained with {model_base:g}; "
                 "scale with rope='...'",
-                stacklevel=4,
+                stacklevel=5,
             )
         o.rope_freq_base = 0.0
     unspecified = (None, llama_cpp.LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED)
@@ -138,6 +142,60 @@ def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
         or o.rope_scaling_type not in unspecified
         or (o.yarn_ext_factor, o.yarn_attn_factor, o.yarn_orig_ctx) != (-1.0, 1.0, 0)
     )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a context will run, with a reason each. upstream: llama.cpp's own attention."""
+
+    plan: AttentionPlan
+    plan_reason: str
+    rope: RopePolicy
+    rope_reason: str
+    upstream: bool
+
+
+def settle(
+    model: Model,
+    metadata: Mapping[str, str],
+    attention: str | AttentionPlan,
+    rope: str | RopePolicy,
+    lengths: tuple[int, int],
+    o: SimpleNamespace,
+) -> Settled:
+    """The plan and the RoPE policy for a model. lengths: trained length and context window, in tokens.
+    Raises PlanError, RopeError and ValueError."""
+    n_train, n_ctx = lengths
+    arch = metadata.get("general.architecture")
+
+    def meta(name: str, default: str = "") -> str:
+        return metadata.get(f"{arch}.{name}", default)
+
+    hints = read_hints(model.path_model, arch or "")
+    upstream = attention == "upstream"
+    if isinstance(attention, AttentionPlan):
+        plan, plan_reason = attention, "asked for"
+    elif upstream:
+        plan, plan_reason = AttentionPlan.parse("exact"), "llama.cpp's own, as asked for"
+    else:
+        plan, plan_reason = choose_plan(attention, n_train, hints.dilated)
+    native = RopePolicy(n_train=n_train)
+    if scaled_by_caller(o, float(meta("rope.freq_base", "0"))):
+        if rope != "auto":
+            raise ValueError("give rope=..., or llama_cpp's rope_* and yarn_* arguments, not both")
+        policy, reason = native, "llama_cpp's own arguments scale"
+    elif upstream and rope == "auto":
+        policy, reason = native, "llama.cpp's own attention has no other positions"
+    elif isinstance(rope, RopePolicy):
+        policy, reason = rope, "asked for"
+    elif rope == "auto" and not model.has_rope():
+        policy, reason = native, WITHOUT_ROPE
+    else:
+        scaling = meta("rope.scaling.type") or hints.rope_factors
+        policy, reason = choose_rope(rope, n_train, n_ctx, scaling, meta("rope.extension"), plan.reach)
+    if upstream and str(policy) != "native":
+        raise ValueError(f"attention='upstream' cannot run the RoPE policy {policy}: give rope='native'")
+    return Settled(plan, plan_reason, policy, reason, upstream)
 
 
 def context_params(
@@ -218,3 +276,11 @@ def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) 
             continue
         handlers[name] = formatter.to_chat_handler()
     return handlers
+
+
+@functools.cache
+def start_backend(numa: bool | int) -> None:
+    llama_cpp.llama_backend_init()
+    strategy = llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE if numa is True else int(numa)
+    if strategy:
+        llama_cpp.llama_numa_init(strategy)

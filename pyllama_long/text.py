@@ -10,6 +10,7 @@ from pyllama_long._native import LlamaTokenizer
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
+    from pyllama_long.model import Model
 
 _WINDOW = 32  # tokens before a new one that a tokenizer of another library is shown
 
@@ -90,13 +91,7 @@ def piece_reader(llama: LongLlama, prompt: Sequence[int], first: bool) -> Callab
 
     first: the answer is the first text after BOS, where tokenizers put a space that nobody wrote."""
     if type(llama.tokenizer_) is LlamaTokenizer:
-        model = llama._model
-
-        def read(tokens: list[int], i: int) -> bytes:
-            raw = model.piece(tokens[i])
-            return raw.removeprefix(b" ") if i == 0 and first else raw
-
-        return read
+        return model_pieces(llama._model, first)
 
     before = list(prompt[-_WINDOW:])
 
@@ -105,3 +100,13 @@ def piece_reader(llama: LongLlama, prompt: Sequence[int], first: bool) -> Callab
         return llama.detokenize([tokens[i]], prev_tokens=context)
 
     return read_foreign
+
+
+def model_pieces(model: Model, first: bool, special: bool = False) -> Callable[[list[int], int], bytes]:
+    """The same for the model's own tokenizer. special: control tokens have a text too."""
+
+    def read(tokens: list[int], i: int) -> bytes:
+        raw = model.piece(tokens[i], special)
+        return raw.removeprefix(b" ") if i == 0 and first else raw
+
+    return read

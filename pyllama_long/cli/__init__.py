@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from pyllama_long import __version__
-from pyllama_long.cli import chat, complete, demo, eval, inspect, plan
+from pyllama_long.cli import chat, complete, demo, eval, inspect, plan, serve
 from pyllama_long.cli.common import PROGRAM, CommandError
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.phase import PlanError
@@ -29,9 +29,10 @@ app = typer.Typer(
     epilog="\b\n[b]Begin with[/b]\n"
     "  pyllama-long demo                    a document of 100 times the trained length, read and asked\n"
     "  pyllama-long chat -m model.gguf      talk; /read FILE puts a document in\n"
+    "  pyllama-long serve -m model.gguf     the APIs of OpenAI, Anthropic and llama.cpp, and a page\n"
     "  pyllama-long inspect model.gguf      what fits, and what would be chosen for it",
 )
-for module in (chat, complete, inspect, plan, eval, demo):
+for module in (chat, complete, serve, inspect, plan, eval, demo):
     app.command(name=module.__name__.rpartition(".")[2], epilog=module.EXAMPLES)(module.command)
 
 

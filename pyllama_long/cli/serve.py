@@ -1,0 +1,276 @@
+"""`serve`: an HTTP server with the routes of OpenAI, Anthropic and llama.cpp."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyllama_long.cli import common
+from pyllama_long.cli.common import CommandError, ModelOptions
+
+if TYPE_CHECKING:
+    from pyllama_long.server.settings import Settings
+
+EXAMPLES = """\b
+[b]Examples[/b]
+  pyllama-long serve -m model.gguf --ctx 131072
+  pyllama-long serve -m model.gguf --parallel 8 --api-key-file keys.txt --host 0.0.0.0
+  pyllama-long serve --hf ggml-org/gemma-3-1b-it-GGUF --cache-dir ~/.cache/pyllama-long --cache-disk 20
+\b
+  Ctrl-C finishes what is running, twice stops. The page for people is at /.
+"""
+
+_NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
+_OVERFLOWS = ("error", "shift", "summarize", "retrieve")
+_GIB = 1 << 30
+
+
+def _overflow(value: str) -> str:
+    if value not in _OVERFLOWS:
+        raise typer.BadParameter(f"{value!r}; known: {', '.join(_OVERFLOWS)}")
+    return value
+
+
+def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, help=help, **more)
+
+
+def command(
+    model: common.Model = None,
+    hub: common.Hub = None,
+    attention: common.Attention = "auto",
+    rope: common.Rope = "auto",
+    ctx: common.Ctx = 0,
+    kv_type: common.KvType = "f16",
+    precision: common.Precision = "auto",
+    threads: common.Threads = 0,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Give embeddings too.", rich_help_panel="Model")
+    ] = False,
+    host: Annotated[str, _option(panel=_NET, help="Address to listen at.", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, _option(panel=_NET, help="0: a free one.", min=0, max=65535, metavar="N")] = 8080,
+    alias: Annotated[str, _option(panel=_NET, help="The model's name for clients.", metavar="NAME")] = "",
+    cors_origin: Annotated[
+        list[str] | None,
+        _option(panel=_NET, help="A web page's origin that may ask; repeatable.", metavar="ORIGIN"),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        _option(
+            panel=_NET,
+            help="A name that requests may come to; without keys on this machine only localhost is. *: any.",
+            metavar="NAME",
+        ),
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, _option(panel=_NET, help="Certificate, for https.", metavar="FILE")
+    ] = None,
+    ssl_keyfile: Annotated[Path | None, _option(panel=_NET, help="Its key.", metavar="FILE")] = None,
+    api_key: Annotated[
+        list[str] | None, _option(panel=_SAFE, help="A key that opens; repeatable.", metavar="KEY")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, _option(panel=_SAFE, help="Keys, one a line.", metavar="FILE")
+    ] = None,
+    max_body: Annotated[int, _option(panel=_SAFE, help="Largest request, MiB.", min=1, metavar="N")] = 64,
+    timeout: Annotated[
+        float, _option(panel=_SAFE, help="Longest answer, seconds; 0: any.", min=0.0, metavar="S")
+    ] = 0.0,
+    overflow: Annotated[
+        str,
+        _option(
+            panel=_SAFE,
+            help="What does not fit: error, shift, summarize or retrieve.",
+            callback=_overflow,
+            metavar="MODE",
+        ),
+    ] = "error",
+    parallel: Annotated[
+        int, _option(panel=_LOAD, help="Requests that run at once.", min=1, max=128, metavar="N")
+    ] = 8,
+    queue: Annotated[int, _option(panel=_LOAD, help="Requests that may wait.", min=0, metavar="N")] = 256,
+    step_ms: Annotated[
+        float, _option(panel=_LOAD, help="Longest step while answers stream.", min=1.0, metavar="MS")
+    ] = 200.0,
+    cache_ram: Annotated[
+        float, _option(panel=_LOAD, help="Idle texts kept in memory, GiB.", min=0.0, metavar="N")
+    ] = 1.0,
+    cache_disk: Annotated[
+        float, _option(panel=_LOAD, help="Idle texts kept on disk, GiB.", min=0.0, metavar="N")
+    ] = 0.0,
+    cache_dir: Annotated[
+        Path | None,
+        _option(panel=_LOAD, help="Where, and where sessions are kept.", metavar="FOLDER"),
+    ] = None,
+    drain: Annotated[
+        float, _option(panel=_LOAD, help="Longest wait for answers at the end, s.", min=0.0, metavar="S")
+    ] = 30.0,
+    page: Annotated[bool, _option("--page/--no-page", panel=_NET, help="The page at /.")] = True,
+    log_level: Annotated[
+        str, _option(panel=_NET, help="debug, info, warning or error.", metavar="LEVEL")
+    ] = "info",
+) -> int:
+    """Serve a model over HTTP, to many at once."""
+    try:
+        from pyllama_long.server import logs, security
+        from pyllama_long.server.settings import Settings
+    except ImportError as error:
+        raise CommandError(f"the server needs the package {error.name}: pip install pyllama-long") from None
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter(f"{log_level!r}; known: debug, info, warning, error")
+    if (ssl_certfile is None) != (ssl_keyfile is None):
+        raise typer.BadParameter("give --ssl-certfile and --ssl-keyfile together")
+    if cache_disk and cache_dir is None:
+        raise typer.BadParameter("--cache-disk needs --cache-dir")
+    keys = list(api_key or ())
+    if any(not key.strip() for key in keys):
+        raise typer.BadParameter("an --api-key is empty")
+    if api_key_file is not None:
+        try:
+            keys += security.read_keys(api_key_file)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
+    path = options.path()
+    options.info()  # a file that is none is refused before anything listens
+    folder = cache_dir.expanduser() if cache_dir is not None else None
+    config = {
+        "model_path": str(path),
+        "n_ctx": ctx or options.default_ctx(),
+        "n_parallel": parallel,
+        "max_queue": queue,
+        "attention": attention,
+        "rope": rope,
+        "kv_type": kv_type,
+        "precision": precision,
+        "n_threads": threads,
+        "embedding": embeddings,
+        "step_ms": step_ms,
+        "cache_ram": int(cache_ram * _GIB),
+        "cache_disk": int(cache_disk * _GIB),
+        "cache_dir": None if folder is None else str(folder),
+    }
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        model_name=alias or path.stem,
+        api_keys=tuple(keys),
+        cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=_allowed_hosts(host, keys, allowed_host or []),
+        max_body=max_body << 20,
+        overflow=overflow,  # type: ignore[arg-type]
+        drain_s=drain,
+        request_timeout_s=timeout,
+        store=None if folder is None else folder / "turns.sqlite",
+        page=page,
+    )
+    logs.install(log_level)
+    tls = None if ssl_certfile is None else (str(ssl_certfile), str(ssl_keyfile))
+    return serve(config, settings, host, port, tls)
+
+
+def _allowed_hosts(host: str, keys: list[str], more: list[str]) -> tuple[str, ...] | None:
+    from pyllama_long.server.security import is_loopback
+
+    if not more and (keys or not is_loopback(host)):
+        return None
+    return ("localhost", host.lower(), *(name.lower() for name in more))
+
+
+def serve(
+    config: dict[str, Any], settings: Settings, host: str, port: int, tls: tuple[str, str] | None = None
+) -> int:
+    """Runs until a signal ends it; the exit code. config: fields of EngineConfig."""
+    import uvicorn
+
+    from pyllama_long.engine import Engine, EngineConfig
+    from pyllama_long.server.app import create_app
+
+    engine_config = EngineConfig(**config)
+    with listen(host, port) as listening:
+        app = create_app(settings, lambda progress: Engine(engine_config, on_progress=progress))
+        uvicorn_config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            timeout_keep_alive=30,
+            ssl_certfile=None if tls is None else tls[0],
+            ssl_keyfile=None if tls is None else tls[1],
+        )
+        try:
+            uvicorn_config.load()
+        except OSError as error:
+            raise CommandError(f"the certificate cannot be used: {error}") from None
+        server = uvicorn.Server(uvicorn_config)
+        state = app.state.state
+        bound, used = listening.getsockname()[:2]
+        shown = f"[{bound}]" if ":" in bound else bound
+        url = f"{'https' if tls else 'http'}://{shown}:{used}"
+
+        def on_loaded() -> None:
+            if state.error is not None:
+                server.should_exit = True
+            elif state.status == "ok":
+                print(f"{settings.model_name} is ready at {url}", flush=True)
+
+        state.on_loaded = on_loaded
+        with _signals(server, state):
+            server.run(sockets=[listening])
+    if state.error is not None:
+        raise state.error
+    return 0
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket. Raises CommandError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(address[:2], family=family, backlog=2048, reuse_port=False)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CommandError(
+            f"cannot listen at {host}:{port}: {reason}; take another --port or --host"
+        ) from None
+    with listening:
+        yield listening
+
+
+@contextmanager
+def _signals(server: Any, state: Any) -> Iterator[None]:
+    """The first SIGINT or SIGTERM drains, the second stops; neither ends in a traceback."""
+
+    @contextmanager
+    def capture() -> Iterator[None]:
+        yield
+
+    def on_signal(number: int, _frame: object) -> None:
+        if server.should_exit:
+            server.force_exit = True
+            print("stopping", file=sys.stderr, flush=True)
+            return
+        server.should_exit = True
+        if state.status == "ok":
+            state.status = "draining"
+        print("finishing what is running; once more stops", file=sys.stderr, flush=True)
+
+    server.capture_signals = capture  # uvicorn's own raises the signal again when it has ended
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

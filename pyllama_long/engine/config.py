@@ -1,0 +1,133 @@
+"""What an engine is told: how to open the model, and what a request asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_MOST_PARALLEL = 128
+_MOST_STOPS = 64
+_GRAMMAR_BYTES = 1 << 20
+_GRAMMAR_DEPTH = 256  # of brackets: llama.cpp's parser calls itself for each
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """n_ctx: cells that all sequences share, and the longest single one, in tokens; 0: the trained length.
+    n_parallel: requests that run at the same time. max_queue: requests that may wait.
+    step_ms: longest step in milliseconds while streams are running. prefill_share: most of the time that
+    prompts may take while streams are running, so that these keep 1 - prefill_share of their speed.
+    cache_ram, cache_disk: bytes of idle sequences kept outside the context; cache_dir: where on disk.
+    The other fields are LongLlama's. Raises ValueError."""
+
+    model_path: str
+    n_ctx: int = 0
+    n_parallel: int = 8
+    max_queue: int = 256
+    attention: str = "auto"
+    rope: str = "auto"
+    kv_type: str = "f16"
+    precision: str = "auto"
+    n_threads: int = 0
+    n_batch: int = 512
+    embedding: bool = False
+    step_ms: float = 200.0
+    prefill_share: float = 0.4
+    cache_ram: int = 1 << 30
+    cache_disk: int = 0
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        _within("n_ctx", self.n_ctx, 0, 2**31 - 1)
+        _within("n_parallel", self.n_parallel, 1, _MOST_PARALLEL)
+        _within("max_queue", self.max_queue, 0, 2**31 - 1)
+        _within("n_batch", self.n_batch, 1, 2**20)
+        _within("step_ms", self.step_ms, 1, 1e6)
+        _within("prefill_share", self.prefill_share, 0.01, 0.99)
+        _within("cache_ram", self.cache_ram, 0, 2**63)
+        _within("cache_disk", self.cache_disk, 0, 2**63)
+        if self.cache_disk and self.cache_dir is None:
+            raise ValueError("cache_disk needs a folder: give cache_dir")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; names as in llama_cpp. temperature 0: always the likeliest. grammar: GBNF text
+    whose first rule is `root`. seed: None for a random one. Raises ValueError."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0, 100)
+        _within("top_k", self.top_k, -1, 2**31 - 1)
+        for name in ("top_p", "min_p", "typical_p"):
+            _within(name, getattr(self, name), 0, 1)
+        _within("repeat_penalty", self.repeat_penalty, 1e-3, 1e3)
+        for name in ("presence_penalty", "frequency_penalty"):
+            _within(name, getattr(self, name), -100, 100)
+        for token, value in self.logit_bias.items():
+            if math.isnan(value):
+                raise ValueError(f"logit_bias of token {token} is not a number")
+        if self.grammar is not None:
+            _check_grammar(self.grammar)
+
+
+@dataclass(frozen=True)
+class Request:
+    """tokens: the prompt. max_tokens: None for as far as there is room; 0 only reads the prompt.
+    stop: texts that end the answer, which never contains them. logprobs: how many of the likeliest tokens to
+    list for each token. echo_logprobs: score the prompt too. tail_start: index of the first token of the
+    plan's tail phase; None: as for a prompt of LongLlama. salt: prefixes are shared only between requests of
+    the same salt. priority: higher ones are admitted first. special: control tokens are part of the text.
+    Raises ValueError."""
+
+    tokens: Sequence[int]
+    max_tokens: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: Sequence[str] = ()
+    logprobs: int | None = None
+    echo_logprobs: bool = False
+    tail_start: int | None = None
+    salt: str = ""
+    priority: int = 0
+    special: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            _within("max_tokens", self.max_tokens, 0, 2**62)
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, 2**31 - 1)
+        if isinstance(self.stop, str) or len(self.stop) > _MOST_STOPS:
+            raise ValueError(f"stop must be a list of at most {_MOST_STOPS} texts")
+        if self.tail_start is not None:
+            _within("tail_start", self.tail_start, 0, len(self.tokens))
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # false for what is not a number, too
+        raise ValueError(f"{name} is {value}: give a value from {low:g} to {high:g}")
+
+
+def _check_grammar(text: str) -> None:
+    if not text.strip():
+        raise ValueError("the grammar is empty: give a rule `root`, or None")
+    if len(text.encode()) > _GRAMMAR_BYTES:
+        raise ValueError(f"the grammar is longer than {_GRAMMAR_BYTES} bytes")
+    if "\0" in text:
+        raise ValueError("the grammar contains a zero byte")
+    depth = 0
+    for c in text:
+        depth += (c == "(") - (c == ")" and depth > 0)
+        if depth > _GRAMMAR_DEPTH:
+            raise ValueError(f"the grammar has more than {_GRAMMAR_DEPTH} brackets inside one another")

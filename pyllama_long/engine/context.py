@@ -1,0 +1,198 @@
+"""The model and the one llama_context of an engine: what its thread does with sequences of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyllama_long import _native, explain, loading, log
+from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
+from pyllama_long.engine.config import EngineConfig
+from pyllama_long.model import Model
+from pyllama_long.sequence import FloatArray
+
+Bytes = npt.NDArray[np.uint8]
+_MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ
+_ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
+
+
+class Context:
+    """Opens a model for many sequences in shared cells. Raises ModelError, PlanError, RopeError.
+
+    Everything but the attributes and `explain` belongs to one thread at a time. n_seq: sequences that there
+    may be; batch: rows of the next `decode`.
+    """
+
+    def __init__(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> None:
+        self._stack = ExitStack()
+        try:
+            self._open(config, on_progress)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _open(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None) -> None:
+        threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
+        n_batch = max(config.n_batch, config.n_parallel)
+        o = loading.options({"n_batch": n_batch, **threads})
+        kind, self.precision = loading.kv_type(config.kv_type), loading.precision(config.precision)
+        self.model_path = config.model_path
+        log.install(False)
+        loading.start_backend(o.numa)
+        params, self._arrays = loading.model_params(o)
+        if on_progress is not None:
+            report = on_progress
+            params.progress_callback = _native.progress_callback(lambda share: report(int(100 * share), 100))
+        self.model = self._stack.enter_context(closing(Model(config.model_path, params)))
+        self.metadata = self.model.metadata()
+        arch = self.metadata.get("general.architecture")
+        self.n_train = self.model.n_ctx_train() or int(self.metadata.get(f"{arch}.context_length", "512"))
+        n_ctx = config.n_ctx or self.n_train
+        settled = loading.settle(
+            self.model, self.metadata, config.attention, config.rope, (self.n_train, n_ctx), o
+        )
+        self.plan, self.plan_reason = settled.plan, settled.plan_reason
+        self.rope, self.rope_reason = settled.rope, settled.rope_reason
+        self.upstream = settled.upstream
+        self.whole_only = llama_cpp.llama_model_is_recurrent(
+            self.model.model
+        ) or llama_cpp.llama_model_is_hybrid(self.model.model)
+        self.n_seq = min(_MOST_SEQUENCES, self._sequences(config.n_parallel))
+        self.context_params = loading.context_params(o, n_ctx, kind, kind)
+        self.context_params.n_seq_max, self.context_params.kv_unified = self.n_seq, True
+        if config.embedding:  # a model that pools takes a text at once
+            self.context_params.n_ubatch = self.context_params.n_batch
+        native = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
+        context = loading.open_context(self.model, self.context_params, native)
+        self._ctx = self._stack.enter_context(closing(context))
+        self.ctx: Any = self._ctx.ctx
+        self._memory = llama_cpp.llama_get_memory(self.ctx)
+        self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
+        # Also where swa_full keeps every token: other sequences may take the cells that the window has left.
+        self._window = llama_cpp.llama_model_n_swa(self.model.model)
+        self.n_vocab, self.n_batch = self.model.n_vocab(), self.context_params.n_batch
+        self.has_phases = self.plan.prefill != self.plan.tail
+        self.batch, self.candidates = Batch(self.n_batch), Candidates(self.n_vocab)
+        self.rows_at_once = int(min(self.n_batch, max(1, _ROWS_BYTES // (4 * self.n_vocab))))
+        self._eog: dict[int, bool] = {}
+        explain.warn_refused(self)
+
+    def _sequences(self, n_parallel: int) -> int:
+        # A recurrent state is of fixed size for each sequence that there may be; cells are not.
+        return n_parallel + min(n_parallel, 8) + 1 if self.whole_only else max(32, 4 * n_parallel)
+
+    def n_ctx(self) -> int:
+        """Cells."""
+        return int(llama_cpp.llama_n_ctx(self.ctx))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def explain(self) -> str:
+        return explain.explain(self)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a text."""
+        known = self._eog.get(token)
+        if known is None:
+            known = self._eog[token] = bool(llama_cpp.llama_vocab_is_eog(self.model.vocab, token))
+        return known
+
+    # ---- evaluating ----------------------------------------------------------------------------------------
+
+    def decode(self, n: int) -> int:
+        """llama_decode of the first n rows of `batch`; its code."""
+        self.batch.batch.n_tokens = n
+        log.forget()
+        return int(llama_cpp.llama_decode(self.ctx, self.batch.batch))
+
+    def logits(self, n: int) -> FloatArray:
+        """[n, n_vocab] of the n rows that were asked for, in their order; valid until the next `decode`."""
+        return float_view(llama_cpp.llama_get_logits(self.ctx), n * self.n_vocab).reshape(n, self.n_vocab)
+
+    def want_embeddings(self, on: bool) -> None:
+        llama_cpp.llama_set_embeddings(self.ctx, on)
+
+    def embedding(self, row: int) -> FloatArray:
+        """[n_embd] of a row of the last `decode`; valid until the next one."""
+        pointer = llama_cpp.llama_get_embeddings_ith(self.ctx, row)
+        return float_view(pointer, llama_cpp.llama_model_n_embd(self.model.model))
+
+    def pooled(self, seq: int) -> FloatArray:
+        """[n_embd] of a sequence, where the model pools."""
+        pointer = llama_cpp.llama_get_embeddings_seq(self.ctx, seq)
+        return float_view(pointer, llama_cpp.llama_model_n_embd(self.model.model))
+
+    def stats(self) -> tuple[int, int]:
+        """Keys read, and keys that exact attention would have read, since loading."""
+        stats = _native.stats(self.ctx)
+        return stats.keys_read, stats.keys_visible
+
+    # ---- sequences -----------------------------------------------------------------------------------------
+
+    def reusable(self, seq: int, held: int, n: int) -> bool:
+        """Whether the first n of the tokens that a sequence holds can be continued from."""
+        if n == held:
+            return True
+        if self.whole_only:
+            return False
+        if not self._window:
+            return True
+        first = int(llama_cpp.llama_memory_seq_pos_min(self._memory, seq))
+        return first <= max(0, n - int(self._window))
+
+    def fork(self, src: int, dst: int, n: int) -> None:
+        llama_cpp.llama_memory_seq_cp(self._memory, src, dst, 0, n)
+
+    def truncate(self, seq: int, n: int) -> bool:
+        """Drops the tokens from n on; False where the memory cannot, which then holds nothing of seq."""
+        if self._memory is None:
+            return True
+        if n and llama_cpp.llama_memory_seq_rm(self._memory, seq, n, -1):
+            return True
+        llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        return n == 0
+
+    def clear(self) -> None:
+        """Empties all cells."""
+        if self._memory is not None:
+            llama_cpp.llama_memory_clear(self._memory, True)
+        for seq in range(self.n_seq):
+            self.set_tail(seq, None)
+
+    def length(self, seq: int) -> int:
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq)) + 1
+
+    def set_tail(self, seq: int, pos: int | None) -> None:
+        _native.set_tail(self.ctx, seq, pos)
+
+    def set_factor(self, seq: int, factor: float) -> None:
+        """Of a dynamic RoPE policy. Raises RuntimeError when the sequence shares cells."""
+        if self.rope.dynamic:
+            _native.set_rope_factor(self.ctx, seq, factor)
+
+    def state_size(self, seq: int) -> int:
+        """Bytes of `state`."""
+        return int(llama_cpp.llama_state_seq_get_size(self.ctx, seq))
+
+    def state(self, seq: int) -> Bytes:
+        """What a sequence's cells hold."""
+        size = self.state_size(seq)
+        data = np.empty(size, np.uint8)
+        n = llama_cpp.llama_state_seq_get_data(self.ctx, _native.byte_pointer(data), size, seq)
+        if not 0 < n <= size:
+            raise RuntimeError(f"the state of a sequence cannot be saved: {log.complaint()}")
+        return data[:n]
+
+    def set_state(self, seq: int, data: Bytes, n: int) -> bool:
+        """Fills the cells of an empty sequence; False, and nothing there, when that is not n tokens."""
+        log.forget()
+        taken = llama_cpp.llama_state_seq_set_data(self.ctx, _native.byte_pointer(data), len(data), seq)
+        if taken == len(data) and self.length(seq) == n:
+            return True
+        llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        return False

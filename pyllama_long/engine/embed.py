@@ -1,0 +1,110 @@
+"""Embeddings of texts, in steps between those of running streams."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyllama_long import log
+from pyllama_long._native import llama_cpp
+from pyllama_long.engine.context import Context
+from pyllama_long.engine.pool import Source
+from pyllama_long.errors import DecodeError, EngineClosed
+from pyllama_long.sequence import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from pyllama_long.engine.loop import Loop
+
+_SALT = "\0embedding"  # which no request has
+
+
+class Embedder:
+    """waiting: lists of texts, with what takes their vectors. cells: that the text of now still needs."""
+
+    def __init__(self, loop: Loop, context: Context) -> None:
+        self._loop, self._context = loop, context
+        self.waiting: list[tuple[list[IntArray], Future[list[FloatArray]]]] = []
+        self._running: Generator[None, None, None] | None = None
+        self.cells = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None or bool(self.waiting)
+
+    def step(self) -> None:
+        """One chunk, if there is anything to do."""
+        if self._running is None and self.waiting:
+            self._running = self._texts(*self.waiting.pop(0))
+        if self._running is not None:
+            try:
+                next(self._running)
+            except StopIteration:
+                self._running = None
+                self._loop.queue.changed = True
+
+    def stop(self) -> None:
+        """Ends what runs with EngineClosed."""
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+
+    def _texts(self, inputs: list[IntArray], future: Future[list[FloatArray]]) -> Generator[None, None, None]:
+        try:
+            vectors = []
+            for ids in inputs:
+                while self._loop.pool.available() - self._loop.committed < len(ids):
+                    yield
+                vectors.append((yield from self._text(ids)))
+            future.set_result(vectors)
+        except GeneratorExit:
+            future.set_exception(EngineClosed())
+            raise
+        except Exception as error:
+            future.set_exception(error)
+
+    def _text(self, ids: IntArray) -> Generator[None, None, FloatArray]:
+        """The model's own pooling, or, where it has none, the mean of the tokens' vectors. Raises DecodeError, and
+        ValueError for a text that a model which pools cannot take at once."""
+        loop, context, pool, n = self._loop, self._context, self._loop.pool, len(ids)
+        pools = llama_cpp.llama_pooling_type(context.ctx) > 0
+        if pools and n > context.n_batch:
+            raise ValueError(f"the text has {n} tokens; this model embeds at most n_batch={context.n_batch}")
+        held = pool.begin(Source(), ids, [], n, _SALT, context.rope.factor_for(n, context.n_ctx()))
+        try:
+            total = np.zeros(llama_cpp.llama_model_n_embd(context.model.model), np.float64)
+            while held.n < n:
+                self.cells = n - held.n
+                streams = sum(job.writing for job in loop.running)
+                size = n if pools else min(n - held.n, loop.pace.room(held.n, streams, context.n_batch))
+                if size:
+                    total += _chunk(loop, context, held.seq, ids, held.n, size, pools)
+                    pool.grown(held, size)
+                if held.n < n:
+                    yield
+            return (total / (1 if pools else n)).astype(np.float32)
+        finally:
+            self.cells = 0
+            pool.drop(held)
+
+
+def _chunk(
+    loop: Loop, context: Context, seq: int, ids: IntArray, begin: int, n: int, pools: bool
+) -> FloatArray:
+    """The sum of the vectors of n tokens, or the pooled vector."""
+    batch = context.batch
+    batch.token[:n], batch.pos[:n] = ids[begin : begin + n], np.arange(begin, begin + n)
+    batch.seq[:n], batch.logits[:n] = seq, 1
+    if not loop.pool.make_room(n):
+        raise DecodeError("there is no room in the KV cache for this text")
+    context.want_embeddings(True)
+    try:
+        if code := context.decode(n):
+            raise DecodeError(f"llama.cpp could not evaluate a text: code {code}; {log.complaint()}")
+        if pools:
+            return np.array(context.pooled(seq))
+        return np.asarray(np.sum([context.embedding(row) for row in range(n)], axis=0))
+    finally:
+        context.want_embeddings(False)

@@ -1,0 +1,118 @@
+"""The engine: one model for many requests at the same time."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyllama_long._native import llama_cpp
+from pyllama_long.engine.config import EngineConfig, Request
+from pyllama_long.engine.context import Context
+from pyllama_long.engine.handle import Handle
+from pyllama_long.engine.job import Job
+from pyllama_long.engine.loop import Loop
+from pyllama_long.engine.sessions import Sessions
+from pyllama_long.engine.stats import EngineStats
+from pyllama_long.engine.store import Store, fingerprint
+from pyllama_long.errors import ContextOverflow
+from pyllama_long.sequence import FloatArray, as_ids
+
+
+class Engine:
+    """Opens a model and starts the thread that runs it; everything here is for any thread.
+
+    on_progress: called while the model is loaded, with (percent, 100).
+    n_ctx: cells, in tokens; n_train: trained length; name, metadata, chat_template: of the model file;
+    token_bos, token_eos, token_eot: -1 where the model has none; plan, rope: what runs; model: for its vocabulary.
+
+    Raises ModelError, PlanError, RopeError. `close` it, or use it in a `with`; it also ends with the process.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.config = config
+        folder = None if config.cache_dir is None else Path(config.cache_dir)
+        self._context = context = Context(config, on_progress)
+        try:
+            model = fingerprint(context)
+            store = Store(model, config.cache_ram, config.cache_disk, folder)
+            self._loop = Loop(config, context, store)
+        except BaseException:
+            context.close()
+            raise
+        self.sessions = Sessions(self._loop, context, store, model, folder)
+        self._numbers = itertools.count()
+        self.n_ctx, self.n_vocab, self.n_train = context.n_ctx(), context.n_vocab, context.n_train
+        self.metadata = context.metadata
+        self.name = self.metadata.get("general.name") or Path(config.model_path).stem
+        self.chat_template = self.metadata.get("tokenizer.chat_template")
+        native = context.model
+        self.token_bos, self.token_eos, self.token_eot = (
+            native.token_bos(),
+            native.token_eos(),
+            native.token_eot(),
+        )
+        self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(native.vocab))
+        self.plan, self.rope, self.model = context.plan, context.rope, context.model
+        self._explained = context.explain()
+        self._finalizer = weakref.finalize(self, self._loop.close, 0.0)
+
+    def submit(self, request: Request) -> Handle:
+        """Starts a request, or lets it wait. Raises ContextOverflow when it can never fit, QueueFull,
+        EngineClosed, and ValueError for tokens, a grammar or sampling that cannot be used."""
+        self._loop.check_open()
+        job = Job(next(self._numbers), request, self._context, self._loop.wake)
+        try:
+            self._loop.submit(job)
+        except BaseException:
+            job.close()
+            raise
+        return job.handle
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Token ids of UTF-8 text; special: names of control tokens in it become those tokens."""
+        return self._context.model.tokenize(text, add_bos, special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
+        return self._context.model.detokenize(list(tokens), special)
+
+    def token_text(self, token: int) -> str:
+        """The name of a token, control tokens included; empty for -1."""
+        return self._context.model.piece(token, True).decode(errors="replace") if token >= 0 else ""
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """A vector [n_embd] for each list of tokens: the model's own pooling, or the mean over the tokens; not
+        normalized. Raises ValueError, ContextOverflow, DecodeError, EngineClosed."""
+        if not self.config.embedding:
+            raise ValueError("this engine makes no embeddings: give embedding=True")
+        checked = [as_ids(tokens) for tokens in inputs]
+        for ids in checked:
+            if len(ids) == 0:
+                raise ValueError("an input is empty: give at least one token")
+            if len(ids) > self.n_ctx:
+                raise ContextOverflow(len(ids), self.n_ctx)
+            if ids.min() < 0 or ids.max() >= self.n_vocab:
+                raise ValueError(f"a token is outside the vocabulary of {self.n_vocab}")
+        return self._loop.embed(checked)
+
+    def stats(self) -> EngineStats:
+        return self._loop.stats()
+
+    def explain(self) -> str:
+        """Lengths, plan and RoPE policy with reasons, cache and kernels, as text."""
+        return self._explained
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Takes no more requests, goes on for up to drain_s seconds, then ends those that are left with
+        EngineClosed, and keeps idle sequences on disk where there is a cache_disk. Twice does no harm."""
+        self._finalizer.detach()
+        self._loop.close(drain_s)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,268 @@
+"""The thread that owns the context: admits requests, and evaluates one batch after another for all of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from pyllama_long.engine.config import EngineConfig
+from pyllama_long.engine.context import Context
+from pyllama_long.engine.embed import Embedder
+from pyllama_long.engine.job import Job
+from pyllama_long.engine.pace import Pace
+from pyllama_long.engine.pool import Pool
+from pyllama_long.engine.queue import Queue
+from pyllama_long.engine.stats import Counters, EngineStats
+from pyllama_long.engine.step import Step
+from pyllama_long.engine.store import Store
+from pyllama_long.errors import DecodeError, EngineClosed, QueueFull
+from pyllama_long.sequence import FloatArray, IntArray
+
+logger = logging.getLogger("pyllama_long.engine")
+T = TypeVar("T")
+_IDLE_S = 2.0  # after which idle sequences are copied to the store
+_MOST_ERRORS = 8  # unexpected ones in a row, until the engine gives up
+
+
+class Loop:
+    """`submit`, `call`, `embed`, `wake`, `stats` and `close` are for any thread, the rest is the loop's own."""
+
+    def __init__(self, config: EngineConfig, context: Context, store: Store) -> None:
+        self._config, self._context, self._store = config, context, store
+        self.pool = Pool(context, store)
+        self.pace = Pace(config.step_ms / 1000, config.prefill_share)
+        self.counters = Counters()
+        self.running: list[Job] = []
+        self._lock = threading.Condition()
+        self._arrived: list[Job] = []
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._woken = False
+        self._deadline: float | None = None  # when closing
+        self._ended = False
+        self.queue = Queue(self, context, store, config.n_parallel)
+        self._embedder = Embedder(self, context)
+        self._errors = 0
+        self.turn_began = 0.0  # by time.perf_counter
+        self._thread = threading.Thread(target=self._run, name="pyllama-long-engine", daemon=True)
+        self._thread.start()
+
+    # ---- from any thread -----------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Raises QueueFull and EngineClosed."""
+        with self._lock:
+            self.check_open()
+            n = len(self._arrived) + len(self.queue)
+            slots = max(0, self._config.n_parallel - len(self.running))
+            if n - slots >= self._config.max_queue:
+                seconds = self.counters.request_s * (n + 1) / self._config.n_parallel
+                raise QueueFull(n, min(600.0, max(1.0, seconds)))
+            self._arrived.append(job)
+        self.wake()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Runs a function on the loop's thread, between two steps, and returns what it returns."""
+        future: Future[T] = Future()
+        with self._lock:
+            self.check_open()
+            self._calls.append((function, future))
+        self.wake()
+        return future.result()
+
+    def embed(self, inputs: list[IntArray]) -> list[FloatArray]:
+        future: Future[list[FloatArray]] = Future()
+        with self._lock:
+            self.check_open()
+            self._embedder.waiting.append((inputs, future))
+        self.wake()
+        return future.result()
+
+    def wake(self) -> None:
+        with self._lock:
+            self._woken = True
+            self._lock.notify_all()
+
+    def close(self, drain_s: float) -> None:
+        """Takes no more requests, finishes for up to drain_s seconds what is there, then ends."""
+        with self._lock:
+            deadline = time.monotonic() + drain_s
+            self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        self.wake()
+        if threading.current_thread() is not self._thread:  # which may be the one that collects garbage
+            self._thread.join()
+
+    def stats(self) -> EngineStats:
+        pool, store, c = self.pool, self._store, self.counters
+        idle = [held.seq for held in list(pool.held.values()) if not held.busy]
+        kept = {key: value for key, value in vars(c).items() if key != "request_s"}
+        return EngineStats(
+            running=len(self.running),
+            waiting=len(self._arrived) + len(self.queue),
+            cells_used=pool.cells.used,
+            cells_idle=pool.cells.freed_by(idle),
+            cells_total=pool.cells.total,
+            sequences_idle=len(idle),
+            sequences_total=self._context.n_seq,
+            stored=len(store),
+            ram_bytes=store.ram_bytes,
+            disk_bytes=store.disk_bytes,
+            spilled=store.spilled,
+            restored=store.restored,
+            **kept,
+        )
+
+    def check_open(self) -> None:
+        """Raises EngineClosed."""
+        if self._deadline is not None or self._ended:
+            raise EngineClosed
+
+    # ---- the thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        reason = EngineClosed("the engine was closed before the request was finished")
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            logger.exception("the engine ends")
+            reason = EngineClosed(f"the engine has failed: {error}")
+        finally:
+            self._end(reason)
+
+    def _turn(self) -> bool:
+        """One step with what goes around it; False when the engine is to end."""
+        with self._lock:
+            idle = False
+            while not (self._woken or self.running or self._embedder.busy or self.queue.ready):
+                idle = not self._lock.wait(self._patience())
+                if idle or self._deadline is not None:
+                    break
+            self.turn_began = time.perf_counter()
+            self._woken = False
+            arrived, self._arrived = self._arrived, []
+            calls, self._calls = self._calls, []
+            self.queue.add(arrived)
+        for function, future in calls:
+            _answer(future, function)
+        try:
+            if idle and self._deadline is None:
+                self.pool.copy_ahead()
+            self._drop_cancelled()
+            self.queue.admit()
+            self.queue.tell(arrived)
+            self._embedder.step()
+            if self.running:
+                Step(self, self._context).run()
+            self._errors = 0
+        except Exception as error:
+            self._errors += 1
+            logger.exception("a step of the engine failed")
+            self._start_over(error)
+            if self._errors > _MOST_ERRORS:
+                raise
+        if self._deadline is None:
+            return True
+        work = self.running or len(self.queue) or self._embedder.busy
+        return bool(work) and time.monotonic() < self._deadline
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do although nobody asks."""
+        if self._deadline is not None:
+            return 0.05
+        return _IDLE_S if self.pool.has_uncopied else None
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self.running if job.handle.cancelled]:
+            self.finish(job, "cancelled")
+        for job in self.queue.remove_cancelled():
+            self._close(job, "cancelled")
+
+    @property
+    def committed(self) -> int:
+        """Cells that running requests and embeddings may still come to need."""
+        jobs = sum(job.reserved - job.held.n for job in self.running if job.held is not None)
+        return jobs + self._embedder.cells
+
+    # ---- the end of requests -------------------------------------------------------------------------------
+
+    def finish(self, job: Job, reason: str) -> None:
+        """Ends a running request; what was evaluated stays, idle."""
+        assert job.held is not None
+        self.running.remove(job)
+        self.pool.release(job.held)
+        self.counters.mix("request_s", time.monotonic() - job.started_at)
+        self._close(job, reason)
+        self.queue.changed = True
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Ends a running request with an error; its cells are freed."""
+        assert job.held is not None
+        self.running.remove(job)
+        self.pool.drop(job.held)
+        self.counters.failed += 1
+        job.close()
+        job.handle.fail(error)
+        self.queue.changed = True
+
+    def _close(self, job: Job, reason: str) -> None:
+        self.counters.completion_tokens += len(job.text.tokens)
+        if reason == "cancelled":
+            self.counters.cancelled += 1
+        else:
+            self.counters.finished += 1
+        job.finish(reason)
+        job.close()
+
+    def _start_over(self, error: Exception) -> None:
+        """After an error that nobody expected: every running request fails, and the cells are emptied."""
+        failed = self.running
+        self.running = []
+        self._embedder.stop()
+        self._context.clear()
+        self.pool = Pool(self._context, self._store)
+        self.queue.changed = True
+        for job in failed:
+            self.counters.failed += 1
+            job.close()
+            job.handle.fail(DecodeError(f"the engine met an error: {error}"))
+
+    def _end(self, reason: EngineClosed) -> None:
+        with self._lock:
+            self._ended = True
+            waiting = self.queue.clear() + self._arrived
+            self._arrived = []
+        for job in waiting:
+            job.close()
+            job.handle.fail(reason)
+        for job in self.running:
+            job.close()
+            job.handle.fail(reason)
+        for _, future in [*self._calls, *self._embedder.waiting]:
+            future.set_exception(reason)
+        self._embedder.stop()
+        try:
+            for job in self.running:
+                if job.held is not None:
+                    self.pool.release(job.held)
+            self.running.clear()
+            if self._store.keeps_files:
+                for held in self.pool.idle:
+                    self.pool.spill(held)
+                self._store.flush()
+            self.pool.drop_all(self.pool.held.values())
+        except Exception:
+            logger.exception("idle sequences could not be kept")
+        finally:
+            self._store.close()
+            self._context.close()
+
+
+def _answer(future: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)

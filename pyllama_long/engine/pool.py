@@ -1,0 +1,283 @@
+"""The sequences in the cells: prompts continue from the longest prefix that is there, idle ones make room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyllama_long.engine import prefix
+from pyllama_long.engine.cells import Cells
+from pyllama_long.engine.context import Context
+from pyllama_long.engine.seqfile import Bytes
+from pyllama_long.engine.store import Store, Stored
+from pyllama_long.sequence import IntArray
+
+_WORTH = prefix.BLOCK  # tokens that a copy from outside the context has to save
+_WORTH_TURNING = 1024  # tokens that turning cached keys to another RoPE factor has to save: it is not exact
+
+
+@dataclass(eq=False)
+class Held:
+    """A sequence in the cells: ids[:n] are there. busy: a request writes to it; else it is idle."""
+
+    seq: int
+    ids: IntArray
+    n: int
+    salt: str  # hashed
+    factor: float
+    hashes: list[bytes] = field(default_factory=list)
+    used_at: float = 0.0
+    busy: bool = True
+    copied: int = 0  # tokens, when it was last copied ahead
+
+    @property
+    def text(self) -> IntArray:
+        return self.ids[: self.n]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the first n tokens of a prompt come from."""
+
+    entry: Held | Stored | None = None
+    n: int = 0
+
+
+class Pool:
+    """Everything here is done by the engine's thread."""
+
+    def __init__(self, context: Context, store: Store) -> None:
+        self._context, self.store = context, store
+        self.cells = Cells(context.n_ctx())
+        self.index: prefix.Index[Held] = prefix.Index()
+        self.held: dict[int, Held] = {}
+        self._ids = list(range(context.n_seq - 1, -1, -1))
+
+    @property
+    def idle(self) -> list[Held]:
+        """The longest unused first."""
+        return sorted((h for h in self.held.values() if not h.busy), key=lambda h: h.used_at)
+
+    def available(self, source: Source = Source()) -> int:
+        """Cells that are free, or come free when idle sequences go; those of the source stay."""
+        keep = (source.entry.seq, source.n) if isinstance(source.entry, Held) else None
+        return self.cells.free + self.cells.freed_by([h.seq for h in self.held.values() if not h.busy], keep)
+
+    # ---- a request begins ----------------------------------------------------------------------------------
+
+    def match(
+        self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, stored: bool = True
+    ) -> Source:
+        """The best source for a prompt, of which at least the last token is left to evaluate. stored: also
+        look outside the context."""
+        limit, context = len(ids) - 1, self._context
+        if limit < 1:
+            return Source()
+        ids, hashes = ids[:limit], hashes[: limit // prefix.BLOCK]
+        if context.whole_only:
+            best: Source = Source(*self.index.find_whole(ids, salt, factor, limit))
+            entry, n = self.store.find_whole(ids, salt, factor, limit) if stored else (None, 0)
+            return Source(entry, n) if entry is not None and n >= best.n + _WORTH else best
+
+        def usable(held: Held, n: int) -> bool:
+            return context.reusable(held.seq, held.n, n)
+
+        best = Source(*self.index.find(ids, hashes, salt, factor, wanted=usable))
+        entry, n = self.store.find(ids, hashes, salt, factor) if stored else (None, 0)
+        if entry is not None and n >= best.n + _WORTH:
+            best = Source(entry, n)
+        if context.rope.dynamic and best.n < len(ids) // 2:
+            best = self._smaller_factor(ids, hashes, salt, factor, best)
+        return best
+
+    def _smaller_factor(
+        self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, best: Source
+    ) -> Source:
+        """An idle sequence of a smaller factor, whose cells can be turned, where that saves much. As in
+        LongLlama, a text that has grown keeps the keys that were computed while it was short; a short text is
+        read again, which gives what it would have got alone."""
+
+        def usable(held: Held, n: int) -> bool:
+            return not held.busy and not self.cells.is_shared(held.seq)
+
+        for other in self.index.factors(salt):
+            if other < factor:
+                held, n = self.index.find(ids, hashes, salt, other, 1, usable)
+                if held is not None and n >= max(best.n + _WORTH_TURNING, len(ids) // 2):
+                    best = Source(held, n)
+        return best
+
+    def begin(
+        self,
+        source: Source,
+        ids: IntArray,
+        hashes: list[bytes],
+        room: int,
+        salt: str,
+        factor: float,
+        data: Bytes | None = None,
+    ) -> Held:
+        """A busy sequence for a prompt and `room` tokens in all, that holds what the source gives of it.
+        data: of a source outside the context; when it cannot be used, nothing is reused."""
+        entry, n = source.entry, source.n
+        if isinstance(entry, Held) and not entry.busy and (n == entry.n or entry.factor != factor):
+            held = self._take_over(entry, n, factor)
+        else:
+            if isinstance(entry, Held):
+                entry.used_at = time.monotonic()
+            held = Held(self._free_id(entry), np.empty(0, np.int32), 0, salt, factor)
+            self.held[held.seq] = held
+            self._context.set_factor(held.seq, factor)
+            if isinstance(entry, Held):
+                self._context.fork(entry.seq, held.seq, n)
+                self.cells.fork(entry.seq, held.seq, n)
+                held.n = n
+            elif entry is not None and data is not None:
+                self._fill(held, entry, data, n)
+        held.ids = np.empty(room, np.int32)
+        held.ids[: len(ids)] = ids
+        held.hashes, held.busy = hashes[: held.n // prefix.BLOCK], True
+        self.index.add(held)
+        return held
+
+    def _take_over(self, held: Held, n: int, factor: float) -> Held:
+        self.index.remove(held)
+        if n < held.n:
+            if not self._context.truncate(held.seq, n):
+                n = 0
+            self.cells.truncate(held.seq, n)
+            held.n = n
+        if factor != held.factor:
+            self._context.set_factor(held.seq, factor)
+            held.factor = factor
+        return held
+
+    def _fill(self, held: Held, stored: Stored, data: Bytes, n: int) -> None:
+        size = len(stored.text)
+        if not self.make_room(size):
+            return
+        if not self._context.set_state(held.seq, data, size):
+            self._context.set_factor(held.seq, held.factor)
+            self.store.drop(stored)
+            return
+        self.cells.extend(held.seq, size)
+        self.store.take(stored, whole=n == size)
+        if n < size:
+            if not self._context.reusable(held.seq, size, n) or not self._context.truncate(held.seq, n):
+                self._context.truncate(held.seq, 0)
+                n = 0
+            self.cells.truncate(held.seq, n)
+        held.n = n
+
+    def _free_id(self, spare: object) -> int:
+        if not self._ids:
+            self.evict(next(h for h in self.idle if h is not spare))
+        return self._ids.pop()
+
+    def snapshot(self, held: Held, n: int) -> Bytes:
+        """What the cells of the first n tokens of a sequence hold."""
+        if n == held.n:
+            return self._context.state(held.seq)
+        part = self.begin(Source(held, n), held.ids[:n].copy(), held.hashes, n, held.salt, held.factor)
+        try:
+            return self._context.state(part.seq)
+        finally:
+            self.drop(part)
+
+    # ---- a request goes on ---------------------------------------------------------------------------------
+
+    def make_room(self, n: int) -> bool:
+        """Evicts idle sequences until n cells are free; False when that is not enough."""
+        while self.cells.free < n:
+            idle = self.idle
+            if not idle:
+                return False
+            self.evict(idle[0])
+        return True
+
+    def grown(self, held: Held, n: int) -> None:
+        """n more tokens of ids are in the cells."""
+        self.cells.extend(held.seq, n)
+        held.n += n
+        if held.n // prefix.BLOCK > len(held.hashes):
+            held.hashes = prefix.chain(held.text, held.hashes, held.salt)
+        self.index.add(held)
+
+    def set_factor(self, held: Held, factor: float) -> bool:
+        """Another RoPE factor for a text that outgrows its own; False when there is no room for that."""
+        if self.cells.is_shared(held.seq):
+            # Its own copy of the cells: through main memory, as nothing else copies them.
+            if not self.make_room(self.cells.held(held.seq)):
+                return False
+            data = self._context.state(held.seq)
+            self.index.remove(held)
+            self._context.truncate(held.seq, 0)
+            self.cells.truncate(held.seq, 0)
+            if not self._context.set_state(held.seq, data, held.n):
+                raise RuntimeError("a sequence could not be copied")
+            self.cells.extend(held.seq, held.n)
+        self.index.remove(held)
+        self._context.set_factor(held.seq, factor)
+        held.factor = factor
+        self.index.add(held)
+        return True
+
+    # ---- a request ends ------------------------------------------------------------------------------------
+
+    def release(self, held: Held) -> None:
+        """The sequence is idle from now on, or dropped where another one holds all of it."""
+        self._context.set_tail(held.seq, None)
+        held.busy, held.used_at = False, time.monotonic()
+        held.ids = held.ids[: held.n].copy()
+        twin, n = self.index.find(
+            held.ids, held.hashes, held.salt, held.factor, wanted=lambda other, n: other is not held
+        )
+        if held.n == 0 or (twin is not None and n == held.n and not self._context.whole_only):
+            self.drop(held)
+
+    def drop(self, held: Held) -> None:
+        self.index.remove(held)
+        self._context.set_tail(held.seq, None)
+        self._context.truncate(held.seq, 0)
+        self.cells.truncate(held.seq, 0)
+        self.cells.drop(held.seq)
+        del self.held[held.seq]
+        self._ids.append(held.seq)
+
+    def evict(self, held: Held) -> None:
+        """Drops an idle sequence; what is worth it goes to the store."""
+        assert not held.busy
+        self.spill(held)
+        self.drop(held)
+
+    def spill(self, held: Held) -> None:
+        """Copies an idle sequence to the store, where it is worth it."""
+        store = self.store
+        if not store.wants or held.n < _WORTH or store.covers(held.text, held.hashes, held.salt, held.factor):
+            return
+        data = self._context.state(held.seq)
+        store.put(Stored(held.text.copy(), held.hashes, held.salt, held.factor, data))
+
+    @property
+    def has_uncopied(self) -> bool:
+        """Whether `copy_ahead` has something to do."""
+        return self.store.wants and any(
+            not held.busy and held.copied != held.n >= _WORTH for held in self.held.values()
+        )
+
+    def copy_ahead(self) -> None:
+        """Copies an idle sequence to the store while nobody waits, where there is room for it: a later eviction
+        has nothing left to copy."""
+        for held in reversed(self.idle):
+            if held.copied != held.n >= _WORTH:
+                held.copied = held.n
+                if self.store.has_room(self._context.state_size(held.seq)):
+                    self.spill(held)
+                return
+
+    def drop_all(self, which: Iterable[Held]) -> None:
+        for held in list(which):
+            self.drop(held)

@@ -1,0 +1,154 @@
+"""Requests that wait: which of them may begin, and with what."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from pyllama_long.engine import prefix
+from pyllama_long.engine.context import Context
+from pyllama_long.engine.events import Queued
+from pyllama_long.engine.job import Job
+from pyllama_long.engine.pool import Source
+from pyllama_long.engine.seqfile import Bytes
+from pyllama_long.engine.store import Store, Stored
+from pyllama_long.errors import DecodeError
+
+if TYPE_CHECKING:
+    from pyllama_long.engine.loop import Loop
+
+
+class Queue:
+    """By priority, then by age: a request that does not fit holds up those behind it, so that it is not
+    overtaken for ever. Its methods are the loop's thread's.
+
+    changed: something happened that may let a request in.
+    """
+
+    def __init__(self, loop: Loop, context: Context, store: Store, n_parallel: int) -> None:
+        self._loop, self._context, self._store, self._n_parallel = loop, context, store, n_parallel
+        self._jobs: list[Job] = []
+        self._fetched: dict[Job, tuple[Source, Future[Bytes | None]]] = {}
+        self.changed = False
+        self._deferred = False  # a request waits for another one that reads the same prompt
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def ready(self) -> bool:
+        return self.changed and bool(self._jobs)
+
+    def add(self, jobs: list[Job]) -> None:
+        if jobs:
+            self._jobs = sorted([*self._jobs, *jobs], key=lambda job: (-job.request.priority, job.number))
+            self.changed = True
+
+    def tell(self, jobs: list[Job]) -> None:
+        """Says to those of the new requests that have to wait at which place they do."""
+        for job in jobs:
+            if job in self._jobs:
+                job.handle.put(Queued(self._jobs.index(job)))
+
+    def remove_cancelled(self) -> list[Job]:
+        gone = [job for job in self._jobs if job.handle.cancelled]
+        for job in gone:
+            self._remove(job)
+            self.changed = True
+        return gone
+
+    def clear(self) -> list[Job]:
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+    def _remove(self, job: Job) -> None:
+        self._jobs.remove(job)
+        self._fetched.pop(job, None)
+
+    def admit(self) -> None:
+        """Begins the requests that can."""
+        if not (self.changed or self._deferred) or not self._jobs:
+            return
+        self.changed = self._deferred = False
+        for job in list(self._jobs):
+            if len(self._loop.running) >= self._n_parallel:
+                break
+            if self._comes(job):
+                self._deferred = True
+            elif not self._let_in(job):
+                break
+
+    def _comes(self, job: Job) -> bool:
+        """Whether a running request is about to read what this one begins with: it is worth waiting for."""
+        if self._context.whole_only or job.scores_prompt or job in self._fetched:
+            return False
+        most = 0
+        for other in self._loop.running:
+            if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
+                begin = prefix.common_blocks(other.hashes, job.hashes)
+                end = min(begin + prefix.BLOCK, job.n - 1)
+                n = prefix.common(other.ids[:end], job.ids[:end], min(begin, end))
+                assert other.held is not None
+                if n >= other.held.n + prefix.BLOCK:
+                    most = max(most, n)
+        return most > 0 and self._match(job).n + prefix.BLOCK < most
+
+    def _let_in(self, job: Job) -> bool:
+        """Begins a request; False when it has to wait for room, or for its source to be read from disk."""
+        loop, pool = self._loop, self._loop.pool
+        source, data = self._source(job)
+        if source is None or pool.available(source) - loop.committed < job.reserved - source.n:
+            return False
+        self._remove(job)
+        try:
+            room = job.n + job.limit
+            held = pool.begin(source, job.ids, job.hashes, room, job.salt, job.factor, data)
+        except Exception as error:
+            job.close()
+            job.handle.fail(DecodeError(f"the request could not begin: {error}"))
+            raise
+        loop.running.append(job)
+        if self._context.has_phases or job.tail_start is not None:
+            self._context.set_tail(held.seq, job.tail_start)
+        loop.counters.prefix_hits += held.n > 0
+        loop.counters.prompt_tokens += job.n
+        loop.counters.cached_tokens += held.n
+        job.start(held)
+        return True
+
+    def _source(self, job: Job) -> tuple[Source | None, Bytes | None]:
+        """Where the beginning of a prompt comes from, with the data of a source outside the context; None while
+        that is being read."""
+        while True:
+            fetched = self._fetched.get(job)
+            if fetched is None:
+                source, data = self._match(job), None
+            else:
+                source, future = fetched
+                if not future.done():
+                    return None, None
+                data = future.result()
+                if data is None:  # the file was damaged
+                    del self._fetched[job]
+                    continue
+            entry = source.entry
+            if not isinstance(entry, Stored):
+                return source, None
+            # Sequences are restored whole, even where a part of them is wanted.
+            needed = max(job.reserved, len(entry.text))
+            if self._loop.pool.available() - self._loop.committed < needed:
+                return self._match(job, stored=False), None
+            if data is not None:
+                return source, data
+            future = self._store.fetch(entry)
+            self._fetched[job] = source, future
+            future.add_done_callback(lambda _: self._fetch_done())
+
+    def _fetch_done(self) -> None:
+        self.changed = True
+        self._loop.wake()
+
+    def _match(self, job: Job, stored: bool = True) -> Source:
+        if job.scores_prompt:
+            return Source()
+        return self._loop.pool.match(job.ids, job.hashes, job.salt, job.factor, stored)

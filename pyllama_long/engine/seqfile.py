@@ -1,0 +1,154 @@
+"""A file that holds one sequence: its tokens and what its cells hold, whole or not at all.
+
+    magic (8 bytes), length of the header (4, little-endian), header (JSON), tokens (int32), state, sha256 (32)
+
+The checksum is over everything before it. Files are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pyllama_long.sequence import IntArray
+
+_MAGIC = b"PLSEQ\x00\x01\n"
+_MOST_HEADER = 1 << 16
+_PART = 1 << 24  # bytes that are hashed and written at once
+Bytes = npt.NDArray[np.uint8]
+
+
+class Damaged(ValueError):
+    """A file that is not what it says."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """model: fingerprint of all that the state depends on. salt: its hash. name: of a session, else empty.
+    created: seconds since 1970. Sizes in tokens and bytes."""
+
+    model: str
+    salt: str
+    factor: float
+    n_tokens: int
+    n_bytes: int
+    created: float
+    name: str = ""
+
+
+def write(path: Path, header: Header, ids: IntArray, state: Bytes) -> int:
+    """Writes a file, whole or not at all; returns its size. Raises OSError."""
+    text = json.dumps(asdict(header)).encode()
+    assert len(text) <= _MOST_HEADER and len(ids) == header.n_tokens and len(state) == header.n_bytes
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("xb") as f:
+            digest, size = hashlib.sha256(), 0
+            for part in _parts(_MAGIC + struct.pack("<I", len(text)) + text, ids, state):
+                digest.update(part)
+                size += f.write(part)
+            f.write(digest.digest())
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    return size + 32
+
+
+def _parts(head: bytes, ids: IntArray, state: Bytes) -> Iterator[memoryview]:
+    yield memoryview(head)
+    for array in (np.ascontiguousarray(ids, np.int32), state):
+        raw = array.data.cast("B")
+        for i in range(0, len(raw), _PART):
+            yield raw[i : i + _PART]
+
+
+def clean(folder: Path) -> None:
+    """Removes what processes that have ended did not finish."""
+    for path in folder.glob("*.part"):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and int(pid) != os.getpid() and _runs(int(pid)):
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def peek(path: Path) -> tuple[Header, IntArray]:
+    """Header and tokens, whose checksum is not looked at. Raises Damaged and OSError."""
+    with path.open("rb") as f:
+        header, _ = _head(f, path)
+        return header, np.frombuffer(_exactly(f, 4 * header.n_tokens), np.int32)
+
+
+def read(path: Path) -> tuple[Header, IntArray, Bytes]:
+    """All of it. Raises Damaged and OSError."""
+    with path.open("rb") as f:
+        header, head = _head(f, path)
+        body = bytearray(4 * header.n_tokens + header.n_bytes)
+        if f.readinto(body) != len(body):
+            raise Damaged(f"{path} is cut off")
+        digest = hashlib.sha256(head)
+        digest.update(body)
+        if f.read(33) != digest.digest():
+            raise Damaged(f"{path} does not have the checksum it was written with")
+    data = np.frombuffer(body, np.uint8)
+    return header, data[: 4 * header.n_tokens].view(np.int32), data[4 * header.n_tokens :]
+
+
+def _head(f: BinaryIO, path: Path) -> tuple[Header, bytes]:
+    size = os.fstat(f.fileno()).st_size
+    start = _exactly(f, len(_MAGIC) + 4)
+    (length,) = struct.unpack("<I", start[len(_MAGIC) :])
+    if not start.startswith(_MAGIC) or length > _MOST_HEADER:
+        raise Damaged(f"{path} is no saved sequence")
+    text = _exactly(f, length)
+    header = _parse(text, path)
+    if size != len(start) + length + 4 * header.n_tokens + header.n_bytes + 32:
+        raise Damaged(f"{path} has {size} bytes, other than its header says")
+    return header, start + text
+
+
+def _parse(text: bytes, path: Path) -> Header:
+    try:
+        values: dict[str, Any] = json.loads(text)
+        header = Header(**values)
+        kinds = {"model": str, "salt": str, "name": str, "n_tokens": int, "n_bytes": int}
+        good = all(type(values.get(key, "")) is kind for key, kind in kinds.items())
+        good = good and float(header.factor) >= 1 and float(header.created) >= 0
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{path} has a header that cannot be read") from error
+    if not good or header.n_tokens < 1 or header.n_bytes < 1:
+        raise Damaged(f"{path} has a header that cannot be right")
+    return header
+
+
+def _exactly(f: BinaryIO, n: int) -> bytes:
+    data = f.read(n)
+    if len(data) != n:
+        raise Damaged(f"{f.name} is cut off")
+    return data

@@ -1,0 +1,148 @@
+"""Saved sequences with names: each a file of its own, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from pyllama_long.engine import prefix, seqfile
+from pyllama_long.engine.handle import Handle
+from pyllama_long.engine.pool import Held
+from pyllama_long.engine.seqfile import Bytes, Damaged, Header
+from pyllama_long.engine.store import Store, Stored, logger, salt_hash
+from pyllama_long.sequence import IntArray, as_ids
+
+if TYPE_CHECKING:
+    from pyllama_long.engine.context import Context
+    from pyllama_long.engine.loop import Loop
+
+# `list` is a method below.
+Hashes: TypeAlias = list[bytes]
+_SUFFIX = ".session"
+_MOST_NAME = 256
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """created: seconds since 1970; n_bytes: size of the file. usable: made under this model and these
+    settings."""
+
+    name: str
+    n_tokens: int
+    n_bytes: int
+    created: float
+    usable: bool
+
+
+Infos: TypeAlias = list[SessionInfo]
+
+
+class Sessions:
+    """From any thread. A session belongs to the salt it was saved under and is not seen under others."""
+
+    def __init__(self, loop: Loop, context: Context, store: Store, model: str, folder: Path | None) -> None:
+        self._loop, self._context, self._store, self._model = loop, context, store, model
+        self._folder = None if folder is None else folder / "sessions"
+        if self._folder is not None and self._folder.is_dir():
+            seqfile.clean(self._folder)
+
+    def save(self, what: Handle | Sequence[int], name: str, salt: str = "") -> SessionInfo:
+        """Writes what is cached of a request's text, or of tokens. For a handle, its own salt counts. Raises
+        ValueError when nothing of it is cached or the name cannot be used, and OSError."""
+        if isinstance(what, Handle):
+            salt, tokens = what.salt, list(what.tokens)
+        else:
+            tokens = list(what)
+        path, ids, hashed = self._path(name, salt), as_ids(tokens), salt_hash(salt)
+        hashes = prefix.chain(ids, [], hashed)
+        held = self._loop.call(lambda: self._state(ids, hashes, hashed))
+        text, factor, data = held if held is not None else self._stored(ids, hashes, hashed)
+        header = Header(self._model, hashed, factor, len(text), len(data), time.time(), name)
+        size = seqfile.write(path, header, text, data)
+        return SessionInfo(name, len(text), size, header.created, True)
+
+    def restore(self, name: str, salt: str = "") -> SessionInfo:
+        """From now on requests that begin with the session's text reuse it. Raises KeyError, and ValueError
+        for a file that is damaged or was made under other settings."""
+        path = self._path(name, salt)
+        try:
+            header, ids, _ = seqfile.read(path)
+        except FileNotFoundError:
+            raise KeyError(name) from None
+        except Damaged as error:
+            raise ValueError(f"the session {name!r} cannot be used: {error}") from error
+        if header.model != self._model or header.salt != salt_hash(salt):
+            raise ValueError(
+                f"the session {name!r} was saved under another model, attention plan, RoPE policy or KV type"
+            )
+        stored = Store.describe(header, ids.copy())
+        stored.path, stored.size = path, path.stat().st_size
+        if not self._store.covers(stored.text, stored.hashes, stored.salt, stored.factor):
+            self._loop.call(lambda: self._store.adopt(stored))
+        return SessionInfo(name, header.n_tokens, stored.size, header.created, True)
+
+    def list(self, salt: str = "") -> Infos:
+        """Those of this salt, by name."""
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        found = []
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            try:
+                header, _ = seqfile.peek(path)
+                size = path.stat().st_size
+            except (OSError, Damaged) as error:
+                logger.warning("a session is not listed: %s", error)
+                continue
+            if header.salt == salt_hash(salt):
+                usable = header.model == self._model
+                found.append(SessionInfo(header.name, header.n_tokens, size, header.created, usable))
+        return sorted(found, key=lambda info: info.name)
+
+    def delete(self, name: str, salt: str = "") -> None:
+        """Raises KeyError when there is none."""
+        try:
+            self._path(name, salt).unlink()
+        except FileNotFoundError:
+            raise KeyError(name) from None
+
+    def _path(self, name: str, salt: str) -> Path:
+        if self._folder is None:
+            raise ValueError("sessions need a folder: give cache_dir")
+        if not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+            raise ValueError(f"a session's name has 1 to {_MOST_NAME} printable characters")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(f"{salt_hash(salt)}/{name}".encode()).hexdigest()
+        return self._folder / f"{digest[:40]}{_SUFFIX}"
+
+    def _state(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[IntArray, float, Bytes] | None:
+        """On the loop's thread: the cells that hold most of a text, when no stored copy holds more."""
+        pool, best, most = self._loop.pool, None, 0
+        for factor in pool.index.factors(salt):
+            held, n = pool.index.find(ids, hashes, salt, factor, wanted=self._usable)
+            if held is not None and n > most:
+                best, most = held, n
+        if best is None or self._most_stored(ids, hashes, salt)[1] > most:
+            return None
+        return best.ids[:most].copy(), best.factor, pool.snapshot(best, most)
+
+    def _usable(self, held: Held, n: int) -> bool:
+        return self._context.reusable(held.seq, held.n, n)
+
+    def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[Stored | None, int]:
+        found = [
+            self._store.find(ids, hashes, salt, factor) for factor in set(self._store.index.factors(salt))
+        ]
+        return max(found, key=lambda pair: pair[1], default=(None, 0))
+
+    def _stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[IntArray, float, Bytes]:
+        entry, n = self._most_stored(ids, hashes, salt)
+        data = None
+        if entry is not None and n == len(entry.text):
+            data = self._store.fetch(entry).result()
+        if entry is None or data is None:
+            raise ValueError("nothing of this text is cached: send it as a request first")
+        return entry.text, entry.factor, data

@@ -1,0 +1,227 @@
+"""One batch: a token of every running stream, and as much of the prompts as there is time for."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyllama_long import log
+from pyllama_long.engine.context import Context
+from pyllama_long.engine.job import RESERVE, Job
+from pyllama_long.errors import DecodeError
+from pyllama_long.sequence import FloatArray
+
+if TYPE_CHECKING:
+    from pyllama_long.engine.loop import Loop
+
+_GROW = RESERVE // 4  # cells more for an answer without max_tokens
+
+
+class Step:
+    """writers: streams, each with one row of the batch; parts: (request, n) of prompts, in the rows after them."""
+
+    def __init__(self, loop: Loop, context: Context) -> None:
+        self._loop, self._context = loop, context
+        self._sampling = self._decoding = 0.0
+        self._reserve()
+        self._writers = [job for job in loop.running if job.writing]
+        self._parts = self._choose()
+
+    def _reserve(self) -> None:
+        """Streams without max_tokens end where there is no room for them."""
+        for job in [job for job in self._loop.running if job.writing]:
+            assert job.held is not None
+            if job.held.n < job.reserved:
+                continue
+            n = min(_GROW, job.n + job.limit - job.reserved)
+            if not job.open_ended or n <= 0 or not self._extend(job, n):
+                self._loop.finish(job, "length")
+
+    def _extend(self, job: Job, n: int) -> bool:
+        """Reserves n more cells for a request without max_tokens; False when there is no room."""
+        loop, held = self._loop, job.held
+        assert held is not None
+        if loop.pool.available() - loop.committed < n:
+            return False
+        job.reserved += n
+        job.factor = max(held.factor, self._context.rope.factor_for(job.reserved, self._context.n_ctx()))
+        return job.factor == held.factor or loop.pool.set_factor(held, job.factor)
+
+    def _choose(self) -> list[tuple[Job, int]]:
+        """Prompt tokens of this step: the shortest rest may take half of the room, the oldest has the rest."""
+        readers = [job for job in self._loop.running if not job.writing]
+        if not readers:
+            return []
+        oldest = readers[0]
+        assert oldest.held is not None
+        room = self._loop.pace.room(oldest.held.n, len(self._writers), self._context.n_batch)
+        shortest = min(readers, key=lambda job: job.wants)
+        parts: dict[Job, int] = {}
+        if shortest is not oldest and room > 1:
+            parts[shortest] = self._most(shortest, room // 2)
+            room -= parts[shortest]
+        for job in readers:
+            n = self._most(job, room + parts.get(job, 0))
+            if n > parts.get(job, 0):
+                room -= n - parts.get(job, 0)
+                parts[job] = n
+        return list(parts.items())
+
+    def _most(self, job: Job, room: int) -> int:
+        return min(job.wants, room, self._context.rows_at_once if job.scores_prompt else room)
+
+    # ---- evaluating ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while self._writers or self._parts:
+            n, n_out = self._fill()
+            if self._loop.pool.make_room(n):
+                before = self._context.stats()
+                begin = time.perf_counter()
+                code = self._context.decode(n)
+                self._decoding += time.perf_counter() - begin
+                if code == 0:
+                    self._done(n_out, before)
+                    return
+                if code != 1:
+                    self._failed(code)
+                    return
+            self._shrink()
+
+    def _fill(self) -> tuple[int, int]:
+        """Writes the batch; its rows, and how many of them have logits."""
+        batch, writers = self._context.batch, self._writers
+        at = len(writers)
+        batch.token[:at] = [job.last for job in writers]
+        batch.pos[:at] = [job.held.n for job in writers]  # type: ignore[union-attr]
+        batch.seq[:at] = [job.held.seq for job in writers]  # type: ignore[union-attr]
+        batch.logits[:at] = 1
+        n_out = at
+        for job, n in self._parts:
+            assert job.held is not None
+            begin, end = job.held.n, at + n
+            batch.token[at:end] = job.ids[begin : begin + n]
+            batch.pos[at:end] = np.arange(begin, begin + n)
+            batch.seq[at:end], batch.logits[at:end] = job.held.seq, job.scores_prompt
+            ends = begin + n == job.n and job.limit > 0
+            if ends:
+                batch.logits[end - 1] = 1
+            n_out += n if job.scores_prompt else int(ends)
+            at = end
+        return at, n_out
+
+    def _shrink(self) -> None:
+        """There was no place in the cache: an idle sequence goes, or the batch gets smaller."""
+        loop, idle = self._loop, self._loop.pool.idle
+        if idle:
+            loop.pool.evict(idle[0])
+        elif self._parts:
+            job, n = self._parts.pop()
+            if n > 1:
+                self._parts.append((job, n // 2))
+            elif not self._writers and not self._parts:
+                self._parts = []
+                loop.fail(job, DecodeError("there is no room in the KV cache for this prompt"))
+        else:
+            job = self._writers.pop()
+            loop.finish(job, "length") if job.open_ended else loop.fail(
+                job, DecodeError("there is no room in the KV cache for more of this answer")
+            )
+
+    def _failed(self, code: int) -> None:
+        why = {2: "aborted", -1: "the batch is not valid"}.get(code, f"code {code}")
+        error = f"llama.cpp could not evaluate a batch: {why}; {log.complaint()}"
+        for job in [*self._writers, *(job for job, _ in self._parts)]:
+            self._loop.fail(job, DecodeError(error))
+
+    # ---- what came of it -----------------------------------------------------------------------------------
+
+    def _done(self, n_out: int, before: tuple[int, int]) -> None:
+        pool = self._loop.pool
+        depth = self._parts[0][0].held.n if self._parts else 0  # type: ignore[union-attr]
+        self._count_keys(before)
+        for job in self._writers:
+            assert job.held is not None
+            job.held.ids[job.held.n] = job.last
+            pool.grown(job.held, 1)
+        for job, n in self._parts:
+            assert job.held is not None
+            pool.grown(job.held, n)
+        rows = self._context.logits(n_out) if n_out else None
+        out = at = 0
+        for job in self._writers:
+            assert rows is not None
+            self._sample(job, at, rows[out])
+            at, out = at + 1, out + 1
+        n_prompt = 0
+        for job, n in self._parts:
+            at, n_prompt = at + n, n_prompt + n
+            out = self._read(job, n, at, out, rows)
+        self._count_time(len(self._writers), n_prompt, depth)
+
+    def _read(self, job: Job, n: int, at: int, out: int, rows: FloatArray | None) -> int:
+        """After a chunk of n prompt tokens, whose last row is at - 1; returns the first logits row after it."""
+        job.read()
+        ends = job.wants == 0
+        if job.scores_prompt:
+            assert rows is not None
+            scored = rows[out : out + n]
+            job.score(scored)
+            out += n
+        elif ends and job.limit > 0:
+            out += 1
+        if ends and job.limit == 0:
+            self._loop.finish(job, "length")
+        elif ends:
+            assert rows is not None
+            self._sample(job, at - 1, rows[out - 1])
+        return out
+
+    def _sample(self, job: Job, row: int, logits: FloatArray) -> None:
+        """The next token of a stream, from row `row` of the batch."""
+        begin, context, loop = time.perf_counter(), self._context, self._loop
+        if math.isnan(logits.max()):
+            loop.fail(
+                job,
+                DecodeError(
+                    "the model gave logits that are not numbers (NaN): the file is damaged, "
+                    "or its values overflow in this KV type; try kv_type='f32'"
+                ),
+            )
+            return
+        try:
+            token = job.sampler.sample(context.ctx, row, logits, context.candidates)
+        except DecodeError as error:
+            loop.fail(job, error)
+            return
+        self._sampling += time.perf_counter() - begin
+        if context.is_eog(token):
+            loop.finish(job, "stop")
+        elif job.push(token, logits):
+            loop.finish(job, "length")
+        else:
+            job.send()
+
+    def _count_keys(self, before: tuple[int, int]) -> None:
+        """Gives each request its part of the keys that the batch read, by how many its rows could see."""
+        read, visible = (now - then for now, then in zip(self._context.stats(), before, strict=True))
+        share = read / visible if visible else 1.0
+        for job, n in [*((job, 1) for job in self._writers), *self._parts]:
+            assert job.held is not None
+            seen = n * (job.held.n + (n + 1) / 2)
+            job.keys_visible += seen
+            job.keys_read += seen * share
+
+    def _count_time(self, streams: int, n_prompt: int, depth: int) -> None:
+        counters, whole = self._loop.counters, time.perf_counter() - self._loop.turn_began
+        self._loop.pace.measured(streams, n_prompt, depth, whole)
+        counters.steps += 1
+        counters.mix("step_ms", 1000 * whole)
+        counters.mix("overhead_ms", 1000 * (whole - self._decoding - self._sampling))
+        if n_prompt:
+            counters.mix("prefill_tokens_per_s", n_prompt / whole)
+        else:
+            counters.mix("decode_tokens_per_s", streams / whole)

@@ -1,0 +1,315 @@
+"""Sequences outside the context: in main memory up to a limit, then on disk up to another one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from pyllama_long import _native
+from pyllama_long.engine import prefix, seqfile
+from pyllama_long.engine.seqfile import Bytes, Damaged, Header
+from pyllama_long.sequence import IntArray
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    from pyllama_long.engine.context import Context
+
+logger = logging.getLogger("pyllama_long.engine")
+_SAMPLES, _SAMPLE = 16, 1 << 16  # of a model file: places, bytes at each
+SUFFIX = ".seq"
+
+
+@dataclass(eq=False)
+class Stored:
+    """A text, and what its cells held: in `data`, or in the file `path`, or both for a moment."""
+
+    text: IntArray
+    hashes: list[bytes]
+    salt: str  # hashed
+    factor: float
+    data: Bytes | None
+    path: Path | None = None
+    size: int = 0  # bytes of the file
+    used_at: float = 0.0
+    pinned: bool = False  # a session's: the store does not delete its file
+    moving: bool = False  # to disk
+    gone: bool = False
+
+
+def salt_hash(salt: str) -> str:
+    """What files say instead of an API key."""
+    return hashlib.blake2b(salt.encode(), digest_size=16, person=b"pyllama-long").hexdigest()
+
+
+def fingerprint(context: Context) -> str:
+    """Of all that the contents of cells depend on, besides tokens and RoPE factor."""
+    path = Path(context.model_path)
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        for i in range(_SAMPLES):
+            f.seek(max(0, size - _SAMPLE) * i // (_SAMPLES - 1))
+            digest.update(f.read(_SAMPLE))
+    params = context.context_params
+    kinds = [params.type_k, params.type_v, params.flash_attn_type, context.precision, context.upstream]
+    runs = [str(context.plan), str(context.rope), context.n_train, *kinds, _native.ABI_VERSION]
+    return hashlib.sha256(json.dumps([size, digest.hexdigest(), *runs]).encode()).hexdigest()
+
+
+class Store:
+    """Its methods are the engine thread's; files are written and read by one thread of its own.
+
+    A damaged file is deleted, a full disk is logged: neither is an error of a request.
+    """
+
+    def __init__(self, model: str, ram: int, disk: int, folder: Path | None) -> None:
+        self._model, self._ram, self._disk, self._folder = model, ram, disk, folder
+        self.index: prefix.Index[Stored] = prefix.Index()
+        self._lock = threading.RLock()  # around the index, the sizes, and `data` and `path` of each text
+        self._files: ThreadPoolExecutor | None = None
+        self.ram_bytes = self.disk_bytes = self.spilled = self.restored = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._scan(folder)
+
+    def _scan(self, folder: Path) -> None:
+        seqfile.clean(folder)
+        found: list[Stored] = []
+        for path in folder.glob(f"*{SUFFIX}"):
+            try:
+                header, ids = seqfile.peek(path)
+                stat = path.stat()
+            except (OSError, Damaged) as error:
+                logger.warning("a cached sequence is deleted: %s", error)
+                path.unlink(missing_ok=True)
+                continue
+            if header.model == self._model:
+                stored = self.describe(header, ids)
+                stored.path, stored.size, stored.used_at = path, stat.st_size, stat.st_mtime
+                found.append(stored)
+            else:
+                self._foreign(path, stat.st_size)
+        for stored in sorted(found, key=lambda s: s.used_at):
+            self.index.add(stored)
+            self.disk_bytes += stored.size
+        with self._lock:
+            self._shrink_disk()
+
+    def _foreign(self, path: Path, size: int) -> None:
+        """Another model's file: it counts, and is the first to go."""
+        ids = np.empty(0, np.int32)
+        self.index.add(Stored(ids, [], f"\0{path.name}", 1.0, None, path, size))
+        self.disk_bytes += size
+
+    @staticmethod
+    def describe(header: Header, ids: IntArray) -> Stored:
+        return Stored(ids, prefix.chain(ids, [], header.salt), header.salt, header.factor, None)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    # ---- keeping -------------------------------------------------------------------------------------------
+
+    @property
+    def wants(self) -> bool:
+        return self._ram > 0 or self._disk > 0
+
+    def has_room(self, n: int) -> bool:
+        """Whether n more bytes fit into memory as it is."""
+        return self.ram_bytes + n <= self._ram
+
+    @property
+    def keeps_files(self) -> bool:
+        return self._disk > 0
+
+    def covers(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float) -> bool:
+        """Whether a text that begins like this is there already."""
+        with self._lock:
+            return self.index.find(ids, hashes, salt, factor, 1)[1] == len(ids)
+
+    def find(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float) -> tuple[Stored | None, int]:
+        """As `Index.find`, for texts that share at least a block."""
+        with self._lock:
+            return self.index.find(ids, hashes, salt, factor, 1)
+
+    def find_whole(self, ids: IntArray, salt: str, factor: float, limit: int) -> tuple[Stored | None, int]:
+        with self._lock:
+            return self.index.find_whole(ids, salt, factor, limit)
+
+    def put(self, stored: Stored) -> None:
+        """Takes a text with its data; older ones may go to disk, or be forgotten."""
+        stored.used_at = time.time()
+        assert stored.data is not None
+        with self._lock:
+            while (shorter := self._shorter(stored)) is not None:
+                self._forget(shorter)
+            self.index.add(stored)
+            self.ram_bytes += len(stored.data)
+            self.spilled += 1
+            self._shrink_ram(self._ram)
+
+    def take(self, stored: Stored, whole: bool) -> None:
+        """The text is in the context again, all of it (whole) or a part: the first needs no copy in memory."""
+        with self._lock:
+            stored.used_at = time.time()
+            self.restored += 1
+            if whole and stored.path is None and not stored.gone:
+                self._forget(stored)
+            elif stored.path is not None and stored.data is not None:
+                self.ram_bytes -= len(stored.data)
+                stored.data = None
+        if stored.path is not None:
+            with contextlib.suppress(OSError):
+                os.utime(stored.path)
+
+    def fetch(self, stored: Stored) -> Future[Bytes | None]:
+        """The data; None when the file turned out to be damaged, or is gone."""
+        with self._lock:
+            ready: Future[Bytes | None] = Future()
+            if stored.data is not None or stored.path is None:
+                ready.set_result(stored.data)
+                return ready
+            return self._submit(self._read, stored, stored.path)
+
+    def adopt(self, stored: Stored) -> None:
+        """A session's file, which stays where it is."""
+        stored.pinned, stored.used_at = True, time.time()
+        with self._lock:
+            self.index.add(stored)
+
+    def drop(self, stored: Stored) -> None:
+        """The data could not be used."""
+        with self._lock:
+            if not stored.gone:
+                self._forget(stored)
+
+    def flush(self) -> None:
+        """Writes to disk what is in memory, as far as the latest ones fit."""
+        if not self._disk:
+            return
+        with self._lock:
+            room = self._disk
+            for stored in sorted(self.index, key=lambda s: s.used_at, reverse=True):
+                room -= stored.size if stored.data is None else len(stored.data)
+                if room < 0 and not stored.pinned and not stored.moving:
+                    self._forget(stored)
+            self._shrink_ram(0)
+
+    def close(self) -> None:
+        """Waits for files that are being written."""
+        if self._files is not None:
+            self._files.shutdown(wait=True)
+
+    # ---- the rest is called with the lock held -------------------------------------------------------------
+
+    def _shorter(self, stored: Stored) -> Stored | None:
+        """A text that this one begins with, and which is of no more use."""
+        return self.index.find(
+            stored.text,
+            stored.hashes,
+            stored.salt,
+            stored.factor,
+            1,
+            lambda other, n: n == len(other.text) and not other.pinned,
+        )[0]
+
+    def _forget(self, stored: Stored) -> None:
+        stored.gone = True
+        self.index.remove(stored)
+        if stored.data is not None:
+            self.ram_bytes -= len(stored.data)
+            stored.data = None
+        if stored.path is not None and not stored.pinned:
+            self.disk_bytes -= stored.size
+            try:
+                stored.path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("a cached sequence cannot be deleted: %s", error)
+            stored.path = None
+
+    def _shrink_ram(self, limit: int) -> None:
+        in_ram = [(s, len(s.data)) for s in self.index if s.data is not None and not s.moving]
+        size = sum(n for _, n in in_ram)
+        for stored, n in sorted(in_ram, key=lambda pair: pair[0].used_at):
+            if size <= limit:
+                break
+            size -= n
+            if n <= self._disk and self._folder is not None:
+                stored.moving = True
+                self._submit(self._write, stored, self._folder)
+            else:
+                self._forget(stored)
+
+    def _shrink_disk(self) -> None:
+        on_disk = (s for s in self.index if s.path is not None and not s.pinned)
+        for stored in sorted(on_disk, key=lambda s: s.used_at):
+            if self.disk_bytes <= self._disk:
+                break
+            self._forget(stored)
+
+    def _submit(self, function: Callable[..., T], *args: object) -> Future[T]:
+        try:
+            if self._files is None:
+                self._files = ThreadPoolExecutor(1, "pyllama-long-files")
+            return self._files.submit(function, *args)
+        except RuntimeError:  # the process is ending: it has no threads to give any more
+            done: Future[T] = Future()
+            done.set_result(function(*args))
+            return done
+
+    # ---- on the thread for files ---------------------------------------------------------------------------
+
+    def _write(self, stored: Stored, folder: Path) -> None:
+        with self._lock:
+            data = stored.data
+            if stored.gone or data is None:
+                stored.moving = False
+                return
+        header = Header(
+            self._model, stored.salt, stored.factor, len(stored.text), len(data), created=time.time()
+        )
+        path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        try:
+            size = seqfile.write(path, header, stored.text, data)
+        except OSError as error:
+            logger.warning("an idle sequence is forgotten, it cannot be written: %s", error)
+            size = 0
+        with self._lock:
+            stored.moving = False
+            if not size and not stored.gone:
+                self._forget(stored)
+            elif size and stored.gone:
+                path.unlink(missing_ok=True)
+            elif size:
+                stored.path, stored.size = path, size
+                self.disk_bytes += size
+                self.ram_bytes -= len(data)
+                stored.data = None
+                self._shrink_disk()
+
+    def _read(self, stored: Stored, path: Path) -> Bytes | None:
+        try:
+            header, ids, data = seqfile.read(path)
+            if header.model == self._model and np.array_equal(ids, stored.text):
+                return data
+            logger.warning("a saved sequence is not used: %s holds another text now", path)
+        except Damaged as error:
+            logger.warning("a saved sequence is deleted: %s", error)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("a saved sequence is not used: %s", error)
+        self.drop(stored)
+        return None

@@ -1,0 +1,146 @@
+"""The ASGI app: routes, and around them keys, CORS, request ids, logs and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pyllama_long import __version__
+from pyllama_long.server import errors, logs, openapi
+from pyllama_long.server.routes import chat, completions, messages, misc, native, responses, sessions
+from pyllama_long.server.security import PUBLIC, host_is_allowed
+from pyllama_long.server.settings import Settings
+from pyllama_long.server.state import Loader, State
+
+_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+
+
+def create_app(settings: Settings, loader: Loader) -> FastAPI:
+    """The app; loader opens the engine, in a thread, when the app starts."""
+    state = State(settings, loader)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.load()
+        yield
+        await asyncio.to_thread(state.close)
+
+    app = FastAPI(title="pyllama-long", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.state, app.state.max_body = state, settings.max_body
+    for module in (chat, completions, responses, messages, native, sessions, misc):
+        app.include_router(module.router)
+    if settings.page:
+        app.include_router(misc.page)
+    errors.install(app)
+    openapi.install(app, with_keys=bool(settings.api_keys))
+    app.add_middleware(_Guard, state=state)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(_Observed, state=state)
+    return app
+
+
+class _Guard:
+    """Lets requests through that came to a name of ours and have a key, where keys are needed."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if not host_is_allowed(scope, self._state.settings.allowed_hosts):
+            message = "This server does not answer to that host name; --allowed-host lets it."
+            refused = errors.ApiError(403, message, code="host_not_allowed")
+            await errors.reply(refused, scope["path"], scope.get("request_id"))(scope, receive, send)
+            return
+        salt = self._state.keys.salt(scope)
+        if salt is None and scope["path"] not in PUBLIC:
+            message = "An API key is needed: send it as Authorization: Bearer KEY, or as X-Api-Key."
+            error = errors.ApiError(401, message, code="invalid_api_key")
+            answer = errors.reply(error, scope["path"], scope.get("request_id"))
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            await answer(scope, receive, send)
+            return
+        scope["salt"] = salt or ""
+        await self._app(scope, receive, send)
+
+
+class _Observed:
+    """Gives each request an id, a line in the log and a place in the metrics; turns what nobody caught into an
+    error object."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        scope["request_id"] = given.decode() if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}"
+        status, started, gone = 0, time.monotonic(), False
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = scope["request_id"]
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            gone = True
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and status:
+                gone = True
+            elif status == 0:
+                answer = errors.reply(errors.from_engine(error), scope["path"], scope["request_id"])
+                await answer(scope, receive, sending)
+            else:
+                raise
+        finally:
+            self._note(scope, status, time.monotonic() - started, gone)
+
+    def _note(self, scope: Scope, status: int, seconds: float, gone: bool) -> None:
+        route: Any = scope.get("route")
+        name = getattr(route, "path", "other")
+        self._state.metrics.http(name, scope["method"], status, seconds)
+        if name in ("/health", "/metrics"):
+            return
+        client = scope.get("client")
+        logs.event(
+            "request",
+            request_id=scope["request_id"],
+            method=scope["method"],
+            route=name,
+            status=status,
+            seconds=round(seconds, 4),
+            client=client[0] if client else None,
+            **({"client_gone": True} if gone else {}),
+        )

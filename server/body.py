@@ -1,0 +1,126 @@
+"""Reading request bodies: a size limit, and JSON that means one thing only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from pyllama_long.server.errors import ApiError, bad
+
+MAX_DEPTH = 64  # of arrays and objects
+_DRAINED = 4  # times the limit is read and thrown away, so that the client reads the answer
+_IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse(data: bytes) -> Any:
+    """JSON in UTF-8. Raises ApiError for anything else: NaN, numbers beyond floats, doubled keys, lone
+    surrogates, and more than MAX_DEPTH levels."""
+    depth = 0
+    for match in _BRACKETS.finditer(data):
+        first = match.group()[:1]
+        if first != b'"':
+            depth += 1 if first in b"[{" else -1
+            if depth > MAX_DEPTH:
+                raise bad(f"The JSON is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise bad(f"The body is not UTF-8 (byte {error.start}).", code="invalid_json") from None
+    try:
+        value = json.loads(
+            text,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
+            object_pairs_hook=_object,
+        )
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad("The JSON has half of a surrogate pair in a string.", code="invalid_json") from None
+    except json.JSONDecodeError as error:
+        message = f"The body is not valid JSON: {error.msg} at character {error.pos}."
+        raise bad(message, code="invalid_json") from None
+    except RecursionError:
+        raise bad("The JSON is nested too deeply.", code="invalid_json") from None
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise bad(f"The JSON has {name} in it, which is not a number of JSON.", code="invalid_json")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise bad("The JSON has a number that is too large.", code="invalid_json")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > 40:
+        raise bad("The JSON has a number that is too large.", code="invalid_json")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise bad(f"The JSON has the key {twice[:64]!r} twice in one object.", code="invalid_json")
+    return found
+
+
+class StrictRequest(Request):
+    """A request whose body has a limit (app.state.max_body, bytes) and whose JSON goes through `parse`."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            self._body = await self._read(int(self.app.state.max_body))
+        return self._body
+
+    async def _read(self, limit: int) -> bytes:
+        too_large = ApiError(
+            413, f"The body is larger than the limit of {limit} bytes.", code="body_too_large"
+        )
+        length = self.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > _DRAINED * limit:
+            raise too_large
+        chunks, size = [], 0
+        async for chunk in self.stream():
+            size += len(chunk)
+            if size > _DRAINED * limit:
+                raise too_large
+            if size <= limit:
+                chunks.append(chunk)
+            else:
+                chunks.clear()
+        if size > limit:
+            raise too_large
+        return b"".join(chunks)
+
+    async def json(self) -> Any:
+        data = await self.body()
+        return await asyncio.to_thread(parse, data) if len(data) > _IN_THREAD else parse(data)
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body as StrictRequest does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strict

@@ -1,0 +1,187 @@
+"""From a conversation to requests for the engine: template, tools, structured output, overflow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pyllama_long import tail
+from pyllama_long.engine import Request
+from pyllama_long.server import calls, grammar, overflow, vocabulary
+from pyllama_long.server.answer import AnswerParser
+from pyllama_long.server.errors import bad
+from pyllama_long.server.run import Prepared, seeds
+from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.schemas.chat import CalledFunction, ChatRequest, Message, NamedTool, Tool
+from pyllama_long.server.state import Loaded, State
+from pyllama_long.server.template import content_text
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """thinking: the template has begun the model's reasoning."""
+
+    tokens: list[int]
+    text: str
+    thinking: bool
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools that may be called; forced: one must be."""
+
+    tools: list[Tool]
+    forced: bool
+
+    @staticmethod
+    def of(request: ChatRequest) -> Tools:
+        tools, choice = request.tools or [], request.tool_choice
+        if isinstance(choice, NamedTool):
+            named = [tool for tool in tools if tool.function.name == choice.function.name]
+            if not named:
+                raise bad(f"tool_choice: there is no tool {choice.function.name!r}.", "tool_choice")
+            return Tools(named, True)
+        if choice == "required" and not tools:
+            raise bad("tool_choice is required, and there are no tools.", "tool_choice")
+        return Tools([] if choice == "none" else tools, choice == "required")
+
+
+def render(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[Tool] = (), answer: bool = True
+) -> list[str]:
+    """The pieces of the prompt of a conversation."""
+    template = loaded.chat_template()
+    if template.knows_tools:
+        return template.render(messages, tools, answer)
+    shown = [_without_tools(message, loaded.form) for message in messages]
+    if tools:
+        told = calls.instructions(tools)
+        first = shown[0]
+        if first.role in ("system", "developer"):
+            shown[0] = Message(role="system", content=f"{content_text(first)}\n\n{told}")
+        else:
+            shown.insert(0, Message(role="system", content=told))
+    return template.render(shown, (), answer)
+
+
+def prompt(
+    loaded: Loaded, messages: Sequence[Message], tools: Sequence[Tool] = (), answer: bool = True
+) -> Prompt:
+    """The tokens of a conversation. answer: it goes on with the model's answer."""
+    engine, pieces = loaded.engine, render(loaded, messages, tools, answer)
+    if not pieces:
+        raise bad("The chat template made an empty prompt of these messages.", "messages")
+    template = loaded.chat_template()
+    first = pieces[0]
+    bos = template.bos
+    tokens = engine.tokenize(first.removeprefix(bos).encode() if bos else first.encode(), True, True)
+    if bos and first.startswith(bos) and tokens[:1] != [engine.token_bos]:
+        tokens = engine.tokenize(first.encode(), False, True)
+    for piece in pieces[1:]:
+        tokens += engine.tokenize(piece.encode(), False, True)
+    text = "".join(pieces)
+    return Prompt(tokens, text, text.rstrip().endswith("<think>"))
+
+
+async def prepare(state: State, loaded: Loaded, request: ChatRequest, salt: str) -> Prepared:
+    """Checks a request and makes the engine's of it. Raises ApiError."""
+    loaded.check_extras(request)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
+    tools = Tools.of(request)
+    make = partial(prompt, loaded, tools=tools.tools)
+    mode = request.overflow or state.settings.overflow
+    max_tokens = request.max_completion_tokens or request.max_tokens
+    fitted = await overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
+    return await asyncio.to_thread(_requests, state, loaded, request, fitted, tools, max_tokens, salt)
+
+
+def _requests(
+    state: State,
+    loaded: Loaded,
+    request: ChatRequest,
+    fitted: overflow.Fitted,
+    tools: Tools,
+    max_tokens: int | None,
+    salt: str,
+) -> Prepared:
+    engine, found = loaded.engine, fitted.prompt
+    rules = _grammar(loaded, request, tools, found.thinking)
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    tail_start = None
+    if engine.plan.prefill != engine.plan.tail:
+        shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
+        tail_start = tail.of_chat(vocabulary.model_of(engine), found.tokens, shown, None)
+    requests = [
+        Request(
+            tokens=found.tokens,
+            max_tokens=max_tokens,
+            sampling=sampling(engine, state.settings, request, seed, request.logit_bias, rules),
+            stop=stops(request.stop),
+            logprobs=logprobs,
+            tail_start=tail_start,
+            salt=salt,
+            priority=request.priority or 0,
+            special=bool(tools.tools) and not isinstance(loaded.form, calls.Hermes),
+        )
+        for seed in seeds(request.seed, request.n or 1)
+    ]
+    names = [tool.function.name for tool in tools.tools]
+    parser = partial(
+        AnswerParser,
+        loaded.form if names else None,
+        names,
+        loaded.chat_template().thinks,
+        found.thinking,
+    )
+    one_call = bool(names) and (
+        request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool)
+    )
+    return Prepared(requests, parser, "messages", one_call, fitted.report)
+
+
+def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, thinking: bool) -> str | None:
+    wanted = request.response_format
+    kind = "text" if wanted is None else wanted.type
+    if request.grammar is not None:
+        if kind != "text" or tools.tools:
+            raise bad("grammar works without response_format and tools only.", "grammar")
+        return request.grammar
+    if kind == "text" and not tools.forced:
+        return None
+    rules, roots = grammar.Rules(), []
+    if kind != "text" and not tools.forced:
+        assert wanted is not None
+        schema: Any = {"type": "object"}
+        given = wanted.schema_
+        if kind == "json_schema":
+            given = given if wanted.json_schema is None else wanted.json_schema.schema_
+            if given is None:
+                raise bad("response_format: json_schema needs a schema.", "response_format")
+        roots.append(rules.schema(schema if given is None else given, "response_format"))
+    if tools.tools:
+        parallel = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool)
+        roots.append(calls.rule(rules, loaded.form, tools.tools, parallel))
+    root = " | ".join(f"({root})" for root in roots)
+    if thinking:
+        return rules.build(f"{grammar.THINKING} ({root})")
+    if loaded.chat_template().thinks:
+        return rules.build(f'("<think>" {grammar.THINKING})? ({root})')
+    return rules.build(root)
+
+
+def _without_tools(message: Message, form: calls.Format) -> Message:
+    """A message for a template that knows of no tools."""
+    if message.role in ("tool", "function"):
+        return Message(role="user", content=f"<tool_response>\n{content_text(message)}\n</tool_response>")
+    if not message.tool_calls:
+        return message
+    written = [form.written(_call(call.function)) for call in message.tool_calls]
+    return Message(role="assistant", content="\n".join([t for t in (content_text(message), *written) if t]))
+
+
+def _call(function: CalledFunction) -> calls.Call:
+    return calls.Call(function.name, function.arguments or "{}")

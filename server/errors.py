@@ -1,0 +1,141 @@
+"""Errors as clients read them: OpenAI's error object, with Anthropic's around it where that API is spoken."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
+
+log = logging.getLogger("pyllama_long.server")
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    503: "unavailable_error",
+}
+
+
+class ApiError(HTTPException):
+    """An answer with an error object. extra: fields beside message, type, param and code."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        **extra: Any,
+    ) -> None:
+        headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
+        super().__init__(status, message, headers)
+        kind = type or _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        self.error = {"message": message, "type": kind, "param": param, "code": code, **extra}
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A request that can never succeed as it is."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def overflow(n_tokens: int, n_ctx: int, param: str = "messages") -> ApiError:
+    """The one overflow error that clients know by its words."""
+    return ApiError(
+        400,
+        f"This model's maximum context length is {n_ctx} tokens. However, your messages resulted in {n_tokens} "
+        f"tokens: request ({n_tokens} tokens) exceeds the available context size ({n_ctx} tokens).",
+        type="exceed_context_size_error",
+        param=param,
+        code="context_length_exceeded",
+        n_prompt_tokens=n_tokens,
+        n_ctx=n_ctx,
+    )
+
+
+def from_engine(error: BaseException, param: str = "messages") -> ApiError:
+    """What the engine raised, as an answer. Messages of unforeseen errors stay in the log."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ContextOverflow):
+        return overflow(error.n_tokens, error.n_ctx, param)
+    name = type(error).__name__
+    if name == "QueueFull":
+        wait = float(getattr(error, "retry_after_s", 1.0))
+        return ApiError(503, "The queue is full: try again later.", code="queue_full", retry_after=wait)
+    if name == "EngineClosed":
+        return ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+    if isinstance(error, Cancelled):
+        return ApiError(503, "The request was cancelled: the server is shutting down.", code="cancelled")
+    if isinstance(error, ValueError):
+        return bad(str(error))
+    if isinstance(error, DecodeError):
+        return ApiError(500, "The model could not be evaluated.", code="decode_error")
+    log.error("unforeseen error", exc_info=error)
+    return ApiError(500, "Something went wrong in the server; its log says what.", code="internal_error")
+
+
+def validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The first of pydantic's complaints about the request, in one line."""
+    if not errors:
+        return bad("The request is not valid.")
+    # Of the branches of a union, the one that got furthest was most likely meant.
+    first = max(errors, key=lambda e: (len(_path(e["loc"])), e.get("type") != "missing"))
+    param = ".".join(_path(first["loc"])) or None
+    text = str(first.get("msg", "not valid")).removeprefix("Value error, ")
+    if first.get("type") == "json_invalid":
+        return bad("The body is not valid JSON.", code="invalid_json")
+    if param is None and first["loc"][:1] == ("body",):
+        return bad("The body must be a JSON object, sent with Content-Type: application/json.")
+    return bad(f"{param}: {text}" if param else text, param, "invalid_value")
+
+
+def _path(loc: Sequence[Any]) -> list[str]:
+    """Field names and indices without pydantic's names of types, which have capitals, brackets or hyphens."""
+    path = [str(part) for part in loc[1:]]
+    kinds = {"str", "int", "float", "bool", "dict", "list"}
+    return [
+        part for part in path if part not in kinds and part == part.lower() and not set(part) & set("[]()-,")
+    ]
+
+
+def reply(error: ApiError, path: str, request_id: str | None) -> JSONResponse:
+    body: dict[str, Any] = {"error": error.error}
+    if path.startswith("/v1/messages"):
+        body = {"type": "error", "error": error.error, "request_id": request_id}
+    return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the app one of ours."""
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if not isinstance(error, ApiError):
+            known = {404: f"There is no {request.url.path}.", 405: f"{request.method} does not work here."}
+            error = ApiError(error.status_code, known.get(error.status_code, str(error.detail)))
+        return reply(error, request.url.path, request.scope.get("request_id"))
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return reply(validation(error.errors()), request.url.path, request.scope.get("request_id"))
+
+    async def on_engine(request: Request, error: Exception) -> JSONResponse:
+        return reply(from_engine(error), request.url.path, request.scope.get("request_id"))
+
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_engine)

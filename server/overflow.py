@@ -1,0 +1,202 @@
+"""Conversations that do not fit the context: refused, or shortened in a way that the response tells."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyllama_long.engine import Request, Sampling, events
+from pyllama_long.server import errors
+from pyllama_long.server.schemas.chat import Message
+from pyllama_long.server.schemas.common import OverflowMode, OverflowReport
+from pyllama_long.server.template import content_text
+
+if TYPE_CHECKING:
+    from pyllama_long.server.chat import Prompt
+    from pyllama_long.server.state import Loaded, State
+
+_LEAST_ANSWER = 16  # tokens
+_SUMMARY_SHARE = 8  # a summary takes at most this part of the context
+_CONDENSE = "Condense this part of a conversation to its facts, names, numbers and decisions:\n\n"
+_SUMMARY = "Summary of the earlier conversation:\n"
+_RETRIEVED = "Earlier messages that may matter here:\n"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """messages: what the prompt was made of. report: None when nothing was left out."""
+
+    messages: Sequence[Message]
+    prompt: Prompt
+    report: OverflowReport | None = None
+
+
+def turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """The system messages at the beginning, and the turns: a user's message and what follows it."""
+    n = 0
+    while n < len(messages) and messages[n].role in ("system", "developer"):
+        n += 1
+    found: list[list[Message]] = []
+    for message in messages[n:]:
+        if (message.role == "user" and (not found or found[-1][-1].role != "user")) or not found:
+            found.append([])
+        found[-1].append(message)
+    return list(messages[:n]), found
+
+
+async def fit(
+    state: State,
+    loaded: Loaded,
+    messages: Sequence[Message],
+    make: Callable[[Sequence[Message]], Prompt],
+    mode: OverflowMode,
+    max_tokens: int | None,
+    salt: str,
+) -> Fitted:
+    """Makes the prompt of a conversation, without its oldest turns where the mode allows and it takes that.
+    Raises ApiError when it does not fit."""
+    whole = await asyncio.to_thread(make, messages)
+    n_ctx = loaded.engine.n_ctx
+    # Room for the answer, as far as it leaves most of the context to the prompt.
+    limit = n_ctx - max(_LEAST_ANSWER, min(max_tokens or n_ctx, n_ctx // 4))
+    if len(whole.tokens) <= limit or (mode == "error" and len(whole.tokens) < n_ctx):
+        return Fitted(messages, whole)
+    refused = errors.overflow(len(whole.tokens), n_ctx)
+    if mode == "error":
+        raise refused
+    system, found = turns(messages)
+    fixed = _Conversation(system, found[:1], found[1:], whole, make)
+    if mode == "shift":
+        return await asyncio.to_thread(fixed.shifted, limit, refused)
+    if mode == "summarize":
+        return await _summarized(loaded, fixed, limit, refused, salt)
+    return await asyncio.to_thread(_retrieved, state, loaded, fixed, limit, refused, salt)
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """A conversation that is too long: what always stays, and the turns of which the oldest may go."""
+
+    system: list[Message]
+    first: list[list[Message]]
+    later: list[list[Message]]
+    whole: Prompt
+    make: Callable[[Sequence[Message]], Prompt]
+
+    def without(self, n: int, note: str = "") -> list[Message]:
+        """The conversation without its n oldest turns after the first; note: put behind the system message."""
+        system = self.system
+        if note:
+            told = "\n\n".join([*(content_text(m) for m in system), note])
+            system = [Message(role="system", content=told)]
+        kept = [*self.first, *self.later[n:]]
+        return [*system, *(message for turn in kept for message in turn)]
+
+    def dropped(self, n: int) -> list[Message]:
+        return [message for turn in self.later[:n] for message in turn]
+
+    def least(self, limit: int, refused: errors.ApiError, note: str = "") -> tuple[int, Prompt]:
+        """The fewest turns to drop, by bisection. Raises `refused` when the last turn is too long itself."""
+        low, high = 1, len(self.later) - 1
+        best: tuple[int, Prompt] | None = None
+        while low <= high:
+            n = (low + high) // 2
+            prompt = self.make(self.without(n, note))
+            if len(prompt.tokens) <= limit:
+                best, high = (n, prompt), n - 1
+            else:
+                low = n + 1
+        if best is None:
+            raise refused
+        return best
+
+    def fitted(self, n: int, prompt: Prompt, note: str, **report: Any) -> Fitted:
+        told = OverflowReport(
+            dropped_messages=len(self.dropped(n)),
+            dropped_tokens=max(0, len(self.whole.tokens) - len(prompt.tokens)),
+            **report,
+        )
+        return Fitted(self.without(n, note), prompt, told)
+
+    def shifted(self, limit: int, refused: errors.ApiError) -> Fitted:
+        n, prompt = self.least(limit, refused)
+        return self.fitted(n, prompt, "", mode="shift")
+
+
+async def _summarized(
+    loaded: Loaded, conversation: _Conversation, limit: int, refused: errors.ApiError, salt: str
+) -> Fitted:
+    """The oldest turns, condensed by the model itself, part by part where they are long."""
+    n_ctx = loaded.engine.n_ctx
+    most = max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE)
+    n, _ = await asyncio.to_thread(conversation.least, limit - most - 16, refused)
+    text = _written(conversation.dropped(n))
+    summary = ""
+    engine = loaded.engine
+    for part in await asyncio.to_thread(_parts, loaded, text, n_ctx // 2):
+        asked = [Message(role="user", content=f"{_CONDENSE}{part}")]
+        tokens = (await asyncio.to_thread(conversation.make, asked)).tokens
+        room = max(_LEAST_ANSWER, most // 2)
+        request = Request(tokens=tokens, max_tokens=room, sampling=Sampling(temperature=0.0), salt=salt)
+        handle = await asyncio.to_thread(engine.submit, request)
+        try:
+            async for event in handle:
+                if isinstance(event, events.Text):
+                    summary += event.text
+        finally:
+            if not handle.ended:
+                handle.cancel()
+        summary += "\n"
+    summary = summary.rpartition("</think>")[2].strip()
+    summary = await asyncio.to_thread(_end_of, loaded, summary, most)
+    note = f"{_SUMMARY}{summary}"
+    n, prompt = await asyncio.to_thread(conversation.least, limit, refused, note)
+    return conversation.fitted(n, prompt, note, mode="summarize", summary=summary)
+
+
+def _retrieved(
+    state: State,
+    loaded: Loaded,
+    conversation: _Conversation,
+    limit: int,
+    refused: errors.ApiError,
+    salt: str,
+) -> Fitted:
+    """The oldest turns go to the store, and those of them that fit the last message come back."""
+    room = loaded.engine.n_ctx // 4
+    n, _ = conversation.least(limit - room, refused)
+    old = [(message.role, content_text(message)) for message in conversation.dropped(n)]
+    question = content_text(conversation.later[-1][0])
+    taken: list[str] = []
+    for text in state.store.search(salt, old, question):
+        candidate = "\n\n".join([*taken, text])
+        if len(loaded.engine.tokenize(candidate.encode(), False, False)) > room - 32:
+            break
+        taken.append(text)
+    note = _RETRIEVED + "\n\n".join(taken) if taken else ""
+    prompt = conversation.make(conversation.without(n, note))
+    if len(prompt.tokens) > limit:
+        raise refused
+    return conversation.fitted(n, prompt, note, mode="retrieve", retrieved_messages=len(taken))
+
+
+def _written(messages: Sequence[Message]) -> str:
+    return "\n\n".join(f"{message.role}: {content_text(message)}" for message in messages)
+
+
+def _parts(loaded: Loaded, text: str, most: int) -> list[str]:
+    """A text in parts of about `most` tokens."""
+    n_tokens = len(loaded.engine.tokenize(text.encode(), False, False))
+    n_parts = -(-n_tokens // max(1, most))
+    size = max(1, -(-len(text) // max(1, n_parts)))
+    return [text[i : i + size] for i in range(0, len(text), size)]
+
+
+def _end_of(loaded: Loaded, text: str, most: int) -> str:
+    """The last tokens of a text, `most` of them: what was said last counts most."""
+    tokens = loaded.engine.tokenize(text.encode(), False, False)
+    if len(tokens) <= most:
+        return text
+    return loaded.engine.detokenize(tokens[-most:]).decode(errors="ignore").strip()

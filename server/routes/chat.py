@@ -1,0 +1,131 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sse_starlette import ServerSentEvent
+
+from pyllama_long.server import chat, replies, sse
+from pyllama_long.server.answer import Called, Said
+from pyllama_long.server.body import StrictRoute
+from pyllama_long.server.openapi import streamed
+from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, submit
+from pyllama_long.server.schemas.chat import (
+    Answer,
+    CalledDelta,
+    ChatChoice,
+    ChatChunk,
+    ChatReply,
+    ChatRequest,
+    ChunkChoice,
+    Delta,
+    FinishReason,
+    ToolCall,
+    ToolCallDelta,
+)
+from pyllama_long.server.schemas.chat import Called as CalledReply
+from pyllama_long.server.state import salt_of, state_of
+
+router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatReply,
+    response_model_exclude_none=False,
+    responses=streamed(ChatChunk, "Chunks, then [DONE]; with stream."),
+)
+async def create(request: ChatRequest, http: Request) -> Response:
+    state = state_of(http)
+    loaded = state.loaded
+    prepared = await chat.prepare(state, loaded, request, salt_of(http))
+    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
+    head = replies.head("chatcmpl-", state.settings.model_name)
+    if request.stream:
+        return sse.response(http, run, chunks(request, run, head))
+    wholes = await collect(http, run)
+    found = reply(request, prepared, wholes, head)
+    none = {"overflow"} if found.overflow is None else None
+    return Response(found.model_dump_json(exclude=none), media_type="application/json")
+
+
+def reply(request: ChatRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head) -> ChatReply:
+    done = [whole.done for whole in wholes if whole.done is not None]
+    return ChatReply(
+        **cast(Any, head.fields()),
+        choices=[_choice(i, whole, request) for i, whole in enumerate(wholes)],
+        usage=replies.usage(done),
+        timings=replies.timings(done[0]),
+        overflow=prepared.report,
+    )
+
+
+def _choice(i: int, whole: Whole, request: ChatRequest) -> ChatChoice:
+    assert whole.done is not None
+    calls = [
+        ToolCall(id=call.id, function=CalledReply(name=call.name, arguments=call.arguments))
+        for call in whole.calls
+    ]
+    message = Answer(
+        content=None if calls and not whole.text else whole.text,
+        reasoning_content=whole.reasoning or None,
+        tool_calls=calls or None,
+    )
+    logprobs = replies.chat_logprobs(whole.tokens, request.top_logprobs or 0) if request.logprobs else None
+    reason = cast(FinishReason, whole.done.reason)
+    return ChatChoice(index=i, message=message, logprobs=logprobs, finish_reason=reason)
+
+
+async def chunks(request: ChatRequest, run: Run, head: replies.Head) -> AsyncIterator[ServerSentEvent]:
+    """The events of a stream."""
+    fields = cast(Any, head.fields())
+    n = len(run.handles)
+    waiting: list[list[Any]] = [[] for _ in range(n)]
+    done: list[Done] = []
+    options = request.stream_options
+
+    def chunk(i: int, delta: Delta, finish: str | None = None, **more: Any) -> ServerSentEvent:
+        logprobs = None
+        if request.logprobs and waiting[i]:
+            logprobs = replies.chat_logprobs(waiting[i], request.top_logprobs or 0)
+            waiting[i] = []
+        choice = ChunkChoice(index=i, delta=delta, logprobs=logprobs, finish_reason=cast(Any, finish))
+        return _event(ChatChunk(**fields, choices=[choice], **more))
+
+    for i in range(n):
+        yield chunk(i, Delta(role="assistant", content=""), overflow=run.prepared.report if i == 0 else None)
+    async for i, piece in run.pieces():
+        if isinstance(piece, Reading):
+            if request.return_progress:
+                yield _event(ChatChunk(**fields, choices=[], prompt_progress=replies.progress(piece)))
+        elif isinstance(piece, Tokens):
+            waiting[i] += piece.tokens
+        elif isinstance(piece, Said):
+            delta = Delta(reasoning_content=piece.text) if piece.reasoning else Delta(content=piece.text)
+            yield chunk(i, delta)
+        elif isinstance(piece, Called):
+            begin = CalledDelta(name=piece.name, arguments="")
+            first = ToolCallDelta(index=piece.index, id=piece.id, type="function", function=begin)
+            yield chunk(i, Delta(tool_calls=[first]))
+            rest = ToolCallDelta(index=piece.index, function=CalledDelta(arguments=piece.arguments))
+            yield chunk(i, Delta(tool_calls=[rest]))
+        elif isinstance(piece, Done):
+            done.append(piece)
+            last = len(done) == n
+            yield chunk(i, Delta(), piece.reason, timings=replies.timings(piece) if last else None)
+    if options is not None and options.include_usage:
+        yield _event(ChatChunk(**fields, choices=[], usage=replies.usage(done)))
+
+
+def _event(chunk: ChatChunk) -> ServerSentEvent:
+    """Choices say `finish_reason` and `logprobs` also where they are null; other fields only where they are
+    something."""
+    found = chunk.model_dump(exclude_none=True)
+    for choice in found["choices"]:
+        choice.setdefault("finish_reason", None)
+        choice.setdefault("logprobs", None)
+    return sse.event(found)

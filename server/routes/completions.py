@@ -1,0 +1,191 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sse_starlette import ServerSentEvent
+
+from pyllama_long.engine import Request as EngineRequest
+from pyllama_long.server import replies, sse
+from pyllama_long.server.answer import AnswerParser, Said
+from pyllama_long.server.body import StrictRoute
+from pyllama_long.server.errors import bad
+from pyllama_long.server.openapi import streamed
+from pyllama_long.server.run import (
+    Done,
+    Prepared,
+    Reading,
+    Run,
+    Scored,
+    Tokens,
+    Whole,
+    collect,
+    seeds,
+    submit,
+)
+from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.schemas.common import MAX_N
+from pyllama_long.server.schemas.completions import (
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionReply,
+    CompletionRequest,
+)
+from pyllama_long.server.state import Loaded, State, salt_of, state_of
+
+router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
+
+
+@router.post(
+    "/v1/completions",
+    response_model=CompletionReply,
+    responses=streamed(CompletionReply, "Chunks, then [DONE]; with stream."),
+)
+async def create(request: CompletionRequest, http: Request) -> Response:
+    state = state_of(http)
+    loaded = state.loaded
+    prepared = await asyncio.to_thread(prepare, state, loaded, request, salt_of(http))
+    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
+    head = replies.head("cmpl-", state.settings.model_name)
+    if request.stream:
+        return sse.response(http, run, chunks(loaded, request, run, head))
+    found = reply(loaded, request, prepared, await collect(http, run), head)
+    return Response(found.model_dump_json(exclude={"prompt_progress"}), media_type="application/json")
+
+
+def prompts(given: Any) -> list[Any]:
+    """The prompts of a request: texts or lists of tokens."""
+    if isinstance(given, str) or isinstance(given[0], int):
+        return [given]
+    return list(given)
+
+
+def tokens_of(loaded: Loaded, prompt: str | list[int], special: bool, suffix: str | None = None) -> list[int]:
+    """A prompt as the model wants it. special: names of control tokens in a text become those tokens: such
+    prompts are often templates that the client has filled in. Raises ApiError."""
+    engine = loaded.engine
+    if isinstance(prompt, list):
+        if suffix is not None:
+            raise bad("suffix needs a prompt that is text.", "suffix")
+        if max(prompt) >= engine.n_vocab:
+            raise bad(f"prompt: a token is outside the vocabulary of {engine.n_vocab}.", "prompt")
+        return prompt
+    if suffix:
+        if loaded.fim is None:
+            raise bad("This model cannot fill in the middle: leave suffix out.", "suffix", "no_fim")
+        before, after = (engine.tokenize(text.encode(), False, False) for text in (prompt, suffix))
+        return [*engine.tokenize(b"", True, False), *loaded.fim.around(before, after)]
+    tokens = engine.tokenize(prompt.encode(), True, special)
+    if not tokens:
+        raise bad("prompt: there is nothing to continue from.", "prompt")
+    return tokens
+
+
+def prepare(state: State, loaded: Loaded, request: CompletionRequest, salt: str) -> Prepared:
+    loaded.check_extras(request)
+    given, n = prompts(request.prompt), request.n or 1
+    if request.best_of not in (None, n):
+        raise bad("best_of must be equal to n: this server returns every answer.", "best_of")
+    if len(given) * n > 4 * MAX_N:
+        raise bad(f"At most {4 * MAX_N} answers per request: prompts times n.", "n")
+    scored = bool(request.echo) and request.logprobs is not None
+    requests = [
+        EngineRequest(
+            tokens=tokens,
+            max_tokens=request.max_tokens,
+            sampling=sampling(
+                loaded.engine, state.settings, request, seed, request.logit_bias, request.grammar
+            ),
+            stop=stops(request.stop),
+            logprobs=request.logprobs,
+            echo_logprobs=scored,
+            salt=salt,
+            priority=request.priority or 0,
+        )
+        for tokens in (tokens_of(loaded, prompt, request.parse_special, request.suffix) for prompt in given)
+        for seed in seeds(request.seed, n)
+    ]
+    return Prepared(requests, AnswerParser, "prompt")
+
+
+def _echoed(loaded: Loaded, request: CompletionRequest) -> list[str]:
+    """What goes before each answer."""
+    n, given = request.n or 1, prompts(request.prompt)
+    if not request.echo:
+        return [""] * (n * len(given))
+    texts = [p if isinstance(p, str) else loaded.engine.detokenize(p).decode(errors="replace") for p in given]
+    return [text for text in texts for _ in range(n)]
+
+
+def _usage(done: list[Done], n: int) -> Any:
+    return replies.several([replies.usage(done[i : i + n]) for i in range(0, len(done), n)])
+
+
+def reply(
+    loaded: Loaded, request: CompletionRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head
+) -> CompletionReply:
+    choices = []
+    for i, (whole, echo) in enumerate(zip(wholes, _echoed(loaded, request), strict=True)):
+        assert whole.done is not None
+        logprobs = None
+        if request.logprobs is not None:
+            shown = [*(whole.prompt if request.echo else ()), *whole.tokens]
+            logprobs, _ = replies.completion_logprobs(shown, request.logprobs, 0)
+        text, reason = echo + whole.text, cast(Any, whole.done.reason)
+        choices.append(CompletionChoice(index=i, text=text, logprobs=logprobs, finish_reason=reason))
+    done = [whole.done for whole in wholes if whole.done is not None]
+    return CompletionReply(
+        **cast(Any, head.fields()),
+        choices=choices,
+        usage=_usage(done, request.n or 1),
+        timings=replies.timings(done[0]),
+    )
+
+
+async def chunks(
+    loaded: Loaded, request: CompletionRequest, run: Run, head: replies.Head
+) -> AsyncIterator[ServerSentEvent]:
+    fields, n = cast(Any, head.fields()), len(run.handles)
+    waiting: list[list[Any]] = [[] for _ in range(n)]
+    offsets = [0] * n
+    echoes = _echoed(loaded, request)
+    done: dict[int, Done] = {}
+
+    def chunk(i: int, text: str, finish: str | None = None, **more: Any) -> ServerSentEvent:
+        logprobs: CompletionLogprobs | None = None
+        if request.logprobs is not None and waiting[i]:
+            logprobs, offsets[i] = replies.completion_logprobs(waiting[i], request.logprobs, offsets[i])
+            waiting[i] = []
+        if echoes[i]:
+            text, echoes[i] = echoes[i] + text, ""
+        choice = CompletionChoice(index=i, text=text, logprobs=logprobs, finish_reason=cast(Any, finish))
+        return _event(CompletionReply(**fields, choices=[choice], **more))
+
+    async for i, piece in run.pieces():
+        if isinstance(piece, Reading):
+            if request.return_progress:
+                yield _event(CompletionReply(**fields, choices=[], prompt_progress=replies.progress(piece)))
+        elif isinstance(piece, (Scored, Tokens)):
+            waiting[i] += piece.tokens
+        elif isinstance(piece, Said):
+            yield chunk(i, piece.text)
+        elif isinstance(piece, Done):
+            done[i] = piece
+            last = len(done) == n
+            yield chunk(i, "", piece.reason, timings=replies.timings(piece) if last else None)
+    if request.stream_options is not None and request.stream_options.include_usage:
+        found = _usage([done[i] for i in range(n)], request.n or 1)
+        yield _event(CompletionReply(**fields, choices=[], usage=found))
+
+
+def _event(chunk: CompletionReply) -> ServerSentEvent:
+    found = chunk.model_dump()
+    for key in ("usage", "timings", "prompt_progress"):
+        if found[key] is None:
+            del found[key]
+    return sse.event(found)

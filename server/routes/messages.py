@@ -1,0 +1,254 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sse_starlette import ServerSentEvent
+
+from pyllama_long.engine import events
+from pyllama_long.server import chat, replies, sse
+from pyllama_long.server.answer import Called, Said
+from pyllama_long.server.body import StrictRoute
+from pyllama_long.server.errors import bad
+from pyllama_long.server.grammar import json_text
+from pyllama_long.server.openapi import streamed
+from pyllama_long.server.run import Done, Reading, Run, Whole, collect, submit
+from pyllama_long.server.schemas.chat import ChatRequest, Message, Tool
+from pyllama_long.server.schemas.common import AnthropicErrorReply
+from pyllama_long.server.schemas.messages import (
+    Block,
+    CountReply,
+    CountRequest,
+    MessageEvent,
+    MessageReply,
+    MessagesRequest,
+    MessageUsage,
+    OutBlock,
+    StopReason,
+    TextBlock,
+    ThinkingBlock,
+    ToolUseBlock,
+)
+from pyllama_long.server.state import salt_of, state_of
+from pyllama_long.server.template import arguments
+
+router = APIRouter(route_class=StrictRoute, tags=["Anthropic"])
+
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+@router.post(
+    "/v1/messages",
+    response_model=MessageReply,
+    responses=streamed(MessageEvent, "Named as their type; with stream.", AnthropicErrorReply),
+)
+async def create(request: MessagesRequest, http: Request) -> Response:
+    state = state_of(http)
+    loaded = state.loaded
+    prepared = await chat.prepare(state, loaded, as_chat(request), salt_of(http))
+    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
+    head = replies.head("msg_", state.settings.model_name)
+    if request.stream:
+        return sse.response(http, run, stream(run, head), anthropic=True)
+    (whole,) = await collect(http, run)
+    assert whole.done is not None
+    found = MessageReply(
+        id=head.id,
+        model=head.model,
+        content=_blocks(whole),
+        **_end(whole.done),
+        usage=_usage(whole.done.usage),
+        timings=replies.timings(whole.done),
+        overflow=prepared.report,
+    )
+    none = {"overflow"} if found.overflow is None else None
+    return Response(found.model_dump_json(exclude=none), media_type="application/json")
+
+
+@router.post("/v1/messages/count_tokens", response_model=CountReply)
+async def count(request: CountRequest, http: Request) -> CountReply:
+    loaded = state_of(http).loaded
+    made = as_chat(request)
+    shown = chat.Tools.of(made).tools
+    found = await asyncio.to_thread(chat.prompt, loaded, made.messages, shown)
+    return CountReply(input_tokens=len(found.tokens))
+
+
+def as_chat(request: CountRequest) -> ChatRequest:
+    """The same request in OpenAI's shape."""
+    messages: list[Message] = []
+    if request.system:
+        messages.append(Message(role="system", content=_text(request.system)))
+    for message in request.messages:
+        messages += _messages(message.role, message.content)
+    made: dict[str, Any] = {"messages": messages}
+    if request.tools:
+        made["tools"] = [
+            Tool.model_validate(
+                {
+                    "type": "function",
+                    "function": {
+                        "name": tool.name,
+                        "description": tool.description,
+                        "parameters": tool.input_schema,
+                    },
+                }
+            )
+            for tool in request.tools
+        ]
+    choice = request.tool_choice
+    if choice is not None:
+        if choice.type == "tool":
+            if choice.name is None:
+                raise bad("tool_choice: give the name of the tool.", "tool_choice")
+            made["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+        else:
+            made["tool_choice"] = _CHOICES[choice.type]
+        if choice.disable_parallel_tool_use:
+            made["parallel_tool_calls"] = False
+    if isinstance(request, MessagesRequest):
+        skipped = {"messages", "system", "tools", "tool_choice", "stop_sequences", "stream"}
+        made.update(request.model_dump(exclude=skipped, exclude_none=True))
+        made["stop"] = request.stop_sequences
+    return ChatRequest.model_validate(made)
+
+
+def _text(content: str | Sequence[Block]) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for block in content:
+        if block.type != "text" or block.text is None:
+            raise bad(f"This model reads text; it cannot take a block of type {block.type!r}.", "messages")
+        texts.append(block.text)
+    return "".join(texts)
+
+
+def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
+    """A message of blocks as OpenAI's messages: results of tools are messages of their own."""
+    if isinstance(content, str):
+        return [Message(role=role, content=content)]
+    results, texts, called, thought = [], [], [], ""
+    for block in content:
+        if block.type == "tool_result":
+            result = _text(block.content or "")
+            results.append(Message(role="tool", content=result, tool_call_id=block.tool_use_id))
+        elif block.type == "tool_use":
+            if not block.name:
+                raise bad("A tool_use block needs a name.", "messages")
+            function = {"name": block.name, "arguments": json_text(block.input or {})}
+            called.append({"id": block.id, "type": "function", "function": function})
+        elif block.type == "thinking":
+            thought += block.thinking or ""
+        elif block.type != "redacted_thinking":
+            texts.append(_text([block]))
+    if texts or called or thought or not results:
+        own = {"role": role, "content": "".join(texts), "tool_calls": called or None}
+        results.append(Message.model_validate({**own, "reasoning_content": thought or None}))
+    return results
+
+
+def _blocks(whole: Whole) -> list[OutBlock]:
+    found: list[OutBlock] = []
+    if whole.reasoning:
+        found.append(ThinkingBlock(thinking=whole.reasoning))
+    if whole.text or not whole.calls:
+        found.append(TextBlock(text=whole.text))
+    found += [ToolUseBlock(id=c.id, name=c.name, input=_input(c.arguments)) for c in whole.calls]
+    return found
+
+
+def _input(text: str) -> dict[str, Any]:
+    found = arguments(text)
+    return found if isinstance(found, dict) else {"arguments": found}
+
+
+def _end(done: Done) -> dict[str, Any]:
+    reason = _REASONS[done.reason]
+    if done.stop_string is not None and reason == "end_turn":
+        reason = "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": done.stop_string}
+
+
+def _usage(usage: events.Usage) -> MessageUsage:
+    # Anthropic counts cached tokens apart.
+    return MessageUsage(
+        input_tokens=usage.n_prompt - usage.n_cached,
+        cache_read_input_tokens=usage.n_cached,
+        output_tokens=usage.n_completion,
+    )
+
+
+async def stream(run: Run, head: replies.Head) -> AsyncIterator[ServerSentEvent]:
+    """Anthropic's events: blocks that begin, grow and stop."""
+    prepared = run.prepared
+    n_prompt, n_cached = len(prepared.requests[0].tokens), 0
+    started = False
+    index, open_kind = -1, ""
+
+    def start() -> ServerSentEvent:
+        usage = MessageUsage(
+            input_tokens=n_prompt - n_cached, cache_read_input_tokens=n_cached, output_tokens=0
+        )
+        message = MessageReply(
+            id=head.id,
+            model=head.model,
+            content=[],
+            stop_reason=None,
+            stop_sequence=None,
+            usage=usage,
+            overflow=prepared.report,
+        )
+        body = message.model_dump(exclude={"timings", *(() if prepared.report else ("overflow",))})
+        return sse.event({"type": "message_start", "message": body}, "message_start")
+
+    def begin(block: OutBlock) -> ServerSentEvent:
+        return _event("content_block_start", index=index, content_block=block.model_dump(exclude_none=True))
+
+    async for _, piece in run.pieces():
+        if isinstance(piece, Reading):
+            if not started:
+                started, n_cached = True, piece.cached
+                yield start()
+            else:
+                yield _event("ping")
+        elif isinstance(piece, (Said, Called)):
+            kind = "tool_use" if isinstance(piece, Called) else "thinking" if piece.reasoning else "text"
+            if kind != open_kind or kind == "tool_use":
+                if index >= 0:
+                    yield _event("content_block_stop", index=index)
+                index, open_kind = index + 1, kind
+                if isinstance(piece, Called):
+                    yield begin(ToolUseBlock(id=piece.id, name=piece.name, input={}))
+                elif piece.reasoning:
+                    yield begin(ThinkingBlock(thinking=""))
+                else:
+                    yield begin(TextBlock(text=""))
+            yield _event("content_block_delta", index=index, delta=_delta(piece))
+        elif isinstance(piece, Done):
+            if index < 0:
+                index = 0
+                yield begin(TextBlock(text=""))
+            yield _event("content_block_stop", index=index)
+            usage = _usage(piece.usage).model_dump()
+            yield _event("message_delta", delta=_end(piece), usage=usage)
+            yield _event("message_stop")
+
+
+def _event(type: str, **fields: Any) -> ServerSentEvent:
+    return sse.event({"type": type, **fields}, type)
+
+
+def _delta(piece: Said | Called) -> dict[str, str]:
+    if isinstance(piece, Called):
+        return {"type": "input_json_delta", "partial_json": json.dumps(_input(piece.arguments))}
+    if piece.reasoning:
+        return {"type": "thinking_delta", "thinking": piece.text}
+    return {"type": "text_delta", "text": piece.text}

@@ -1,0 +1,336 @@
+"""POST /v1/responses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sse_starlette import ServerSentEvent
+
+from pyllama_long.server import chat, replies, sse
+from pyllama_long.server.answer import Called, Said
+from pyllama_long.server.body import StrictRoute
+from pyllama_long.server.errors import bad, from_engine
+from pyllama_long.server.openapi import streamed
+from pyllama_long.server.run import Done, Reading, Run, Tokens, collect, submit
+from pyllama_long.server.schemas.chat import ChatRequest
+from pyllama_long.server.schemas.responses import (
+    FunctionCall,
+    Incomplete,
+    InputDetails,
+    InputItem,
+    InputPart,
+    OutputDetails,
+    OutputItem,
+    OutputMessage,
+    OutputText,
+    Reasoning,
+    ReasoningText,
+    ResponsesError,
+    ResponsesEvent,
+    ResponsesReply,
+    ResponsesRequest,
+    ResponsesUsage,
+)
+from pyllama_long.server.state import salt_of, state_of
+
+router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
+
+
+@router.post(
+    "/v1/responses",
+    response_model=ResponsesReply,
+    responses=streamed(ResponsesEvent, "Named as their type, then [DONE]; with stream."),
+)
+async def create(request: ResponsesRequest, http: Request) -> Response:
+    state = state_of(http)
+    loaded = state.loaded
+    if request.previous_response_id is not None or request.background:
+        field = "background" if request.background else "previous_response_id"
+        raise bad(f"{field}: this server keeps no responses; send the whole conversation.", field)
+    prepared = await chat.prepare(state, loaded, as_chat(request), salt_of(http))
+    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
+    answer = _Answer(request, run, replies.head("resp_", state.settings.model_name))
+    if request.stream:
+        return sse.response(http, run, answer.stream())
+    (whole,) = await collect(http, run)
+    if whole.reasoning:
+        answer.add(Said(whole.reasoning, reasoning=True))
+    if whole.text or not whole.calls:
+        answer.add(Said(whole.text))
+    for call in whole.calls:
+        answer.add(call)
+    assert whole.done is not None
+    found = answer.reply(whole.done, whole.tokens)
+    none = {"overflow"} if found.overflow is None else None
+    return Response(found.model_dump_json(exclude=none), media_type="application/json")
+
+
+def as_chat(request: ResponsesRequest) -> ChatRequest:
+    """The same request in the shape of a chat."""
+    messages: list[dict[str, Any]] = []
+    if request.instructions:
+        messages.append({"role": "system", "content": request.instructions})
+    items = (
+        [InputItem(role="user", content=request.input)] if isinstance(request.input, str) else request.input
+    )
+    for item in items:
+        _add(messages, item)
+    made = request.model_dump(
+        include={
+            *(
+                "temperature top_p top_k min_p typical_p repeat_penalty presence_penalty frequency_penalty".split()
+            ),
+            *("seed attention rope overflow priority parallel_tool_calls top_logprobs".split()),
+        },
+        exclude_none=True,
+    )
+    made["messages"] = messages
+    made["max_completion_tokens"] = request.max_output_tokens
+    if request.top_logprobs is not None:
+        made["logprobs"] = True
+    if request.tools:
+        made["tools"] = [
+            {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
+            for tool in request.tools
+        ]
+    choice = request.tool_choice
+    if choice is not None:
+        named = None if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}
+        made["tool_choice"] = named or choice
+    form = request.text.format if request.text is not None else None
+    if form is not None:
+        made["response_format"] = {"type": form.type}
+        if form.type == "json_schema":
+            made["response_format"]["json_schema"] = {"name": form.name, "schema": form.schema_}
+    if not messages:
+        raise bad("input: there is no message in it.", "input")
+    return ChatRequest.model_validate(made)
+
+
+def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
+    if item.type == "function_call":
+        if not item.name:
+            raise bad("input: a function_call needs a name.", "input")
+        call = {
+            "id": item.call_id,
+            "type": "function",
+            "function": {"name": item.name, "arguments": item.arguments or ""},
+        }
+        if messages and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("tool_calls", []).append(call)
+        else:
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    elif item.type == "function_call_output":
+        messages.append({"role": "tool", "content": _text(item.output), "tool_call_id": item.call_id})
+    elif item.type in (None, "message"):
+        if item.role is None:
+            raise bad("input: a message needs a role.", "input")
+        messages.append({"role": item.role, "content": _text(item.content)})
+    elif item.type != "reasoning":
+        raise bad(f"input: this server cannot take items of type {item.type!r}.", "input")
+
+
+def _text(content: str | list[InputPart] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content:
+        text = part.refusal if part.type == "refusal" else part.text
+        if part.type not in ("input_text", "output_text", "text", "refusal") or text is None:
+            raise bad(f"This model reads text; it cannot take a part of type {part.type!r}.", "input")
+        texts.append(text)
+    return "".join(texts)
+
+
+@dataclass
+class _Answer:
+    """The items of an answer as they come."""
+
+    request: ResponsesRequest
+    run: Run
+    head: replies.Head
+    items: list[OutputItem] = field(default_factory=list)
+    number: int = 0
+
+    def add(self, piece: Said | Called) -> OutputItem | None:
+        """Puts a piece into the last item, or into a new one, which is returned."""
+        last = self.items[-1] if self.items else None
+        if isinstance(piece, Called):
+            new: OutputItem = FunctionCall(
+                id=replies.new_id("fc_"),
+                call_id=piece.id,
+                name=piece.name,
+                arguments=piece.arguments,
+                status="completed",
+            )
+        elif piece.reasoning:
+            if isinstance(last, Reasoning):
+                last.content[0].text += piece.text
+                return None
+            part = ReasoningText(text=piece.text)
+            new = Reasoning(id=replies.new_id("rs_"), content=[part], status="completed")
+        else:
+            if isinstance(last, OutputMessage):
+                last.content[0].text += piece.text
+                return None
+            text = OutputText(text=piece.text)
+            new = OutputMessage(id=replies.new_id("msg_"), status="completed", content=[text])
+        self.items.append(new)
+        return new
+
+    def reply(self, done: Done | None, tokens: list[Any] | None = None, status: Any = None) -> ResponsesReply:
+        request = self.request
+        if self.request.top_logprobs is not None and tokens:
+            self._add_logprobs(tokens)
+        cut = done is not None and done.reason == "length"
+        if cut and self.items and status is None:
+            self.items[-1].status = "incomplete"
+        choice = request.tool_choice
+        found = ResponsesReply(
+            id=self.head.id,
+            created_at=self.head.created,
+            completed_at=int(time.time()) if done is not None and not cut else None,
+            model=self.head.model,
+            status=status or ("incomplete" if cut else "completed"),
+            incomplete_details=Incomplete(reason="max_output_tokens") if cut else None,
+            instructions=request.instructions,
+            max_output_tokens=request.max_output_tokens,
+            metadata=request.metadata or {},
+            output=self.items,
+            parallel_tool_calls=request.parallel_tool_calls is not False,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            text=_format(request),
+            tool_choice="auto"
+            if choice is None
+            else choice
+            if isinstance(choice, str)
+            else choice.model_dump(),
+            tools=[{"strict": None, "parameters": None, **tool.model_dump()} for tool in request.tools or ()],
+            overflow=self.run.prepared.report,
+        )
+        if done is not None:
+            found.usage, found.timings = _usage(done), replies.timings(done)
+        return found
+
+    def _add_logprobs(self, tokens: list[Any]) -> None:
+        text = next((item for item in self.items if isinstance(item, OutputMessage)), None)
+        if text is not None:
+            listed = replies.chat_logprobs(tokens, self.request.top_logprobs or 0).content
+            text.content[0].logprobs = [one.model_dump() for one in listed]
+
+    # ---- events --------------------------------------------------------------------------------------------
+
+    def event(self, type: str, **fields: Any) -> ServerSentEvent:
+        if "response" in fields:
+            fields["response"] = fields["response"].model_dump(
+                exclude={"overflow"} if fields["response"].overflow is None else None
+            )
+        found = {"type": type, "sequence_number": self.number, **fields}
+        self.number += 1
+        return sse.event(found, type)
+
+    async def stream(self) -> AsyncIterator[ServerSentEvent]:
+        yield self.event("response.created", response=self.reply(None, status="in_progress"))
+        yield self.event("response.in_progress", response=self.reply(None, status="in_progress"))
+        tokens: list[Any] = []
+        try:
+            async for _, piece in self.run.pieces():
+                if isinstance(piece, Reading) and self.request.return_progress:
+                    progress = replies.progress(piece).model_dump()
+                    yield self.event("response.prompt_progress", prompt_progress=progress)
+                elif isinstance(piece, Tokens):
+                    tokens += piece.tokens
+                elif isinstance(piece, (Said, Called)):
+                    for event in self._grow(piece):
+                        yield event
+                elif isinstance(piece, Done):
+                    if not self.items:
+                        for event in self._grow(Said("")):
+                            yield event
+                    for event in self._close():
+                        yield event
+                    kind = "incomplete" if piece.reason == "length" else "completed"
+                    yield self.event(f"response.{kind}", response=self.reply(piece, tokens))
+        except Exception as error:
+            found = from_engine(error)
+            failed = self.reply(None, status="failed")
+            code = str(found.error["code"] or found.error["type"])
+            failed.error = ResponsesError(code=code, message=str(found.error["message"]))
+            yield self.event("response.failed", response=failed)
+
+    def _grow(self, piece: Said | Called) -> list[ServerSentEvent]:
+        old = self.items[-1] if self.items else None
+        new = self.add(piece)
+        found = []
+        if new is not None:
+            if old is not None:
+                found += self._close(len(self.items) - 2)
+            found += self._open(new)
+        index, item = len(self.items) - 1, self.items[-1]
+        place = {"item_id": item.id, "output_index": index}
+        if isinstance(piece, Called):
+            kind = "response.function_call_arguments.delta"
+            found.append(self.event(kind, **place, delta=piece.arguments))
+        elif piece.text:
+            kind = "reasoning_text" if piece.reasoning else "output_text"
+            more: dict[str, Any] = {} if piece.reasoning else {"logprobs": []}
+            found.append(
+                self.event(f"response.{kind}.delta", **place, content_index=0, delta=piece.text, **more)
+            )
+        return found
+
+    def _open(self, item: OutputItem) -> list[ServerSentEvent]:
+        index = len(self.items) - 1
+        empty = item.model_dump() | {"status": "in_progress"}
+        if isinstance(item, FunctionCall):
+            empty["arguments"] = ""
+            return [self.event("response.output_item.added", output_index=index, item=empty)]
+        empty["content"] = []
+        part = item.content[0].model_dump() | {"text": ""}
+        place = {"item_id": item.id, "output_index": index, "content_index": 0}
+        return [
+            self.event("response.output_item.added", output_index=index, item=empty),
+            self.event("response.content_part.added", **place, part=part),
+        ]
+
+    def _close(self, index: int = -1) -> list[ServerSentEvent]:
+        index = index % len(self.items)
+        item = self.items[index]
+        place = {"item_id": item.id, "output_index": index}
+        found = []
+        if isinstance(item, FunctionCall):
+            kind = "response.function_call_arguments.done"
+            found.append(self.event(kind, **place, name=item.name, arguments=item.arguments))
+        else:
+            kind, part = ("reasoning_text" if isinstance(item, Reasoning) else "output_text"), item.content[0]
+            more: dict[str, Any] = {} if isinstance(item, Reasoning) else {"logprobs": []}
+            found.append(
+                self.event(f"response.{kind}.done", **place, content_index=0, text=part.text, **more)
+            )
+            found.append(
+                self.event("response.content_part.done", **place, content_index=0, part=part.model_dump())
+            )
+        found.append(self.event("response.output_item.done", output_index=index, item=item.model_dump()))
+        return found
+
+
+def _format(request: ResponsesRequest) -> dict[str, Any]:
+    form = request.text.format if request.text is not None else None
+    return {"format": {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)}
+
+
+def _usage(done: Done) -> ResponsesUsage:
+    used = done.usage
+    return ResponsesUsage(
+        input_tokens=used.n_prompt,
+        input_tokens_details=InputDetails(cached_tokens=used.n_cached),
+        output_tokens=used.n_completion,
+        output_tokens_details=OutputDetails(reasoning_tokens=done.reasoning_tokens),
+        total_tokens=used.n_prompt + used.n_completion,
+    )

@@ -1,0 +1,253 @@
+"""Running a prepared request on the engine: pieces as they come, one list of them per choice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from fastapi import Request as HttpRequest
+
+from pyllama_long.engine import Engine, Handle, Request, events
+from pyllama_long.server.answer import AnswerParser, Called, Said
+from pyllama_long.server.errors import ApiError, from_engine
+from pyllama_long.server.metrics import Metrics
+from pyllama_long.server.schemas.common import OverflowReport
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompt tokens read, of all; cached ones included."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The prompt's tokens with log-probabilities."""
+
+    tokens: tuple[events.TokenInfo, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens whose text comes with the next pieces."""
+
+    tokens: tuple[events.TokenInfo, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """reason: of OpenAI's finish reasons. stop_string: the one that ended the answer."""
+
+    reason: str
+    stop_string: str | None
+    usage: events.Usage
+    reasoning_tokens: int
+
+
+Piece: TypeAlias = Reading | Scored | Tokens | Said | Called | Done
+
+
+@dataclass
+class Prepared:
+    """Requests for the engine, and how to read each one's answer. param: the field that prompts come in.
+    one_call: the answer ends with its first tool call."""
+
+    requests: list[Request]
+    parser: Callable[[], AnswerParser]
+    param: str = "messages"
+    one_call: bool = False
+    report: OverflowReport | None = None
+
+
+@dataclass
+class Run:
+    """Submitted requests. Whoever has a Run calls `cancel` when it is left early; a second time is harmless."""
+
+    prepared: Prepared
+    handles: list[Handle]
+    metrics: Metrics
+    timeout_s: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    _late: bool = False
+
+    def cancel(self) -> None:
+        for handle in self.handles:
+            if not handle.ended:
+                handle.cancel()
+
+    def _time_out(self) -> None:
+        self._late = True
+        self.cancel()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """(choice, piece) of all choices as they come. Raises ApiError."""
+        timer = None
+        if self.timeout_s:
+            timer = asyncio.get_running_loop().call_later(self.timeout_s, self._time_out)
+        queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue()
+
+        async def pump(i: int) -> None:
+            try:
+                async for piece in self._choice(i):
+                    queue.put_nowait((i, piece))
+                queue.put_nowait((i, None))
+            except Exception as error:
+                queue.put_nowait((i, error))
+
+        tasks = [asyncio.create_task(pump(i)) for i in range(len(self.handles))]
+        try:
+            running = len(tasks)
+            while running:
+                i, piece = await queue.get()
+                if isinstance(piece, BaseException):
+                    raise from_engine(piece, self.prepared.param)
+                if piece is None:
+                    running -= 1
+                else:
+                    yield i, piece
+        finally:
+            self.cancel()
+            for task in tasks:
+                task.cancel()
+            if timer is not None:
+                timer.cancel()
+            self.metrics.finished(len(tasks))
+
+    async def _choice(self, i: int) -> AsyncIterator[Piece]:
+        handle, parser = self.handles[i], self.prepared.parser()
+        first, n_reasoning, ended_by_call = True, 0, False
+        async for event in handle:
+            if isinstance(event, events.Started):
+                yield Reading(event.n_prompt, event.n_cached, event.n_cached, 0.0)
+            elif isinstance(event, events.Progress):
+                yield Reading(event.total, event.cached, event.processed, event.seconds)
+            elif isinstance(event, events.PromptScores):
+                yield Scored(event.tokens)
+            elif isinstance(event, events.Text) and not ended_by_call:
+                if first:
+                    first = False
+                    self.metrics.first_token(time.monotonic() - self.started)
+                n_reasoning += len(event.tokens) if parser.reasoning else 0
+                yield Tokens(event.tokens)
+                for piece in parser.feed(event.text):
+                    if ended_by_call:
+                        break
+                    yield piece
+                    if isinstance(piece, Called) and self.prepared.one_call:
+                        ended_by_call = True
+                        handle.cancel()
+            elif isinstance(event, events.Finished):
+                self.metrics.used(event.usage)
+                if event.reason == "cancelled" and not ended_by_call:
+                    raise self._why_cancelled()
+                for piece in [] if ended_by_call else parser.finish():
+                    yield piece
+                reason = "length" if event.reason == "length" else "stop"
+                reason = "tool_calls" if parser.n_calls else reason
+                yield Done(reason, event.stop_string, event.usage, n_reasoning)
+
+    def _why_cancelled(self) -> ApiError:
+        if self._late:
+            message = f"The answer took longer than the limit of {self.timeout_s:g} s."
+            return ApiError(408, message, type="timeout_error", code="timeout")
+        return ApiError(503, "The server is shutting down.", code="shutting_down")
+
+
+async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s: float) -> Run:
+    """Gives requests to the engine. Raises ApiError, and then none of them runs."""
+    handles: list[Handle] = []
+
+    def all_of_them() -> None:
+        for request in prepared.requests:
+            handles.append(engine.submit(request))
+
+    # Checking a grammar and copying a long prompt take their time.
+    work = asyncio.get_running_loop().run_in_executor(None, all_of_them)
+    try:
+        await asyncio.shield(work)
+    except BaseException as error:
+        with suppress(Exception, asyncio.CancelledError):
+            await work
+        for handle in handles:
+            handle.cancel()
+        if isinstance(error, Exception):
+            raise from_engine(error, prepared.param) from None
+        raise
+    metrics.submitted(len(handles))
+    return Run(prepared, handles, metrics, timeout_s)
+
+
+@dataclass
+class Whole:
+    """All of one choice's pieces."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[Called] = field(default_factory=list)
+    tokens: list[events.TokenInfo] = field(default_factory=list)
+    prompt: tuple[events.TokenInfo, ...] = ()
+    done: Done | None = None
+
+
+async def collect(http: HttpRequest, run: Run) -> list[Whole]:
+    """The whole answers. Cancels them when the client goes away."""
+
+    async def read() -> list[Whole]:
+        wholes = [Whole() for _ in run.handles]
+        async for i, piece in run.pieces():
+            whole = wholes[i]
+            if isinstance(piece, Said) and piece.reasoning:
+                whole.reasoning += piece.text
+            elif isinstance(piece, Said):
+                whole.text += piece.text
+            elif isinstance(piece, Called):
+                whole.calls.append(piece)
+            elif isinstance(piece, Tokens):
+                whole.tokens += piece.tokens
+            elif isinstance(piece, Scored):
+                whole.prompt = piece.tokens
+            elif isinstance(piece, Done):
+                whole.done = piece
+        return wholes
+
+    return await while_connected(http, read())
+
+
+async def while_connected(http: HttpRequest, work: Awaitable[T]) -> T:
+    """The result of work, which is cancelled when the client goes away. Raises ApiError (499) then, which nobody
+    reads."""
+    task = asyncio.ensure_future(work)
+
+    async def gone() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    watch = asyncio.create_task(gone())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "The client has gone.", code="client_closed_request")
+        return task.result()
+    finally:
+        for one in (task, watch):
+            if not one.done():
+                one.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await one
+
+
+def seeds(seed: int | None, n: int) -> Sequence[int | None]:
+    """A seed for each of n choices; -1 means none, as in llama.cpp."""
+    if seed is None or seed == -1:
+        return [None] * n
+    return [(seed + i) % 2**32 for i in range(n)]

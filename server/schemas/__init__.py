@@ -1,0 +1,1 @@
+"""Requests and responses of every route, as pydantic models."""

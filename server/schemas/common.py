@@ -1,0 +1,140 @@
+"""What the schemas of several routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_N = 16
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+MAX_STOP_CHARS = 512
+MAX_BIAS = 1024
+MAX_TOOLS = 128
+MAX_INPUTS = 512
+MAX_TOKENS = 2**31 - 1
+
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+OverflowMode = Literal["error", "shift", "summarize", "retrieve"]
+
+
+class Body(BaseModel):
+    """A request: unknown fields are ignored, types are not converted."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class Reply(BaseModel):
+    """A response or a part of one."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Sampled(Body):
+    """Fields of every route that writes text; None: the server's default."""
+
+    model: str | None = Field(None, max_length=1024)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: Seed | None = None
+    stream: bool | None = None
+    attention: str | None = Field(
+        None, max_length=1024, description="Refused unless it is the plan that the server runs."
+    )
+    rope: str | None = Field(
+        None, max_length=1024, description="Refused unless it is the RoPE policy that the server runs."
+    )
+    return_progress: bool | None = Field(
+        None, description="With stream: chunks with `prompt_progress` while the prompt is read."
+    )
+    priority: int | None = Field(None, ge=-100, le=0, description="Below 0: after the requests of others.")
+
+
+class Overflowing(Sampled):
+    """Routes that take a conversation."""
+
+    overflow: OverflowMode | None = Field(
+        None, description="What to do with a conversation that does not fit; default: the server's choice."
+    )
+
+
+class ErrorInfo(Reply):
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Reply):
+    error: ErrorInfo
+
+
+class AnthropicErrorReply(Reply):
+    """Anthropic's shape, with OpenAI's fields in it."""
+
+    type: Literal["error"] = "error"
+    error: ErrorInfo
+    request_id: str | None = None
+
+
+class PromptDetails(Reply):
+    cached_tokens: int
+
+
+class CompletionDetails(Reply):
+    reasoning_tokens: int = 0
+
+
+class Usage(Reply):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails = CompletionDetails()
+
+
+class Timings(Reply):
+    """Statistics, named as llama-server names them. keys_read_share: keys that attention read, of those that
+    exact attention would have read."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_second: float | None
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_second: float | None
+    keys_read_share: float | None
+
+
+class OverflowReport(Reply):
+    """What was done to a conversation that did not fit. Messages are counted as the client sent them."""
+
+    mode: Literal["shift", "summarize", "retrieve"]
+    dropped_messages: int
+    dropped_tokens: int
+    summary: str | None = None
+    retrieved_messages: int | None = None
+
+
+class PromptProgress(Reply):
+    total: int
+    cache: int
+    processed: int
+    time_ms: float
+
+
+JsonObject = dict[str, Any]

@@ -1,0 +1,139 @@
+"""/v1/models, /v1/embeddings, /tokenize, /detokenize, /apply-template, /health, /props and sessions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pyllama_long.server.schemas.chat import Message, Tool
+from pyllama_long.server.schemas.common import MAX_INPUTS, MAX_TOOLS, Body, Reply, Token
+from pyllama_long.server.schemas.completions import Prompts, TokenPrompts, Tokens
+
+SESSION_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+class ModelInfo(Reply):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "pyllama-long"
+    meta: dict[str, int]
+
+
+class ModelList(Reply):
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class EmbeddingRequest(Body):
+    model: str | None = Field(None, max_length=1024)
+    input: str | Prompts | Tokens | TokenPrompts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=1 << 20)
+
+
+class Embedding(Reply):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Reply):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingReply(Reply):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class TokenizeRequest(Body):
+    content: str
+    add_special: bool = False
+    parse_special: bool = Field(False, description="Names of control tokens in the text become those tokens.")
+    with_pieces: bool = False
+
+
+class TokenPiece(Reply):
+    id: int
+    piece: str | list[int]
+
+
+class TokenizeReply(Reply):
+    tokens: list[int] | list[TokenPiece]
+
+
+class DetokenizeRequest(Body):
+    tokens: list[Token]
+
+
+class DetokenizeReply(Reply):
+    content: str
+
+
+class TemplateRequest(Body):
+    messages: list[Message] = Field(min_length=1, max_length=100_000)
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    add_generation_prompt: bool = True
+
+
+class TemplateReply(Reply):
+    prompt: str
+
+
+class Health(Reply):
+    status: Literal["ok", "loading", "failed", "draining"]
+    progress: float | None = None
+
+
+class Props(Reply):
+    model: str
+    total_slots: int
+    n_ctx: int
+    n_ctx_train: int
+    n_vocab: int
+    attention: str
+    rope: str
+    overflow: str
+    embeddings: bool
+    chat_template: str | None
+    default_generation_settings: dict[str, Any]
+    explain: str
+    stats: dict[str, Any]
+    version: str
+
+
+class SessionRequest(Body):
+    """Saves what is cached of a prompt; give messages or prompt."""
+
+    name: str = Field(pattern=SESSION_NAME)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=100_000)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    prompt: str | Tokens | None = None
+
+
+class Session(Reply):
+    name: str
+    object: Literal["session"] = "session"
+    tokens: int
+    bytes: int
+    created: int
+    usable: bool = Field(description="Made under the model and the settings that run now.")
+
+
+class SessionList(Reply):
+    object: Literal["list"] = "list"
+    data: list[Session]
+
+
+class Deleted(Reply):
+    name: str
+    object: Literal["session"] = "session"
+    deleted: bool = True
+
+
+MAX_EMBEDDING_INPUTS = MAX_INPUTS

@@ -1,0 +1,146 @@
+"""What the routes share: the engine once it is loaded, and what is derived from its model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastapi import Request
+
+from pyllama_long.phase import PlanError
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopeError, RopePolicy
+from pyllama_long.server import calls, logs, vocabulary
+from pyllama_long.server.errors import ApiError, bad
+from pyllama_long.server.metrics import Metrics
+from pyllama_long.server.overflow_store import Store
+from pyllama_long.server.security import Keys
+from pyllama_long.server.settings import Settings
+from pyllama_long.server.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from pyllama_long.engine import Engine
+    from pyllama_long.server.schemas.common import Sampled
+
+_LOADING_S = 5.0
+
+Loader = Callable[[Callable[[int, int], None]], "Engine"]
+
+
+@dataclass
+class Loaded:
+    """An engine and what the server reads from its model once. template: None, with the reason, when the GGUF
+    has none that can be used."""
+
+    engine: Engine
+    template: ChatTemplate | None
+    template_error: str
+    form: calls.Format
+    fim: vocabulary.FillMarks | None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @staticmethod
+    def of(engine: Engine) -> Loaded:
+        source, template, reason = engine.chat_template, None, "this model's file has no chat template"
+        if source is not None:
+            try:
+                template = ChatTemplate(source, *vocabulary.ends(engine), vocabulary.control_texts(engine))
+            except ValueError as error:
+                reason = str(error)
+        return Loaded(engine, template, reason, calls.format_of(source), vocabulary.fill_marks(engine))
+
+    def chat_template(self) -> ChatTemplate:
+        if self.template is None:
+            raise bad(f"No chat with this model: {self.template_error}.", "model", "no_chat_template")
+        return self.template
+
+    def check_extras(self, request: Sampled) -> None:
+        """Raises ApiError when a request asks for another plan or policy than the server's."""
+        engine = self.engine
+        for name, wanted, running in (
+            ("attention", request.attention, engine.plan),
+            ("rope", request.rope, engine.rope),
+        ):
+            if wanted is None or wanted in ("auto", str(running)):
+                continue
+            parse: Any = AttentionPlan.parse if name == "attention" else RopePolicy.parse
+            try:
+                same = str(parse(wanted)) == str(running)
+            except (PlanError, RopeError) as error:
+                raise bad(f"{name}: {error}", name) from None
+            if not same:
+                message = (
+                    f"This server runs {name}={str(running)!r}; start another with --{name} for {wanted!r}."
+                )
+                raise bad(message, name, "unsupported_value")
+
+
+class State:
+    """Of one app. `load` runs in a thread of its own."""
+
+    def __init__(self, settings: Settings, loader: Loader) -> None:
+        self.settings, self.keys, self.metrics = settings, Keys(settings.api_keys), Metrics()
+        self.store = Store(settings.store)
+        self.status: Literal["loading", "ok", "failed", "draining"] = "loading"
+        self.progress: float | None = None
+        self.error: BaseException | None = None
+        self.on_loaded: Callable[[], None] = lambda: None
+        self._loader, self._loaded = loader, None
+        self._thread: threading.Thread | None = None
+
+    _loaded: Loaded | None
+
+    def load(self) -> None:
+        self._thread = threading.Thread(target=self._load, name="load", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        def progress(done: int, total: int) -> None:
+            self.progress = done / total if total else None
+
+        started = time.monotonic()
+        try:
+            loaded = Loaded.of(self._loader(progress))
+        except BaseException as error:
+            self.status, self.error = "failed", error
+        else:
+            self._loaded = loaded
+            self.metrics.watch(loaded.engine)
+            if self.status == "loading":
+                self.status, self.progress = "ok", 1.0
+            logs.event("loaded", model=self.settings.model_name, seconds=round(time.monotonic() - started, 3))
+        self.on_loaded()
+
+    @property
+    def loaded(self) -> Loaded:
+        """Raises ApiError (503) before the model is loaded, and while the server shuts down."""
+        if self.status == "draining":
+            raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+        if self._loaded is None:
+            if self.status == "failed":
+                raise ApiError(
+                    503, "The model could not be loaded; the server's log says why.", code="failed"
+                )
+            raise ApiError(503, "The model is being loaded.", code="loading", retry_after=2)
+        return self._loaded
+
+    def close(self, drain_s: float = 0.0) -> None:
+        self.status = "draining"
+        if self._thread is not None:
+            self._thread.join(_LOADING_S)  # a model that is still being loaded ends with the process
+        if self._loaded is not None:
+            self._loaded.engine.close(drain_s)
+        self.store.close()
+
+
+def state_of(request: Request) -> State:
+    state: State = request.app.state.state
+    return state
+
+
+def salt_of(request: Request) -> str:
+    salt: str = request.scope["salt"]
+    return salt

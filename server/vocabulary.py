@@ -1,0 +1,59 @@
+"""What the server asks of a model's vocabulary: names of control tokens, and those that fill in the middle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import llama_cpp
+
+from pyllama_long.model import Model
+
+if TYPE_CHECKING:
+    from pyllama_long.engine import Engine
+
+_CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+@dataclass(frozen=True)
+class FillMarks:
+    """Tokens before the text before, the text after, and what fills the middle."""
+
+    before: int
+    after: int
+    middle: int
+
+    def around(self, before: list[int], after: list[int]) -> list[int]:
+        return [self.before, *before, self.after, *after, self.middle]
+
+
+def model_of(engine: Engine) -> Model:
+    """The vocabulary's owner; reading it is for any thread."""
+    return engine._context.model
+
+
+def control_texts(engine: Engine) -> list[str]:
+    """Names that become tokens only where control tokens are allowed."""
+    vocab = model_of(engine).vocab
+    ids = (i for i in range(engine.n_vocab) if llama_cpp.llama_vocab_get_attr(vocab, i) & _CONTROL)
+    return [text for text in (_text(engine, i) for i in ids) if text]
+
+
+def ends(engine: Engine) -> tuple[str, str]:
+    """The names of BOS and EOS; empty where the model has none."""
+    return engine.token_text(engine.token_bos), engine.token_text(engine.token_eos)
+
+
+def fill_marks(engine: Engine) -> FillMarks | None:
+    vocab = model_of(engine).vocab
+    marks = (
+        llama_cpp.llama_vocab_fim_pre(vocab),
+        llama_cpp.llama_vocab_fim_suf(vocab),
+        llama_cpp.llama_vocab_fim_mid(vocab),
+    )
+    return FillMarks(*marks) if min(marks) >= 0 else None
+
+
+def _text(engine: Engine, token: int) -> str:
+    found: bytes | None = llama_cpp.llama_vocab_get_text(model_of(engine).vocab, token)
+    return (found or b"").decode(errors="replace")

@@ -1,0 +1,86 @@
+"""What the engine's tests share: answers as a whole, and the same answers from a LongLlama alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyllama_long import LongLlama, filler
+from pyllama_long.engine import Event, Finished, Handle, Sampling, Started, Text, TokenInfo, Usage
+from pyllama_long.generate import generate
+
+GREEDY = Sampling(temperature=0)
+NEAR = 1e-3  # of two top logits
+
+
+@dataclass(frozen=True)
+class Answer:
+    events: list[Event]
+    text: str
+    tokens: list[TokenInfo]
+    cached: int
+    reason: str
+    stop_string: str | None
+    usage: Usage
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+
+def answer(handle: Handle | Iterable[Event]) -> Answer:
+    """Reads a request to its end."""
+    events = list(handle)
+    texts = [event for event in events if isinstance(event, Text)]
+    started = [event.n_cached for event in events if isinstance(event, Started)]
+    end = events[-1]
+    assert isinstance(end, Finished)
+    return Answer(
+        events,
+        "".join(event.text for event in texts),
+        [token for event in texts for token in event.tokens],
+        started[0] if started else -1,
+        end.reason,
+        end.stop_string,
+        end.usage,
+    )
+
+
+def prose(tokenizer: object, n: int, seed: int = 0) -> list[int]:
+    """n tokens of sentences, other ones for each seed. tokenizer: an Engine or a LongLlama."""
+    sentences = filler.sentences()
+    order = np.random.default_rng(seed).permutation(len(sentences))
+    text = " ".join(sentences[i] for i in order).encode()
+    ids: list[int] = tokenizer.tokenize(text)  # type: ignore[attr-defined]
+    assert len(ids) >= n
+    return ids[:n]
+
+
+def alone(llm: LongLlama, prompt: Sequence[int], n: int) -> list[int]:
+    """The greedy answer that a LongLlama gives to the prompt, read from its beginning; at most n tokens."""
+    llm.sequence.keep(0)
+    llm.reset()
+    found: list[int] = []
+    for token in generate(llm, list(prompt), turn=llm.start(), room=n, temp=0):
+        if token == llm.token_eos():
+            break
+        found.append(token)
+        if len(found) == n:
+            break
+    return found
+
+
+def assert_same(llm: LongLlama, prompt: Sequence[int], given: Sequence[int], expected: Sequence[int]) -> None:
+    """Two greedy answers are equal up to a token where the two top logits were closer than NEAR."""
+    given, expected = list(given), list(expected)
+    if given == expected:
+        return
+    n = min(len(given), len(expected))
+    at = next((i for i in range(n) if given[i] != expected[i]), n)
+    llm.sequence.keep(0)
+    llm.reset()
+    llm.eval([*prompt, *expected[:at]])
+    top = np.sort(llm.scores[-1])[-2:]
+    assert top[1] - top[0] < NEAR, f"token {at} of {len(expected)}: {given[at:][:1]}, not {expected[at:][:1]}"

@@ -1,0 +1,529 @@
+"""The engine's face: answers, events, sampling, queue, cancel, errors and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from engines import GREEDY, alone, answer, assert_same, prose
+
+from pyllama_long import LongLlama
+from pyllama_long.engine import (
+    ContextOverflow,
+    DecodeError,
+    Engine,
+    EngineClosed,
+    EngineConfig,
+    Finished,
+    Handle,
+    ModelError,
+    Progress,
+    PromptScores,
+    Queued,
+    QueueFull,
+    Request,
+    Sampling,
+    Started,
+    Text,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: str) -> Iterator[Engine]:
+    config = EngineConfig(demo_model, n_ctx=512, n_batch=64, n_parallel=4, precision="f32", embedding=True)
+    with Engine(config) as engine:
+        yield engine
+        stats = engine.stats()
+        assert (stats.running, stats.waiting) == (0, 0)
+        assert stats.cells_used == stats.cells_idle
+    assert engine.stats().cells_used == 0
+
+
+# ---- answers -----------------------------------------------------------------------------------------------
+
+
+def test_a_greedy_answer_is_that_of_longllama(engine: Engine, llm: LongLlama) -> None:
+    prompt = prose(engine, 150)
+    got = answer(engine.submit(Request(prompt, 60, GREEDY, salt="alone")))
+    assert got.cached == 0
+    assert_same(llm, prompt, got.ids, alone(llm, prompt, 60))
+    assert got.text == llm.detokenize(got.ids).decode()
+    assert (got.usage.n_prompt, got.usage.n_completion, got.reason) == (150, 60, "length")
+
+
+def test_company_changes_no_answer(engine: Engine, llm: LongLlama) -> None:
+    prompts = [prose(engine, n, seed) for seed, n in enumerate((40, 90, 130, 7))]
+    handles = [engine.submit(Request(prompt, 40, GREEDY)) for prompt in prompts]
+    for prompt, handle in zip(prompts, handles, strict=True):
+        assert_same(llm, prompt, answer(handle).ids, alone(llm, prompt, 40))
+
+
+def test_events_come_in_order(engine: Engine) -> None:
+    prompt = prose(engine, 200, 9)
+    events = answer(engine.submit(Request(prompt, 5, GREEDY, salt="events"))).events
+    assert isinstance(events[0], Started)
+    read = [event for event in events if isinstance(event, Progress)]
+    assert [event.processed for event in read] == [64, 128, 192, 200]
+    assert all(event.total == 200 and event.cached == 0 for event in read)
+    kinds = [type(event) for event in events]
+    assert kinds == [Started, *[Progress] * 4, *[Text] * 5, Finished]
+
+
+def test_an_answer_without_max_tokens_reaches_the_end_of_the_context(engine: Engine) -> None:
+    prompt = prose(engine, 400, 3)
+    got = answer(engine.submit(Request(prompt, None, Sampling(seed=1, logit_bias={engine.token_eos: -1e9}))))
+    assert (got.reason, got.usage.n_completion) == ("length", 112)
+
+
+def test_max_tokens_zero_only_reads(engine: Engine) -> None:
+    got = answer(engine.submit(Request(prose(engine, 30, 4), 0)))
+    assert (got.reason, got.text, got.usage.n_completion) == ("length", "", 0)
+
+
+def test_the_model_may_end_the_text(engine: Engine) -> None:
+    request = Request(prose(engine, 20), 9, Sampling(temperature=0, logit_bias={engine.token_eos: 1e9}))
+    got = answer(engine.submit(request))
+    assert (got.reason, got.stop_string, got.text, got.tokens) == ("stop", None, "", [])
+
+
+@pytest.mark.parametrize("begin", [3, 11])
+def test_stop_strings_may_span_tokens(engine: Engine, begin: int) -> None:
+    prompt = prose(engine, 60, 5)
+    whole = answer(engine.submit(Request(prompt, 30, GREEDY)))
+    stop = whole.text[begin : begin + 9]
+    got = answer(engine.submit(Request(prompt, 30, GREEDY, stop=("never there", stop))))
+    assert got.text == whole.text[: whole.text.index(stop)]
+    assert (got.reason, got.stop_string) == ("stop", stop)
+    assert all(
+        stop[0] not in event.text[:-1] or event.text for event in got.events if isinstance(event, Text)
+    )
+
+
+def test_text_comes_in_whole_characters(engine: Engine) -> None:
+    grammar = 'root ::= "naïve — 日本語 🙂!"'
+    got = answer(engine.submit(Request(prose(engine, 10), 60, Sampling(seed=5, grammar=grammar))))
+    assert (got.text, got.reason) == ("naïve — 日本語 🙂!", "stop")
+    assert b"".join(token.text_bytes for token in got.tokens).decode() == got.text
+    pieces = [event for event in got.events if isinstance(event, Text)]
+    assert any(len(event.tokens) > 1 for event in pieces)
+    assert all("�" not in event.text for event in pieces)
+
+
+# ---- sampling ----------------------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_answer_in_any_company(engine: Engine) -> None:
+    prompt = prose(engine, 50, 6)
+
+    def ask(seed: int | None) -> Request:
+        return Request(prompt, 24, Sampling(temperature=1.2, min_p=0, top_k=0, top_p=1, seed=seed))
+
+    first = answer(engine.submit(ask(7))).ids
+    handles = [engine.submit(ask(seed)) for seed in (8, 7, None, None)]
+    others = [answer(handle).ids for handle in handles]
+    assert others[1] == first
+    assert len({tuple(ids) for ids in [first, *others]}) == 4
+
+
+def test_a_seed_gives_the_answer_of_longllama(engine: Engine, llm: LongLlama) -> None:
+    prompt = prose(engine, 50, 6)
+    got = answer(engine.submit(Request(prompt, 24, Sampling(temperature=0.9, seed=11, repeat_penalty=1.1))))
+    llm.sequence.keep(0)
+    expected = llm.create_completion(prompt, max_tokens=24, temperature=0.9, seed=11, repeat_penalty=1.1)
+    assert got.text == expected["choices"][0]["text"]
+
+
+def test_logit_bias_and_penalties(engine: Engine) -> None:
+    prompt = prose(engine, 30, 7)
+    plain = answer(engine.submit(Request(prompt, 12, GREEDY))).ids
+    banned = Sampling(temperature=0, logit_bias={plain[0]: -100})
+    assert answer(engine.submit(Request(prompt, 1, banned))).ids[0] != plain[0]
+    forced = Sampling(temperature=0, logit_bias={plain[0]: 100})
+    assert set(answer(engine.submit(Request(prompt, 12, forced))).ids) == {plain[0]}
+    varied = Sampling(temperature=0, logit_bias={plain[0]: 100}, presence_penalty=100, frequency_penalty=100)
+    got = answer(engine.submit(Request(prompt, 12, varied))).ids
+    assert got.count(plain[0]) == 1
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_a_grammar_holds(engine: Engine, temperature: float) -> None:
+    grammar = 'root ::= "{" pair ("," pair)? "}"\npair ::= "\\"" [a-c]+ "\\":" [0-9] [0-9]?'
+    sampling = Sampling(temperature=temperature, seed=3, grammar=grammar)
+    got = answer(engine.submit(Request(prose(engine, 20), 40, sampling)))
+    if got.reason == "stop":
+        assert isinstance(json.loads(got.text), dict)
+    else:
+        assert set(got.text) <= set('{}"abc:,0123456789')
+
+
+def test_a_grammar_that_allows_nothing_fails_one_request(engine: Engine) -> None:
+    other = engine.submit(Request(prose(engine, 30, 8), 40, GREEDY))
+    dead = Sampling(temperature=0, grammar='root ::= "a" [b-a]')
+    with pytest.raises(DecodeError, match="grammar"):
+        answer(engine.submit(Request(prose(engine, 20), 9, dead)))
+    assert len(answer(other).ids) == 40
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["root ::= undefined", "root ::= (", "no rules", 'other ::= "a"', "(" * 2000, "root ::= root", ""],
+)
+def test_bad_grammars_are_refused_at_once(engine: Engine, grammar: str) -> None:
+    with pytest.raises(ValueError, match="grammar"):
+        engine.submit(Request([300], 4, Sampling(grammar=grammar)))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 1.5}, {"logit_bias": {1: float("nan")}}],
+)
+def test_bad_sampling_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        Sampling(**bad)  # type: ignore[arg-type]
+
+
+def test_logprobs_are_those_of_longllama(engine: Engine, llm: LongLlama) -> None:
+    prompt = prose(engine, 40, 10)
+    got = answer(engine.submit(Request(prompt, 8, GREEDY, logprobs=3, salt="logprobs")))
+    llm.sequence.keep(0)
+    block = llm.create_completion(prompt, max_tokens=8, temperature=0, logprobs=3)["choices"][0]["logprobs"]
+    logprobs = [token.logprob or 0.0 for token in got.tokens]
+    assert np.allclose(logprobs, block["token_logprobs"], atol=2e-3)
+    for token, top in zip(got.tokens, block["top_logprobs"], strict=True):
+        assert len(token.top) == 3
+        assert {raw.decode() for _, raw, _ in token.top} == set(top)
+        assert token.top[0][0] == token.id
+
+
+def test_a_prompt_is_scored(engine: Engine, llm: LongLlama) -> None:
+    prompt = prose(engine, 130, 11)
+    answer(engine.submit(Request(prompt, 1, GREEDY)))  # what is cached does not matter
+    got = answer(engine.submit(Request(prompt, 0, GREEDY, logprobs=2, echo_logprobs=True)))
+    scores = next(event.tokens for event in got.events if isinstance(event, PromptScores))
+    assert [token.id for token in scores] == prompt
+    assert scores[0].logprob is None
+    rows: list[float] = []
+    llm.sequence.keep(0)
+    llm.reset()
+    llm.sequence.extend(
+        np.array(prompt, np.int32),
+        visit=lambda first, logits: rows.extend(
+            float(LongLlama.logits_to_logprobs(row)[token])
+            for row, token in zip(logits, prompt[first + 1 :], strict=False)
+        ),
+    )
+    assert np.allclose([token.logprob or 0.0 for token in scores[1:]], rows[:129], atol=2e-3)
+    assert all(len(token.top) == 2 for token in scores[1:])
+
+
+# ---- queue, cancel, errors ---------------------------------------------------------------------------------
+
+
+def test_cancel_frees_cells(engine: Engine) -> None:
+    handle = engine.submit(Request(prose(engine, 100, 12), 300, GREEDY))
+    for event in handle:
+        if isinstance(event, Text):
+            handle.cancel()
+            break
+    rest = list(handle)
+    assert isinstance(rest[-1], Finished)
+    assert rest[-1].reason == "cancelled"
+    stats = engine.stats()
+    assert stats.running == 0
+    assert stats.cells_used == stats.cells_idle
+
+
+def test_a_prompt_is_cancelled_while_it_is_read(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=8192, n_batch=64, rope="native")) as engine:
+        handle = engine.submit(Request(prose(engine, 2500) * 3, 10, GREEDY))
+        for event in handle:
+            if isinstance(event, Progress):
+                handle.cancel()
+                break
+        end = list(handle)[-1]
+        assert isinstance(end, Finished)
+        assert end.reason == "cancelled"
+        assert engine.stats().cells_used < 5000
+
+
+def test_more_requests_than_slots_wait_in_line(demo_model: str) -> None:
+    config = EngineConfig(demo_model, n_ctx=512, n_parallel=1, max_queue=3)
+    with Engine(config) as engine:
+        first = engine.submit(Request(prose(engine, 20), 400, GREEDY))
+        assert isinstance(next(first), Started)
+        low = engine.submit(Request(prose(engine, 21), 3, GREEDY))
+        assert next(low) == Queued(0)
+        high = engine.submit(Request(prose(engine, 22), 3, GREEDY, priority=1))
+        assert next(high) == Queued(0)
+        gone = engine.submit(Request(prose(engine, 22), 3, GREEDY))
+        assert next(gone) == Queued(2)
+        with pytest.raises(QueueFull) as full:
+            engine.submit(Request([300], 3))
+        assert full.value.retry_after_s >= 1
+        assert engine.stats().waiting == 3
+        gone.cancel()
+        assert [type(event) for event in gone] == [Finished]
+        first.cancel()
+        ends: list[str] = []
+        for name, handle in (("high", high), ("low", low)):
+            answer(handle)
+            ends.append(name)
+            if name == "high":
+                assert engine.stats().finished <= 2
+        assert ends == ["high", "low"]
+
+
+def test_a_request_that_does_not_fit_now_waits_for_room(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=512, n_parallel=4)) as engine:
+        first = engine.submit(Request(prose(engine, 100), 300, GREEDY))
+        assert isinstance(next(first), Started)
+        second = engine.submit(Request(prose(engine, 100, 1), 200, GREEDY))
+        assert next(second) == Queued(0)
+        assert len(answer(first).ids) == 300
+        assert len(answer(second).ids) == 200
+
+
+def test_streams_without_max_tokens_share_the_cells_to_the_end(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=1024, rope="native", n_parallel=4)) as engine:
+        bias = {engine.token_eos: -1e9}
+        handles = [
+            engine.submit(Request(prose(engine, 60, i), None, Sampling(seed=i, logit_bias=bias)))
+            for i in range(3)
+        ]
+        got = [answer(handle) for handle in handles]
+        assert all(a.reason == "length" for a in got)
+        assert all(a.usage.n_completion >= 256 for a in got)
+        assert max(a.usage.n_completion for a in got) > 300
+        assert engine.stats().failed == 0
+
+
+def test_what_can_never_fit_is_refused(engine: Engine) -> None:
+    with pytest.raises(ContextOverflow) as error:
+        engine.submit(Request([300] * 512, 1))
+    assert (error.value.n_tokens, error.value.n_ctx) == (512, 512)
+    assert answer(engine.submit(Request([300] * 511, 5, GREEDY))).usage.n_completion <= 1
+
+
+@pytest.mark.parametrize("tokens", [[], [-1], [10**6], [1.5], [[1]]])
+def test_bad_tokens_are_refused(engine: Engine, tokens: list[int]) -> None:
+    with pytest.raises(ValueError):
+        engine.submit(Request(tokens, 1))
+
+
+def test_a_failed_batch_ends_its_requests_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = prose(engine, 80, 13)
+    expected = answer(engine.submit(Request(prompt, 10, GREEDY))).ids
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._context, "decode", lambda n: -3)
+        with pytest.raises(DecodeError, match="code -3"):
+            answer(engine.submit(Request(prose(engine, 80, 14), 10, GREEDY)))
+    assert answer(engine.submit(Request(prompt, 10, GREEDY))).ids == expected
+
+
+def test_an_unexpected_error_ends_the_requests_and_not_the_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(n: int) -> int:
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._context, "decode", broken)
+        with pytest.raises(DecodeError, match="broken"):
+            answer(engine.submit(Request(prose(engine, 80, 14), 10, GREEDY)))
+    assert engine.stats().cells_used == 0
+    assert len(answer(engine.submit(Request(prose(engine, 80, 13), 10, GREEDY))).ids) == 10
+
+
+def test_a_full_cache_is_met_by_smaller_batches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = engine._context.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._context, "decode", lambda n: 1 if n > 10 else decode(n))
+        got = answer(engine.submit(Request(prose(engine, 33, 15), 4, GREEDY, salt="full")))
+    assert got.cached == 0
+    assert len(got.ids) == 4
+    assert next(event.processed for event in got.events if isinstance(event, Progress)) <= 10
+
+
+def test_nan_logits_end_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = engine._context.logits
+
+    def spoiled(n: int) -> object:
+        rows = np.array(logits(n))
+        if n == 2:
+            rows[1] = np.nan
+        return rows
+
+    first = engine.submit(Request(prose(engine, 20, 16), 200, GREEDY))
+    assert isinstance(next(first), Started)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._context, "logits", spoiled)
+        with pytest.raises(DecodeError, match="NaN"):
+            answer(engine.submit(Request(prose(engine, 20, 17), 5, GREEDY)))
+    assert len(answer(first).ids) == 200
+
+
+# ---- the rest of the face ----------------------------------------------------------------------------------
+
+
+def test_asyncio(engine: Engine) -> None:
+    prompt = prose(engine, 60, 18)
+    expected = answer(engine.submit(Request(prompt, 20, GREEDY)))
+
+    async def ask() -> str:
+        found = [event async for event in engine.submit(Request(prompt, 20, GREEDY))]
+        assert isinstance(found[-1], Finished)
+        return "".join(event.text for event in found if isinstance(event, Text))
+
+    async def stop() -> str:
+        handle = engine.submit(Request(prompt, 400, GREEDY))
+        reasons = []
+        async for event in handle:
+            if isinstance(event, Text):
+                handle.cancel()
+            if isinstance(event, Finished):
+                reasons.append(event.reason)
+        return reasons[0]
+
+    async def both() -> list[str]:
+        return list(await asyncio.gather(ask(), ask(), stop()))
+
+    assert asyncio.run(both()) == [expected.text, expected.text, "cancelled"]
+
+
+def test_embeddings_are_means_of_tokens(engine: Engine, demo_model: str) -> None:
+    texts = [prose(engine, 100, 19), prose(engine, 7, 20)]
+    stream = engine.submit(Request(prose(engine, 20, 21), 60, GREEDY))
+    together = engine.embed(texts)
+    assert len(answer(stream).ids) == 60
+    llm = LongLlama(demo_model, n_ctx=512, embedding=True, precision="f32")
+    for ids, vector in zip(texts, together, strict=True):
+        rows = llm.embed(llm.detokenize(ids).decode(), normalize=False)
+        assert len(rows) == len(ids)
+        assert vector.shape == (len(rows[0]),)
+        assert np.allclose(vector, np.mean(rows, axis=0), atol=2e-2)
+    llm.close()
+    with pytest.raises(ContextOverflow):
+        engine.embed([[300] * 600])
+    with pytest.raises(ValueError):
+        engine.embed([[]])
+
+
+def test_the_model_is_described(engine: Engine, llm: LongLlama) -> None:
+    assert (engine.n_ctx, engine.n_vocab, engine.n_train) == (512, llm.n_vocab(), llm.n_train)
+    assert engine.token_eos == llm.token_eos()
+    assert (engine.plan, engine.rope) == (llm.plan, llm.rope)
+    assert engine.metadata == llm.metadata
+    assert "RoPE: native" in engine.explain()
+    assert engine.detokenize(engine.tokenize(b"hello there")) == llm.detokenize(llm.tokenize(b"hello there"))
+
+
+def test_statistics(engine: Engine) -> None:
+    before = engine.stats()
+    answer(engine.submit(Request(prose(engine, 50, 22), 9, GREEDY)))
+    after = engine.stats()
+    assert after.finished == before.finished + 1
+    assert after.prompt_tokens == before.prompt_tokens + 50
+    assert after.completion_tokens == before.completion_tokens + 9
+    assert after.steps > before.steps
+    assert 0 < after.overhead_ms < after.step_ms
+
+
+def test_keys_read_are_counted_for_each_request(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=2048, attention="skim", rope="native")) as engine:
+        long = engine.submit(Request(prose(engine, 2000), 4, GREEDY))
+        assert answer(long).usage.keys_read_share < 1
+        assert answer(engine.submit(Request(prose(engine, 20, 1), 4, GREEDY))).usage.keys_read_share == 1
+
+
+def test_bad_files_and_settings(demo_model: str) -> None:
+    with pytest.raises(ModelError):
+        Engine(EngineConfig("/nowhere.gguf"))
+    with pytest.raises(ValueError):
+        Engine(EngineConfig(demo_model, attention="nonsense"))
+    for bad in ({"n_parallel": 0}, {"cache_disk": 5}, {"step_ms": 0}, {"n_ctx": -1}):
+        with pytest.raises(ValueError):
+            EngineConfig(demo_model, **bad)  # type: ignore[arg-type]
+
+
+def test_loading_is_reported(demo_model: str) -> None:
+    seen: list[tuple[int, int]] = []
+    Engine(EngineConfig(demo_model), on_progress=lambda done, total: seen.append((done, total))).close()
+    assert seen[-1] == (100, 100)
+
+
+def test_closing_ends_what_is_in_flight(demo_model: str) -> None:
+    engine = Engine(EngineConfig(demo_model, n_ctx=4096, n_parallel=2, rope="native"))
+    handles = [engine.submit(Request(prose(engine, 50, i), 3000, GREEDY)) for i in range(4)]
+    errors: list[BaseException] = []
+
+    def read(handle: Handle) -> None:
+        try:
+            list(handle)
+        except EngineClosed as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=read, args=(handle,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    begin = time.monotonic()
+    engine.close()
+    for thread in threads:
+        thread.join(5)
+    assert time.monotonic() - begin < 2
+    assert len(errors) == 4
+    assert not any(
+        thread.name.startswith("pyllama-long") for thread in threading.enumerate() if not thread.daemon
+    )
+    assert engine.stats().cells_used == 0
+    with pytest.raises(EngineClosed):
+        engine.submit(Request([300], 1))
+    with pytest.raises(RuntimeError):
+        engine.tokenize(b"a")
+    engine.close()
+
+
+def test_closing_may_wait_for_what_runs(demo_model: str) -> None:
+    engine = Engine(EngineConfig(demo_model, n_ctx=512, n_parallel=1))
+    handles = [engine.submit(Request(prose(engine, 50, i), 100, GREEDY)) for i in range(2)]
+    engine.close(drain_s=60)
+    assert [len(answer(handle).ids) for handle in handles] == [100, 100]
+
+
+_SCRIPT = """
+import sys, threading, time
+from pyllama_long.engine import Engine, EngineConfig, Request
+engine = Engine(EngineConfig(sys.argv[1], n_ctx=4096, rope="native"))
+handle = engine.submit(Request([300] * 50, 4000))
+next(handle)
+print("ready", flush=True)
+if sys.argv[2] == "wait":
+    for event in handle: pass
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["wait", "leave"])
+def test_a_process_ends_with_its_engine(demo_model: str, how: str) -> None:
+    """By Ctrl-C, and by leaving without `close`."""
+    command = [sys.executable, "-c", _SCRIPT, demo_model, how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if how == "wait":
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    if how == "leave":
+        assert (process.returncode, errors) == (0, "")
+    else:
+        assert process.returncode != 0
+        assert errors.rstrip().endswith("KeyboardInterrupt")

@@ -1,0 +1,287 @@
+"""Prefix reuse: how much of a prompt is found, for any order of requests, and that the answers are right."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from engines import GREEDY, alone, answer, assert_same, prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllama_long import LongLlama
+from pyllama_long.engine import Engine, EngineConfig, Progress, Request, Started
+from pyllama_long.engine.cells import Cells
+from pyllama_long.engine.prefix import BLOCK, Index, chain, common, common_blocks
+from pyllama_long.engine.store import Stored, salt_hash
+from pyllama_long.sequence import IntArray
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: str) -> Iterator[Engine]:
+    config = EngineConfig(
+        demo_model, n_ctx=4096, n_batch=128, n_parallel=4, precision="f32", rope="native", cache_ram=0
+    )
+    with Engine(config) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def reference(demo_model: str) -> Iterator[LongLlama]:
+    model = LongLlama(demo_model, n_ctx=4096, rope="native", precision="f32", n_batch=128)
+    yield model
+    model.close()
+
+
+def longest(prompt: list[int], known: list[list[int]]) -> int:
+    """What should be found: the longest common prefix with any text, but never the whole prompt."""
+    found = [common(np.array(prompt), np.array(text)) for text in known]
+    return min(max(found, default=0), len(prompt) - 1)
+
+
+# ---- parts -------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_counted_once() -> None:
+    cells = Cells(100)
+    cells.extend(0, 40)
+    cells.fork(0, 1, 25)
+    cells.extend(1, 10)
+    cells.fork(1, 2, 30)
+    assert (cells.used, cells.held(0), cells.held(1), cells.held(2)) == (50, 40, 35, 30)
+    assert cells.freed_by([0]) == 15
+    assert cells.freed_by([0, 1]) == 20
+    assert cells.freed_by([0, 1, 2]) == 50
+    assert cells.freed_by([1, 2], keep=(1, 28)) == 7
+    cells.truncate(1, 10)
+    assert (cells.used, cells.is_shared(1)) == (45, True)
+    cells.drop(0)
+    cells.drop(2)
+    assert (cells.used, cells.is_shared(1)) == (10, False)
+    cells.drop(1)
+    assert cells.used == 0
+    with pytest.raises(AssertionError):
+        cells.extend(0, 101)
+
+
+_OPS = st.lists(
+    st.tuples(st.sampled_from("efta"), st.integers(0, 4), st.integers(0, 4), st.integers(0, 12)), max_size=40
+)
+
+
+@given(_OPS)
+@settings(deadline=None, max_examples=200)
+def test_cells_agree_with_sets(ops: list[tuple[str, int, int, int]]) -> None:
+    """The same with every cell written out."""
+    cells, sets, fresh = Cells(10_000), dict[int, list[int]](), itertools.count()
+    for op, a, b, n in ops:
+        mine = sets.setdefault(a, [])
+        if op == "e":
+            cells.extend(a, n)
+            mine.extend(itertools.islice(fresh, n))
+        elif op == "f" and a != b and not sets.get(b) and n <= len(mine):
+            cells.fork(a, b, n)
+            sets[b] = mine[:n]
+        elif op == "t" and n <= len(mine):
+            cells.truncate(a, n)
+            del mine[n:]
+        seqs = [s for s in sets if (s + n) % 2]
+        left = set(itertools.chain.from_iterable(ids for s, ids in sets.items() if s not in seqs))
+        gone = set(itertools.chain.from_iterable(sets[s] for s in seqs)) - left
+        assert cells.used == len(set(itertools.chain.from_iterable(sets.values())))
+        assert cells.freed_by(seqs) == len(gone)
+        if a in seqs:
+            assert cells.freed_by(seqs, keep=(a, b)) == len(gone - set(sets[a][:b]))
+
+
+def stored(ids: list[int], salt: str = "s", factor: float = 1.0) -> Stored:
+    array: IntArray = np.array(ids, np.int32)
+    return Stored(array, chain(array, [], salt), salt, factor, None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 300)), min_size=1, max_size=12), st.data())
+@settings(deadline=None, max_examples=100)
+def test_the_index_finds_the_longest_prefix(cuts: list[tuple[int, int]], data: st.DataObject) -> None:
+    base = np.random.default_rng(0).integers(0, 3, 400).tolist()
+    texts = []
+    for kind, n in cuts:
+        texts.append([*base[:n], *([9] * 70 * kind)])
+    index: Index[Stored] = Index()
+    entries = [stored(text) for text in texts]
+    for entry in entries:
+        index.add(entry)
+    for entry in entries[:: data.draw(st.integers(2, 5))]:
+        index.remove(entry)
+        entries.remove(entry)
+    wanted = stored([*base[: data.draw(st.integers(1, 300))], *([9] * data.draw(st.integers(0, 150)))])
+    found, n = index.find(wanted.text, wanted.hashes, "s", 1.0)
+    best = max((common(wanted.text, e.text) for e in entries), default=0)
+    assert n == best
+    assert (found is None) == (best == 0)
+    assert index.find(wanted.text, stored(wanted.text.tolist(), "other").hashes, "other", 1.0) == (None, 0)
+    assert index.find(wanted.text, wanted.hashes, "s", 2.0) == (None, 0)
+
+
+def test_hashes_tell_how_far_texts_agree() -> None:
+    a, b = (stored(list(range(n))) for n in (5 * BLOCK, 3 * BLOCK + 7))
+    assert common_blocks(a.hashes, b.hashes) == 3 * BLOCK
+    assert common_blocks(a.hashes, stored(list(range(5 * BLOCK)), "other").hashes) == 0
+    assert chain(a.text, a.hashes[:2], "s") == a.hashes
+
+
+# ---- the engine --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_requests_reuses_what_is_there(engine: Engine, reference: LongLlama, seed: int) -> None:
+    rng, salt = np.random.default_rng(seed), f"order {seed}"
+    base, other = prose(engine, 400, 100 + seed), prose(engine, 400, 200 + seed)
+    prompts = [
+        base[:300],
+        base[:120],
+        [*base[:200], *other[:50]],
+        base[:299],
+        other[:90],
+        [*base[:200], *other[:130]],
+    ]
+    known: list[list[int]] = []
+    for i in rng.permutation(len(prompts)):
+        prompt = prompts[i]
+        got = answer(engine.submit(Request(prompt, 12, GREEDY, salt=salt)))
+        assert got.cached == longest(prompt, known)
+        assert_same(reference, prompt, got.ids, alone(reference, prompt, 12))
+        known.append([*prompt, *got.ids][:-1])
+
+
+def test_a_conversation_goes_on_where_it_stopped(engine: Engine, reference: LongLlama) -> None:
+    text = prose(engine, 200, 31)
+    for turn in range(4):
+        got = answer(engine.submit(Request(text, 20, GREEDY, salt="talk")))
+        assert got.cached == (len(text) - 31 if turn else 0)
+        assert_same(reference, text, got.ids, alone(reference, text, 20))
+        text = [*text, *got.ids, *prose(engine, 30, 40 + turn)]
+
+
+def test_salts_share_nothing(engine: Engine) -> None:
+    prompt = prose(engine, 150, 32)
+    for salt in ("key one", "key two"):
+        assert answer(engine.submit(Request(prompt, 3, GREEDY, salt=salt))).cached == 0
+        assert answer(engine.submit(Request(prompt, 3, GREEDY, salt=salt))).cached == 149
+
+
+def test_running_requests_are_forked(engine: Engine, reference: LongLlama) -> None:
+    prompt = prose(engine, 300, 33)
+    first = engine.submit(Request(prompt, 200, GREEDY, salt="fork"))
+    for event in first:
+        if isinstance(event, Progress) and event.processed == event.total:
+            break
+    before = engine.stats()
+    branch = [*prompt, *prose(engine, 40, 34)]
+    second = answer(engine.submit(Request(branch, 10, GREEDY, salt="fork")))
+    assert second.cached >= 300
+    assert engine.stats().cells_used - before.cells_used < 250 + 200
+    assert_same(reference, branch, second.ids, alone(reference, branch, 10))
+    assert_same(reference, prompt, answer(first).ids[-1:], alone(reference, prompt, 200)[-1:])
+
+
+def test_equal_prompts_at_the_same_time_are_read_once(engine: Engine) -> None:
+    prompt = prose(engine, 1000, 35)
+    before = engine.stats()
+    handles = [engine.submit(Request(prompt, 5, GREEDY, salt="together")) for _ in range(4)]
+    got = [answer(handle) for handle in handles]
+    assert [a.cached for a in got] == [0, 999, 999, 999]
+    assert len({tuple(a.ids) for a in got}) == 1
+    assert engine.stats().cells_used - before.cells_used < 1020
+
+
+def test_a_twin_is_not_kept_twice(engine: Engine) -> None:
+    prompt = prose(engine, 200, 36)
+    answer(engine.submit(Request(prompt, 8, GREEDY, salt="twin")))
+    for _ in range(3):
+        answer(engine.submit(Request(prompt, 8, GREEDY, salt="twin")))
+    salt = salt_hash("twin")
+    assert [held.n for held in engine._loop.pool.held.values() if held.salt == salt] == [207]
+
+
+def test_idle_sequences_make_room_by_least_recent_use(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=1024, rope="native", cache_ram=0)) as engine:
+        prompts = [prose(engine, 300, 50 + i) for i in range(3)]
+        for prompt in prompts:
+            answer(engine.submit(Request(prompt, 2, GREEDY)))
+        assert answer(engine.submit(Request(prompts[0], 2, GREEDY))).cached == 299
+        answer(engine.submit(Request(prose(engine, 300, 60), 2, GREEDY)))  # the second one goes
+        assert engine.stats().cells_used <= 1024
+        cached = [answer(engine.submit(Request(prompts[i], 2, GREEDY))).cached for i in (0, 2, 1)]
+        assert cached[:2] == [299, 299]
+        assert cached[2] < 10
+
+
+def test_more_idle_sequences_than_the_context_has(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=2048, rope="native", n_parallel=2, cache_ram=0)) as engine:
+        prompts = [[300 + i, *prose(engine, 20, i)] for i in range(40)]
+        for prompt in prompts:
+            answer(engine.submit(Request(prompt, 2, GREEDY)))
+        stats = engine.stats()
+        assert stats.sequences_idle <= stats.sequences_total == 32
+        assert answer(engine.submit(Request(prompts[-1], 2, GREEDY))).cached == 20
+
+
+# ---- dynamic RoPE policies ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dynamic(demo_model: str) -> Iterator[Engine]:
+    """The embedded model was trained at 512 tokens."""
+    config = EngineConfig(
+        demo_model, n_ctx=4096, n_batch=256, precision="f32", rope="dynamic-yarn", n_parallel=4
+    )
+    with Engine(config) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def grown(demo_model: str) -> Iterator[LongLlama]:
+    model = LongLlama(demo_model, n_ctx=4096, n_batch=256, rope="dynamic-yarn", precision="f32")
+    yield model
+    model.close()
+
+
+def test_mixed_factors_in_one_batch(dynamic: Engine, grown: LongLlama) -> None:
+    prompts = [prose(dynamic, n, 70 + n) for n in (100, 700, 1500, 450)]
+    handles = [dynamic.submit(Request(prompt, 40, GREEDY, salt="mixed")) for prompt in prompts]
+    for prompt, handle in zip(prompts, handles, strict=True):
+        assert_same(grown, prompt, answer(handle).ids, alone(grown, prompt, 40))
+
+
+def test_prefixes_are_shared_among_equal_factors_only(dynamic: Engine, grown: LongLlama) -> None:
+    base = prose(dynamic, 1500, 81)
+    expected = {1400: 0, 300: 0, 310: 300, 1450: 1400}
+    for n, cached in expected.items():
+        got = answer(dynamic.submit(Request(base[:n], 10, GREEDY, salt="equal")))
+        assert cached <= got.cached <= cached + 10
+        assert_same(grown, base[:n], got.ids, alone(grown, base[:n], 10))
+
+
+def test_a_text_that_grows_keeps_its_keys(dynamic: Engine) -> None:
+    base = prose(dynamic, 2600, 82)
+    for n, cached in ((480, 0), (900, 0), (920, 900), (2000, 0), (2500, 2000), (2550, 2500)):
+        got = answer(dynamic.submit(Request(base[:n], 4, GREEDY, salt="grows")))
+        assert cached <= got.cached <= cached + 4
+
+
+def test_an_open_answer_grows_beyond_its_factor(dynamic: Engine) -> None:
+    prompt = prose(dynamic, 240, 83)
+    bias = {dynamic.token_eos: -1e9}
+    sampling = type(GREEDY)(seed=1, logit_bias=bias)
+    handles = [dynamic.submit(Request(prompt, None, sampling, salt="open")) for _ in range(2)]
+    for handle in handles:
+        n = 0
+        for event in handle:
+            n += not isinstance(event, Started | Progress)
+            if n == 400:  # 640 tokens: the factor is 2 by now
+                handle.cancel()
+    factors = {held.factor for held in dynamic._loop.pool.held.values() if held.n > 600}
+    assert 2 in factors
+    assert dynamic.stats().failed == 0

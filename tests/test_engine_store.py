@@ -1,0 +1,377 @@
+"""Idle sequences outside the context: in memory, on disk, after a restart; damaged files; named sessions."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import GREEDY, Answer, answer, prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllama_long.engine import Engine, EngineConfig, Request, loop, seqfile
+from pyllama_long.engine.seqfile import Damaged, Header
+
+
+@pytest.fixture
+def config(demo_model: str, tmp_path: Path) -> EngineConfig:
+    """Room for two texts of 400 tokens, and for many more in memory and on disk."""
+    return EngineConfig(
+        demo_model,
+        n_ctx=1024,
+        rope="native",
+        precision="f32",
+        cache_ram=1 << 28,
+        cache_disk=1 << 28,
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def ask(engine: Engine, prompt: list[int], n: int = 8, salt: str = "") -> Answer:
+    return answer(engine.submit(Request(prompt, n, GREEDY, salt=salt)))
+
+
+def files(config: EngineConfig) -> list[Path]:
+    assert config.cache_dir is not None
+    return sorted(Path(config.cache_dir).glob("*.seq"))
+
+
+def test_texts_come_back_from_memory(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_disk=0)) as engine:
+        prompts = [prose(engine, 400, i) for i in range(5)]
+        first = [ask(engine, prompt) for prompt in prompts]
+        stats = engine.stats()
+        assert (stats.stored, stats.spilled) == (3, 3)
+        assert stats.ram_bytes > 0 == stats.disk_bytes
+        for prompt, before in zip(prompts, first, strict=True):
+            again = ask(engine, prompt)
+            assert again.cached == 399
+            assert again.ids == before.ids
+        assert engine.stats().restored >= 3
+    assert not files(config)
+
+
+def test_a_part_of_a_stored_text_is_reused(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_disk=0)) as engine:
+        prompts = [prose(engine, 400, i) for i in range(4)]
+        for prompt in prompts:
+            ask(engine, prompt)
+        branch = [*prompts[0][:250], *prose(engine, 50, 9)]
+        got = ask(engine, branch)
+        assert 250 <= got.cached <= 252
+        assert ask(engine, prompts[0]).cached == 399
+        ask(engine, branch[:-1], salt="other key")
+        with Engine(replace(config, cache_disk=0)) as other:
+            assert ask(other, branch).ids == got.ids
+
+
+def test_little_memory_keeps_the_latest(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_disk=0)) as probe:
+        for i in range(4):
+            ask(probe, prose(probe, 400, i))
+        size = probe.stats().ram_bytes // 2
+    with Engine(replace(config, cache_disk=0, cache_ram=size * 2)) as engine:
+        prompts = [prose(engine, 400, i) for i in range(6)]
+        for prompt in prompts:
+            ask(engine, prompt)
+        stats = engine.stats()
+        assert (stats.stored, stats.spilled) == (2, 4)
+        assert stats.ram_bytes <= 2 * size
+        assert ask(engine, prompts[0]).cached < 10
+        assert ask(engine, prompts[5]).cached == 399
+
+
+@pytest.mark.parametrize("cache_ram", [0, 1 << 28])
+def test_a_restart_finds_them_again(config: EngineConfig, cache_ram: int) -> None:
+    config = replace(config, cache_ram=cache_ram)
+    with Engine(config) as engine:
+        prompts = [prose(engine, 400, i) for i in range(5)]
+        first = [ask(engine, prompt, salt="key").ids for prompt in prompts]
+    assert len(files(config)) == 5
+    assert all(b"key" not in path.read_bytes() for path in files(config))
+    with Engine(config) as engine:
+        assert engine.stats().stored == 5
+        assert ask(engine, prompts[0], salt="another").cached < 10
+        for prompt, ids in zip(prompts, first, strict=True):
+            again = ask(engine, prompt, salt="key")
+            assert again.cached == 399
+            assert again.ids == ids
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"attention": "sinks(4)+window(64)"}, {"kv_type": "q8_0"}, {"rope": "yarn(4)"}, {"precision": "auto"}],
+)
+def test_other_settings_find_nothing(config: EngineConfig, change: dict[str, str]) -> None:
+    with Engine(config) as engine:
+        prompt = prose(engine, 400)
+        ask(engine, prompt)
+    with Engine(replace(config, **change)) as engine:  # type: ignore[arg-type]
+        assert ask(engine, prompt).cached == 0
+    with Engine(config) as engine:
+        assert ask(engine, prompt).cached == 399
+
+
+def test_dynamic_factors_are_kept(config: EngineConfig) -> None:
+    config = replace(config, n_ctx=2048, rope="dynamic-yarn", n_batch=256)
+    with Engine(config) as engine:
+        prompts = [prose(engine, n, n) for n in (300, 900, 1500)]
+        first = [ask(engine, prompt).ids for prompt in prompts]
+    with Engine(config) as engine:
+        for prompt, ids in zip(prompts, first, strict=True):
+            again = ask(engine, prompt)
+            assert again.cached == len(prompt) - 1
+            assert again.ids == ids
+
+
+@pytest.mark.parametrize("at", [3, 20, -200, -5, None])
+def test_a_damaged_file_is_ignored_and_deleted(
+    config: EngineConfig, at: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Engine(config) as engine:
+        prompt = prose(engine, 400)
+        expected = ask(engine, prompt).ids
+    (path,) = files(config)
+    raw = bytearray(path.read_bytes())
+    if at is None:
+        del raw[len(raw) // 2 :]
+    else:
+        raw[at] ^= 0x5A
+    path.write_bytes(raw)
+    (path.parent / "left.seq.4194305.part").write_bytes(b"x")
+    with caplog.at_level(logging.WARNING), Engine(config) as engine:
+        again = ask(engine, prompt)
+        assert (again.cached, again.ids) == (0, expected)
+        assert not path.exists()
+        assert not list(path.parent.glob("*.part"))
+    assert "deleted" in caplog.text
+
+
+def test_a_full_disk_is_logged(
+    config: EngineConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with caplog.at_level(logging.WARNING), Engine(replace(config, cache_ram=0)) as engine:
+        prompts = [prose(engine, 400, i) for i in range(4)]
+        for prompt in prompts:
+            assert len(ask(engine, prompt).ids) == 8
+        with pytest.raises(OSError, match="No space"):
+            engine.sessions.save(prompts[3], "name")
+    assert "No space left" in caplog.text
+    assert not list(Path(str(config.cache_dir)).rglob("*.*"))
+
+
+def test_the_disk_has_a_limit(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_ram=0)) as engine:
+        for i in range(4):
+            ask(engine, prose(engine, 400, i))
+    size = max(path.stat().st_size for path in files(config))
+    config = replace(config, cache_disk=2 * size + 100)
+    with Engine(config) as engine:
+        assert engine.stats().stored == 2
+        for i in range(6):
+            ask(engine, prose(engine, 400, 10 + i))
+    assert sum(path.stat().st_size for path in files(config)) <= config.cache_disk
+    with Engine(config) as engine:
+        assert ask(engine, prose(engine, 400, 15)).cached == 399
+
+
+def test_idle_time_is_used_to_copy_ahead(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_IDLE_S", 0.02)
+    with Engine(config) as engine:
+        prompts = [prose(engine, 400, i) for i in range(2)]
+        for i, prompt in enumerate(prompts):
+            ask(engine, prompt)
+            begin = time.monotonic()
+            while engine.stats().stored == i and time.monotonic() < begin + 10:
+                time.sleep(0.01)
+            assert engine.stats().stored == i + 1
+        assert engine.stats().cells_idle >= 800
+        monkeypatch.setattr(engine._context, "state", None)  # nothing is copied again
+        monkeypatch.setattr(loop, "_IDLE_S", 100)
+        ask(engine, prose(engine, 500, 9))
+        assert ask(engine, prompts[0]).cached == 399
+        monkeypatch.undo()
+
+
+def test_a_longer_text_takes_the_place_of_its_beginning(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_ram=0)) as engine:
+        text = prose(engine, 300)
+    for turn in range(3):
+        with Engine(replace(config, cache_ram=0)) as engine:
+            got = ask(engine, text)
+            assert got.cached == (len(text) - 21 if turn else 0)
+            text = [*text, *got.ids, *prose(engine, 20, 30 + turn)]
+        assert len(files(config)) == 1
+
+
+# ---- sessions ----------------------------------------------------------------------------------------------
+
+
+def test_sessions(config: EngineConfig) -> None:
+    config = replace(config, cache_ram=0, cache_disk=0)
+    with Engine(config) as engine:
+        prompt = prose(engine, 400)
+        handle = engine.submit(Request(prompt, 8, GREEDY, salt="key"))
+        expected = answer(handle)
+        info = engine.sessions.save(handle, "../../my session", salt="ignored for a handle")
+        assert (info.name, info.n_tokens) == ("../../my session", 407)
+        assert [found.name for found in engine.sessions.list("key")] == ["../../my session"]
+        assert engine.sessions.list() == []
+    folder = Path(str(config.cache_dir)) / "sessions"
+    assert [path.parent for path in folder.iterdir()] == [folder]
+    with Engine(config) as engine:
+        assert ask(engine, prompt, salt="key").cached == 0
+    with Engine(config) as engine:
+        assert engine.sessions.restore("../../my session", "key") == engine.sessions.list("key")[0]
+        assert ask(engine, prompt, salt="another").cached < 10
+        again = ask(engine, prompt, salt="key")
+        assert (again.cached, again.ids) == (399, expected.ids)
+        for name in ("none", "../../my session"):
+            with pytest.raises(KeyError):
+                engine.sessions.restore(name, "wrong key")
+        engine.sessions.delete("../../my session", "key")
+        assert engine.sessions.list("key") == []
+        with pytest.raises(KeyError):
+            engine.sessions.delete("../../my session", "key")
+        assert ask(engine, prose(engine, 300, 1), salt="key").reason == "length"
+
+
+def test_sessions_that_cannot_be(config: EngineConfig, demo_model: str) -> None:
+    with Engine(config) as engine:
+        prompt = prose(engine, 200)
+        with pytest.raises(ValueError, match="nothing of this text"):
+            engine.sessions.save(prompt, "name")
+        for name in ("", "a" * 257, "a\nb", "\0"):
+            with pytest.raises(ValueError, match="name"):
+                engine.sessions.save(prompt, name)
+        ask(engine, prompt)
+        info = engine.sessions.save([*prompt, *ask(engine, prompt).ids], "name")
+        assert info.n_tokens == 207
+        assert engine.sessions.save(prompt[:150], "part").n_tokens == 150
+        engine.sessions.delete("part")
+        assert engine.stats().cells_used == 207
+    with Engine(replace(config, kv_type="q8_0")) as engine:
+        assert not engine.sessions.list()[0].usable
+        with pytest.raises(ValueError, match="under another model"):
+            engine.sessions.restore("name")
+    (path,) = (Path(str(config.cache_dir)) / "sessions").iterdir()
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 1
+    path.write_bytes(raw)
+    with Engine(config) as engine, pytest.raises(ValueError, match="checksum"):
+        engine.sessions.restore("name")
+    with Engine(EngineConfig(demo_model)) as engine:
+        assert engine.sessions.list() == []
+        with pytest.raises(ValueError, match="cache_dir"):
+            engine.sessions.save([300], "name")
+
+
+_SCRIPT = """
+import itertools, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from engines import GREEDY, prose
+from pyllama_long.engine import Engine, EngineConfig, Request
+config = EngineConfig(
+    sys.argv[1], n_ctx=1024, rope="native", precision="f32", cache_ram=0, cache_disk=1 << 28, cache_dir=sys.argv[2]
+)
+engine = Engine(config)
+print("ready", flush=True)
+for i in itertools.count():
+    handle = engine.submit(Request(prose(engine, 400, i), 8, GREEDY))
+    list(handle)
+    engine.sessions.save(handle, f"session {i % 3}")
+    print("saved", flush=True)
+"""
+
+
+def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: str) -> None:
+    command = [sys.executable, "-c", _SCRIPT, demo_model, str(config.cache_dir), str(Path(__file__).parent)]
+    for n in (1, 7):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            for _ in range(n):
+                assert process.stdout.readline() == "saved\n"
+            time.sleep(0.005 * n)
+            process.kill()
+        with Engine(config) as engine:
+            found = engine.sessions.list()
+            assert len(found) <= 3
+            for info in found:
+                assert engine.sessions.restore(info.name).n_tokens == 407
+            assert engine.stats().stored >= len(found) > 0
+            for i in range(3):
+                prompt = prose(engine, 400, i)
+                got = ask(engine, prompt)
+                with Engine(replace(config, cache_disk=0, cache_dir=None)) as other:
+                    assert ask(other, prompt).ids == got.ids
+        assert not list(Path(str(config.cache_dir)).rglob("*.part"))
+
+
+_LEAVES = """
+import sys
+from pyllama_long.engine import Engine, EngineConfig, Request
+engine = Engine(EngineConfig(sys.argv[1], cache_disk=1 << 28, cache_dir=sys.argv[2]))
+list(engine.submit(Request([300] * 100, 8)))
+"""
+
+
+def test_a_process_that_leaves_keeps_its_texts(config: EngineConfig, demo_model: str) -> None:
+    command = [sys.executable, "-c", _LEAVES, demo_model, str(config.cache_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(files(config)) == 1
+
+
+# ---- the file ----------------------------------------------------------------------------------------------
+
+HEADER = Header("m" * 64, "s" * 32, 2.0, 5, 1000, 1e9, "näme")
+IDS, STATE = np.arange(5, dtype=np.int32), np.arange(1000, dtype=np.uint32).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("seqfile") / "a.seq"
+    assert seqfile.write(path, HEADER, IDS, STATE) == path.stat().st_size
+    return path
+
+
+def test_a_file_reads_back(written: Path) -> None:
+    header, ids, state = seqfile.read(written)
+    assert header == HEADER
+    assert np.array_equal(ids, IDS)
+    assert np.array_equal(state, STATE)
+    assert seqfile.peek(written)[0] == HEADER
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=150)
+def test_no_change_of_a_file_is_read(written: Path, data: st.DataObject) -> None:
+    raw = bytearray(written.read_bytes())
+    kind = data.draw(st.sampled_from(["flip", "cut", "more", "zeros"]))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    if kind == "flip":
+        raw[at] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        del raw[at:]
+    elif kind == "more":
+        raw += bytes(at + 1)
+    else:
+        raw[at] = 0 if raw[at] else 1
+    path = written.with_name("changed.seq")
+    path.write_bytes(raw)
+    with pytest.raises(Damaged):
+        seqfile.read(path)

@@ -1,0 +1,100 @@
+"""`pyllama-long serve` as a program: ready, drained, stopped, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+WORDS = {"prompt": "Once upon a time", "stream": True, "logit_bias": {"3070": -100}}
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "pyllama_long", "serve", "--port", "0", "--threads", "1", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " is ready at http" in line, (line, process.stderr and process.stderr.read())
+        yield process, line.split()[-1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def stream(url: str, n: int, into: list[str]) -> threading.Thread:
+    def read() -> None:
+        try:
+            into.append(httpx.post(f"{url}/completion", json=WORDS | {"n_predict": n}, timeout=60).text)
+        except httpx.HTTPError as error:
+            into.append(type(error).__name__)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_answers_finish(number: signal.Signals) -> None:
+    with serving("--ctx", "2048") as (process, url):
+        said: list[str] = []
+        thread = stream(url, 1000, said)
+        time.sleep(0.4)
+        process.send_signal(number)
+        thread.join(60)
+        assert process.wait(30) == 0
+        assert '"tokens_predicted":1000' in said[0] and said[0].rstrip().endswith("[DONE]")
+
+
+def test_a_second_signal_stops() -> None:
+    with serving("--ctx", "60000") as (process, url):
+        said: list[str] = []
+        thread = stream(url, 50_000, said)
+        time.sleep(0.4)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+        thread.join(10)
+
+
+def test_keys_of_a_file_and_an_alias(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("secret\n")
+    with serving("--ctx", "512", "--api-key-file", str(tmp_path / "keys"), "--alias", "small") as (_, url):
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        found = httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer secret"})
+        assert found.json()["data"][0]["id"] == "small"
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pyllama_long", "serve", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return found.returncode, found.stderr.strip().splitlines()[-1]
+
+
+def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, line = refused("--port", str(taken.getsockname()[1]))
+        assert code == 1 and "cannot listen at 127.0.0.1" in line
+    (tmp_path / "bad.gguf").write_bytes(b"no model")
+    code, line = refused("-m", str(tmp_path / "bad.gguf"), "--port", "0")
+    assert code == 1 and "bad.gguf" in line
+    code, line = refused("--attention", "nonsense", "--port", "0")
+    assert code == 2 and "nonsense" in line
+    code, line = refused("--ssl-certfile", "x", "--port", "0")
+    assert code == 2 and "ssl-keyfile" in line
