@@ -19,7 +19,7 @@ from pyllama_long._native import llama_cpp as C
 from pyllama_long.rope import RopePolicy
 
 DYNAMIC = ("dynamic-yarn", "dynamic-ntk")
-SHAPES: dict[str, dict[str, int]] = {"llama": {}, "qwen2": {}, "partial": {"n_rot": 32}}
+SHAPES: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {}, "partial": {"n_rot": 32}}
 BASES = {"llama": 1e4, "qwen2": 1e6, "partial": 1e4}
 
 

@@ -25,7 +25,6 @@ def check_plot(path: Path) -> None:
 
 def write_plot(path: Path, task: str, rows: Sequence[dict[str, Any]], n_train: int) -> None:
     """rows: as in the JSON line. Lengths in tokens on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -50,7 +49,7 @@ def write_plot(path: Path, task: str, rows: Sequence[dict[str, Any]], n_train: i
         axes.axvline(n_train, color="grey", linewidth=0.8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path, format="png")
 
 
 def _points(task: str, rows: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
