@@ -75,7 +75,7 @@ def train(
     result = trainer.measure()
     print(", ".join(f"{name} {value}" for name, value in result.items()))
     # Trained for longer texts under these positions (model.Far).
-    extension = f"rerope({config.n_ctx * 3 // 16})+logn" if settings.far else ""
+    extension = f"rerope({config.n_ctx // 4})+logn" if settings.far else ""
     files = [out / f"model-{kind}.gguf" for kind in export.TYPES]
     for file, kind in zip(files, export.TYPES, strict=True):
         export.write(file, kind, trainer.weights(), config, out / "tokenizer.json", extension)

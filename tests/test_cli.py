@@ -146,7 +146,7 @@ def test_inspect_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert (report["architecture"], report["n_train"]) == ("llama", 512)
     assert [row["n_ctx"] for row in report["choices"]] == [512, 2048, 8192, 51200]
     assert report["choices"][0]["rope"] == "native"
-    assert report["choices"][3]["rope"] == "rerope(96)+logn"
+    assert report["choices"][3]["rope"] == "rerope(128)+logn"
     assert report["choices"][3]["kv_bytes"] == 51200 * report["kv_bytes_per_token"]["f16"]
     assert cli.run(["inspect", "--attention", "skim"]) == 0
     shown = capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_the_context_grows_with_the_prompt(capsys: pytest.CaptureFixture[str]) -
     assert cli.run(["complete", long, "--max-tokens", "4", "--json", "--temp", "0"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["usage"]["prompt_tokens"] > 512 and report["context"] > report["usage"]["prompt_tokens"]
-    assert report["rope"] == "rerope(96)+logn"
+    assert report["rope"] == "rerope(128)+logn"
     assert "exceed context window of 512" in failed(capsys, ["complete", long, "--ctx", "512"], 1)
 
 
@@ -235,7 +235,7 @@ def test_a_piped_chat(tmp_path: Path) -> None:
     assert json.loads(saved.read_text())[0]["content"].endswith(
         "One question. \nWhat is the pass key for apple?"
     )
-    for shown in ("RoPE: rerope(96)+logn", "no answer yet", "unknown command /unknown", "cannot be read"):
+    for shown in ("RoPE: rerope(128)+logn", "no answer yet", "unknown command /unknown", "cannot be read"):
         assert shown in result.stdout
     assert result.stdout.count("31415") == 2  # the answer, and the one after /regen
     assert "never read" not in result.stdout

@@ -94,7 +94,7 @@ def test_the_embedded_model_reads_four_times_its_length(demo_model: str) -> None
         demo_model,
         n_ctx=length + 256,
         attention="skim",
-        rope="rerope(96)+logn",
+        rope="rerope(128)+logn",
         progress=lambda done, total: with_progress.append((done, total)),
         n_threads=1,
         n_threads_batch=1,
@@ -128,7 +128,7 @@ def test_the_command_ends_with_one_json_line(capsys: pytest.CaptureFixture[str])
     assert report["facts"] == 5 and report["trained_length"] == 512
     assert report["document_length"] >= 1024 and report["upstream_document_length"] >= 1024
     assert report["plan"] == "prefill: sinks(4)+window(508) | tail: exact"
-    assert report["rope"] == "rerope(96)+logn"
+    assert report["rope"] == "rerope(128)+logn"
     for key in ("share_of_keys", "prefill_tps", "decode_tps", "upstream_prefill_tps", "upstream_facts_found"):
         assert report[key] >= 0
     assert any("pyllama-long chat -m model.gguf" in line for line in printed)

@@ -325,7 +325,7 @@ def test_needles(capsys: pytest.CaptureFixture[str]) -> None:
     assert [(row["length"], row["depth"], row["samples"]) for row in rows] == [
         (n, depth, 4) for n in (512, 1024) for depth in (0.0, 1.0)
     ]
-    assert [row["rope_used"] for row in rows] == ["native"] * 2 + ["rerope(96)+logn"] * 2
+    assert [row["rope_used"] for row in rows] == ["native"] * 2 + ["rerope(128)+logn"] * 2
     assert all((row["rope"], row["plan"]) == ("auto", "skim") for row in rows)
     for row in rows:
         right, asked = np.sum(list(row["phrasings"].values()), axis=0)

@@ -115,7 +115,7 @@ def test_perplexity(demo: Model, text_tokens: list[int]) -> None:
     assert ours == pytest.approx(upstream, rel=1e-3)
 
 
-@pytest.mark.parametrize(("n", "rope"), [(512, "native"), (4096, "rerope(96)+logn")])
+@pytest.mark.parametrize(("n", "rope"), [(512, "native"), (4096, "rerope(128)+logn")])
 def test_perplexity_of_precisions(demo: Model, text_tokens: list[int], n: int, rope: str) -> None:
     tokens = text_tokens[: 40 * 512]
     assert len(tokens) >= 20_000

@@ -68,14 +68,14 @@ def test_n_ctx_zero_is_the_trained_length(demo_model: str) -> None:
 
 def test_beyond_the_trained_length(demo_model: str) -> None:
     model = LongLlama(demo_model, n_ctx=2048, attention="skim")
-    assert str(model.rope) == "rerope(96)+logn"
+    assert str(model.rope) == "rerope(128)+logn"
     assert str(model.plan) == "prefill: sinks(4)+window(508) | tail: exact"
     text = model.explain()
     for part in (
         "trained on 512 tokens",
         "2048 tokens, f16 cache",
         str(model.plan),
-        "rerope(96)",
+        "rerope(128)",
         "none",
     ):
         assert part in text
