@@ -39,10 +39,10 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         maps ? PLONG_MAX_ROT * sizeof(float) : 0,
     };
     void ** const parts[] = {
-        (void **) &t->k,      (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
-        (void **) &t->f32,    (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
-        (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->slope, (void **) &t->subs,
-        (void **) &t->k_near, (void **) &t->angles,
+        (void **) &t->k,    (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
+        (void **) &t->f32,  (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
+        (void **) &t->js.m, (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->slope,
+        (void **) &t->subs, (void **) &t->k_near, (void **) &t->angles,
     };
     size_t at = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
