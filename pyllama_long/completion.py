@@ -178,17 +178,13 @@ def encode(llama: LongLlama, prompt: str | list[int], suffix: str | None) -> tup
     """Prompt tokens, with BOS and EOS as the model wants them around text, and whether they ask to fill in
     the middle: a suffix does where the model has the tokens for it."""
     model = llama._model
-    vocab = model.vocab
-    marks = [
-        f(vocab)
-        for f in (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
-    ]
-    fills = suffix is not None and min(marks) >= 0
+    marks = None if suffix is None else model.fill_marks()
+    fills = marks is not None
     if isinstance(prompt, str):
         body = llama.tokenize(prompt.encode(), add_bos=False, special=not fills) if prompt else []
     else:
         body = [int(token) for token in prompt]
-    if fills:
+    if marks is not None:
         after = llama.tokenize((suffix or "").encode(), add_bos=False, special=False)
         before, after = [marks[0], *body], [marks[1], *after]
         body = [*after, *before, marks[2]] if llama.spm_infill else [*before, *after, marks[2]]

@@ -15,13 +15,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pyllama_long import filler
+from pyllama_long.evals.phrasings import OPENING
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
 __all__ = ["Answer", "Document", "Fact", "Reading", "build_document", "interview", "most_facts"]
 
-_OPENING = "<|im_start|>user\nRead the text and remember the numbers.\n"
+_OPENING = f"<|im_start|>user\n{OPENING}"
 _ENDING = "<|im_end|>\n<|im_start|>assistant\n"
 _DIGITS = 5
 _MOST_ANSWER_TOKENS = 32

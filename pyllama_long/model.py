@@ -100,6 +100,15 @@ class Model(_internals.LlamaModel):
         key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
         return {read(key, i): read(value, i) for i in range(llama_cpp.llama_model_meta_count(self.model))}
 
+    def fill_marks(self) -> tuple[int, int, int] | None:
+        """Tokens before the text before, the text after, and what fills the middle; None without them."""
+        marks = (
+            llama_cpp.llama_vocab_fim_pre(self.vocab),
+            llama_cpp.llama_vocab_fim_suf(self.vocab),
+            llama_cpp.llama_vocab_fim_mid(self.vocab),
+        )
+        return marks if min(marks) >= 0 else None
+
     def has_rope(self) -> bool:
         return bool(llama_cpp.llama_model_rope_type(self.model) != llama_cpp.LLAMA_ROPE_TYPE_NONE)
 

@@ -90,15 +90,15 @@ class Sequence:
             self.keep(0)
         elif fewer:
             return
-        self._grow(wanted)
+        self._set_factor(wanted)
 
     @property
     def factor(self) -> float:
         """Of a dynamic RoPE policy, as the cached keys have it."""
         return _native.rope_factor(self.ctx, 0)
 
-    def _grow(self, factor: float) -> None:
-        if self.rope.dynamic and factor != self.factor:
+    def _set_factor(self, factor: float) -> None:
+        if factor != self.factor:
             _native.set_rope_factor(self.ctx, 0, factor)
 
     def match(self, tokens: IntArray, begin: int = 0) -> int:
@@ -160,7 +160,8 @@ class Sequence:
                 f"the cache holds {self.held} of {self.length} tokens: call reset() and start over"
             )
         total, step = self.length + n, chunk or self.n_batch
-        self._grow(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
+        if self.rope.dynamic:
+            self._set_factor(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
         try:
             for i in range(0, n, step):
                 if self.cancelled.is_set():

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyllama_long import tail
 from pyllama_long.engine import Request
-from pyllama_long.server import calls, grammar, overflow, vocabulary
+from pyllama_long.server import calls, grammar, overflow
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds
@@ -114,7 +114,7 @@ def _requests(
     tail_start = None
     if engine.plan.prefill != engine.plan.tail:
         shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
-        tail_start = tail.of_chat(vocabulary.model_of(engine), found.tokens, shown, None)
+        tail_start = tail.of_chat(engine.model, found.tokens, shown, None)
     requests = [
         Request(
             tokens=found.tokens,

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 
-from pyllama_long.model import Model
-
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
 
@@ -27,14 +25,9 @@ class FillMarks:
         return [self.before, *before, self.after, *after, self.middle]
 
 
-def model_of(engine: Engine) -> Model:
-    """The vocabulary's owner; reading it is for any thread."""
-    return engine._context.model
-
-
 def control_texts(engine: Engine) -> list[str]:
     """Names that become tokens only where control tokens are allowed."""
-    vocab = model_of(engine).vocab
+    vocab = engine.model.vocab
     ids = (i for i in range(engine.n_vocab) if llama_cpp.llama_vocab_get_attr(vocab, i) & _CONTROL)
     return [text for text in (_text(engine, i) for i in ids) if text]
 
@@ -45,15 +38,10 @@ def ends(engine: Engine) -> tuple[str, str]:
 
 
 def fill_marks(engine: Engine) -> FillMarks | None:
-    vocab = model_of(engine).vocab
-    marks = (
-        llama_cpp.llama_vocab_fim_pre(vocab),
-        llama_cpp.llama_vocab_fim_suf(vocab),
-        llama_cpp.llama_vocab_fim_mid(vocab),
-    )
-    return FillMarks(*marks) if min(marks) >= 0 else None
+    marks = engine.model.fill_marks()
+    return None if marks is None else FillMarks(*marks)
 
 
 def _text(engine: Engine, token: int) -> str:
-    found: bytes | None = llama_cpp.llama_vocab_get_text(model_of(engine).vocab, token)
+    found: bytes | None = llama_cpp.llama_vocab_get_text(engine.model.vocab, token)
     return (found or b"").decode(errors="replace")

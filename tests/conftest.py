@@ -12,7 +12,9 @@ import pytest
 import pyllama_long
 
 if TYPE_CHECKING:
+    import httpx
     from llama_cpp import Llama
+    from running_server import Server
 
     from pyllama_long import LongLlama
 
@@ -31,6 +33,14 @@ def llm(demo_model: str) -> Iterator[LongLlama]:
     model = LongLlama(demo_model, n_ctx=512, n_batch=64, precision="f32")
     yield model
     model.close()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    """Of the module's server; every answer must be as its OpenAPI says."""
+    with server.client() as found:
+        yield found
+    assert not server.faults, server.faults[0]
 
 
 @pytest.fixture(scope="module")

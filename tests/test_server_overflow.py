@@ -24,13 +24,6 @@ def server(demo_model: str) -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as found:
-        yield found
-    assert not server.faults, server.faults[0]
-
-
 def conversation(question: str, n: int = 8) -> list[dict[str, Any]]:
     """A system message, n turns of about 100 tokens, and a question."""
     found = [{"role": "system", "content": "You answer questions."}]

@@ -216,12 +216,8 @@ std::shared_ptr<plong_constant> factors_for_ggml(const plong_layer_rope::rotatio
 } // namespace
 
 const plong_layer_rope::rotation & plong_layer_rope::at(float factor) {
-    static const size_t most  = 64; /* tables of 64 KiB to 1 MiB; callers ask for few factors at a time */
-    auto                found = rotations.find(factor);
-    if (found == rotations.end()) {
-        if (rotations.size() >= most) {
-            rotations.clear();
-        }
+    auto found = rotations.find(factor);
+    if (found == rotations.end()) { /* none is ever dropped: a running graph may need it, and factors are few */
         plong_rope with = policy;
         with.factor     = factor;
         rotation r;
@@ -308,12 +304,12 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
         factors = rope->factors->tensor(graph.ctx0, "plong_ggml_factors");
         ggml_build_forward_expand(graph.gf, factors);
     }
-    const float m = rope->at(rope->policy.factor).magnitude;
     for (int i = 0; i < 2; i++) {
         if (exact) {
             replace(graph.ctx0, nodes[i], factors, rope->turns[i]);
         } else {
-            rewrite(nodes[i], factors, rope->turns[i].query ? m * m : 1.0f);
+            const float m = rope->turns[i].query ? rope->at(rope->policy.factor).magnitude : 1.0f;
+            rewrite(nodes[i], factors, m * m);
         }
     }
     return rope;

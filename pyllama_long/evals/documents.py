@@ -10,13 +10,13 @@ from itertools import accumulate, repeat
 
 from pyllama_long.evals import EvalError
 from pyllama_long.evals.haystack import Haystack
-from pyllama_long.evals.phrasings import PHRASINGS, Phrasing
+from pyllama_long.evals.phrasings import OPENING, PHRASINGS, Phrasing
 from pyllama_long.evals.prompt import ANSWER_TOKENS, Prompt
 
 __all__ = ["Document", "Needle", "Outline", "Retrieval"]
 
 _DIGITS = 5
-_OPENINGS = ("Read the text and remember the numbers.\n", "Remember these values.\n")  # needles, pairs
+_OPENINGS = (OPENING, "Remember these values.\n")  # needles, pairs
 _LINE_END = 2  # tokens that the end of the last line may take
 _NEARLY_FULL = 8  # tokens that no sentence is sought for any more
 _MOST_MISSES = 40  # sentences in a row that are too long for what is left

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PAIRS", "PHRASINGS", "Phrasing", "sentence_case"]
+__all__ = ["OPENING", "PAIRS", "PHRASINGS", "Phrasing", "sentence_case"]
+
+OPENING = "Read the text and remember the numbers.\n"  # of a document, before its first sentence
 
 
 @dataclass(frozen=True)

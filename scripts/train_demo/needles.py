@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing, sentence_case
+from pyllama_long.evals.phrasings import OPENING, PAIRS, PHRASINGS, Phrasing, sentence_case
 from train_demo.writer import ANSWER, Writer
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Fact = tuple[Phrasing, str, str]  # key, value
 
 READ = (
-    "Read the text and remember the numbers.\n",
+    OPENING,
     "Here is a text. I will ask about it afterwards.\n",
     "Read this document.\n",
 )
