@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllama_long.engine import Engine, EngineConfig, Request, loop, seqfile
+from pyllama_long.engine.prefix import LEAST
 from pyllama_long.engine.seqfile import Damaged, Header
 
 
@@ -53,7 +54,7 @@ def test_texts_come_back_from_memory(config: EngineConfig) -> None:
         assert stats.ram_bytes > 0 == stats.disk_bytes
         for prompt, before in zip(prompts, first, strict=True):
             again = ask(engine, prompt)
-            assert again.cached == 399
+            assert again.cached == 391
             assert again.ids == before.ids
         assert engine.stats().restored >= 3
     assert not files(config)
@@ -67,7 +68,7 @@ def test_a_part_of_a_stored_text_is_reused(config: EngineConfig) -> None:
         branch = [*prompts[0][:250], *prose(engine, 50, 9)]
         got = ask(engine, branch)
         assert 250 <= got.cached <= 252
-        assert ask(engine, prompts[0]).cached == 399
+        assert ask(engine, prompts[0]).cached == 391
         ask(engine, branch[:-1], salt="other key")
         with Engine(replace(config, cache_disk=0)) as other:
             assert ask(other, branch).ids == got.ids
@@ -86,7 +87,7 @@ def test_little_memory_keeps_the_latest(config: EngineConfig) -> None:
         assert (stats.stored, stats.spilled) == (2, 4)
         assert stats.ram_bytes <= 2 * size
         assert ask(engine, prompts[0]).cached < 10
-        assert ask(engine, prompts[5]).cached == 399
+        assert ask(engine, prompts[5]).cached == 391
 
 
 @pytest.mark.parametrize("cache_ram", [0, 1 << 28])
@@ -102,7 +103,7 @@ def test_a_restart_finds_them_again(config: EngineConfig, cache_ram: int) -> Non
         assert ask(engine, prompts[0], salt="another").cached < 10
         for prompt, ids in zip(prompts, first, strict=True):
             again = ask(engine, prompt, salt="key")
-            assert again.cached == 399
+            assert again.cached == 391
             assert again.ids == ids
 
 
@@ -117,7 +118,7 @@ def test_other_settings_find_nothing(config: EngineConfig, change: dict[str, str
     with Engine(replace(config, **change)) as engine:  # type: ignore[arg-type]
         assert ask(engine, prompt).cached == 0
     with Engine(config) as engine:
-        assert ask(engine, prompt).cached == 399
+        assert ask(engine, prompt).cached == 391
 
 
 def test_dynamic_factors_are_kept(config: EngineConfig) -> None:
@@ -128,7 +129,7 @@ def test_dynamic_factors_are_kept(config: EngineConfig) -> None:
     with Engine(config) as engine:
         for prompt, ids in zip(prompts, first, strict=True):
             again = ask(engine, prompt)
-            assert again.cached == len(prompt) - 1
+            assert again.cached == len(prompt) - LEAST
             assert again.ids == ids
 
 
@@ -184,7 +185,7 @@ def test_the_disk_has_a_limit(config: EngineConfig) -> None:
             ask(engine, prose(engine, 400, 10 + i))
     assert sum(path.stat().st_size for path in files(config)) <= config.cache_disk
     with Engine(config) as engine:
-        assert ask(engine, prose(engine, 400, 15)).cached == 399
+        assert ask(engine, prose(engine, 400, 15)).cached == 391
 
 
 def test_idle_time_is_used_to_copy_ahead(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +202,7 @@ def test_idle_time_is_used_to_copy_ahead(config: EngineConfig, monkeypatch: pyte
         monkeypatch.setattr(engine._context, "state", None)  # nothing is copied again
         monkeypatch.setattr(loop, "_IDLE_S", 100)
         ask(engine, prose(engine, 500, 9))
-        assert ask(engine, prompts[0]).cached == 399
+        assert ask(engine, prompts[0]).cached == 391
         monkeypatch.undo()
 
 
@@ -237,7 +238,7 @@ def test_sessions(config: EngineConfig) -> None:
         assert engine.sessions.restore("../../my session", "key") == engine.sessions.list("key")[0]
         assert ask(engine, prompt, salt="another").cached < 10
         again = ask(engine, prompt, salt="key")
-        assert (again.cached, again.ids) == (399, expected.ids)
+        assert (again.cached, again.ids) == (391, expected.ids)
         for name in ("none", "../../my session"):
             with pytest.raises(KeyError):
                 engine.sessions.restore(name, "wrong key")

@@ -110,14 +110,13 @@ def test_nan_shows(forced: str, bad: str) -> None:
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
 @pytest.mark.parametrize("n_keys", [1, 64, 777])
 def test_a_plan_that_covers_all_equals_exact(forced: str, n_keys: int) -> None:
-    plans = (
-        "exact",
-        f"window({n_keys + 40})",
-        f"sinks({n_keys // 2 + 1})+window({n_keys - n_keys // 2 + 40})",
-    )
-    exact, *others = [OpCase(Case("full", plan=plan, seqs=(Seq(n_keys, 33),))).run() for plan in plans]
-    for other in others:
-        np.testing.assert_array_equal(other, exact)
+    case = Case("full", seqs=(Seq(n_keys, 33),))
+    exact = OpCase(case).run()
+    np.testing.assert_array_equal(OpCase(replace(case, plan=f"window({n_keys + 40})")).run(), exact)
+    # Sinks are a block of their own, so that other rows of a tile do not change what a row gets.
+    both = replace(case, plan=f"sinks({n_keys // 2 + 1})+window({n_keys - n_keys // 2 + 40})")
+    expected, allowed = known(case, NAIVE.get(forced, "f32"))
+    assert np.abs(OpCase(both).run() - expected).max() <= allowed
 
 
 def test_unknown_instruction_set_is_refused() -> None:

@@ -40,7 +40,9 @@ struct plong_tile {
     int32_t                    head0;
     int32_t                    n_h;
     int32_t                    n_kv;
-    int32_t                    split, n_splits; /* this call does the split-th part of the keys */
+    int32_t                    segment; /* keys at positions [i * segment, (i + 1) * segment) are merged as a whole */
+    int32_t                    seg0, seg1; /* this call does the segments i of [seg0, seg1) */
+    int64_t                    part;       /* where the state of segment 0 goes if each has one of its own */
 };
 
 static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }

@@ -37,12 +37,13 @@ static void pack_values(struct tile_run * t, const struct keys * b, struct packe
     }
 }
 
-/* Probabilities of a sub for keys j0 .. of the block into p; false when none of them matters. `before` keys ahead of them
+/* Probabilities of a sub for n_keys keys from j0 on into p; false when none of them matters. `before` keys ahead of them
  * in p have theirs already. */
 static bool sub_probabilities(
-    struct tile_run * t, int n, const struct keys * all, int j0, int before, struct packed * done, elem * p) {
+    struct tile_run * t, int n, const struct keys * all, int j0, int n_keys, int before, struct packed * done,
+    elem * p) {
     const struct sub * sub = &t->job.subs[n];
-    const struct keys  b   = { all->n - j0 < CHUNK ? all->n - j0 : CHUNK, all->pos + j0, all->cell + j0 };
+    const struct keys  b   = { n_keys, all->pos + j0, all->cell + j0 };
     const int          i0 = n * SUB, rows = t->job.n - i0 < SUB ? t->job.n - i0 : SUB;
     const enum cover   cover = job_cover(&t->job, sub, &b);
     int                z0, z1;
@@ -85,6 +86,7 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
     const struct plong_call * c     = t->call;
     const struct keys         b     = block_keys(block, 0, BLOCK);
     const int                 times = t->job.n * (BLOCK / CHUNK);
+    const int                 until = CHUNK - (t->job.branch < 0 ? b.pos[0] % CHUNK & ~31 : 0); /* where a chunk ends */
     struct packed             done  = {
         .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes),
         .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes),
@@ -93,14 +95,15 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
     };
     for (int n = 0; n < t->job.n_sub; n++) {
         int first = -1, last = 0; /* keys whose probabilities are in p */
-        for (int j = 0; j < b.n; j += CHUNK) {
-            elem * p = wide_probabilities(t->mem.s, t->mem.p) + j;
-            if (sub_probabilities(t, n, &b, j, first < 0 ? 0 : j - first, &done, p)) {
+        for (int j = 0, chunk = until; j < b.n; j += chunk, chunk = CHUNK) {
+            const int keys = b.n - j < chunk ? b.n - j : chunk;
+            elem *    p    = wide_probabilities(t->mem.s, t->mem.p) + j;
+            if (sub_probabilities(t, n, &b, j, keys, first < 0 ? 0 : j - first, &done, p)) {
                 first = first < 0 ? j : first;
-                last  = j + CHUNK < b.n ? j + CHUNK : b.n;
+                last  = j + keys;
             } else if (first >= 0) {
                 for (int i = 0; i < SUB; i++) {
-                    memset(p + i * BLOCK, 0, CHUNK * sizeof(elem));
+                    memset(p + i * BLOCK, 0, (size_t) ((keys + 31) & ~31) * sizeof(elem));
                 }
             }
         }

@@ -38,6 +38,7 @@ struct tile_run {
     const struct plong_tile * tile;
     struct tile_mem           mem;
     struct job                job;
+    bool                      ready;   /* job, and what of mem hangs on it, are those of the last keys */
     size_t                    jq_zone; /* elements from one zone of mem.jq to the next */
     int32_t                   map;     /* enum plong_map */
     int                       dk, dv;
@@ -67,7 +68,7 @@ static void float_rows(struct tile_run * t, const void ** row, int n, int32_t ty
 static void near_rows(struct tile_run * t, const void ** row, const struct keys * b) {
     float_rows(t, row, b->n, t->call->k_type, t->call->d_k, t->dk);
     for (int j = 0; j < b->n; j++) {
-        unfold_key(t->call, b->pos[j], t->tile->pos, t->mem.f32 + (size_t) j * t->dk, t->mem.angles);
+        unfold_key(t->call, b->pos[j], t->mem.f32 + (size_t) j * t->dk, t->mem.angles);
     }
 }
 

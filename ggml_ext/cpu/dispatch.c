@@ -9,9 +9,12 @@
 #include "ggml-cpu-impl.h"
 
 #define MAX_ISAS         8
-#define TILES_PER_THREAD 8   /* wanted, for balance: tiles get smaller, then keys are split */
-#define DILATED_ROWS     2   /* times the rows of other tiles */
-#define WORK_PER_SPLIT   512 /* keys x kv heads that are worth a part of their own */
+#define TILES_PER_THREAD 8    /* wanted, for balance: tiles get smaller, then keys are split */
+#define DILATED_ROWS     2    /* times the rows of other tiles */
+#define SEGMENT          8192 /* keys that are merged as a whole, for tiles of many rows */
+#define FEW_SEGMENT      1024 /* the same for tiles of few rows: at least, and more where there would be more than */
+#define FEW_SEGMENTS     32   /* so many of them */
+#define MOST_PARTS       (1 << 25) /* bytes of states of segments */
 
 /* ---- the instruction set -------------------------------------------------------------------------------------- */
 
@@ -89,8 +92,8 @@ static size_t align64(size_t n) { return (n + 63) & ~(size_t) 63; }
 /* What thread 0 found out for the others. */
 struct work_head {
     int64_t n_tiles;
-    int32_t n_splits;
-    int32_t rows; /* of the largest tile */
+    int64_t n_items; /* more than n_tiles where each segment of a tile is one */
+    int32_t rows;    /* of the largest tile */
 };
 
 /* Everything in wdata, in bytes from its start, after a struct work_head. What is always written comes first: other ops
@@ -100,7 +103,7 @@ struct work {
     size_t  per_thread;
     size_t  state;    /* bytes of that state */
     size_t  tiles;    /* struct plong_tile[] */
-    size_t  partials; /* f32: m[], l[], acc[][dv] of rows that are split over keys */
+    size_t  partials; /* f32: m[], l[], acc[][dv] of rows whose segments are items */
     size_t  total;
     int64_t max_tiles;
     int64_t max_rows; /* partial rows */
@@ -123,6 +126,9 @@ static int32_t least_rows(int32_t d_k, int32_t d_v) {
     return n > PLONG_FEW_ROWS ? n : PLONG_FEW_ROWS;
 }
 
+/* So few tiles do not keep every thread busy. */
+static int64_t few_tiles(int n_threads) { return TILES_PER_THREAD / 2 * (int64_t) n_threads; }
+
 static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     const struct ggml_tensor * q   = op->src[0];
     const int32_t              d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad32(d_v);
@@ -133,12 +139,14 @@ static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     w.state      = align64((size_t) most * (dv + 2) * sizeof(float));
     w.threads    = align64(sizeof(struct work_head));
     w.per_thread = w.state + align64(largest_scratch(d_k, d_v, most, op->src[4] != NULL));
-    /* keys are split only while there are fewer tiles than wanted, each as small as they get */
-    const int64_t parts = 2 * TILES_PER_THREAD * (int64_t) n_threads;
-    w.max_rows          = min_i64(parts * DILATED_ROWS * least_rows(d_k, d_v), parts * rows);
-    w.tiles             = w.threads + w.per_thread * (size_t) n_threads;
-    w.partials          = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
-    w.total             = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
+    /* segments are items only while there are fewer tiles than wanted, each as small as they get */
+    const int64_t tiles = few_tiles(n_threads), cells = op->src[1]->ne[2];
+    const int64_t segments = cells / SEGMENT + 2 > FEW_SEGMENTS ? cells / SEGMENT + 2 : FEW_SEGMENTS;
+    w.max_rows             = min_i64(tiles * DILATED_ROWS * least_rows(d_k, d_v), rows) * segments;
+    w.max_rows             = min_i64(w.max_rows, MOST_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
+    w.tiles                = w.threads + w.per_thread * (size_t) n_threads;
+    w.partials             = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
+    w.total                = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
     return w;
 }
 
@@ -182,6 +190,19 @@ static struct plong_call make_call(const struct ggml_tensor * op) {
 
 static const struct plong_phase exact_phase = { .window = PLONG_ALL };
 
+static void set_segments(struct plong_tile * tile) {
+    const int32_t last = tile->pos + tile->n_tok - 1;
+    tile->segment      = SEGMENT;
+    if (tile->n_tok * tile->n_h <= PLONG_FEW) {
+        tile->segment = FEW_SEGMENT;
+        while (last / tile->segment >= FEW_SEGMENTS) {
+            tile->segment *= 2;
+        }
+    }
+    tile->seg0 = 0;
+    tile->seg1 = last / tile->segment + 1;
+}
+
 /* Cuts one group into tiles of at most `rows` rows. */
 static int64_t group_tiles(
     const struct plong_call * c, const struct plong_group * group, const struct plong_phase * phase, int32_t rows,
@@ -203,18 +224,17 @@ static int64_t group_tiles(
                 const int32_t pos = group->pos + i;
                 int32_t       end = i + tokens < group->n ? i + tokens : group->n;
                 end               = plong_phase_cut(phase, pos, group->pos + end - 1) - group->pos + 1;
-                tiles[n++]        = (struct plong_tile) {
-                    .group    = group,
-                    .phase    = phase,
-                    .tok      = group->tok + i,
-                    .pos      = pos,
-                    .n_tok    = end - i,
-                    .head0    = kv * c->n_group + h,
-                    .n_h      = hs,
-                    .n_kv     = kvs,
-                    .split    = 0,
-                    .n_splits = 1,
+                tiles[n]          = (struct plong_tile) {
+                    .group = group,
+                    .phase = phase,
+                    .tok   = group->tok + i,
+                    .pos   = pos,
+                    .n_tok = end - i,
+                    .head0 = kv * c->n_group + h,
+                    .n_h   = hs,
+                    .n_kv  = kvs,
                 };
+                set_segments(&tiles[n++]);
                 i = end;
             }
         }
@@ -269,32 +289,27 @@ static struct plong_state state_at(float * base, int64_t rows) {
     return (struct plong_state) { .m = base, .l = base + rows, .acc = base + 2 * rows };
 }
 
-/* Keys x kv heads that a tile reads. */
-static int64_t tile_work(const struct plong_tile * tile) {
-    int64_t keys = plong_phase_cost(tile->phase, tile->pos + tile->n_tok - 1, tile->head0);
-    return keys * tile->n_kv;
+/* Makes an item of each segment where there are too few tiles for the threads and memory for the segments' states: what
+ * comes out is the same. Returns the number of items. */
+static int64_t share_segments(struct plong_tile * tiles, int64_t n, int n_threads, int32_t rows, int64_t max_rows) {
+    int64_t parts = 0;
+    for (int64_t i = 0; i < n; i++) {
+        tiles[i].part = parts;
+        parts += tiles[i].seg1;
+    }
+    return n_threads > 1 && n < few_tiles(n_threads) && parts * rows <= max_rows ? parts : n;
 }
 
-/* How many parts the keys of each tile are cut into, so that a few long tiles still keep every thread busy; as many as
- * there is memory for partial rows. */
-static int32_t choose_splits(
-    const struct plong_tile * tiles, int64_t n, int n_threads, int32_t rows, int64_t max_rows) {
-    const int64_t wanted = (int64_t) TILES_PER_THREAD * n_threads;
-    if (n == 0 || n >= wanted / 2 || n_threads == 1) {
-        return 1;
+/* The tile of an item that is one segment. */
+static struct plong_tile segment_tile(const struct plong_tile * tiles, int64_t n, int64_t item) {
+    int64_t i = 0;
+    while (i + 1 < n && tiles[i + 1].part <= item) {
+        i++;
     }
-    int64_t most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t work = tile_work(&tiles[i]);
-        most               = work > most ? work : most;
-    }
-    const int64_t useful = most / WORK_PER_SPLIT;
-    int64_t       splits = (wanted + n - 1) / n;
-    splits               = splits < useful ? splits : useful;
-    while (splits > 1 && n * splits * rows > max_rows) {
-        splits--;
-    }
-    return splits < 1 ? 1 : (int32_t) splits;
+    struct plong_tile tile = tiles[i];
+    tile.seg0              = (int32_t) (item - tile.part);
+    tile.seg1              = tile.seg0 + 1;
+    return tile;
 }
 
 static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
@@ -306,13 +321,13 @@ static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
     return most;
 }
 
-/* Merges the parts of one tile and writes its rows. part(i) starts at parts + i * size. */
+/* Merges the segments of one tile, of which each has a part of `size` floats, and writes its rows. */
 static void finish_tile(
     const struct plong_call * c, const struct plong_kernel * kernel, const struct plong_tile * tile, float * parts,
-    size_t size, int32_t n_splits) {
+    size_t size) {
     const int          rows = plong_tile_rows(tile), dv = plong_pad32(c->d_v);
     struct plong_state into = state_at(parts, rows);
-    for (int32_t i = 1; i < n_splits; i++) {
+    for (int32_t i = 1; i < tile->seg1; i++) {
         const struct plong_state from = state_at(parts + i * size, rows);
         for (int r = 0; r < rows; r++) {
             kernel->merge(
@@ -354,37 +369,33 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
 
     if (params->ith == 0) {
         zero_strays(&call);
-        head->n_tiles  = make_tiles(&call, params->nth, tiles);
-        head->rows     = most_rows(tiles, head->n_tiles);
-        head->n_splits = choose_splits(tiles, head->n_tiles, params->nth, head->rows, work.max_rows);
+        head->n_tiles = make_tiles(&call, params->nth, tiles);
+        head->rows    = most_rows(tiles, head->n_tiles);
+        head->n_items = share_segments(tiles, head->n_tiles, params->nth, head->rows, work.max_rows);
         ggml_threadpool_chunk_set(params->threadpool, 0);
     }
     ggml_barrier(params->threadpool);
 
-    const int32_t n_splits = head->n_splits;
-    const int64_t n_items  = head->n_tiles * n_splits;
-    GGML_ASSERT(n_splits == 1 || n_items * head->rows <= work.max_rows);
-    const size_t part_size = (size_t) head->rows * (dv + 2);
-    int64_t      done      = 0;
+    const int64_t n_tiles = head->n_tiles, n_items = head->n_items;
+    const bool    shared    = n_items > n_tiles;
+    const size_t  part_size = (size_t) head->rows * (dv + 2);
+    int64_t       done      = 0;
     for (int64_t item; (item = ggml_threadpool_chunk_add(params->threadpool, 1)) < n_items; done++) {
-        struct plong_tile  tile    = tiles[item / n_splits];
-        const int          rows    = plong_tile_rows(&tile);
-        struct plong_state state   = state_at(n_splits > 1 ? parts + item * part_size : (float *) mine, rows);
-        void *             scratch = mine + work.state;
-        tile.split                 = (int32_t) (item % n_splits);
-        tile.n_splits              = n_splits;
+        const struct plong_tile tile  = shared ? segment_tile(tiles, n_tiles, item) : tiles[item];
+        const int               rows  = plong_tile_rows(&tile);
+        struct plong_state      state = state_at(shared ? parts + item * part_size : (float *) mine, rows);
         empty_state(&state, rows, dv);
-        kernel->tile(&call, &tile, &state, scratch);
-        if (n_splits == 1) {
+        kernel->tile(&call, &tile, &state, mine + work.state);
+        if (!shared) {
             write_rows(&call, &tile, &state);
         }
     }
     atomic_fetch_add(&tiles_run[kernel_index(kernel)], done);
 
-    if (n_splits > 1) {
+    if (shared) {
         ggml_barrier(params->threadpool);
-        for (int64_t i = params->ith; i < head->n_tiles; i += params->nth) {
-            finish_tile(&call, kernel, &tiles[i], parts + i * n_splits * part_size, part_size, n_splits);
+        for (int64_t i = params->ith; i < n_tiles; i += params->nth) {
+            finish_tile(&call, kernel, &tiles[i], parts + tiles[i].part * part_size, part_size);
         }
     }
 }

@@ -23,7 +23,7 @@ struct job {
     int          sub_rows; /* rows per sub */
     int          n_sub;
     bool         few;
-    int32_t      head;
+    int32_t      head;   /* 0 for the keys of a tail range */
     bool         checks; /* the keys of earlier branches must be left out one by one */
     float        weight; /* log2 of what each key counts */
     int32_t *    row;    /* [n] of the tile */
@@ -43,9 +43,9 @@ static inline int32_t row_pos(const struct plong_tile * tile, int32_t row) {
     return tile->pos + row / tile->n_h % tile->n_tok;
 }
 
-static void set_bounds(const struct plong_phase * ph, int32_t p, int32_t * lo, int32_t * hi) {
+static void set_bounds(const struct plong_phase * ph, int32_t head, int32_t p, int32_t * lo, int32_t * hi) {
     const int64_t first = (int64_t) p - ph->window + 1;
-    *lo                 = p < ph->dense_below || first < 0 ? 0 : (int32_t) first;
+    *lo                 = p < ph->dense_below || first < head ? head : (int32_t) first;
     *hi                 = p;
 }
 
@@ -66,6 +66,11 @@ static void branch_bounds(const struct plong_phase * ph, int k, int32_t p, int32
     }
 }
 
+/* Keys before it are read by all rows. */
+static inline int32_t set_head(const struct plong_phase * ph, int branch) {
+    return branch >= 0 ? 0 : ph->sinks > ph->global ? ph->sinks : ph->global;
+}
+
 static void job_begin(
     struct job * job, const struct plong_call * call, const struct plong_tile * tile, const struct tile_range * range,
     int sub_rows) {
@@ -75,7 +80,7 @@ static void job_begin(
     job->branch                     = k;
     job->offset                     = range->offset;
     job->n                          = 0;
-    job->head                       = k >= 0 ? 0 : ph->sinks > ph->global ? ph->sinks : ph->global;
+    job->head                       = set_head(ph, k);
     job->checks                     = k > 0 && ph->weight == PLONG_WEIGHT_NONE;
     job->weight                     = k >= 0 && ph->weight == PLONG_WEIGHT_STRIDE ? log2f((float) ph->rate[k]) : 0.0f;
     for (int r = 0; r < rows; r++) {
@@ -87,7 +92,7 @@ static void job_begin(
         job->row[i] = r;
         job->pos[i] = p;
         if (k < 0) {
-            set_bounds(ph, p, &job->lo[i], &job->hi[i]);
+            set_bounds(ph, job->head, p, &job->lo[i], &job->hi[i]);
         } else {
             branch_bounds(ph, k, p, h, &job->lo[i], &job->hi[i]);
         }

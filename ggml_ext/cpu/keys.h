@@ -6,10 +6,12 @@
 
 #define MAX_TILE_RANGES (2 + PLONG_MAX_BRANCHES * PLONG_CLASSES)
 
-/* A range of a tile, and the heads that read it: those with head % rate == offset; set parts are read by all. */
+/* A range of a tile, and the heads that read it: those with head % rate == offset; set parts are read by all. tail: of the
+ * window alone, whatever else covers these positions. */
 struct tile_range {
     struct plong_range range;
     int32_t            offset;
+    bool               tail;
 };
 
 struct key_block {
@@ -40,18 +42,37 @@ struct key_walk {
     int                      n_ranges;
     int                      at;   /* current range */
     int64_t                  next; /* next index into it */
-    int64_t                  left; /* keys of this split still to come, holes included */
 };
+
+/* The set parts of a tile of many rows. Sinks and window are never one range, and the window's begins where a tile of the
+ * matrix unit does: a row gets the same keys in the same blocks whichever rows are beside it. */
+static int wide_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct tile_range out[2]) {
+    const int32_t head = ph->sinks > ph->global ? ph->sinks : ph->global, end = p1 + 1;
+    const int32_t beg = p0 - ph->window + 1;
+    int           n   = 0;
+    if (head > 0) {
+        out[n++].range = (struct plong_range) { .beg = 0, .end = head < end ? head : end, .stride = 1, .branch = -1 };
+    }
+    out[n].range  = (struct plong_range) { .beg = beg > 0 ? beg & ~31 : 0, .end = end, .stride = 1, .branch = -1 };
+    out[n++].tail = true;
+    return n;
+}
 
 /* Set parts first, then branch by branch, once for each head offset of the tile. */
 static int tile_ranges(const struct plong_tile * tile, struct tile_range * out) {
     const struct plong_phase * ph = tile->phase;
     const int32_t              p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1;
-    struct plong_range         set[2];
-    const int                  n_set = plong_set_ranges(ph, p0, p1, set);
-    int                        n     = 0;
-    for (int i = 0; i < n_set; i++) {
-        out[n++] = (struct tile_range) { .range = set[i], .offset = 0 };
+    const bool                 window = ph->window > 0 && ph->window != PLONG_ALL && p0 >= ph->dense_below;
+    int                        n;
+    memset(out, 0, MAX_TILE_RANGES * sizeof(*out));
+    if (window && tile->n_tok * tile->n_h > PLONG_FEW) {
+        n = wide_ranges(ph, p0, p1, out);
+    } else {
+        struct plong_range set[2];
+        n = plong_set_ranges(ph, p0, p1, set);
+        for (int i = 0; i < n; i++) {
+            out[i].range = set[i];
+        }
     }
     if (plong_phase_is_exact(ph) || p1 < ph->dense_below) {
         return n;
@@ -67,24 +88,28 @@ static int tile_ranges(const struct plong_tile * tile, struct tile_range * out) 
     return n;
 }
 
+/* The part of a range at positions [lo, hi) */
+static void clip_range(struct plong_range * r, int64_t lo, int64_t hi) {
+    if (r->beg < lo) {
+        r->beg += (int32_t) ((lo - r->beg + r->stride - 1) / r->stride * r->stride);
+    }
+    r->end = r->end < hi ? r->end : (int32_t) hi;
+}
+
+/* The keys of one of the tile's segments. */
 static void key_walk_begin(
-    struct key_walk * w, const struct plong_call * call, const struct plong_tile * tile, int32_t cap) {
+    struct key_walk * w, const struct plong_call * call, const struct plong_tile * tile, int32_t segment, int32_t cap) {
     const struct plong_slot * slot = plong_batch_slots(call->batch) + tile->group->slot;
     w->runs                        = plong_batch_runs(call->batch) + slot->run_beg;
     w->n_runs                      = slot->run_end - slot->run_beg;
     w->run                         = 0;
     w->cap                         = cap;
     w->n_ranges                    = tile_ranges(tile, w->range);
-    int64_t total                  = 0;
+    w->at                          = 0;
+    w->next                        = 0;
+    const int64_t lo               = (int64_t) segment * tile->segment;
     for (int i = 0; i < w->n_ranges; i++) {
-        total += plong_range_count(&w->range[i].range);
-    }
-    const int64_t beg = total * tile->split / tile->n_splits;
-    w->left           = total * (tile->split + 1) / tile->n_splits - beg;
-    w->at             = 0;
-    w->next           = beg;
-    while (w->at < w->n_ranges && w->next >= plong_range_count(&w->range[w->at].range)) {
-        w->next -= plong_range_count(&w->range[w->at++].range);
+        clip_range(&w->range[i].range, lo, lo + tile->segment);
     }
 }
 
@@ -109,15 +134,15 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
 /* False when there are no more keys. */
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
     b->n = 0;
-    while (w->left > 0 && w->at < w->n_ranges) {
+    while (w->at < w->n_ranges) {
         const struct plong_range * r     = &w->range[w->at].range;
         const int64_t              count = plong_range_count(r);
+        int                        room  = w->cap;
         b->range                         = w->at;
-        while (w->left > 0 && w->next < count && b->n < w->cap) {
+        while (w->next < count && b->n < room) {
             const int32_t t = r->beg + (int32_t) w->next * r->stride;
             w->run          = key_walk_run(w, t);
             if (w->run == w->n_runs) { /* nothing cached from here on */
-                w->left -= count - w->next;
                 w->next = count;
                 break;
             }
@@ -126,20 +151,20 @@ static bool key_walk_next(struct key_walk * w, struct key_block * b) {
                 int64_t skip = ((int64_t) run->pos - t + r->stride - 1) / r->stride;
                 skip         = skip < count - w->next ? skip : count - w->next;
                 w->next += skip;
-                w->left -= skip;
                 continue;
+            }
+            if (b->n == 0 && r->branch < 0) { /* blocks end at multiples of their size */
+                room = w->cap - t % w->cap;
             }
             int64_t take = ((int64_t) run->pos + run->n - t + r->stride - 1) / r->stride;
             take         = take < count - w->next ? take : count - w->next;
-            take         = take < w->left ? take : w->left;
-            take         = take < w->cap - b->n ? take : w->cap - b->n;
+            take         = take < room - b->n ? take : room - b->n;
             for (int64_t i = 0; i < take; i++) {
                 b->pos[b->n + i]  = t + (int32_t) i * r->stride;
                 b->cell[b->n + i] = run->cell + (t - run->pos) + (int32_t) i * r->stride;
             }
             b->n += (int) take;
             w->next += take;
-            w->left -= take;
         }
         if (w->next >= count) {
             w->at++;

@@ -94,20 +94,25 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
             }
         }
     }
-    for (int i = 0; i < job->n; i++) {
-        t->mem.js.m[i] = -INFINITY;
-        if (t->call->params.max_bias > 0.0f) {
-            const int32_t head = row_head(t->call, t->tile, job->row[i]);
-            t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
-        }
+    for (int i = 0; i < job->n && t->call->params.max_bias > 0.0f; i++) {
+        const int32_t head = row_head(t->call, t->tile, job->row[i]);
+        t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
     }
-    memset(t->mem.js.l, 0, (size_t) padded * VW * sizeof(float));
-    memset(t->mem.js.acc, 0, (size_t) padded * t->dv * sizeof(float));
     if (job->few) {
         few_begin(t);
     } else {
         wide_config();
     }
+}
+
+/* Empties the state of the job's rows. */
+static void run_job_reset(struct tile_run * t) {
+    const size_t padded = (size_t) (t->job.few ? t->job.n : (t->job.n + SUB - 1) / SUB * SUB);
+    for (int i = 0; i < t->job.n; i++) {
+        t->mem.js.m[i] = -INFINITY;
+    }
+    memset(t->mem.js.l, 0, padded * VW * sizeof(float));
+    memset(t->mem.js.acc, 0, padded * t->dv * sizeof(float));
 }
 
 static void run_job_end(struct tile_run * t, struct plong_state * into) {
@@ -121,6 +126,48 @@ static void run_job_end(struct tile_run * t, struct plong_state * into) {
 }
 
 /* ---- the tile ------------------------------------------------------------------------------------------------- */
+
+/* Adds the keys of one segment. What a row gets hangs on its segments and on nothing else: not on the rows beside it, on
+ * who else is in the batch, or on the number of threads. */
+static void run_segment(struct tile_run * t, int32_t segment, struct plong_state * state) {
+    struct key_walk    walk;
+    struct key_block   blocks[2];
+    struct key_block * b      = &blocks[0];
+    struct key_block * next   = &blocks[1];
+    bool               in_job = false;
+    key_walk_begin(&walk, t->call, t->tile, segment, t->tile->n_kv > 1 ? FEW_BLOCK : BLOCK);
+    for (bool more = key_walk_next(&walk, b); more;) {
+        more                            = key_walk_next(&walk, next);
+        const struct tile_range * range = &walk.range[b->range];
+        const bool ready = t->ready && range->range.branch == t->job.branch && range->offset == t->job.offset;
+        if (in_job && !ready) {
+            run_job_end(t, state);
+        }
+        if (!ready) {
+            run_job_begin(t, range);
+            t->ready = true;
+        }
+        if (!in_job || !ready) {
+            run_job_reset(t);
+            in_job = true;
+        }
+        if (!more) {
+            next->n = 0;
+        }
+        t->job.head = range->tail ? 0 : set_head(t->tile->phase, range->range.branch);
+        if (t->job.few) {
+            block_few(t, b, next);
+        } else {
+            block_wide(t, b, next);
+        }
+        struct key_block * swap = b;
+        b                       = next;
+        next                    = swap;
+    }
+    if (in_job) {
+        run_job_end(t, state);
+    }
+}
 
 static void tile_compute(
     const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
@@ -143,38 +190,9 @@ static void tile_compute(
     memset(t.mem.s, 0, SUB * CHUNK * sizeof(float));
     load_queries(call, tile, t.map, t.mem.q, t.mem.angles);
 
-    struct key_walk    walk;
-    struct key_block   blocks[2];
-    struct key_block * b      = &blocks[0];
-    struct key_block * next   = &blocks[1];
-    bool               in_job = false;
-    key_walk_begin(&walk, call, tile, tile->n_kv > 1 ? FEW_BLOCK : BLOCK);
     wide_enter();
-    for (bool more = key_walk_next(&walk, b); more;) {
-        more                            = key_walk_next(&walk, next);
-        const struct tile_range * range = &walk.range[b->range];
-        const bool                same = in_job && range->range.branch == t.job.branch && range->offset == t.job.offset;
-        if (!same) {
-            if (in_job) {
-                run_job_end(&t, state);
-            }
-            run_job_begin(&t, range);
-            in_job = true;
-        }
-        if (!more) {
-            next->n = 0;
-        }
-        if (t.job.few) {
-            block_few(&t, b, next);
-        } else {
-            block_wide(&t, b, next);
-        }
-        struct key_block * swap = b;
-        b                       = next;
-        next                    = swap;
-    }
-    if (in_job) {
-        run_job_end(&t, state);
+    for (int32_t segment = tile->seg0; segment < tile->seg1; segment++) {
+        run_segment(&t, segment, state);
     }
     wide_leave();
 }

@@ -18,9 +18,8 @@ static inline int zone_of(const struct plong_rope * rope, int32_t map, int32_t p
     }
 }
 
-/* Position to which a query at p is rotated for a zone, less the one it was stored at; near zones of folded maps count
- * from ref. */
-static inline int64_t zone_query_shift(const struct plong_rope * rope, int32_t map, int zone, int32_t p, int32_t ref) {
+/* Position to which a query at p is rotated for a zone, less the one it was stored at. */
+static inline int64_t zone_query_shift(const struct plong_rope * rope, int32_t map, int zone, int32_t p) {
     const int64_t stored = plong_rope_stored(rope, p);
     switch (map) {
         case PLONG_MAP_DCA: {
@@ -28,8 +27,8 @@ static inline int64_t zone_query_shift(const struct plong_rope * rope, int32_t m
             const int32_t ahead = (int32_t) stored + c;
             return zone == 0 ? 0 : (zone == 1 && ahead < rope->chunk ? ahead : rope->chunk) - stored;
         }
-        case PLONG_MAP_SELF_EXTEND: return zone == 0 ? p - ref - stored : rope->local - rope->local / rope->chunk;
-        case PLONG_MAP_REROPE: return zone == 0 ? p - ref : rope->chunk;
+        case PLONG_MAP_SELF_EXTEND: return zone == 0 ? p - stored : rope->local - rope->local / rope->chunk;
+        case PLONG_MAP_REROPE: return zone == 0 ? p : rope->chunk;
         default: return 0;
     }
 }
@@ -50,7 +49,7 @@ static void load_queries(
         const int32_t p     = tile->pos + i;
         const float   scale = call->params.scale * plong_rope_logn(rope, p) * 1.44269504f;
         for (int z = 0; z < zone_count(map); z++) {
-            const int64_t shift = zone_query_shift(rope, map, z, p, tile->pos);
+            const int64_t shift = zone_query_shift(rope, map, z, p);
             if (shift) {
                 plong_rope_angles(call->table, call->params.n_rot, &shift, 1, angles);
             }
@@ -73,9 +72,9 @@ static void load_queries(
     }
 }
 
-/* A key's f32 row x (as cached) back to the basis before the Hadamard transform, then to its true position less ref. */
-static void unfold_key(const struct plong_call * call, int32_t pos, int32_t ref, float * x, float * angles) {
-    const int64_t shift = (int64_t) pos - ref - plong_rope_stored(&call->batch->rope, pos);
+/* A key's f32 row x (as cached) back to the basis before the Hadamard transform, then to its true position. */
+static void unfold_key(const struct plong_call * call, int32_t pos, float * x, float * angles) {
+    const int64_t shift = (int64_t) pos - plong_rope_stored(&call->batch->rope, pos);
     if (call->params.hadamard) {
         row_hadamard(x, call->d_k, call->params.hadamard);
     }

@@ -71,9 +71,9 @@ class Pool:
     def match(
         self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, stored: bool = True
     ) -> Source:
-        """The best source for a prompt, of which at least the last token is left to evaluate. stored: also
+        """The best source for a prompt, of which at least prefix.LEAST tokens are left to evaluate. stored: also
         look outside the context."""
-        limit, context = len(ids) - 1, self._context
+        limit, context = len(ids) - prefix.LEAST, self._context
         if limit < 1:
             return Source()
         ids, hashes = ids[:limit], hashes[: limit // prefix.BLOCK]

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyllama_long.sequence import IntArray
 
+LEAST = 9  # tokens of a prompt that are evaluated at once: fewer may take the kernel for decode, which rounds otherwise
 BLOCK = 64  # tokens
 
 

@@ -86,7 +86,7 @@ class Queue:
         for other in self._loop.running:
             if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
                 begin = prefix.common_blocks(other.hashes, job.hashes)
-                end = min(begin + prefix.BLOCK, job.n - 1)
+                end = min(begin + prefix.BLOCK, max(0, job.n - prefix.LEAST))
                 n = prefix.common(other.ids[:end], job.ids[:end], min(begin, end))
                 assert other.held is not None
                 if n >= other.held.n + prefix.BLOCK:

@@ -11,6 +11,7 @@ import numpy as np
 from pyllama_long import log
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
+from pyllama_long.engine.prefix import LEAST
 from pyllama_long.errors import DecodeError
 from pyllama_long.sequence import FloatArray
 
@@ -57,21 +58,31 @@ class Step:
             return []
         oldest = readers[0]
         assert oldest.held is not None
+        rows = self._context.n_batch - len(self._writers)
         room = self._loop.pace.room(oldest.held.n, len(self._writers), self._context.n_batch)
         shortest = min(readers, key=lambda job: job.wants)
         parts: dict[Job, int] = {}
         if shortest is not oldest and room > 1:
-            parts[shortest] = self._most(shortest, room // 2)
-            room -= parts[shortest]
+            parts[shortest] = self._part(shortest, room // 2, rows)
         for job in readers:
-            n = self._most(job, room + parts.get(job, 0))
+            left = sum(parts.values()) - parts.get(job, 0)
+            n = self._part(job, room - left, rows - left)
             if n > parts.get(job, 0):
-                room -= n - parts.get(job, 0)
                 parts[job] = n
         return list(parts.items())
 
-    def _most(self, job: Job, room: int) -> int:
-        return min(job.wants, room, self._context.rows_at_once if job.scores_prompt else room)
+    def _part(self, job: Job, room: int, rows: int) -> int:
+        """About `room` tokens of a prompt, at most `rows`: never fewer than LEAST while there are more, so that its
+        answer does not hang on what else is evaluated."""
+        most = min(rows, self._context.rows_at_once) if job.scores_prompt else rows
+        if room <= 0 or most < min(job.wants, LEAST):
+            return 0
+        n = max(room, LEAST)
+        if job.wants - n < LEAST:
+            n = job.wants
+        if n > most:
+            n = most if job.wants - most >= LEAST or most < 2 * LEAST else most - LEAST
+        return min(n, job.wants)
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 

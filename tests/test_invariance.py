@@ -1,0 +1,79 @@
+"""The same bits for a text however it is cut, how many threads there are, and whoever else is in the batch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+from engines import GREEDY, answer, prose
+
+from pyllama_long import LongLlama, _native
+from pyllama_long._native import llama_cpp
+from pyllama_long.engine import Engine, EngineConfig, Request
+
+ISAS = [name for name, usable in _native.isas().items() if usable]
+PLANS = ("exact", "sinks(4)+window(508)", "window(100)", "prefill: sinks(37)+window(200) | tail: exact")
+LENGTH = 1450
+CHUNKS = (LENGTH, 511, 300, 64, 25)  # of no one is the rest shorter than 9 tokens
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    assert _native.lib.plong_cpu_isa_force(request.param.encode())
+    yield request.param
+    assert _native.lib.plong_cpu_isa_force(b"")
+
+
+def cached(llm: LongLlama, ids: list[int], chunk: int) -> bytes:
+    """K and V of every layer after reading the text in chunks."""
+    llm.sequence.keep(0)
+    llm.reset()
+    llm.start()
+    llm.sequence.extend(np.array(ids, np.int32), chunk=chunk)
+    data = (ctypes.c_uint8 * llama_cpp.llama_state_seq_get_size(llm.ctx, 0))()
+    n = llama_cpp.llama_state_seq_get_data(llm.ctx, data, len(data), 0)
+    return bytes(data[:n])
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("rope", ["native", "rerope(128)+logn"])
+def test_chunks_and_threads_change_no_bit(demo_model: str, isa: str, plan: str, rope: str) -> None:
+    found = set()
+    for threads in (1, 2, 5):
+        model = LongLlama(
+            demo_model,
+            n_ctx=2048,
+            n_batch=2048,
+            n_ubatch=2048,
+            attention=plan,
+            rope=rope,
+            n_threads=threads,
+            n_threads_batch=threads,
+        )
+        with closing(model) as llm:
+            ids = prose(llm, LENGTH)
+            found |= {cached(llm, ids, chunk) for chunk in (CHUNKS if threads == 2 else CHUNKS[1:3])}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_company_changes_no_bit(demo_model: str, kv_type: str) -> None:
+    """Prompts read with others and beside streams, or found in the cache, and answers written with others."""
+    config = EngineConfig(demo_model, n_ctx=8192, n_parallel=6, kv_type=kv_type, attention="exact", step_ms=4)
+    with Engine(config) as engine:
+        texts = [prose(engine, n, seed) for seed, n in enumerate((1200, 40, 700, 9, 333, 90))]
+        requests = [Request(ids, 30, GREEDY, logprobs=3, salt="together") for ids in texts]
+
+        def ask(request: Request) -> list[tuple[int, float | None]]:
+            return [(token.id, token.logprob) for token in answer(engine.submit(request)).tokens]
+
+        alone = [ask(Request(ids, 30, GREEDY, logprobs=3, salt=f"alone {i}")) for i, ids in enumerate(texts)]
+        handles = [engine.submit(request) for request in requests]
+        together = [[(token.id, token.logprob) for token in answer(handle).tokens] for handle in handles]
+        again = [ask(request) for request in requests]
+        assert engine.stats().prefix_hits >= sum(len(ids) > 9 for ids in texts)
+    assert together == alone
+    assert again == alone
