@@ -25,7 +25,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  3
+#define PLONG_ABI_VERSION  4
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 

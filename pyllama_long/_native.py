@@ -31,7 +31,7 @@ try:
 except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 PRECISIONS = ("auto", "f32")  # enum plong_precision
 MAX_BRANCHES = 16
 MAX_ROT = 512
@@ -94,7 +94,7 @@ class CConfig(ctypes.Structure):
 
 
 class CStats(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in ("n_queries", "keys_visible", "keys_read", "n_tokens")]
+    _fields_ = [(name, c_int64) for name in ("n_queries", "keys_visible", "keys_read", "n_tokens", "n_runs")]
 
 
 class CGgufParams(ctypes.Structure):
@@ -411,12 +411,14 @@ def progress_callback(visit: Callable[[float], None]) -> Any:
 @dataclass(frozen=True)
 class Stats:
     """Rows (token, head, layer) that the op computed, keys that exact attention would have read for them,
-    keys read, and tokens decoded with the op."""
+    keys read, tokens decoded with the op, and runs of neighbouring cells that held the keys, summed over batches
+    and the sequences in them."""
 
     n_queries: int
     keys_visible: int
     keys_read: int
     n_tokens: int
+    n_runs: int
 
 
 def configure_next(config: CConfig | None) -> None:
@@ -452,7 +454,7 @@ def rope_factor(ctx: int, seq: int) -> float:
 def stats(ctx: int) -> Stats:
     c = CStats()
     lib.plong_llama_stats(ctx, c)
-    return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens)
+    return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens, c.n_runs)
 
 
 def stats_reset(ctx: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from engines import GREEDY, alone, answer, assert_same, prose
 
-from pyllama_long import LongLlama
+from pyllama_long import LongLlama, _native
 from pyllama_long.engine import (
     ContextOverflow,
     DecodeError,
@@ -66,12 +66,30 @@ def test_company_changes_no_answer(engine: Engine, llm: LongLlama) -> None:
         assert_same(llm, prompt, answer(handle).ids, alone(llm, prompt, 40))
 
 
+def test_streams_that_write_together_keep_long_runs(demo_model: str) -> None:
+    """Their cells come in blocks of 64, not one by one in turns."""
+    with Engine(EngineConfig(demo_model, n_ctx=4096, n_parallel=8)) as engine:
+        sampling = Sampling(temperature=0, logit_bias={engine.token_eos: -1e9})
+        handles = [engine.submit(Request([300 + i] * 12, 250, sampling)) for i in range(8)]
+        assert [answer(handle).usage.n_completion for handle in handles] == [250] * 8
+        context, before = engine._context, _native.stats(engine._context.ctx)
+        answer(engine.submit(Request([300] * 20, 1)))
+        assert _native.stats(context.ctx).n_runs - before.n_runs == 1
+        # 8 streams of 262 tokens: 5 blocks each at most, in 250 steps together
+        assert before.n_runs < 250 * 8 * 4
+
+
 def test_events_come_in_order(engine: Engine) -> None:
     prompt = prose(engine, 200, 9)
     events = answer(engine.submit(Request(prompt, 5, GREEDY, salt="events"))).events
     assert isinstance(events[0], Started)
     read = [event for event in events if isinstance(event, Progress)]
-    assert [event.processed for event in read] == [64, 128, 192, 200]
+    assert [event.processed for event in read] == [
+        64,
+        128,
+        183,
+        200,
+    ]  # the last two share, so that none is short
     assert all(event.total == 200 and event.cached == 0 for event in read)
     kinds = [type(event) for event in events]
     assert kinds == [Started, *[Progress] * 4, *[Text] * 5, Finished]

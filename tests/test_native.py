@@ -35,7 +35,7 @@ def test_struct_sizes() -> None:
     assert ctypes.sizeof(_native.CPlan) == 2 * ctypes.sizeof(_native.CPhase) + 4
     assert ctypes.sizeof(_native.CRope) == 4 * (13 + 256)
     assert ctypes.sizeof(_native.CConfig) == 12 + ctypes.sizeof(_native.CPlan) + ctypes.sizeof(_native.CRope)
-    assert ctypes.sizeof(_native.CStats) == 32
+    assert ctypes.sizeof(_native.CStats) == 40
 
 
 def test_llama_cpp_uses_our_library() -> None:

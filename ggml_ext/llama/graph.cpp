@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "cells.h"
 #include "llama-context.h"
 #include "llama-graph.h"
 #include "llama-hparams.h"
@@ -20,58 +21,39 @@ struct batch_parts {
     std::vector<plong_run>   runs;
 };
 
-/* Cells of a sequence in ascending position, as runs. O(n_kv). */
-void append_runs(const llama_kv_cells & cells, uint32_t n_kv, llama_seq_id seq, std::vector<plong_run> & runs) {
-    const size_t begin  = runs.size();
-    bool         sorted = true;
-    for (uint32_t i = 0; i < n_kv; i++) {
-        if (cells.is_empty(i) || !cells.seq_has(i, seq)) {
-            continue;
-        }
-        const llama_pos pos = cells.pos_get(i);
-        if (runs.size() > begin) {
-            plong_run & last = runs.back();
-            if (pos == last.pos + last.n && (int32_t) i == last.cell + last.n) {
-                last.n++;
-                continue;
-            }
-            sorted &= pos >= last.pos + last.n;
-        }
-        runs.push_back({ pos, (int32_t) i, 1 });
-    }
-    if (!sorted) {
-        std::sort(
-            runs.begin() + begin, runs.end(), [](const plong_run & a, const plong_run & b) { return a.pos < b.pos; });
-    }
-}
-
 void collect(
     const plong_state & state, const llama_kv_cache_context & mctx, const llama_ubatch & ubatch, batch_parts & out) {
-    std::map<llama_seq_id, int32_t>  slot_of;
-    std::map<llama_seq_id, uint32_t> n_of;
-    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
-        n_of[ubatch.seq_id[i][0]]++;
-    }
+    std::map<llama_seq_id, int32_t>                             slot_of, n_of;
+    std::map<const llama_kv_cells *, std::vector<llama_seq_id>> seqs_of;
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
         const llama_seq_id seq = ubatch.seq_id[i][0];
-        const llama_pos    pos = ubatch.pos[i];
-        auto [it, fresh]       = slot_of.emplace(seq, (int32_t) out.slots.size());
-        if (fresh) {
-            plong_slot slot = { (int32_t) mctx.plong_stream(seq), (int32_t) out.runs.size(), 0 };
-            append_runs(mctx.plong_cells(seq), mctx.get_n_kv(), seq, out.runs);
-            slot.run_end = (int32_t) out.runs.size();
-            out.slots.push_back(slot);
+        if (n_of[seq]++ == 0) {
+            seqs_of[&mctx.plong_cells(seq)].push_back(seq);
         }
-        const auto tail  = state.tails.find(seq);
-        const int  phase = tail != state.tails.end() ? pos >= tail->second : n_of[seq] == 1;
+    }
+    for (const auto & [cells, seqs] : seqs_of) {
+        const auto runs = plong_runs(*cells, mctx.get_n_kv(), seqs);
+        for (size_t s = 0; s < seqs.size(); s++) {
+            slot_of[seqs[s]]    = (int32_t) out.slots.size();
+            const int32_t begin = (int32_t) out.runs.size();
+            out.runs.insert(out.runs.end(), runs[s].begin(), runs[s].end());
+            out.slots.push_back({ (int32_t) mctx.plong_stream(seqs[s]), begin, (int32_t) out.runs.size() });
+        }
+    }
+    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
+        const llama_seq_id seq   = ubatch.seq_id[i][0];
+        const llama_pos    pos   = ubatch.pos[i];
+        const int32_t      slot  = slot_of[seq];
+        const auto         tail  = state.tails.find(seq);
+        const int          phase = tail != state.tails.end() ? pos >= tail->second : n_of[seq] == 1;
         if (!out.groups.empty()) {
             plong_group & last = out.groups.back();
-            if (last.slot == it->second && last.phase == phase && last.pos + last.n == pos) {
+            if (last.slot == slot && last.phase == phase && last.pos + last.n == pos) {
                 last.n++;
                 continue;
             }
         }
-        out.groups.push_back({ it->second, phase, (int32_t) i, 1, pos });
+        out.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
     }
 }
 
@@ -147,6 +129,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
   private:
     /* Keys are counted by position: a hole in the cache counts as read. */
     void count() {
+        state->stats.n_runs += (int64_t) parts.runs.size();
         int64_t n_dense = 0, n_taken = 0;
         for (const auto & [il, reason] : state->layers) {
             if (reason.empty()) {

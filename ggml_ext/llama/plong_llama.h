@@ -24,6 +24,7 @@ struct plong_stats {
     int64_t keys_visible; /* keys that exact attention would have read for them */
     int64_t keys_read;    /* keys read under the plan */
     int64_t n_tokens;     /* tokens decoded with the op on */
+    int64_t n_runs;       /* runs of neighbouring cells, summed over batches and the sequences in them */
 };
 
 /* The configuration that the next llama_context of this thread starts with; NULL: off. */

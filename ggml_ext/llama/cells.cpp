@@ -1,0 +1,150 @@
+/* cells.cpp - where tokens go in the cache, and where the tokens of sequences are in it. */
+#include "cells.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "llama-batch.h"
+#include "llama-kv-cells.h"
+
+namespace {
+
+constexpr uint32_t BLOCK = 64; /* cells that a sequence takes for itself at a time */
+
+/* Sequences of a cell, as indices into the sequences that are asked for. */
+class slot_finder {
+  public:
+    explicit slot_finder(const std::vector<llama_seq_id> & seqs) {
+        slot_of.fill(-1);
+        for (size_t s = 0; s < seqs.size(); s++) {
+            slot_of[seqs[s]] = (int32_t) s;
+            wanted.set(seqs[s]);
+        }
+    }
+
+    /* Neighbours mostly have the same sequences, so that they are looked up once. */
+    const std::vector<int32_t> & of(const llama_kv_cells::seq_set_t & cell) {
+        if (cell != last) {
+            last = cell;
+            found.clear();
+            const auto here = cell & wanted;
+            for (size_t seq = 0, left = here.count(); left > 0; seq++) {
+                if (here.test(seq)) {
+                    found.push_back(slot_of[seq]);
+                    left--;
+                }
+            }
+        }
+        return found;
+    }
+
+  private:
+    std::array<int32_t, LLAMA_MAX_SEQ> slot_of;
+    llama_kv_cells::seq_set_t          wanted, last;
+    std::vector<int32_t>               found; /* for `last` */
+};
+
+/* Cells given to the tokens of one ubatch, which the cache does not know of yet. */
+class placing {
+  public:
+    placing(const llama_kv_cells & cells, std::vector<uint32_t> & out) : cells(cells), out(out) {}
+
+    bool place(llama_seq_id seq) {
+        int64_t at = -1;
+        if (const auto it = last.find(seq); it != last.end()) {
+            at = it->second + 1;
+        } else if (const auto & held = cells.seq_pos_get(seq); !held.empty()) {
+            at = (int64_t) held.rbegin()->second + 1;
+        }
+        if (at < 0 || !is_free(at)) {
+            at = free_block();
+        }
+        if (at < 0) {
+            at = free_cell();
+        }
+        if (at < 0) {
+            return false;
+        }
+        last[seq] = at;
+        taken.insert(std::upper_bound(taken.begin(), taken.end(), at), at);
+        out.push_back((uint32_t) at);
+        return true;
+    }
+
+  private:
+    bool is_free(int64_t i) const {
+        return i < (int64_t) cells.size() && cells.is_empty(i) && !std::binary_search(taken.begin(), taken.end(), i);
+    }
+
+    /* The first cell of the first block that is empty as a whole; blocks before `block` are known not to be. */
+    int64_t free_block() {
+        for (; (block + 1) * BLOCK <= cells.size(); block++) {
+            const int64_t begin = (int64_t) block * BLOCK;
+            int64_t       i     = begin;
+            while (i < begin + BLOCK && is_free(i)) {
+                i++;
+            }
+            if (i == begin + BLOCK) {
+                return begin;
+            }
+        }
+        return -1;
+    }
+
+    int64_t free_cell() {
+        for (; cell < cells.size(); cell++) {
+            if (is_free(cell)) {
+                return cell;
+            }
+        }
+        return -1;
+    }
+
+    const llama_kv_cells &          cells;
+    std::vector<uint32_t> &         out;
+    std::map<llama_seq_id, int64_t> last;
+    std::vector<int64_t>            taken; /* ascending */
+    uint32_t                        block = 0, cell = 0;
+};
+
+} // namespace
+
+std::vector<std::vector<plong_run>> plong_runs(
+    const llama_kv_cells & cells, uint32_t n_kv, const std::vector<llama_seq_id> & seqs) {
+    std::vector<std::vector<plong_run>> out(seqs.size());
+    slot_finder                         slots(seqs);
+    for (uint32_t i = 0; i < n_kv; i++) {
+        if (cells.is_empty(i)) {
+            continue;
+        }
+        const llama_pos pos = cells.pos_get(i);
+        for (const int32_t slot : slots.of(cells.seq_get_all(i))) {
+            auto & runs = out[slot];
+            if (!runs.empty() && pos == runs.back().pos + runs.back().n &&
+                (int32_t) i == runs.back().cell + runs.back().n) {
+                runs.back().n++;
+            } else {
+                runs.push_back({ pos, (int32_t) i, 1 });
+            }
+        }
+    }
+    const auto before = [](const plong_run & a, const plong_run & b) { return a.pos < b.pos; };
+    for (auto & runs : out) {
+        if (!std::is_sorted(runs.begin(), runs.end(), before)) {
+            std::sort(runs.begin(), runs.end(), before);
+        }
+    }
+    return out;
+}
+
+bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & out) {
+    placing places(cells, out);
+    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
+        if (!places.place(ubatch.seq_id[i][0])) {
+            out.clear();
+            return false;
+        }
+    }
+    return true;
+}
