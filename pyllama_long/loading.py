@@ -26,14 +26,15 @@ _SAME = (
     "pooling_type attention_type rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor "
     "yarn_beta_fast yarn_beta_slow yarn_orig_ctx offload_kqv no_perf"
 ).split()  # arguments of Llama that llama_context_params has under the same name
+_UPSTREAM = inspect.signature(llama_cpp.Llama.__init__)  # read now: the name may come to mean LongLlama
+_FORMER = {"f16_kv": True, "n_parts": -1}  # options that Llama once had, and what LangChain still gives
 KV_BYTES = {0: 4.0, 1: 2.0, 2: 18 / 32, 8: 34 / 32, 30: 2.0}  # per value
 
 
 def options(given: Mapping[str, Any]) -> SimpleNamespace:
     """The arguments of llama_cpp.Llama with our defaults; unknown ones are left out with a warning."""
-    parameters = inspect.signature(llama_cpp.Llama.__init__).parameters.values()
-    known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    unknown = sorted(given.keys() - known.keys())
+    known = {p.name: p.default for p in _UPSTREAM.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    unknown = sorted(key for key in given if key not in known and given[key] != _FORMER.get(key, ...))
     if unknown:
         warnings.warn(f"LongLlama ignores unknown options: {', '.join(unknown)}", stacklevel=3)
     ours = {"flash_attn": True, "verbose": False}
