@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,20 @@ class Sentences:
         ids: list[int] = self.flat[self.start[i] : self.start[i + 1]].tolist()
         return ids
 
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.int64], Ids]:
+        """Places in flat, ordered by their token, and those tokens."""
+        order = np.argsort(self.flat, kind="stable")
+        return order, self.flat[order]
+
+    def having(self, token: int, draw: random.Random) -> list[int]:
+        """A sentence with the token in it, or none."""
+        order, ordered = self._places
+        first, end = np.searchsorted(ordered, (token, token + 1))
+        if first == end:
+            return []
+        return self[int(np.searchsorted(self.start, order[draw.randrange(first, end)], "right")) - 1]
+
 
 @dataclass(frozen=True)
 class Part:
@@ -63,6 +78,11 @@ class Part:
     tokens: Ids
     sentences: Sentences
     words: list[str]
+
+    @cached_property
+    def ordered(self) -> list[str]:
+        """The words by the alphabet, in which neighbours begin alike."""
+        return sorted(self.words)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Fact = tuple[Phrasing, str, str]  # key, value
 
+KEY = 2.0  # weight of an answer's words before its value: they say the key again
 READ = (
     OPENING,
     "Here is a text. I will ask about it afterwards.\n",
@@ -59,7 +60,7 @@ def facts(t: Tasks, n: int) -> Writer:
     needles = [(t.encode(" " + p.needle(key, v)), kept[j]) for j, (p, key, v) in enumerate(said)]
     room = n - sum(len(ids) for ids, _ in needles) - sum(len(turn.ids) for turn in turns) - 8 * asked - 16
     out = opening(t, draw.choice(READ) if draw.random() < 0.6 else "")
-    t.hide(out, needles, t.filler(max(0, room)))
+    t.hide(out, needles, prose(t, room, [said[j] for j in order]))
     return converse(t, out, turns)
 
 
@@ -77,18 +78,18 @@ def pairs(t: Tasks, n: int) -> Writer:
     turns = [question(t, said[j]) for j in order]
     out = opening(t, draw.choice(LIST))
     room = n - 15 * k - sum(len(turn.ids) + 8 for turn in turns) - 16
-    prose = [] if lined else t.filler(max(0, room))
+    between = [] if lined else prose(t, room, [said[j] for j in order])
     all_kept = draw.random() < 0.5
     for j, (_, key, v) in enumerate(said):
-        while prose and draw.random() < len(prose) / (len(prose) + k - j):
+        while between and draw.random() < len(between) / (len(between) + k - j):
             # A line end may share a token with the full stop before it.
-            out.add(t.encode(t.tok.decode(prose.pop(0)) + "\n"))
+            out.add(t.encode(t.tok.decode(between.pop(0)) + "\n"))
         out.add(t.encode(form.needle(key, v) + "\n"), 0.5, kept=all_kept or j in order)
     return converse(t, out, turns)
 
 
 def two_hops(t: Tasks, n: int) -> Writer:
-    """`The code for a is the same as for b.`: the answer says so, and then what b's is."""
+    """`The code for a is the same as for b.`: the answer says so, and then what b's is. Or b's is asked for."""
     draw = t.random
     kind = draw.choice(("pass key", "code", "magic number"))
     a, b, *others = keys(t, draw.choice((2, 2, 3, 4)))
@@ -97,10 +98,12 @@ def two_hops(t: Tasks, n: int) -> Writer:
     said = [(t.encode(" " + text), True) for text in (hop, end)]
     draw.shuffle(said)
     said += [(t.encode(f" The {kind} for {key} is {t.digits(5)}."), False) for key in others]
-    turn = ask(t, f"What is the {kind} for {a}?")
-    turn.add(t.encode(f"The {kind} for {a} is the same as for"))
-    turn.add(t.encode(f" {b}."), ANSWER)
-    turn.add(t.encode(f" The {kind} for {b} is "))
+    hops = draw.random() < 0.6
+    turn = ask(t, f"What is the {kind} for {a if hops else b}?")
+    if hops:
+        turn.add(t.encode(f"The {kind} for {a} is the same as for"))
+        turn.add(t.encode(f" {b}."), ANSWER)
+    turn.add(t.encode(f"{' ' * hops}The {kind} for {b} is "))
     turn.add(t.encode(v), ANSWER).add(t.encode("."))
     room = n - sum(len(ids) for ids, _ in said) - len(turn.ids) - 24
     out = opening(t, draw.choice(READ))
@@ -151,12 +154,25 @@ MIXTURE: tuple[tuple[Callable[[Tasks, int], Writer], float], ...] = (
 # ---- pieces ------------------------------------------------------------------------------------------------
 
 
+def prose(t: Tasks, n: int, said: list[Fact]) -> list[list[int]]:
+    """Sentences of about n tokens, among them some with pieces of the keys and of the values that are words."""
+    words = [word for _, key, v in said for word in (key, v) if not word[0].isdigit()]
+    lures = t.lures(words, max(0, n) * 2 // 3)
+    found = t.filler(max(0, n - sum(map(len, lures))))
+    for sentence in lures:
+        found.insert(t.random.randrange(len(found) + 1), sentence)
+    return found
+
+
 def keys(t: Tasks, k: int) -> list[str]:
-    """k different keys of one sort: words, names, made-up words, or numbers."""
+    """k different keys of one sort: words, words that begin alike, two words, or made-up words."""
     draw = t.random
     sort = draw.random()
-    if sort < 0.7:
+    if sort < 0.6:
         return draw.sample(t.part.words, k)
+    if sort < 0.7:
+        at, ordered = draw.randrange(len(t.part.words)), t.part.ordered
+        return draw.sample([ordered[(at + i) % len(ordered)] for i in range(2 * k)], k)
     if sort < 0.85:
         return ["-".join(draw.sample(t.part.words, 2)) for _ in range(k)]
     made: set[str] = set()
@@ -196,10 +212,10 @@ def question(t: Tasks, fact: Fact) -> Writer:
     before, after = phrasing.reply(key, "\0").split("\0")
     # A space is its own token before a digit and part of the token before a letter.
     if v[0].isdigit() or not before.endswith(" "):
-        turn.add(t.encode(before))
+        turn.add(t.encode(before), KEY)
         turn.add(t.encode(v), ANSWER)
     else:
-        turn.add(t.encode(before.rstrip()))
+        turn.add(t.encode(before.rstrip()), KEY)
         turn.add(t.encode(" " + v), ANSWER)
     return turn.add(t.encode(after))
 

@@ -189,6 +189,20 @@ class Tasks:
                 missed += 1
         return out
 
+    def lures(self, words: list[str], n: int) -> list[list[int]]:
+        """Sentences of at most n tokens together in which pieces of the words stand: what a long text has many of,
+        and what draws an answer away from its needle once a piece of it is said."""
+        draw = self.random
+        out: list[list[int]] = []
+        for word in words:
+            for _ in range(draw.choice((0, 0, 1, 1, 2))):
+                pieces = self.encode(" " + word if draw.random() < 0.8 else word)
+                sentence = self.part.sentences.having(draw.choice((pieces[0], draw.choice(pieces))), draw)
+                if 0 < len(sentence) <= min(60, n):
+                    out.append(sentence)
+                    n -= len(sentence)
+        return out
+
     def hide(self, out: Writer, said: list[tuple[list[int], bool]], filler: list[list[int]]) -> None:
         """Writes the needles (tokens, whether kept) in order at random places between the sentences, the last
         one sometimes at the very end, and a line end."""

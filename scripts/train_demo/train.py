@@ -44,8 +44,8 @@ class Settings:
     device: str = "cpu"
     compile: bool = True
     seed: int = 0
-    far: float = 0.5  # of the batches stand for longer texts (model.Far); 0 for dilated attention
-    prose: float = 0.4  # of the sequences are prose and no task
+    far: float = 0.6  # of the batches stand for longer texts (model.Far); 0 for dilated attention
+    prose: float = 0.3  # of the sequences are prose and no task
     save_every: float = 120.0  # seconds
 
 
@@ -165,7 +165,7 @@ class Trainer:
         """Windows and lengths for sequences that stand for longer ones."""
         torch, draw, n = self.torch, self.tasks.random, len(kept)
         windows = [draw.randint(self.c.n_ctx // 8, self.c.n_ctx * 5 // 8) for _ in range(n)]
-        copies = [math.exp(draw.uniform(0, math.log(MOST_COPIES))) for _ in range(n)]
+        copies = [math.exp(math.log(MOST_COPIES) * math.sqrt(draw.random())) for _ in range(n)]
         window = torch.tensor(windows, device=self.s.device)
         return model.Far(window, torch.tensor(copies, device=self.s.device), kept)
 
