@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from pyllama_long.server.errors import ApiError, bad
 
+_EXACT = 2**53  # whole numbers below it are the same as floats
 MAX_DEPTH = 64  # of arrays and objects
 _DRAINED = 4  # times the limit is read and thrown away, so that the client reads the answer
 _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
@@ -60,10 +61,11 @@ def _constant(name: str) -> Any:
 
 
 def _float(text: str) -> float:
+    """2.0 is an integer to JSON Schema, and to some clients."""
     value = float(text)
     if not math.isfinite(value):
         raise bad("The JSON has a number that is too large.", code="invalid_json")
-    return value
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 
 def _int(text: str) -> int:

@@ -126,7 +126,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if not isinstance(error, ApiError):
             known = {404: f"There is no {request.url.path}.", 405: f"{request.method} does not work here."}
+            headers = error.headers  # Allow, of a 405
             error = ApiError(error.status_code, known.get(error.status_code, str(error.detail)))
+            error.headers = headers
         return reply(error, request.url.path, request.scope.get("request_id"))
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+import trustme
+from serving import serving
 
 WORDS = {"prompt": "Once upon a time", "stream": True, "logit_bias": {"3070": -100}}
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "pyllama_long", "serve", "--port", "0", "--threads", "1", *arguments]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " is ready at http" in line, (line, process.stderr and process.stderr.read())
-        yield process, line.split()[-1]
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def stream(url: str, n: int, into: list[str]) -> threading.Thread:
@@ -71,6 +54,24 @@ def test_a_second_signal_stops() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
         thread.join(10)
+
+
+def test_https(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    files = ("--ssl-certfile", str(tmp_path / "cert.pem"), "--ssl-keyfile", str(tmp_path / "key.pem"))
+    with serving("--ctx", "512", *files) as (_, url):
+        assert url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        found = httpx.post(f"{url}/completion", json=WORDS | {"n_predict": 3}, verify=trusted)
+        assert found.text.rstrip().endswith("[DONE]")
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            httpx.get(f"{url}/health")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{url.replace('https', 'http')}/health")
 
 
 def test_keys_of_a_file_and_an_alias(tmp_path: Path) -> None:
