@@ -72,11 +72,8 @@ def test_streams_that_write_together_keep_long_runs(demo_model: str) -> None:
         sampling = Sampling(temperature=0, logit_bias={engine.token_eos: -1e9})
         handles = [engine.submit(Request([300 + i] * 12, 250, sampling)) for i in range(8)]
         assert [answer(handle).usage.n_completion for handle in handles] == [250] * 8
-        context, before = engine._context, _native.stats(engine._context.ctx)
-        answer(engine.submit(Request([300] * 20, 1)))
-        assert _native.stats(context.ctx).n_runs - before.n_runs == 1
-        # 8 streams of 262 tokens: 5 blocks each at most, in 250 steps together
-        assert before.n_runs < 250 * 8 * 4
+        # At most 5 blocks for each of 8 streams, in 250 steps; in turns they would have 130 runs on the average.
+        assert _native.stats(engine._context.ctx).n_runs < 250 * 8 * 4
 
 
 def test_events_come_in_order(engine: Engine) -> None:
