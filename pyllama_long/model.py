@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,11 @@ class Model(_internals.LlamaModel):
             llama_cpp.llama_vocab_fim_mid(self.vocab),
         )
         return marks if min(marks) >= 0 else None
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        return tuple(i for i in range(self.n_vocab()) if llama_cpp.llama_vocab_is_eog(self.vocab, i))
 
     def has_rope(self) -> bool:
         return bool(llama_cpp.llama_model_rope_type(self.model) != llama_cpp.LLAMA_ROPE_TYPE_NONE)

@@ -68,16 +68,20 @@ def render(
 
 
 def prompt(
-    loaded: Loaded, messages: Sequence[Message], tools: Sequence[Tool] = (), answer: bool = True
+    loaded: Loaded,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    answer: bool = True,
+    salt: str = "",
 ) -> Prompt:
-    """The tokens of a conversation. answer: it goes on with the model's answer."""
+    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose beginnings may help."""
     engine, pieces = loaded.engine, render(loaded, messages, tools, answer)
     if not pieces:
         raise bad("The chat template made an empty prompt of these messages.", "messages")
     template = loaded.chat_template()
     first = pieces[0]
     bos = template.bos
-    tokens = engine.tokenize(first.removeprefix(bos).encode() if bos else first.encode(), True, True)
+    tokens = loaded.beginnings.tokenize(first.removeprefix(bos) if bos else first, True, salt)
     if bos and first.startswith(bos) and tokens[:1] != [engine.token_bos]:
         tokens = engine.tokenize(first.encode(), False, True)
     for piece in pieces[1:]:
@@ -92,7 +96,7 @@ async def prepare(state: State, loaded: Loaded, request: ChatRequest, salt: str)
     if request.top_logprobs is not None and not request.logprobs:
         raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
     tools = Tools.of(request)
-    make = partial(prompt, loaded, tools=tools.tools)
+    make = partial(prompt, loaded, tools=tools.tools, salt=salt)
     mode = request.overflow or state.settings.overflow
     max_tokens = request.max_completion_tokens or request.max_tokens
     fitted = await overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)

@@ -14,6 +14,7 @@ from pyllama_long.phase import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
 from pyllama_long.server import calls, logs, vocabulary
+from pyllama_long.server.beginnings import Beginnings
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.metrics import Metrics
 from pyllama_long.server.overflow_store import Store
@@ -40,6 +41,7 @@ class Loaded:
     template_error: str
     form: calls.Format
     fim: vocabulary.FillMarks | None
+    beginnings: Beginnings
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod
@@ -50,7 +52,9 @@ class Loaded:
                 template = ChatTemplate(source, *vocabulary.ends(engine), vocabulary.control_texts(engine))
             except ValueError as error:
                 reason = str(error)
-        return Loaded(engine, template, reason, calls.format_of(source), vocabulary.fill_marks(engine))
+        beginnings = Beginnings(engine.tokenize, vocabulary.boundaries(engine))
+        form = calls.format_of(source)
+        return Loaded(engine, template, reason, form, vocabulary.fill_marks(engine), beginnings)
 
     def chat_template(self) -> ChatTemplate:
         if self.template is None:

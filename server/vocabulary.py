@@ -32,6 +32,20 @@ def control_texts(engine: Engine) -> list[str]:
     return [text for text in (_text(engine, i) for i in ids) if text]
 
 
+def boundaries(engine: Engine) -> dict[int, str]:
+    """Control tokens by id, where what follows is tokenized as it stands."""
+    vocab, apart = engine.model.vocab, {}
+    for i in range(engine.n_vocab):
+        attributes = llama_cpp.llama_vocab_get_attr(vocab, i)
+        if (
+            attributes & _CONTROL
+            and not attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+            and (text := _text(engine, i))
+        ):
+            apart[i] = text
+    return apart
+
+
 def ends(engine: Engine) -> tuple[str, str]:
     """The names of BOS and EOS; empty where the model has none."""
     return engine.token_text(engine.token_bos), engine.token_text(engine.token_eos)

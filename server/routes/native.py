@@ -31,6 +31,8 @@ from pyllama_long.server.schemas.tools import (
 )
 from pyllama_long.server.state import Loaded, State, salt_of, state_of
 
+NEVER = -100.0  # the bias of tokens that are not to come
+
 router = APIRouter(route_class=StrictRoute, tags=["llama.cpp"])
 
 
@@ -64,10 +66,13 @@ def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) ->
         made = grammar.Rules()
         rules = made.build(made.schema(request.json_schema, "json_schema"))
     (seed,) = seeds(request.seed, 1)
+    bias = _bias(request.logit_bias) or {}
+    if request.ignore_eos:
+        bias = {**bias, **{str(token): NEVER for token in loaded.engine.model.end_tokens}}
     one = EngineRequest(
         tokens=tokens_of(loaded, request.prompt, request.parse_special),
         max_tokens=None if wanted in (None, -1) else wanted,
-        sampling=sampling(loaded.engine, state.settings, request, seed, _bias(request.logit_bias), rules),
+        sampling=sampling(loaded.engine, state.settings, request, seed, bias, rules),
         stop=stops(request.stop),
         logprobs=request.n_probs or None,
         salt=salt,
@@ -84,8 +89,8 @@ def _bias(given: list[list[Any]] | dict[str, float] | None) -> dict[str, float] 
     for pair in given:
         if len(pair) != 2 or type(pair[0]) is not int or type(pair[1]) not in (int, float, bool):
             raise bad("logit_bias: give pairs of a token and a number, or false.", "logit_bias")
-        value = -100.0 if pair[1] is False else float(pair[1])
-        found[str(pair[0])] = max(-100.0, min(100.0, value))
+        value = NEVER if pair[1] is False else float(pair[1])
+        found[str(pair[0])] = max(NEVER, min(-NEVER, value))
     return found
 
 

@@ -86,6 +86,7 @@ class NativeRequest(Sampled):
     logit_bias: Annotated[list[list[Any]], Field(max_length=MAX_BIAS)] | dict[str, Bias] | None = None
     grammar: str | None = None
     json_schema: JsonObject | None = None
+    ignore_eos: bool = False
     parse_special: bool = True
 
 

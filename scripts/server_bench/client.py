@@ -1,0 +1,66 @@
+"""A streamed completion, as llama-server and we speak it: when its tokens came."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+
+@dataclass
+class Answer:
+    """times: when each event with tokens came, in seconds of time.monotonic; n_tokens: of the whole answer."""
+
+    sent: float
+    times: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    n_tokens: int = 0
+    n_cached: int = 0
+
+    @property
+    def first_s(self) -> float:
+        return self.times[0] - self.sent
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second after the first."""
+        return (self.n_tokens - 1) / (self.times[-1] - self.times[0])
+
+
+def complete(
+    client: httpx.Client,
+    prompt: list[int],
+    n: int,
+    slot: int = -1,
+    stop: threading.Event | None = None,
+    into: Answer | None = None,
+) -> Answer:
+    """n greedy tokens, none of which ends the text. stop: leaves when it is set; into: filled as tokens come."""
+    answer = into or Answer(0.0)
+    body: dict[str, Any] = {"prompt": prompt, "n_predict": n, "temperature": 0, "ignore_eos": True}
+    body |= {"stream": True, "cache_prompt": True, "id_slot": slot, "return_tokens": True}
+    answer.sent = time.monotonic()
+    with client.stream("POST", "/completion", json=body) as reply:
+        if reply.status_code != 200:
+            raise RuntimeError(reply.read().decode(errors="replace")[:300])
+        for line in reply.iter_lines():
+            if stop is not None and stop.is_set():
+                break
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise RuntimeError(str(event["error"]))
+            if tokens := event.get("tokens") if not event.get("stop") else None:
+                answer.times.append(time.monotonic())
+                answer.tokens += tokens
+            if event.get("stop"):
+                answer.times = answer.times or [time.monotonic()]
+                answer.n_tokens = event["tokens_predicted"]
+                answer.n_cached = int(event.get("tokens_cached") or 0)
+    answer.n_tokens = answer.n_tokens or len(answer.tokens)
+    return answer

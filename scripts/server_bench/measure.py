@@ -1,0 +1,110 @@
+"""What is measured of a server: conversations, streams beside a long prompt, and many streams at a depth."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import httpx
+
+from pyllama_long import filler
+from server_bench.client import Answer, complete
+from server_bench.contexts import tokens
+from server_bench.sides import UPSTREAM
+
+TAIL = 16  # tokens of a prompt that are new
+
+
+def prose(client: httpx.Client, n: int, seed: int) -> list[int]:
+    """n tokens of sentences that begin elsewhere for each seed: what answers them is text, which comes at once."""
+    sentences = filler.sentences()
+    start = 101 * seed % len(sentences)
+    text, ids = " ".join([*sentences[start:], *sentences[:start]]), list[int]()
+    while len(ids) < n:
+        ids += client.post("/tokenize", json={"content": text}).json()["tokens"]
+    return ids[:n]
+
+
+def conversation(client: httpx.Client, n: int) -> dict[str, Any]:
+    """Time to the first token of a prompt of n tokens, and of the next turn."""
+    prompt = prose(client, n, 1)
+    first = complete(client, prompt, 16)
+    second = complete(client, [*prompt, *first.tokens, *prose(client, 30, 2)], 16)
+    return {
+        "prompt_tokens": n,
+        "first_turn_s": first.first_s,
+        "second_turn_s": second.first_s,
+        "reuse": first.first_s / second.first_s,
+    }
+
+
+def beside_a_prompt(client: httpx.Client, n: int, streams: int) -> dict[str, Any]:
+    """Streams alone, then the same streams while a prompt of n tokens is read: their speed over the same tokens, the
+    longest gap between two tokens of one, and how long the prompt took."""
+    starts, prompt = [prose(client, 32, 10 + i) for i in range(streams)], prose(client, n, 5)
+    stop, answers = threading.Event(), [Answer(0.0) for _ in starts]
+    with ThreadPoolExecutor(streams) as pool:
+        writing = [
+            pool.submit(complete, client, start, -1, -1, stop, answer)
+            for start, answer in zip(starts, answers, strict=True)
+        ]
+        while min(len(answer.times) for answer in answers) < 50:
+            if ended := [one for one in writing if one.done()]:
+                raise RuntimeError(f"a stream ended at once: {ended[0].exception()}")
+            time.sleep(0.01)
+        at = [len(answer.times) for answer in answers]
+        begin = time.monotonic()
+        long = complete(client, prompt, 1)
+        end = begin + long.first_s
+        stop.set()
+        for one in writing:
+            one.result()
+    during = [[t for t in answer.times if begin <= t <= end] for answer in answers]
+    counts = [max(2, len(times)) for times in during]
+    gaps = [b - a for times in during for a, b in pairwise([begin, *times, end])]
+    # The same streams again, which find nothing of theirs in the cache.
+    fresh = [[start[0] + 1, *start[1:]] for start in starts]
+    with ThreadPoolExecutor(streams) as pool:
+        alone = list(pool.map(lambda i: complete(client, fresh[i], at[i] + max(counts), -1), range(streams)))
+    quiet = [
+        counts[i] / (answer.times[min(at[i] + counts[i], len(answer.times)) - 1] - answer.times[at[i] - 1])
+        for i, answer in enumerate(alone)
+    ]
+    speeds = [len(times) / (end - begin) for times in during]
+    return {
+        "prompt_tokens": n,
+        "streams": streams,
+        "prompt_s": long.first_s,
+        "alone_tps": statistics.mean(quiet),
+        "beside_tps": statistics.mean(speeds),
+        "kept": sum(speeds) / sum(quiet),
+        "longest_gap_s": max(gaps),
+    }
+
+
+def at_depth(
+    client: httpx.Client, side: str, n_vocab: int, depth: int, streams: int, n: int
+) -> dict[str, Any]:
+    """Streams that write n tokens each at a depth, from saved contexts."""
+    for i in range(streams):
+        if side == UPSTREAM:
+            found = client.post(f"/slots/{i}", params={"action": "restore"}, json={"filename": "slot.bin"})
+        else:
+            found = client.post(f"/v1/sessions/stream-{i}/restore")
+        found.raise_for_status()
+    prompts = [
+        tokens(n_vocab, depth, 0 if side == UPSTREAM else i) + tokens(n_vocab, TAIL, 50 + i)
+        for i in range(streams)
+    ]
+    with ThreadPoolExecutor(streams) as pool:
+        # The first round brings the contexts into the cells.
+        list(pool.map(lambda i: complete(client, prompts[i], 2, i), range(streams)))
+        answers = list(pool.map(lambda i: complete(client, prompts[i], n, i), range(streams)))
+    begin = max(answer.times[0] for answer in answers)
+    end = min(answer.times[-1] for answer in answers)
+    together = sum(sum(begin < t <= end for t in answer.times) for answer in answers)
+    return {"depth": depth, "streams": streams, "tokens": n, "tps": together / (end - begin)}
