@@ -57,6 +57,7 @@ bench: build
 	$(BIN)/python scripts/bench_attention.py
 	$(BIN)/python scripts/bench_context.py --lengths 1k,4k,16k
 	$(BIN)/python scripts/bench_memory.py
+	$(BIN)/python scripts/bench_server.py
 
 CASES := build/cases
 ARM := aarch64-linux-gnu
