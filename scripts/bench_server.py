@@ -7,8 +7,8 @@
 conversation: time to the first token of a prompt, and of the turn after it. prompt: what streams keep of their speed
 while a prompt is read, and the longest gap. depth: tokens per second of streams together, each with a context of its
 own, filled with copies. llama-server is built from the package that vendor/llama.cpp pins, once; both sides have exact
-attention, f16 K/V and one cache for all streams. Prints a table, then one JSON line: {"model", "threads", "rows":
-[{"side", "what", ...}], "ratios": [...]}.
+attention and f16 K/V. Prints a table, then one JSON line: {"model", "threads", "rows":
+[{"side", "what", ...}]}.
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def run(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
         for depth in [int(depth) for depth in args.depths.split(",")] if kind == "depth" else [args.prompt]:
             with tempfile.TemporaryDirectory(dir=args.folder if args.folder.is_dir() else None) as folder:
                 streams = args.streams or (8 if kind == "depth" else 4)
-                cells = (depth + args.tokens + 2048) * (streams if kind == "depth" else 1) + 4096 * streams
-                setup = Setup(model, cells, streams + 1, args.threads, Path(folder), program)
+                longest = depth + args.tokens + 2048
+                cells = longest * (streams if kind == "depth" else 1) + 4096 * streams
+                slots = streams + (kind != "depth")
+                setup = Setup(model, longest, cells, slots, args.threads, Path(folder), program)
                 if kind == "depth":
                     depth = contexts(model, folder, depth, streams)
                 for side in sides:

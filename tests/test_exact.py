@@ -84,17 +84,27 @@ def test_cache_types(demo: Model, text_tokens: list[int], kv_type: str) -> None:
 
 
 def test_greedy_text(demo: Model, text_tokens: list[int]) -> None:
-    prompt = text_tokens[1000:1100]
+    """Upstream's text, up to a token where the two likeliest are closer than what 8-bit activations leave open."""
+    open_to_doubt = 0.25  # of a logit
 
-    def greedy(plan: str | None) -> list[int]:
+    def greedy(prompt: list[int], plan: str | None) -> tuple[list[int], list[float]]:
         with demo.context(512, plan) as context:
-            logits, out = context.decode(prompt)[-1], []
-            for i in range(256):
+            logits, out, leads = context.decode(prompt)[-1], [], []
+            for i in range(128):
+                second, first = np.sort(logits)[-2:]
                 out.append(int(logits.argmax()))
+                leads.append(float(first - second))
                 logits = context.decode(out[-1:], len(prompt) + i)[-1]
-        return out
+        return out, leads
 
-    assert greedy("exact") == greedy(None)
+    agreed = 0
+    for start in (1000, 2000, 3000, 4000):
+        prompt = text_tokens[start : start + 100]
+        (ours, _), (theirs, leads) = greedy(prompt, "exact"), greedy(prompt, None)
+        at = next((i for i in range(128) if ours[i] != theirs[i]), 128)
+        assert at == 128 or leads[at] < open_to_doubt
+        agreed += at
+    assert agreed > 100
 
 
 def perplexity(model: Model, tokens: list[int], n: int, *settings: Any, **more: Any) -> float:

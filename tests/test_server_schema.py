@@ -63,7 +63,10 @@ def test_whatever_a_client_sends(server: Server, path: str, method: str, mode: A
         suppress_health_check=list(HealthCheck),
     )
     def send(case: Any) -> None:
-        case.call_and_validate(checks=CHECKS, timeout=HANGS)
+        answer = case.call(timeout=HANGS)
+        streamed = answer.headers.get("content-type", [""])[0].startswith("text/event-stream")
+        # Events are checked against x-events, which schemathesis does not know, by the server's own wrapper.
+        case.validate_response(answer, checks=CHECKS[:-1] if streamed else CHECKS)
 
     send()
     assert not server.faults, server.faults[0]

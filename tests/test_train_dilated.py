@@ -71,7 +71,7 @@ def test_the_command_line_turns_far_off(tmp_path: Path, monkeypatch: pytest.Monk
     given: list[Any] = []
     monkeypatch.setattr(train_demo_model, "train", lambda *options: given.append(options[2:4]))
     shape = [str(tmp_path), "--out", str(tmp_path), "--n-layer", "2", "--prose", "0.9"]
-    for more, far in (([], 0.5), (["--far", "0"], 0), (["--dilated", "16,40:1,2"], 0)):
+    for more, far in (([], 0.6), (["--far", "0"], 0), (["--dilated", "16,40:1,2"], 0)):
         assert train_demo_model.main([*shape, *more]) == 0
         config, settings = given.pop()
         branches = (16, 40), (1, 2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pyllama_long._native import llama_cpp as C
 from pyllama_long.engine import Engine, EngineConfig, Request, Sampling, seqfile
 
 BLOCK = 1024  # tokens that are computed
+SALT = "public"  # of requests to a server without keys
 
 
 def save(model: str, folder: str, depth: int, streams: int) -> None:
@@ -31,9 +33,9 @@ def save(model: str, folder: str, depth: int, streams: int) -> None:
     )
     engine = Engine(config)
     text = tokens(engine.n_vocab, n, 0)
-    list(engine.submit(Request(text[:BLOCK], 1, Sampling(temperature=0))))
-    engine.sessions.save(text[:BLOCK], "seed")
-    path = engine.sessions._path("seed", "")
+    list(engine.submit(Request(text[:BLOCK], 1, Sampling(temperature=0), salt=SALT)))
+    engine.sessions.save(text[:BLOCK], "seed", SALT)
+    path = engine.sessions._path("seed", SALT)
     header, _, _ = seqfile.read(path)
     path.unlink()
 
@@ -47,7 +49,9 @@ def save(model: str, folder: str, depth: int, streams: int) -> None:
         data = np.empty(C.llama_state_seq_get_size(ctx, 0), np.uint8)
         size = C.llama_state_seq_get_data(ctx, _native.byte_pointer(data), len(data), 0)
         ids = (C.llama_token * n)(*text)
-        C.llama_state_seq_save_file(ctx, os.fsencode(Path(folder) / "slot.bin"), 0, ids, n)
+        path = Path(folder) / "slot.bin"
+        C.llama_state_seq_save_file(ctx, os.fsencode(path), 0, ids, n)
+        as_of_slots(path, n, streams)
         return data[:size].tobytes()
 
     state = np.frombuffer(engine._loop.call(make), np.uint8)
@@ -55,9 +59,23 @@ def save(model: str, folder: str, depth: int, streams: int) -> None:
         name = f"stream-{i}"
         header = replace(header, n_tokens=n, n_bytes=len(state), created=time.time(), name=name)
         ids = np.array(tokens(engine.n_vocab, n, i), np.int32)
-        seqfile.write(engine.sessions._path(name, ""), header, ids, state)
+        seqfile.write(engine.sessions._path(name, SALT), header, ids, state)
     print(json.dumps({"tokens": n, "n_vocab": engine.n_vocab}), flush=True)
     os._exit(0)  # the engine does not know what its cells hold
+
+
+def as_of_slots(path: Path, n: int, slots: int) -> None:
+    """Rewrites a file of a context whose sequences share one cache for llama-server, whose slots have each their own: it
+    counts the caches, and all but the first are empty."""
+    head = 12 + 4 * n  # magic, version, number of tokens, tokens
+    with path.open("r+b") as file:
+        file.seek(head)
+        if struct.unpack("<II", file.read(8)) != (1, n):
+            raise RuntimeError("a saved context does not begin as expected")
+        file.seek(head)
+        file.write(struct.pack("<I", slots))
+        file.seek(0, os.SEEK_END)
+        file.write(bytes(4 * (slots - 1)))
 
 
 def tokens(n_vocab: int, n: int, stream: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -52,10 +52,7 @@ def beside_a_prompt(client: httpx.Client, n: int, streams: int) -> dict[str, Any
             pool.submit(complete, client, start, -1, -1, stop, answer)
             for start, answer in zip(starts, answers, strict=True)
         ]
-        while min(len(answer.times) for answer in answers) < 50:
-            if ended := [one for one in writing if one.done()]:
-                raise RuntimeError(f"a stream ended at once: {ended[0].exception()}")
-            time.sleep(0.01)
+        wait_for(writing, answers, 50)
         at = [len(answer.times) for answer in answers]
         begin = time.monotonic()
         long = complete(client, prompt, 1)
@@ -100,11 +97,25 @@ def at_depth(
         tokens(n_vocab, depth, 0 if side == UPSTREAM else i) + tokens(n_vocab, TAIL, 50 + i)
         for i in range(streams)
     ]
+    stop, answers = threading.Event(), [Answer(0.0) for _ in prompts]
     with ThreadPoolExecutor(streams) as pool:
         # The first round brings the contexts into the cells.
         list(pool.map(lambda i: complete(client, prompts[i], 2, i), range(streams)))
-        answers = list(pool.map(lambda i: complete(client, prompts[i], n, i), range(streams)))
-    begin = max(answer.times[0] for answer in answers)
-    end = min(answer.times[-1] for answer in answers)
-    together = sum(sum(begin < t <= end for t in answer.times) for answer in answers)
-    return {"depth": depth, "streams": streams, "tokens": n, "tps": together / (end - begin)}
+        writing = [
+            pool.submit(complete, client, prompt, -1, i, stop, answer)
+            for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+        wait_for(writing, answers, 1)
+        begin, at = time.monotonic(), [len(answer.tokens) for answer in answers]
+        wait_for(writing, answers, max(at) + n)
+        end, to = time.monotonic(), [len(answer.tokens) for answer in answers]
+        stop.set()
+    return {"depth": depth, "streams": streams, "tps": (sum(to) - sum(at)) / (end - begin)}
+
+
+def wait_for(writing: list[Future[Answer]], answers: list[Answer], n: int) -> None:
+    """Until every stream has n tokens. Raises RuntimeError when one ends before."""
+    while min(len(answer.tokens) for answer in answers) < n:
+        if ended := [one for one in writing if one.done()]:
+            raise RuntimeError(f"a stream ended at once: {ended[0].exception()}")
+        time.sleep(0.005)

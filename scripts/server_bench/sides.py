@@ -23,9 +23,11 @@ LOADED_S = 300.0
 
 @dataclass(frozen=True)
 class Setup:
-    """cells: of the whole cache. cache_dir: of saved contexts."""
+    """longest: tokens of one stream. cells: of our cache, which streams share; llama-server has `longest` for each, its
+    default for a number of slots, and faster there than one cache. cache_dir: of saved contexts."""
 
     model: Path
+    longest: int
     cells: int
     parallel: int
     threads: int
@@ -42,10 +44,19 @@ class Setup:
                 *common,
                 *ours,
             ]
-        theirs = ["-c", str(self.cells), "-np", str(self.parallel), "-kvu", "-fa", "on", "--cache-ram", "0"]
+        theirs = [
+            "-c",
+            str(self.longest * self.parallel),
+            "-np",
+            str(self.parallel),
+            "-fa",
+            "on",
+            "--cache-ram",
+            "0",
+        ]
         theirs += ["-t", str(self.threads), "--slot-save-path", str(self.cache_dir), "--no-ui", "--metrics"]
         # It gives no slot more than the trained length.
-        length = f"{model_info(self.model).architecture}.context_length=int:{self.cells}"
+        length = f"{model_info(self.model).architecture}.context_length=int:{self.longest}"
         return [str(self.llama_server), *common, *theirs, "--override-kv", length]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Fact = tuple[Phrasing, str, str]  # key, value
 
+WITH_WORDS = tuple(phrasing for phrasing in PHRASINGS if phrasing.values == "word")
 KEY = 2.0  # weight of an answer's words before its value: they say the key again
 READ = (
     OPENING,
@@ -51,8 +52,8 @@ def facts(t: Tasks, n: int) -> Writer:
     draw = t.random
     k = min(draw.choice((1, 1, 2, 3, 4, 6, 8, 12, 16)), max(1, (n - 60) // 28))
     asked = min(k, draw.choice((1, 1, 2, 3, 4)))
-    one = draw.choice(PHRASINGS)
-    said = [(one if draw.random() < 0.6 else draw.choice(PHRASINGS), key, "") for key in keys(t, k)]
+    one = form(t)
+    said = [(one if draw.random() < 0.6 else form(t), key, "") for key in keys(t, k)]
     said = [(phrasing, key, value(t, phrasing)) for phrasing, key, _ in said]
     order = draw.sample(range(k), asked)
     turns = [question(t, said[j]) for j in order]
@@ -181,6 +182,11 @@ def keys(t: Tasks, k: int) -> list[str]:
             "".join(draw.choice("bdfgklmnprstvz") + draw.choice("aeiou") for _ in range(draw.randint(2, 4)))
         )
     return draw.sample(sorted(made), k)
+
+
+def form(t: Tasks) -> Phrasing:
+    """Those whose values are words come more often: a text has more that goes on as they do."""
+    return t.random.choice(WITH_WORDS if t.random.random() < 0.25 else PHRASINGS)
 
 
 def value(t: Tasks, phrasing: Phrasing) -> str:

@@ -195,7 +195,7 @@ class Tasks:
         draw = self.random
         out: list[list[int]] = []
         for word in words:
-            for _ in range(draw.choice((0, 0, 1, 1, 2))):
+            for _ in range(draw.choice((0, 1, 1, 2, 3))):
                 pieces = self.encode(" " + word if draw.random() < 0.8 else word)
                 sentence = self.part.sentences.having(draw.choice((pieces[0], draw.choice(pieces))), draw)
                 if 0 < len(sentence) <= min(60, n):
