@@ -65,7 +65,7 @@ def save(model: str, folder: str, depth: int, streams: int) -> None:
 
 
 def as_of_slots(path: Path, n: int, slots: int) -> None:
-    """Rewrites a file of a context whose sequences share one cache for llama-server, whose slots have each their own: it
+    """Rewrites a file of a context whose sequences share one cache for llama-server, whose slots have each one: it
     counts the caches, and all but the first are empty."""
     head = 12 + 4 * n  # magic, version, number of tokens, tokens
     with path.open("r+b") as file:
