@@ -19,6 +19,7 @@ MAX_DEPTH = 64  # of arrays and objects
 _DRAINED = 4  # times the limit is read and thrown away, so that the client reads the answer
 _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -41,7 +42,7 @@ def parse(data: bytes) -> Any:
             text,
             parse_constant=_constant,
             parse_float=_float,
-            parse_int=_int,
+            parse_int=_int if _LONG.search(data) else None,
             object_pairs_hook=_object,
         )
         if _SURROGATE.search(data):

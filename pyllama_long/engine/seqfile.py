@@ -13,6 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from pyllama_long.sequence import IntArray
 
 _MAGIC = b"PLSEQ\x00\x01\n"
 _MOST_HEADER = 1 << 16
-_PART = 1 << 24  # bytes that are hashed and written at once
+_PART = 1 << 22  # bytes that are hashed and written at once
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -109,14 +110,16 @@ def read(path: Path) -> tuple[Header, IntArray, Bytes]:
     """All of it. Raises Damaged and OSError."""
     with path.open("rb") as f:
         header, head = _head(f, path)
-        body = bytearray(4 * header.n_tokens + header.n_bytes)
-        if f.readinto(body) != len(body):
-            raise Damaged(f"{path} is cut off")
+        data = np.empty(4 * header.n_tokens + header.n_bytes, np.uint8)
         digest = hashlib.sha256(head)
-        digest.update(body)
+        with ThreadPoolExecutor(1) as hashing:  # one part is hashed while the next is read
+            for i in range(0, len(data), _PART):
+                part = data[i : i + _PART].data
+                if f.readinto(part) != len(part):
+                    raise Damaged(f"{path} is cut off")
+                hashing.submit(digest.update, part)
         if f.read(33) != digest.digest():
             raise Damaged(f"{path} does not have the checksum it was written with")
-    data = np.frombuffer(body, np.uint8)
     return header, data[: 4 * header.n_tokens].view(np.int32), data[4 * header.n_tokens :]
 
 
