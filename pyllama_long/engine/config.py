@@ -33,7 +33,7 @@ class EngineConfig:
     n_batch: int = 512
     embedding: bool = False
     step_ms: float = 200.0
-    prefill_share: float = 0.4
+    prefill_share: float = 0.35
     cache_ram: int = 1 << 30
     cache_disk: int = 0
     cache_dir: str | None = None

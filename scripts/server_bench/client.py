@@ -11,6 +11,9 @@ from typing import Any
 import httpx
 
 
+SILENT = (3068, 3069, 3071)  # control tokens of the embedded model: without text there is no event to time
+
+
 @dataclass
 class Answer:
     """times: when each event with tokens came, in seconds of time.monotonic; n_tokens: of the whole answer."""
@@ -43,6 +46,7 @@ def complete(
     answer = into or Answer(0.0)
     body: dict[str, Any] = {"prompt": prompt, "n_predict": n, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "cache_prompt": True, "id_slot": slot, "return_tokens": True}
+    body["logit_bias"] = [[token, False] for token in SILENT]
     answer.sent = time.monotonic()
     with client.stream("POST", "/completion", json=body) as reply:
         if reply.status_code != 200:
