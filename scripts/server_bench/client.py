@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 
-
 SILENT = (3068, 3069, 3071)  # control tokens of the embedded model: without text there is no event to time
 
 
