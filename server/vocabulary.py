@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,23 +28,13 @@ class FillMarks:
 
 def control_texts(engine: Engine) -> list[str]:
     """Names that become tokens only where control tokens are allowed."""
-    vocab = engine.model.vocab
-    ids = (i for i in range(engine.n_vocab) if llama_cpp.llama_vocab_get_attr(vocab, i) & _CONTROL)
-    return [text for text in (_text(engine, i) for i in ids) if text]
+    return [text for _, _, text in _controls(engine)]
 
 
 def boundaries(engine: Engine) -> dict[int, str]:
     """Control tokens by id, where what follows is tokenized as it stands."""
-    vocab, apart = engine.model.vocab, {}
-    for i in range(engine.n_vocab):
-        attributes = llama_cpp.llama_vocab_get_attr(vocab, i)
-        if (
-            attributes & _CONTROL
-            and not attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
-            and (text := _text(engine, i))
-        ):
-            apart[i] = text
-    return apart
+    strips = llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+    return {i: text for i, attributes, text in _controls(engine) if not attributes & strips}
 
 
 def ends(engine: Engine) -> tuple[str, str]:
@@ -54,6 +45,15 @@ def ends(engine: Engine) -> tuple[str, str]:
 def fill_marks(engine: Engine) -> FillMarks | None:
     marks = engine.model.fill_marks()
     return None if marks is None else FillMarks(*marks)
+
+
+def _controls(engine: Engine) -> Iterator[tuple[int, int, str]]:
+    """Control tokens that have a name: id, attributes, name."""
+    vocab = engine.model.vocab
+    for i in range(engine.n_vocab):
+        attributes = llama_cpp.llama_vocab_get_attr(vocab, i)
+        if attributes & _CONTROL and (text := _text(engine, i)):
+            yield i, attributes, text
 
 
 def _text(engine: Engine, token: int) -> str:

@@ -84,3 +84,10 @@ def assert_same(llm: LongLlama, prompt: Sequence[int], given: Sequence[int], exp
     llm.eval([*prompt, *expected[:at]])
     top = np.sort(llm.scores[-1])[-2:]
     assert top[1] - top[0] < NEAR, f"token {at} of {len(expected)}: {given[at:][:1]}, not {expected[at:][:1]}"
+
+
+def memory() -> int:
+    """KiB of its own that this process holds, in main memory or swapped out."""
+    with open("/proc/self/status") as f:
+        fields = dict(line.split(":", 1) for line in f)
+    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "VmSwap"))

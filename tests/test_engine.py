@@ -81,12 +81,8 @@ def test_events_come_in_order(engine: Engine) -> None:
     events = answer(engine.submit(Request(prompt, 5, GREEDY, salt="events"))).events
     assert isinstance(events[0], Started)
     read = [event for event in events if isinstance(event, Progress)]
-    assert [event.processed for event in read] == [
-        64,
-        128,
-        183,
-        200,
-    ]  # the last two share, so that none is short
+    # The last two share what is left, so that none is short.
+    assert [event.processed for event in read] == [64, 128, 183, 200]
     assert all(event.total == 200 and event.cached == 0 for event in read)
     kinds = [type(event) for event in events]
     assert kinds == [Started, *[Progress] * 4, *[Text] * 5, Finished]

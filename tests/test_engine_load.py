@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from engines import GREEDY, alone, assert_same, prose
+from engines import GREEDY, alone, assert_same, memory, prose
 
 from pyllama_long import LongLlama
 from pyllama_long.engine import Engine, EngineConfig, Finished, Progress, Request, Text
@@ -60,13 +60,6 @@ class Client:
                 self.cancelled += event.reason == "cancelled"
                 if event.reason != "cancelled":
                     self.answers[i] = ids
-
-
-def memory() -> int:
-    """KiB of its own that this process holds, in main memory or swapped out."""
-    with open("/proc/self/status") as f:
-        fields = dict(line.split(":", 1) for line in f)
-    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "VmSwap"))
 
 
 def test_thirty_two_clients(demo_model: str, reference: LongLlama) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from engines import memory
 from running_server import Server, running
 
 from pyllama_long import filler
@@ -47,13 +48,6 @@ def leave(client: httpx.Client, i: int, n_events: int) -> None:
         for n, _ in enumerate(found.iter_lines()):
             if n >= n_events:
                 return
-
-
-def memory() -> int:
-    """KiB of its own that this process holds."""
-    with open("/proc/self/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "VmSwap"))
 
 
 def crowd(server: Server, seed: int) -> list[tuple[int, Answer]]:

@@ -15,22 +15,15 @@ SILENT = (3068, 3069, 3071)  # control tokens of the embedded model: without tex
 
 @dataclass
 class Answer:
-    """times: when each event with tokens came, in seconds of time.monotonic; n_tokens: of the whole answer."""
+    """times: when each event with tokens came, in seconds of time.monotonic."""
 
     sent: float
     times: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    n_tokens: int = 0
-    n_cached: int = 0
 
     @property
     def first_s(self) -> float:
         return self.times[0] - self.sent
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second after the first."""
-        return (self.n_tokens - 1) / (self.times[-1] - self.times[0])
 
 
 def complete(
@@ -63,7 +56,4 @@ def complete(
                 answer.tokens += tokens
             if event.get("stop"):
                 answer.times = answer.times or [time.monotonic()]
-                answer.n_tokens = event["tokens_predicted"]
-                answer.n_cached = int(event.get("tokens_cached") or 0)
-    answer.n_tokens = answer.n_tokens or len(answer.tokens)
     return answer

@@ -26,7 +26,7 @@ SALT = "public"  # of requests to a server without keys
 
 def save(model: str, folder: str, depth: int, streams: int) -> None:
     """Saves `streams` contexts of at least `depth` tokens as sessions stream-0 .., and the first as slot.bin. Prints
-    the number of tokens and the seed of each."""
+    the number of tokens of each."""
     n = -(-depth // BLOCK) * BLOCK
     config = EngineConfig(
         model, n_ctx=n + 2 * BLOCK, n_parallel=2, attention="exact", rope="native", cache_dir=folder
@@ -60,7 +60,7 @@ def save(model: str, folder: str, depth: int, streams: int) -> None:
         header = replace(header, n_tokens=n, n_bytes=len(state), created=time.time(), name=name)
         ids = np.array(tokens(engine.n_vocab, n, i), np.int32)
         seqfile.write(engine.sessions._path(name, SALT), header, ids, state)
-    print(json.dumps({"tokens": n, "n_vocab": engine.n_vocab}), flush=True)
+    print(json.dumps({"tokens": n}), flush=True)
     os._exit(0)  # the engine does not know what its cells hold
 
 
