@@ -37,81 +37,147 @@ static void pack_values(struct tile_run * t, const struct keys * b, struct packe
     }
 }
 
-/* Probabilities of a sub for n_keys keys from j0 on into p; false when none of them matters. `before` keys ahead of them
- * in p have theirs already. */
-static bool sub_probabilities(
-    struct tile_run * t, int n, const struct keys * all, int j0, int n_keys, int before, struct packed * done,
-    elem * p) {
-    const struct sub * sub = &t->job.subs[n];
-    const struct keys  b   = { n_keys, all->pos + j0, all->cell + j0 };
-    const int          i0 = n * SUB, rows = t->job.n - i0 < SUB ? t->job.n - i0 : SUB;
-    const enum cover   cover = job_cover(&t->job, sub, &b);
-    int                z0, z1;
-    if (cover == COVER_NONE) {
-        return false;
-    }
-    zone_span(t, sub, &b, &z0, &z1);
-    for (int z = z0; z <= z1; z++) {
-        const bool   near = zone_unfolds(t->map, z);
-        const elem * q    = (const elem *) t->mem.jq + z * t->jq_zone + (size_t) i0 * t->dk;
-        pack_keys(t, all, near, done);
-        wide_logits(q, near ? t->mem.k_near : t->mem.k, j0, b.n, t->call->d_k, z == z0 ? t->mem.s : t->mem.s_zone);
-        if (z > z0) {
-            merge_zone(t, t->mem.s, CHUNK, i0, rows, &b, z);
+/* Rows of a sub and some keys of the block: what is between one softmax and the next. */
+struct part {
+    int         sub;
+    int         j0; /* first key */
+    struct keys keys;
+    enum cover  cover;
+};
+
+/* Where the chunk of key j ends: at a multiple of CHUNK, counted from the tile of the matrix unit that holds it. */
+static int chunk_end(const struct tile_run * t, const struct keys * all, int j) {
+    const int before = t->job.branch < 0 ? all->pos[0] % CHUNK & ~31 : 0;
+    const int end    = (j + before) / CHUNK * CHUNK + CHUNK - before;
+    return end < all->n ? end : all->n;
+}
+
+/* The first part at or after sub, j0 of which some pair is read; false when there is none. */
+static bool find_part(const struct tile_run * t, const struct keys * all, int sub, int j0, struct part * part) {
+    for (; sub < t->job.n_sub; sub++, j0 = 0) {
+        for (int end; j0 < all->n; j0 = end) {
+            end         = chunk_end(t, all, j0);
+            *part       = (struct part) { sub, j0, { end - j0, all->pos + j0, all->cell + j0 }, COVER_NONE };
+            part->cover = job_cover(&t->job, &t->job.subs[sub], &part->keys);
+            if (part->cover != COVER_NONE) {
+                return true;
+            }
         }
     }
-    const int n16 = finish_logits(t, t->mem.s, CHUNK, i0, rows, &b, cover);
+    return false;
+}
+
+static const elem * part_queries(const struct tile_run * t, const struct part * part, int zone) {
+    return (const elem *) t->mem.jq + zone * t->jq_zone + (size_t) part->sub * SUB * t->dk;
+}
+
+static int part_rows(const struct tile_run * t, const struct part * part) {
+    const int left = t->job.n - part->sub * SUB;
+    return left < SUB ? left : SUB;
+}
+
+/* Logits of a part, zone by zone of a position map. */
+static void part_logits(
+    struct tile_run * t, const struct part * part, const struct keys * all, struct packed * done, float * s) {
+    int z0, z1;
+    zone_span(t, &t->job.subs[part->sub], &part->keys, &z0, &z1);
+    for (int z = z0; z <= z1; z++) {
+        const bool near = zone_unfolds(t->map, z);
+        pack_keys(t, all, near, done);
+        struct wide_work work = wide_begin(
+            part_queries(t, part, z), near ? t->mem.k_near : t->mem.k, part->j0, part->keys.n, t->call->d_k,
+            z == z0 ? s : t->mem.s_zone);
+        wide_end(&work);
+        if (z > z0) {
+            merge_zone(t, s, CHUNK, part->sub * SUB, part_rows(t, part), &part->keys, z);
+        }
+    }
+}
+
+/* Probabilities of n logits s of a row into p; false when none of them matters. `before` keys ahead of them in p have
+ * theirs already. */
+PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n, int before, elem * p) {
+    const float m   = t->mem.js.m[i];
+    const bool  any = row_max(t, i, s, n);
+    if (any) {
+        if (before > 0 && m != t->mem.js.m[i] && m != -INFINITY) {
+            wide_rescale(p - before, before, exp2f(m - t->mem.js.m[i]));
+        }
+        wide_exp(s, p, n, t->mem.js.m[i], t->mem.js.l + (size_t) i * VW);
+    } else {
+        memset(p, 0, (size_t) ((n + 31) & ~31) * sizeof(elem));
+    }
+    return any;
+}
+
+/* The same for all rows of a part. Other logits are made in between. */
+static bool part_probabilities(
+    struct tile_run * t, const struct part * part, float * s, int before, struct packed * done, struct wide_work * work,
+    elem * p) {
+    const int i0 = part->sub * SUB, rows = part_rows(t, part);
+    const int n   = finish_logits(t, s, CHUNK, i0, rows, &part->keys, part->cover);
     bool      any = false;
-    for (int i = 0; i < rows; i++) {
-        float * s = t->mem.s + i * CHUNK;
+    for (int i = 0; i < rows; i += 4) {
+        const bool more = work->left > 0;
         if (i % done->every == 0) {
             few_prefetch(&done->k_ahead, done->share);
             few_prefetch(&done->v_ahead, done->share);
         }
-        const float m = t->mem.js.m[i0 + i];
-        if (row_max(t, i0 + i, s, n16)) {
-            any = true;
-            if (before > 0 && m != t->mem.js.m[i0 + i] && m != -INFINITY) {
-                wide_rescale(p + i * BLOCK - before, before, exp2f(m - t->mem.js.m[i0 + i]));
+#pragma GCC unroll 4
+        for (int x = 0; x < 4; x++) {
+            if (more) {
+                wide_quarter(work, x);
             }
-            wide_exp(s, p + i * BLOCK, n16, t->mem.js.m[i0 + i], t->mem.js.l + (size_t) (i0 + i) * VW);
-        } else {
-            memset(p + i * BLOCK, 0, (size_t) ((n16 + 31) & ~31) * sizeof(elem));
+            if (i + x < rows) {
+                any |= row_probabilities(t, i0 + i + x, s + (i + x) * CHUNK, n, before, p + (i + x) * BLOCK);
+            }
         }
     }
+    wide_end(work);
     return any;
 }
 
 static void block_wide(struct tile_run * t, const struct key_block * block, const struct key_block * next) {
     const struct plong_call * c     = t->call;
     const struct keys         b     = block_keys(block, 0, BLOCK);
-    const int                 times = t->job.n * (BLOCK / CHUNK);
-    const int                 until = CHUNK - (t->job.branch < 0 ? b.pos[0] % CHUNK & ~31 : 0); /* where a chunk ends */
+    const int                 times = (t->job.n + 3) / 4 * (BLOCK / CHUNK);
     struct packed             done  = {
         .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes),
         .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes),
-        .every   = times / BLOCK > 1 ? times / BLOCK : 1,
+        .every   = times / BLOCK > 1 ? times / BLOCK * 4 : 4,
         .share   = BLOCK / times > 1 ? BLOCK / times : 1,
     };
-    for (int n = 0; n < t->job.n_sub; n++) {
-        int first = -1, last = 0; /* keys whose probabilities are in p */
-        for (int j = 0, chunk = until; j < b.n; j += chunk, chunk = CHUNK) {
-            const int keys = b.n - j < chunk ? b.n - j : chunk;
-            elem *    p    = wide_probabilities(t->mem.s, t->mem.p) + j;
-            if (sub_probabilities(t, n, &b, j, keys, first < 0 ? 0 : j - first, &done, p)) {
-                first = first < 0 ? j : first;
-                last  = j + keys;
-            } else if (first >= 0) {
-                for (int i = 0; i < SUB; i++) {
-                    memset(p + i * BLOCK, 0, (size_t) ((keys + 31) & ~31) * sizeof(elem));
-                }
-            }
+    struct part part, then;
+    bool        ready = false; /* the part's logits are there */
+    float *     s     = t->mem.s;
+    int         first = -1, last = 0; /* keys of the sub whose probabilities are in p and matter */
+    int         filled = 0;           /* where those that are there end */
+    for (bool more = find_part(t, &b, 0, 0, &part); more; part = then) {
+        elem *           p    = wide_probabilities(t->mem.s, t->mem.p);
+        struct wide_work work = { .left = 0 };
+        float *          now  = s;
+        for (int i = 0; i < SUB && first >= 0 && filled < part.j0; i++) {
+            memset(p + i * BLOCK + filled, 0, (size_t) (part.j0 - filled) * sizeof(elem));
         }
-        if (first >= 0) {
+        filled = part.j0 + part.keys.n;
+        if (!ready) {
+            part_logits(t, &part, &b, &done, now);
+        }
+        more = find_part(t, &b, part.sub, part.j0 + part.keys.n, &then);
+        /* without a map all parts have the same packed keys */
+        ready = AHEAD && more && t->map == PLONG_MAP_ABSOLUTE;
+        if (ready) {
+            s    = now == t->mem.s ? t->mem.s + SUB * CHUNK : t->mem.s;
+            work = wide_begin(part_queries(t, &then, 0), t->mem.k, then.j0, then.keys.n, c->d_k, s);
+        }
+        if (part_probabilities(t, &part, now, first < 0 ? 0 : part.j0 - first, &done, &work, p + part.j0)) {
+            first = first < 0 ? part.j0 : first;
+            last  = filled;
+        }
+        if (first >= 0 && (!more || then.sub != part.sub)) {
             pack_values(t, &b, &done);
-            wide_values(
-                wide_probabilities(t->mem.s, t->mem.p), t->mem.v, first, last - first, t->dv,
-                t->mem.js.acc + (size_t) n * SUB * t->dv);
+            wide_values(p, t->mem.v, first, last - first, t->dv, t->mem.js.acc + (size_t) part.sub * SUB * t->dv);
+            first = -1;
         }
     }
 }

@@ -21,7 +21,7 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
     const size_t sizes[] = {
         BLOCK * dk * sizeof(elem),
         BLOCK * dv * sizeof(elem),
-        wide_s,
+        (1 + AHEAD) * wide_s,
         maps ? wide_s : 0,
         SUB * BLOCK * sizeof(elem),
         BLOCK * d * sizeof(float),
@@ -187,7 +187,7 @@ static void tile_compute(
     };
     tile_layout(&t.mem, scratch, call->d_k, call->d_v, plong_tile_rows(tile), call->table != NULL);
     memset(t.mem.p, 0, SUB * BLOCK * sizeof(elem)); /* rows of the padding */
-    memset(t.mem.s, 0, SUB * CHUNK * sizeof(float));
+    memset(t.mem.s, 0, (1 + AHEAD) * SUB * CHUNK * sizeof(float));
     load_queries(call, tile, t.map, t.mem.q, t.mem.angles);
 
     wide_enter();

@@ -9,7 +9,8 @@
 typedef float elem;
 #define BLOCK 128 /* keys that are packed at a time */
 #define CHUNK 128 /* keys between one softmax and the next: the row length of logits and probabilities */
-#define SUB   24  /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
+#define AHEAD 0
+#define SUB   24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
 
 static inline void wide_enter(void) {}
 static inline void wide_config(void) {}
@@ -60,10 +61,20 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
     }
 }
 
-/* s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T for keys j0 .. j0 + n, and what pads them to a multiple of 32 */
-static void wide_logits(const elem * q, const elem * k, int j0, int n, int d, float * s) {
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T for keys j0 .. j0 + n, and what pads them to a multiple of 32. Products
+ * and softmax are work for the same units: nothing goes on beside the softmax. */
+struct wide_work {
+    int left; /* 0 */
+};
+
+static inline struct wide_work wide_begin(const elem * q, const elem * k, int j0, int n, int d, float * s) {
     gemm(SUB, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
+    return (struct wide_work) { 0 };
 }
+
+static inline void wide_quarter(struct wide_work * w, int x) { (void) w, (void) x; }
+
+static inline void wide_end(struct wide_work * w) { (void) w; }
 
 /* Probabilities take the place of the logits. */
 static inline elem * wide_probabilities(float * s, elem * p) {
