@@ -13,6 +13,9 @@
 #define PLONG_CLASSES  8   /* most heads of a tile whose plan is dilated: each may read other keys */
 #define PLONG_ZONES    3   /* distances that one K rotation serves: near, previous chunk, far */
 
+/* What the threads still have to do. */
+struct plong_queue;
+
 /* One op call: tensors as pointers and byte strides. Lives as long as the call. */
 struct plong_call {
     const char *               q;
@@ -27,6 +30,7 @@ struct plong_call {
     struct plong_attn_params   params;
     const struct plong_batch * batch;
     const float *              table; /* rotation table, NULL when the position map is absolute */
+    const struct plong_queue * queue;
 };
 
 /* A query tile: n_tok consecutive tokens of one group, and n_h consecutive heads of each of n_kv kv heads (n_kv > 1 only
@@ -41,9 +45,15 @@ struct plong_tile {
     int32_t                    n_h;
     int32_t                    n_kv;
     int32_t                    segment; /* keys at positions [i * segment, (i + 1) * segment) are merged as a whole */
-    int32_t                    seg0, seg1; /* this call does the segments i of [seg0, seg1) */
-    int64_t                    part;       /* where the state of segment 0 goes if each has one of its own */
+    int32_t gap_at, gap;                /* from this one on, so many of them hold no keys of the tile and don't count */
+    int32_t seg0, seg1;                 /* this call does those of [seg0, seg1) */
+    int64_t part;                       /* where the state of segment 0 goes if each has one of its own */
 };
+
+/* Position at which a segment of the tile begins. */
+static inline int64_t plong_segment_begin(const struct plong_tile * t, int32_t segment) {
+    return (int64_t) (segment < t->gap_at ? segment : segment + t->gap) * t->segment;
+}
 
 static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }
 
@@ -67,6 +77,9 @@ struct plong_kernel {
     /* Merges b into a, one row of d values (a multiple of 32): exact. */
     void (*merge)(float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d);
 };
+
+/* The tile that this thread gets next unless another is faster, so that its first keys can be fetched. False: none. */
+bool plong_queue_peek(const struct plong_queue * queue, struct plong_tile * tile);
 
 extern const struct plong_kernel * const plong_kernels[]; /* best first, NULL ends */
 

@@ -18,6 +18,7 @@ struct few_keys {
     const char *        k[FEW_BLOCK];
     const char *        v[FEW_BLOCK];
     struct few_ahead    k_ahead, v_ahead;
+    int32_t             k_step; /* bytes from each k to the next, 0 where they differ */
 };
 
 /* Logits s [rows][FEW_BLOCK] of kv head `kv` where its keys must be converted, or turned, first. */
@@ -76,13 +77,13 @@ static void few_begin(struct tile_run * t) {
 static void few_logits_quant(struct tile_run * t, struct few_keys * x, int kv, float * s) {
     const struct plong_call * c = t->call;
     const uint8_t *           q = t->mem.digits + (size_t) kv * quant_size(c->d_k);
-    const struct quant_rows   k = quant_rows(x->k, x->keys->n, kv * c->k_head, c->k_type);
+    const struct quant_rows   k = quant_rows(x->k, x->keys->n, x->k_step, kv * c->k_head, c->k_type);
     quant_logits(&k, q, t->job.sub_rows, c->d_k, s, &x->k_ahead);
 }
 
 static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, const float * p) {
     const struct plong_call * c = t->call;
-    const struct quant_rows   v = quant_rows(x->v, x->keys->n, kv * c->v_head, c->v_type);
+    const struct quant_rows   v = quant_rows(x->v, x->keys->n, 0, kv * c->v_head, c->v_type);
     quant_values(
         &v, p, t->job.sub_rows, c->d_v, t->mem.js.acc + (size_t) (kv * t->job.sub_rows) * t->dv, t->dv, &x->v_ahead);
 }
@@ -144,9 +145,20 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
     }
 }
 
+/* Bytes from each key's cell to the next one's, where that is the same for all: 0 where it is not. */
+static int32_t keys_step(const struct keys * b, size_t cell) {
+    const int32_t step = b->n > 1 ? b->cell[1] - b->cell[0] : 0;
+    bool          same = step > 0;
+    for (int j = 1; j < b->n; j++) {
+        same &= b->cell[j] - b->cell[j - 1] == step;
+    }
+    return same && cell * (size_t) step < INT32_MAX ? (int32_t) cell * step : 0;
+}
+
 /* At most FEW_BLOCK keys, for all kv heads of the tile: they read the same keys, and their rows lie side by side in the
- * cache. next: the keys after them. */
-static void keys_few(struct tile_run * t, const struct keys * b, const struct keys * next) {
+ * cache. next: the keys after them, of the cells at k_next, v_next. */
+static void keys_few(
+    struct tile_run * t, const struct keys * b, const struct keys * next, const char * k_next, const char * v_next) {
     const struct plong_call * c     = t->call;
     const enum cover          cover = job_cover(&t->job, &t->job.subs[0], b);
     const int                 n_kv  = t->job.n_sub;
@@ -156,20 +168,22 @@ static void keys_few(struct tile_run * t, const struct keys * b, const struct ke
     }
     cache_rows((const void **) x.k, b, t->k_base, c->k_cell);
     cache_rows((const void **) x.v, b, t->v_base, c->v_cell);
-    x.k_ahead = few_ahead(next->cell, next->n, n_kv, t->k_base, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes);
-    x.v_ahead = few_ahead(next->cell, next->n, n_kv, t->v_base, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes);
+    x.k_step  = keys_step(b, c->k_cell);
+    x.k_ahead = few_ahead(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes);
+    x.v_ahead = few_ahead(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes);
     for (int kv = 0; kv < n_kv; kv++) {
         head_few(t, &x, kv, cover);
     }
 }
 
 static void block_few(struct tile_run * t, const struct key_block * b, const struct key_block * next) {
-    for (int j = 0; j < b->n; j += FEW_BLOCK) {
-        const struct keys now = block_keys(b, j, FEW_BLOCK);
-        const struct keys then =
-            j + FEW_BLOCK < b->n ? block_keys(b, j + FEW_BLOCK, FEW_BLOCK) : block_keys(next, 0, FEW_BLOCK);
-        keys_few(t, &now, &then);
+    int j = 0;
+    for (; j + FEW_BLOCK < b->n; j += FEW_BLOCK) {
+        const struct keys now = block_keys(b, j, FEW_BLOCK), then = block_keys(b, j + FEW_BLOCK, FEW_BLOCK);
+        keys_few(t, &now, &then, t->k_base, t->v_base);
     }
+    const struct keys now = block_keys(b, j, FEW_BLOCK), then = block_keys(next, 0, FEW_BLOCK);
+    keys_few(t, &now, &then, t->k_then, t->v_then);
 }
 
 #endif

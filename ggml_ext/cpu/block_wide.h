@@ -142,8 +142,8 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
     const struct keys         b     = block_keys(block, 0, BLOCK);
     const int                 times = (t->job.n + 3) / 4 * (BLOCK / CHUNK);
     struct packed             done  = {
-        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_base, c->k_cell, t->k_bytes),
-        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_base, c->v_cell, t->v_bytes),
+        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_then, c->k_cell, t->k_bytes),
+        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_then, c->v_cell, t->v_bytes),
         .every   = times / BLOCK > 1 ? times / BLOCK * 4 : 4,
         .share   = BLOCK / times > 1 ? BLOCK / times : 1,
     };

@@ -46,6 +46,8 @@ struct tile_run {
     float                     skip;
     const char *              k_base; /* first kv head of the tile, cell 0 */
     const char *              v_base;
+    const char *              k_then; /* the same for the next block, which may be another tile's */
+    const char *              v_then;
 };
 
 /* Rows of keys in the cache. */

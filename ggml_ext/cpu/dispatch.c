@@ -12,8 +12,9 @@
 #define TILES_PER_THREAD 8    /* wanted, for balance: tiles get smaller, then keys are split */
 #define DILATED_ROWS     2    /* times the rows of other tiles */
 #define SEGMENT          8192 /* keys that are merged as a whole, for tiles of many rows */
-#define FEW_SEGMENT      1024 /* the same for tiles of few rows: at least, and more where there would be more than */
+#define FEW_SEGMENT      512  /* the same for tiles of few rows: at least, and more where there would be more than */
 #define FEW_SEGMENTS     32   /* so many of them */
+#define WHOLE            (1 << 30) /* longer than any sequence */
 #define MOST_PARTS       (1 << 25) /* bytes of states of segments */
 
 /* ---- the instruction set -------------------------------------------------------------------------------------- */
@@ -141,12 +142,12 @@ static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     w.per_thread = w.state + align64(largest_scratch(d_k, d_v, most, op->src[4] != NULL));
     /* segments are items only while there are fewer tiles than wanted, each as small as they get */
     const int64_t tiles = few_tiles(n_threads), cells = op->src[1]->ne[2];
-    const int64_t segments = cells / SEGMENT + 2 > FEW_SEGMENTS ? cells / SEGMENT + 2 : FEW_SEGMENTS;
-    w.max_rows             = min_i64(tiles * DILATED_ROWS * least_rows(d_k, d_v), rows) * segments;
-    w.max_rows             = min_i64(w.max_rows, MOST_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
-    w.tiles                = w.threads + w.per_thread * (size_t) n_threads;
-    w.partials             = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
-    w.total                = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
+    const int64_t wide = cells / SEGMENT + 2, few = FEW_SEGMENTS + 3, segments = wide > few ? wide : few;
+    w.max_rows = min_i64(tiles * DILATED_ROWS * least_rows(d_k, d_v), rows) * segments;
+    w.max_rows = min_i64(w.max_rows, MOST_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
+    w.tiles    = w.threads + w.per_thread * (size_t) n_threads;
+    w.partials = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
+    w.total    = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
     return w;
 }
 
@@ -160,7 +161,7 @@ bool plong_cpu_supports(const struct ggml_tensor * op) {
 
 /* ---- one call ------------------------------------------------------------------------------------------------- */
 
-static struct plong_call make_call(const struct ggml_tensor * op) {
+static struct plong_call make_call(const struct ggml_tensor * op, const struct plong_queue * queue) {
     const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
     struct plong_call         c = {
         .q        = q->data,
@@ -183,6 +184,7 @@ static struct plong_call make_call(const struct ggml_tensor * op) {
         .n_group  = (int32_t) (q->ne[1] / k->ne[1]),
         .batch    = (const struct plong_batch *) op->src[3]->data,
         .table    = op->src[4] ? (const float *) op->src[4]->data : NULL,
+        .queue    = queue,
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;
@@ -190,17 +192,34 @@ static struct plong_call make_call(const struct ggml_tensor * op) {
 
 static const struct plong_phase exact_phase = { .window = PLONG_ALL };
 
+/* Keys that the last row reads, about. */
+static int64_t tile_keys(const struct plong_tile * tile, int32_t head) {
+    const struct plong_phase * ph   = tile->phase;
+    const int64_t              n    = (int64_t) tile->pos + tile->n_tok;
+    const int64_t              read = (int64_t) ph->window + head;
+    return ph->n_branches > 0 || tile->pos < ph->dense_below ? n : min_i64(n, read);
+}
+
+/* Segments lie at fixed positions, so that a row's sums are the same in any company. */
 static void set_segments(struct plong_tile * tile) {
-    const int32_t last = tile->pos + tile->n_tok - 1;
-    tile->segment      = SEGMENT;
+    const struct plong_phase * ph   = tile->phase;
+    const int32_t              head = ph->sinks > ph->global ? ph->sinks : ph->global;
+    const int64_t              keys = tile_keys(tile, head), n = (int64_t) tile->pos + tile->n_tok;
+    tile->segment = SEGMENT;
     if (tile->n_tok * tile->n_h <= PLONG_FEW) {
-        tile->segment = FEW_SEGMENT;
-        while (last / tile->segment >= FEW_SEGMENTS) {
+        for (tile->segment = FEW_SEGMENT; keys > (int64_t) tile->segment * FEW_SEGMENTS;) {
             tile->segment *= 2;
         }
     }
-    tile->seg0 = 0;
-    tile->seg1 = last / tile->segment + 1;
+    tile->seg0   = 0;
+    tile->seg1   = (int32_t) ((n - 1) / tile->segment) + 1;
+    tile->gap_at = (head + tile->segment - 1) / tile->segment;
+    tile->gap    = 0;
+    if (keys < n) {
+        const int32_t first = (int32_t) (((int64_t) tile->pos - ph->window + 1) / tile->segment);
+        tile->gap           = first > tile->gap_at ? first - tile->gap_at : 0;
+        tile->seg1 -= tile->gap;
+    }
 }
 
 /* Cuts one group into tiles of at most `rows` rows. */
@@ -297,19 +316,44 @@ static int64_t share_segments(struct plong_tile * tiles, int64_t n, int n_thread
         tiles[i].part = parts;
         parts += tiles[i].seg1;
     }
-    return n_threads > 1 && n < few_tiles(n_threads) && parts * rows <= max_rows ? parts : n;
+    if (n_threads > 1 && n < few_tiles(n_threads) && parts * rows <= max_rows) {
+        return parts;
+    }
+    for (int64_t i = 0; i < n; i++) { /* each segment would go through all branches anew */
+        if (tiles[i].phase->n_branches > 0) {
+            tiles[i].segment = WHOLE;
+            tiles[i].seg1    = 1;
+        }
+    }
+    return n;
 }
 
-/* The tile of an item that is one segment. */
-static struct plong_tile segment_tile(const struct plong_tile * tiles, int64_t n, int64_t item) {
+struct plong_queue {
+    struct ggml_threadpool *  pool; /* counts the items that were taken */
+    const struct plong_tile * tiles;
+    int64_t                   n_tiles, n_items; /* more items than tiles: each is a segment */
+};
+
+static bool queue_item(const struct plong_queue * q, int64_t item, struct plong_tile * tile) {
+    if (item >= q->n_items) {
+        return false;
+    }
+    if (q->n_items == q->n_tiles) {
+        *tile = q->tiles[item];
+        return true;
+    }
     int64_t i = 0;
-    while (i + 1 < n && tiles[i + 1].part <= item) {
+    while (i + 1 < q->n_tiles && q->tiles[i + 1].part <= item) {
         i++;
     }
-    struct plong_tile tile = tiles[i];
-    tile.seg0              = (int32_t) (item - tile.part);
-    tile.seg1              = tile.seg0 + 1;
-    return tile;
+    *tile      = q->tiles[i];
+    tile->seg0 = (int32_t) (item - tile->part);
+    tile->seg1 = tile->seg0 + 1;
+    return true;
+}
+
+bool plong_queue_peek(const struct plong_queue * q, struct plong_tile * tile) {
+    return queue_item(q, ggml_threadpool_chunk_add(q->pool, 0), tile);
 }
 
 static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
@@ -354,7 +398,8 @@ static void zero_strays(const struct plong_call * c) {
 }
 
 void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
-    const struct plong_call     call   = make_call(op);
+    struct plong_queue          queue;
+    const struct plong_call     call   = make_call(op, &queue);
     const bool                  f32    = call.batch->precision == PLONG_PRECISION_F32;
     const struct plong_kernel * kernel = f32 ? kernel_in_use()->f32 : kernel_in_use();
     const struct work           work   = work_layout(op, params->nth);
@@ -376,14 +421,14 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     }
     ggml_barrier(params->threadpool);
 
-    const int64_t n_tiles = head->n_tiles, n_items = head->n_items;
-    const bool    shared    = n_items > n_tiles;
-    const size_t  part_size = (size_t) head->rows * (dv + 2);
-    int64_t       done      = 0;
-    for (int64_t item; (item = ggml_threadpool_chunk_add(params->threadpool, 1)) < n_items; done++) {
-        const struct plong_tile tile  = shared ? segment_tile(tiles, n_tiles, item) : tiles[item];
-        const int               rows  = plong_tile_rows(&tile);
-        struct plong_state      state = state_at(shared ? parts + item * part_size : (float *) mine, rows);
+    queue                       = (struct plong_queue) { params->threadpool, tiles, head->n_tiles, head->n_items };
+    const bool        shared    = queue.n_items > queue.n_tiles;
+    const size_t      part_size = (size_t) head->rows * (dv + 2);
+    int64_t           done      = 0;
+    struct plong_tile tile;
+    for (int64_t item; item = ggml_threadpool_chunk_add(queue.pool, 1), queue_item(&queue, item, &tile); done++) {
+        const int          rows  = plong_tile_rows(&tile);
+        struct plong_state state = state_at(shared ? parts + item * part_size : (float *) mine, rows);
         empty_state(&state, rows, dv);
         kernel->tile(&call, &tile, &state, mine + work.state);
         if (!shared) {
@@ -394,7 +439,7 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
 
     if (shared) {
         ggml_barrier(params->threadpool);
-        for (int64_t i = params->ith; i < n_tiles; i += params->nth) {
+        for (int64_t i = params->ith; i < queue.n_tiles; i += params->nth) {
             finish_tile(&call, kernel, &tiles[i], parts + tiles[i].part * part_size, part_size);
         }
     }

@@ -8,60 +8,104 @@
 #include "attn.h"
 #include "simd.h"
 
-#define FEW_BLOCK 64                 /* keys between one softmax and the next: the row length of logits */
-#define FEW_NEAR  8                  /* keys ahead that are fetched from L2 into L1 */
-#define FEW_SUMS  (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
+#define FEW_BLOCK  64                 /* keys between one softmax and the next: the row length of logits */
+#define FLAT_PAGES 8                  /* of 4 KiB that take turns */
+#define FEW_NEAR   8                  /* keys ahead that are fetched from L2 into L1 */
+#define FEW_SUMS   (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
 
 /*
  * The cells of the next block, asked for while this one is computed. Memory takes turns between some pages of 4 KiB: a
  * core has few requests of its own in flight, but its L2 prefetcher runs ahead in each page that it sees growing.
  */
 struct few_ahead {
+    int    n_heads;
+    int    credit; /* bytes of heads still to be asked for, times n_heads */
+    size_t stride; /* from cell to cell */
+    /* Cells that are all that lies between two addresses: 256 bytes of FLAT_PAGES pages in turn */
+    const char * page; /* the first; NULL for others */
+    const char * from;
+    const char * until;
+    int          n_units, next;
+    /* Others: `pages` times `in_page` cells in turn */
     const int32_t * cell; /* [n] */
-    int             n, n_heads;
+    int             n;
     const char *    base;
-    size_t          stride;          /* from cell to cell */
     int             unit;            /* lines of 64 bytes that are asked for together */
     int             units;           /* in a cell, all heads together */
-    int             page;            /* of the cells in a page */
+    int             in_page;         /* cells */
     int             pages;           /* that take turns */
-    int             credit;          /* units x heads still to be asked for */
-    int             group, k, at, p; /* next: that unit of cell group + p * page + k */
+    int             group, k, at, p; /* next: that unit of cell group + p * in_page + k */
 };
 
 /* head: bytes from head to head, of a row where there is one */
 static inline struct few_ahead few_ahead(
     const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head) {
-    const int    lines = (int) ((head * (size_t) n_heads + 63) / 64), units = (lines + 3) / 4;
-    const size_t step = n > 1 && cell[1] > cell[0] ? (size_t) (cell[1] - cell[0]) * stride : stride;
-    const int    page = step > 0 && step < 4096 ? (int) (4096 / step) : 1;
-    return (struct few_ahead) {
-        cell, n, n_heads, base, stride, (lines + units - 1) / units, units, page, lines > 24 ? 8 : 16, 0, 0, 0, 0, 0
+    const int        lines = (int) ((head * (size_t) n_heads + 63) / 64), units = (lines + 3) / 4;
+    const size_t     step = n > 1 && cell[1] > cell[0] ? (size_t) (cell[1] - cell[0]) * stride : stride;
+    struct few_ahead a    = {
+        .n_heads = n_heads,
+        .stride  = stride,
+        .cell    = cell,
+        .n       = n,
+        .base    = base,
+        .unit    = (lines + units - 1) / units,
+        .units   = units,
+        .in_page = step > 0 && step < 4096 ? (int) (4096 / step) : 1,
+        .pages   = lines > 24 ? 8 : 16,
     };
+    if (n > 0 && cell[n - 1] - cell[0] == n - 1 && head * (size_t) n_heads == stride) {
+        a.from    = base + (size_t) cell[0] * stride;
+        a.until   = a.from + (size_t) n * stride;
+        a.page    = (const char *) ((uintptr_t) a.from & ~(uintptr_t) 4095);
+        a.n_units = (int) ((a.until - a.page + FLAT_PAGES * 4096 - 1) / (FLAT_PAGES * 4096)) * FLAT_PAGES * 16;
+    }
+    return a;
 }
 
-/* Asks for what n more rows take. */
-PLONG_INLINE void few_prefetch(struct few_ahead * a, int n) {
-    a->credit += n * a->units;
+static inline void few_ask(const char * x, int lines) {
+    for (int i = 0; i < lines; i++) {
+        __builtin_prefetch(x + 64 * i, 0, 2);
+    }
+}
+
+PLONG_INLINE void few_prefetch_flat(struct few_ahead * a) {
+    while (a->credit > 0 && a->next < a->n_units) {
+        const int    i = a->next++, all = 16 * FLAT_PAGES;
+        const char * x = a->page + 256 * (size_t) (i / all * all + i % FLAT_PAGES * 16 + i / FLAT_PAGES % 16);
+        if (x < a->until && x + 256 > a->from) {
+            few_ask(x, 4);
+            a->credit -= 256 * a->n_heads;
+        }
+    }
+}
+
+PLONG_INLINE void few_prefetch_cells(struct few_ahead * a) {
     while (a->credit > 0 && a->group < a->n) {
-        const int at = a->group + a->p * a->page + a->k;
+        const int at = a->group + a->p * a->in_page + a->k;
         if (at < a->n) {
-            const char * x = a->base + (size_t) a->cell[at] * a->stride + 64 * (size_t) (a->at * a->unit);
-            for (int i = 0; i < a->unit; i++) {
-                __builtin_prefetch(x + 64 * i, 0, 2);
-            }
-            a->credit -= a->n_heads;
+            few_ask(a->base + (size_t) a->cell[at] * a->stride + 64 * (size_t) (a->at * a->unit), a->unit);
+            a->credit -= (int) a->stride / a->units * a->n_heads;
         }
         if (++a->p == a->pages) {
             a->p = 0;
             if (++a->at == a->units) {
                 a->at = 0;
-                if (++a->k == a->page) {
+                if (++a->k == a->in_page) {
                     a->k = 0;
-                    a->group += a->pages * a->page;
+                    a->group += a->pages * a->in_page;
                 }
             }
         }
+    }
+}
+
+/* Asks for what n more rows of one head take. */
+PLONG_INLINE void few_prefetch(struct few_ahead * a, int n) {
+    a->credit += n * (int) a->stride;
+    if (a->page) {
+        few_prefetch_flat(a);
+    } else {
+        few_prefetch_cells(a);
     }
 }
 
@@ -80,13 +124,17 @@ PLONG_INLINE vf few_load(const int32_t type, const char * row, int i) {
 /* s[rows_of][FEW_BLOCK] = q[rows_of][d] * k^T for keys_of keys */
 PLONG_INLINE void few_logits_block(
     const int rows_of, const int keys_of, const int32_t type, const char * const * k, size_t at, int d, const float * q,
-    int dq, float * s) {
-    vf sum[16];
+    int dq, float * s, struct few_ahead * ahead) {
+    const int step = (d / keys_of + VW - 1) / VW * VW;
+    vf        sum[16];
     for (int i = 0; i < rows_of * keys_of; i++) {
         sum[i] = vf_zero();
     }
     for (int i = 0; i < d; i += VW) {
         vf x[16];
+        if (i % step == 0) {
+            few_prefetch(ahead, 1);
+        }
         for (int j = 0; j < keys_of; j++) {
             x[j] = few_load(type, k[j] + at, i);
         }
@@ -124,14 +172,13 @@ PLONG_INLINE void few_logits_rows(
     const int keys_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
     int       j       = 0;
     for (; j + keys_of <= n; j += keys_of) {
-        few_prefetch(ahead, keys_of);
         for (int i = j + FEW_NEAR; i < j + FEW_NEAR + keys_of && i < n; i++) {
             few_near(k[i] + at, d * (type == GGML_TYPE_F32 ? 4 : 2));
         }
-        few_logits_block(rows_of, keys_of, type, k + j, at, d, q, dq, s + j);
+        few_logits_block(rows_of, keys_of, type, k + j, at, d, q, dq, s + j, ahead);
     }
     for (; j < n; j++) {
-        few_logits_block(rows_of, 1, type, k + j, at, d, q, dq, s + j);
+        few_logits_block(rows_of, 1, type, k + j, at, d, q, dq, s + j, ahead);
     }
 }
 
@@ -147,7 +194,7 @@ PLONG_INLINE void few_values_block(
     }
     for (int j = 0; j < n; j++) {
         vf x[8];
-        if (j % 4 == 0) {
+        if (j % 2 == 0) {
             few_prefetch(ahead, share);
         }
         if (j + FEW_NEAR < n) {
@@ -175,7 +222,7 @@ PLONG_INLINE void few_values_rows(
     const int rows_of, const int32_t type, const char * const * v, int n, size_t at, int d, const float * p,
     float * acc, int dv, struct few_ahead * ahead) {
     const int vectors_of = FEW_SUMS / rows_of > 4 ? 4 : FEW_SUMS / rows_of;
-    const int share      = (4 * vectors_of * VW + d - 1) / d; /* of the keys ahead, so that all passes ask for all */
+    const int share      = (2 * vectors_of * VW + d - 1) / d; /* of the keys ahead, so that all passes ask for all */
     int       i          = 0;
     for (; i + vectors_of * VW <= d; i += vectors_of * VW) {
         few_values_block(rows_of, vectors_of, type, v, n, at, i, p, acc, dv, ahead, share);

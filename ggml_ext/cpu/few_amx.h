@@ -6,6 +6,8 @@
 #ifndef PLONG_CPU_FEW_AMX_H
 #define PLONG_CPU_FEW_AMX_H
 
+#include <stddef.h>
+
 #include "blocks.h"
 
 #define DIGITS     2
@@ -67,9 +69,9 @@ static void quant_queries(const float * q, int rows, int dq, int d, uint8_t * ou
 /* What stands for the rows of keys that are not there: blocks whose scale is 0 */
 static const char quant_nothing[16 * sizeof(struct q8_block)];
 
-/* Rows of keys in the cache, padded to FEW_BLOCK */
+/* Rows of keys in the cache, padded to FEW_BLOCK. step: bytes from each to the next, 0 where they differ */
 struct quant_rows {
-    int32_t      type, n;
+    int32_t      type, n, step;
     const char * row[FEW_BLOCK];
 };
 
@@ -77,8 +79,8 @@ static inline int quant_bytes(int32_t type, int nb) {
     return nb * (int) (type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block));
 }
 
-static struct quant_rows quant_rows(const char * const * row, int n, size_t at, int32_t type) {
-    struct quant_rows x = { .type = type, .n = n };
+static struct quant_rows quant_rows(const char * const * row, int n, int32_t step, size_t at, int32_t type) {
+    struct quant_rows x = { .type = type, .n = n, .step = n == FEW_BLOCK ? step : 0 };
     for (int j = 0; j < FEW_BLOCK; j++) {
         x.row[j] = j < n ? row[j] + at : quant_nothing;
     }
@@ -115,16 +117,29 @@ PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int
     }
 }
 
-/* 16 rows as int8 [16][32 nb], and their scales [nb][16] */
+/* 16 rows as int8, and their scales [nb][16] */
 struct quant_keys {
     _Alignas(64) int8_t value[16 * 512];
-    float scale[16 * 16];
+    float        scale[16 * 16];
+    const char * first; /* int8 of row 0: in value, or in the cache itself */
+    size_t       row;   /* bytes from row to row */
+    size_t       block; /* bytes from block to block of a row */
 };
 
-PLONG_INLINE void quant_load_of(const int32_t type, struct quant_keys * k, const char * const * row, const int nb) {
+PLONG_INLINE void quant_load_of(
+    const int32_t type, struct quant_keys * k, const char * const * row, int32_t step, const int nb) {
     for (int b = 0; b < nb; b++) {
         quant_scales(type, row, 16, b, k->scale + 16 * b);
     }
+    if (type == GGML_TYPE_Q8_0 && step > 0) { /* a tile's rows may lie anywhere at equal distances */
+        k->first = row[0] + offsetof(struct q8_block, q);
+        k->row   = (size_t) step;
+        k->block = sizeof(struct q8_block);
+        return;
+    }
+    k->first = (const char *) k->value;
+    k->row   = (size_t) nb * 32;
+    k->block = 32;
     for (int j = 0; j < 16; j++) {
         for (int b = 0; b < nb; b++) {
             _mm256_store_si256((__m256i *) (k->value + 32 * (j * nb + b)), quant_block(type, row[j], b));
@@ -135,25 +150,26 @@ PLONG_INLINE void quant_load_of(const int32_t type, struct quant_keys * k, const
 static void quant_load(struct quant_keys * k, const struct quant_rows * x, int j, int nb) {
     if (x->type == GGML_TYPE_Q8_0) {
         if (nb == 4) {
-            quant_load_of(GGML_TYPE_Q8_0, k, x->row + j, 4);
+            quant_load_of(GGML_TYPE_Q8_0, k, x->row + j, x->step, 4);
         } else {
-            quant_load_of(GGML_TYPE_Q8_0, k, x->row + j, nb);
+            quant_load_of(GGML_TYPE_Q8_0, k, x->row + j, x->step, nb);
         }
     } else if (nb == 4) {
-        quant_load_of(GGML_TYPE_Q4_0, k, x->row + j, 4);
+        quant_load_of(GGML_TYPE_Q4_0, k, x->row + j, x->step, 4);
     } else {
-        quant_load_of(GGML_TYPE_Q4_0, k, x->row + j, nb);
+        quant_load_of(GGML_TYPE_Q4_0, k, x->row + j, x->step, nb);
     }
 }
 
 /* Sums of 16 keys by 16 columns for blocks b0 .. b0 + m of 32 dims, m <= 4 */
-PLONG_INLINE void quant_dots(const int8_t * k, int d, const uint8_t * q, int m, int32_t (*c)[256]) {
-#define QUANT_DOT(i)                     \
-    if (i < m) {                         \
-        _tile_zero(i);                   \
-        _tile_loadd(4, k + 32 * i, d);   \
-        _tile_loadd(5, q + 512 * i, 64); \
-        _tile_dpbssd(i, 4, 5);           \
+PLONG_INLINE void quant_dots(const struct quant_keys * k, int b0, const uint8_t * q, int m, int32_t (*c)[256]) {
+    const char * first = k->first + k->block * (size_t) b0;
+#define QUANT_DOT(i)                                  \
+    if (i < m) {                                      \
+        _tile_zero(i);                                \
+        _tile_loadd(4, first + k->block * i, k->row); \
+        _tile_loadd(5, q + 512 * (b0 + i), 64);       \
+        _tile_dpbssd(i, 4, 5);                        \
     }
 #define QUANT_STORE(i)             \
     if (i < m) {                   \
@@ -192,7 +208,7 @@ static void quant_logits(
         }
         for (int b0 = 0; b0 < nb; b0 += 4) {
             const int m = nb - b0 < 4 ? nb - b0 : 4;
-            quant_dots(k->value + 32 * b0, d, q + 512 * b0, m, c);
+            quant_dots(k, b0, q, m, c);
             for (int b = 0; b < m; b++) {
                 const float * scale = k->scale + 16 * (b0 + b);
                 few_prefetch(ahead, b0 == 0 ? 16 / m : 0);

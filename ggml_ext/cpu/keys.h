@@ -107,7 +107,7 @@ static void key_walk_begin(
     w->n_ranges                    = tile_ranges(tile, w->range);
     w->at                          = 0;
     w->next                        = 0;
-    const int64_t lo               = (int64_t) segment * tile->segment;
+    const int64_t lo               = plong_segment_begin(tile, segment);
     for (int i = 0; i < w->n_ranges; i++) {
         clip_range(&w->range[i].range, lo, lo + tile->segment);
     }

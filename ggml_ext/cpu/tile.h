@@ -127,6 +127,29 @@ static void run_job_end(struct tile_run * t, struct plong_state * into) {
 
 /* ---- the tile ------------------------------------------------------------------------------------------------- */
 
+/* Where the cache begins for a tile: its stream and first kv head. */
+static void tile_bases(const struct plong_call * c, const struct plong_tile * tile, const char ** k, const char ** v) {
+    const struct plong_slot * slot = plong_batch_slots(c->batch) + tile->group->slot;
+    const int                 kv   = tile->head0 / c->n_group;
+    *k                             = c->k + slot->stream * c->k_stream + kv * c->k_head;
+    *v                             = c->v + slot->stream * c->v_stream + kv * c->v_head;
+}
+
+/* The first keys of what this thread does after a segment, to be fetched ahead. None is an empty block. */
+static void peek_keys(struct tile_run * t, int32_t segment, int cap, struct key_block * b) {
+    struct plong_tile next = *t->tile;
+    struct key_walk   walk;
+    b->n = 0;
+    if (segment + 1 < t->tile->seg1) {
+        next.seg0 = segment + 1;
+    } else if (!plong_queue_peek(t->call->queue, &next) || next.n_kv != t->tile->n_kv) {
+        return;
+    }
+    tile_bases(t->call, &next, &t->k_then, &t->v_then);
+    key_walk_begin(&walk, t->call, &next, next.seg0, cap);
+    key_walk_next(&walk, b);
+}
+
 /* Adds the keys of one segment. What a row gets hangs on its segments and on nothing else: not on the rows beside it, on
  * who else is in the batch, or on the number of threads. */
 static void run_segment(struct tile_run * t, int32_t segment, struct plong_state * state) {
@@ -135,7 +158,10 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
     struct key_block * b      = &blocks[0];
     struct key_block * next   = &blocks[1];
     bool               in_job = false;
-    key_walk_begin(&walk, t->call, t->tile, segment, t->tile->n_kv > 1 ? FEW_BLOCK : BLOCK);
+    const int          cap    = t->tile->n_kv > 1 ? FEW_BLOCK : BLOCK;
+    t->k_then                 = t->k_base;
+    t->v_then                 = t->v_base;
+    key_walk_begin(&walk, t->call, t->tile, segment, cap);
     for (bool more = key_walk_next(&walk, b); more;) {
         more                            = key_walk_next(&walk, next);
         const struct tile_range * range = &walk.range[b->range];
@@ -152,7 +178,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
             in_job = true;
         }
         if (!more) {
-            next->n = 0;
+            peek_keys(t, segment, cap, next);
         }
         t->job.head = range->tail ? 0 : set_head(t->tile->phase, range->range.branch);
         if (t->job.few) {
@@ -171,9 +197,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
 
 static void tile_compute(
     const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
-    const struct plong_slot * slot = plong_batch_slots(call->batch) + tile->group->slot;
-    const int                 kv   = tile->head0 / call->n_group;
-    struct tile_run           t    = {
+    struct tile_run t = {
         .call    = call,
         .tile    = tile,
         .map     = call->params.n_rot > 0 ? call->batch->rope.map : PLONG_MAP_ABSOLUTE,
@@ -182,9 +206,8 @@ static void tile_compute(
         .k_bytes = ggml_row_size((enum ggml_type) call->k_type, call->d_k),
         .v_bytes = ggml_row_size((enum ggml_type) call->v_type, call->d_v),
         .skip    = call->batch->precision == PLONG_PRECISION_F32 ? INFINITY : SKIP,
-        .k_base  = call->k + slot->stream * call->k_stream + kv * call->k_head,
-        .v_base  = call->v + slot->stream * call->v_stream + kv * call->v_head,
     };
+    tile_bases(call, tile, &t.k_base, &t.v_base);
     tile_layout(&t.mem, scratch, call->d_k, call->d_v, plong_tile_rows(tile), call->table != NULL);
     memset(t.mem.p, 0, SUB * BLOCK * sizeof(elem)); /* rows of the padding */
     memset(t.mem.s, 0, (1 + AHEAD) * SUB * CHUNK * sizeof(float));

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Fact = tuple[Phrasing, str, str]  # key, value
 
 WITH_WORDS = tuple(phrasing for phrasing in PHRASINGS if phrasing.values == "word")
+LINES = tuple(2.0 if form.name == "equals" else 1.0 for form in PAIRS)  # chances; `=` is the hardest to find
 KEY = 2.0  # weight of an answer's words before its value: they say the key again
 READ = (
     OPENING,
@@ -68,7 +69,7 @@ def facts(t: Tasks, n: int) -> Writer:
 def pairs(t: Tasks, n: int) -> Writer:
     """Key-value lines, alone or between lines of prose, and questions about some of them."""
     draw = t.random
-    form = draw.choice(PAIRS)
+    form = draw.choices(PAIRS, LINES)[0]
     lined = draw.random() < 0.4
     most = (n - 60) // (14 if lined else 30)
     k = max(2, min(draw.randint(2, 40), most))
@@ -146,7 +147,7 @@ def talk(t: Tasks, n: int) -> Writer:
 
 MIXTURE: tuple[tuple[Callable[[Tasks, int], Writer], float], ...] = (
     (facts, 0.4),
-    (pairs, 0.2),
+    (pairs, 0.3),
     (two_hops, 0.06),
     (counting, 0.03),
     (talk, 0.03),
@@ -186,7 +187,7 @@ def keys(t: Tasks, k: int) -> list[str]:
 
 def form(t: Tasks) -> Phrasing:
     """Those whose values are words come more often: a text has more that goes on as they do."""
-    return t.random.choice(WITH_WORDS if t.random.random() < 0.25 else PHRASINGS)
+    return t.random.choice(WITH_WORDS if t.random.random() < 0.35 else PHRASINGS)
 
 
 def value(t: Tasks, phrasing: Phrasing) -> str:
