@@ -37,7 +37,8 @@ if (TARGET ggml-cpu)
     set(plong_flags_amx ${plong_flags_avx512} -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
 
-    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
+    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/tiles.c
+        ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
     foreach (isa ${plong_isas})
         target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/isa_${isa}.c)
         set_source_files_properties(${PLONG_EXT_DIR}/cpu/isa_${isa}.c PROPERTIES

@@ -83,6 +83,11 @@ bool plong_queue_peek(const struct plong_queue * queue, struct plong_tile * tile
 
 extern const struct plong_kernel * const plong_kernels[]; /* best first, NULL ends */
 
+const struct plong_kernel * plong_kernel_in_use(void);
+
+/* So many tiles were computed with it. */
+void plong_kernel_count(const struct plong_kernel * kernel, int64_t tiles);
+
 static inline int32_t plong_pad16(int32_t d) { return (d + 15) & ~15; }
 
 /* Padded row length of accumulators and packed rows. */

@@ -5,7 +5,7 @@
 #include "blocks.h"
 
 #ifdef PLONG_ISA_AMX
-#include "few_amx.h"
+#include "few_amx_values.h"
 #endif
 
 static bool reads_in_place(int32_t type, int d) {
