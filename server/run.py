@@ -152,8 +152,9 @@ class Run:
                     raise self._why_cancelled()
                 for piece in [] if ended_by_call else parser.finish():
                     yield piece
-                reason = "length" if event.reason == "length" else "stop"
-                reason = "tool_calls" if parser.n_calls else reason
+                reason = "tool_calls" if parser.n_calls else "stop"
+                if event.reason == "length":  # the last call may be cut
+                    reason = "length"
                 yield Done(reason, event.stop_string, event.usage, n_reasoning)
 
     def _why_cancelled(self) -> ApiError:

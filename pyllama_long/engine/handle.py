@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +21,9 @@ class Handle:
     def __init__(self, id: str, salt: str, prompt: list[int], on_cancel: Callable[[], None]) -> None:
         self.id, self.salt, self.tokens = id, salt, prompt
         self._on_cancel = on_cancel
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung for a thread that waits
+        self._listening = False
         self._events: deque[Event] = deque()
         self._error: BaseException | None = None
         self._ended = False
@@ -35,14 +38,14 @@ class Handle:
 
     def put(self, event: Event) -> None:
         """For the engine: an event, from its thread."""
-        with self._ready:
+        with self._lock:
             self._events.append(event)
             self._ended = self._ended or isinstance(event, Finished)
             self._wake()
 
     def fail(self, error: BaseException) -> None:
         """For the engine: what went wrong, after the events that are there."""
-        with self._ready:
+        with self._lock:
             if not self._ended:
                 self._error, self._ended = error, True
                 self._wake()
@@ -52,7 +55,9 @@ class Handle:
         return self._ended
 
     def _wake(self) -> None:
-        self._ready.notify_all()
+        if self._listening:
+            self._listening = False
+            self._bell.put(None)
         if self._waiter is not None and not self._woken:
             self._woken = True
             loop, event = self._waiter
@@ -76,18 +81,20 @@ class Handle:
         return self
 
     def __next__(self) -> Event:
-        with self._ready:
-            while (event := self._take()) is None:
-                self._ready.wait()
-            return event
+        while True:
+            with self._lock:
+                if (event := self._take()) is not None:
+                    return event
+                self._listening = True
+            self._bell.get()  # unlike a condition, it may be interrupted by Ctrl-C at any point
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         ready = asyncio.Event()
-        with self._ready:
+        with self._lock:
             self._waiter = asyncio.get_running_loop(), ready
         try:
             while True:
-                with self._ready:
+                with self._lock:
                     ready.clear()
                     self._woken = False
                     try:
@@ -99,5 +106,5 @@ class Handle:
                 else:
                     yield event
         finally:
-            with self._ready:
+            with self._lock:
                 self._waiter = None
