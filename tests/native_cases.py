@@ -5,9 +5,9 @@ Each file: a header, then q, k, v, batch, table and the float64 reference, as ru
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import struct
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,4 +52,10 @@ def main(folder: Path, prefixes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        description="Writes cases of the op to files for tests/native/run_cases."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("prefixes", nargs="*", metavar="NAME-PREFIX", help="of the cases to write (all)")
+    options = parser.parse_args()
+    main(options.folder, options.prefixes)

@@ -88,6 +88,11 @@ const struct plong_kernel * plong_kernel_in_use(void);
 /* So many tiles were computed with it. */
 void plong_kernel_count(const struct plong_kernel * kernel, int64_t tiles);
 
+/* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global. */
+static inline int32_t plong_phase_head(const struct plong_phase * ph) {
+    return ph->sinks > ph->global ? ph->sinks : ph->global;
+}
+
 static inline int32_t plong_pad16(int32_t d) { return (d + 15) & ~15; }
 
 /* Padded row length of accumulators and packed rows. */

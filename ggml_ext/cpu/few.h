@@ -126,6 +126,7 @@ PLONG_INLINE void few_logits_block(
     const int rows_of, const int keys_of, const int32_t type, const char * const * k, size_t at, int d, const float * q,
     int dq, float * s, struct few_ahead * ahead) {
     const int step = (d / keys_of + VW - 1) / VW * VW;
+    int       left = keys_of; /* keys ahead that are still to be asked for */
     vf        sum[16];
     for (int i = 0; i < rows_of * keys_of; i++) {
         sum[i] = vf_zero();
@@ -134,6 +135,7 @@ PLONG_INLINE void few_logits_block(
         vf x[16];
         if (i % step == 0) {
             few_prefetch(ahead, 1);
+            left--;
         }
         for (int j = 0; j < keys_of; j++) {
             x[j] = few_load(type, k[j] + at, i);
@@ -145,6 +147,7 @@ PLONG_INLINE void few_logits_block(
             }
         }
     }
+    few_prefetch(ahead, left); /* head sizes that keys_of vectors do not divide */
     if (keys_of == 4) {
         for (int r = 0; r < rows_of; r++) {
             vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], s + r * FEW_BLOCK);

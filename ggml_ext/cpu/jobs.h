@@ -51,7 +51,7 @@ static void set_bounds(const struct plong_phase * ph, int32_t head, int32_t p, i
 
 /* Of a branch: what no set part reads, and no finer branch owns. */
 static void branch_bounds(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t * lo, int32_t * hi) {
-    const int32_t head = ph->sinks > ph->global ? ph->sinks : ph->global;
+    const int32_t head = plong_phase_head(ph);
     const int64_t last = (int64_t) p - ph->window;
     *lo                = plong_branch_begin(ph, k, p);
     *lo                = *lo < head ? head : *lo;
@@ -68,7 +68,7 @@ static void branch_bounds(const struct plong_phase * ph, int k, int32_t p, int32
 
 /* Keys before it are read by all rows. */
 static inline int32_t set_head(const struct plong_phase * ph, int branch) {
-    return branch >= 0 ? 0 : ph->sinks > ph->global ? ph->sinks : ph->global;
+    return branch >= 0 ? 0 : plong_phase_head(ph);
 }
 
 static void job_begin(

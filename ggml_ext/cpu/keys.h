@@ -47,7 +47,7 @@ struct key_walk {
 /* The set parts of a tile of many rows. Sinks and window are never one range, and the window's begins where a tile of the
  * matrix unit does: a row gets the same keys in the same blocks whichever rows are beside it. */
 static int wide_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct tile_range out[2]) {
-    const int32_t head = ph->sinks > ph->global ? ph->sinks : ph->global, end = p1 + 1;
+    const int32_t head = plong_phase_head(ph), end = p1 + 1;
     const int32_t beg = p0 - ph->window + 1;
     int           n   = 0;
     if (head > 0) {

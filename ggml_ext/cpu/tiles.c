@@ -5,8 +5,8 @@
 
 #include "ggml-cpu-impl.h"
 
-#define TILES_PER_THREAD 8   /* wanted, for balance: tiles get smaller, then keys are split */
-#define FEW_SEGMENT      512 /* the same for tiles of few rows: at least, and more where there would be more than */
+#define TILES_PER_THREAD 8         /* wanted, for balance: tiles get smaller, then keys are split */
+#define FEW_SEGMENT      512       /* least keys that are merged as a whole in tiles of few rows */
 #define WHOLE            (1 << 30) /* longer than any sequence */
 
 int32_t plong_least_rows(int32_t d_k, int32_t d_v) {
@@ -20,15 +20,13 @@ static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static const struct plong_phase exact_phase = { .window = PLONG_ALL };
 
-static int32_t set_keys(const struct plong_phase * ph) { return ph->sinks > ph->global ? ph->sinks : ph->global; }
-
 static bool row_has_window(const struct plong_phase * ph, int32_t p) {
     return ph->n_branches == 0 && p >= ph->dense_below && p >= ph->window;
 }
 
 /* Keys of a segment in tiles of few rows: by the number of keys that the row at p reads. */
 static int32_t few_segment(const struct plong_phase * ph, int32_t p) {
-    const int64_t keys = row_has_window(ph, p) ? (int64_t) ph->window + set_keys(ph) : (int64_t) p + 1;
+    const int64_t keys = row_has_window(ph, p) ? (int64_t) ph->window + plong_phase_head(ph) : (int64_t) p + 1;
     int32_t       n    = FEW_SEGMENT;
     while (keys > (int64_t) n * PLONG_FEW_SEGMENTS) {
         n *= 2;
@@ -44,7 +42,7 @@ static void set_segments(struct plong_tile * tile) {
     tile->segment                 = is_few(tile->n_tok, tile->n_h) ? few_segment(ph, tile->pos) : PLONG_SEGMENT;
     tile->seg0                    = 0;
     tile->seg1                    = (tile->pos + tile->n_tok - 1) / tile->segment + 1;
-    tile->gap_at                  = (set_keys(ph) + tile->segment - 1) / tile->segment;
+    tile->gap_at                  = (plong_phase_head(ph) + tile->segment - 1) / tile->segment;
     tile->gap                     = 0;
     if (row_has_window(ph, tile->pos)) {
         const int32_t first = (tile->pos - ph->window + 1) / tile->segment;
