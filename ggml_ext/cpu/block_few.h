@@ -5,7 +5,8 @@
 #include "blocks.h"
 
 #ifdef PLONG_ISA_AMX
-#include "few_amx_values.h"
+#include "few_quant_keys.h"
+#include "few_quant_values.h"
 #endif
 
 static bool reads_in_place(int32_t type, int d) {
@@ -68,20 +69,20 @@ static bool quant_vals(const struct tile_run * t) { return quant_type(t->call->v
 static void few_begin(struct tile_run * t) {
     const int rows = t->job.sub_rows, d = t->call->d_k;
     uint8_t * out = t->mem.digits;
-    quant_config();
+    quant_config(t->call->k_type);
     for (int kv = 0; kv < t->job.n_sub && quant_keys(t); kv++, out += quant_size(d)) {
-        quant_queries((const float *) t->mem.jq + (size_t) (kv * rows) * t->dk, rows, t->dk, d, out);
+        quant_queries(t->call->k_type, (const float *) t->mem.jq + (size_t) (kv * rows) * t->dk, rows, t->dk, d, out);
     }
 }
 
 static void few_logits_quant(struct tile_run * t, struct few_keys * x, int kv, float * s) {
     const struct plong_call * c = t->call;
-    const uint8_t *           q = t->mem.digits + (size_t) kv * quant_size(c->d_k);
+    uint8_t *                 q = t->mem.digits + (size_t) kv * quant_size(c->d_k);
     const struct quant_rows   k = quant_rows(x->k, x->keys->n, x->k_step, kv * c->k_head, c->k_type);
     quant_logits(&k, q, t->job.sub_rows, c->d_k, s, &x->k_ahead);
 }
 
-static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, const float * p) {
+static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, float * p) {
     const struct plong_call * c = t->call;
     const struct quant_rows   v = quant_rows(x->v, x->keys->n, 0, kv * c->v_head, c->v_type);
     quant_values(
@@ -101,7 +102,7 @@ static void few_logits_quant(struct tile_run * t, struct few_keys * x, int kv, f
     (void) t, (void) x, (void) kv, (void) s;
 }
 
-static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, const float * p) {
+static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, float * p) {
     (void) t, (void) x, (void) kv, (void) p;
 }
 #endif

@@ -25,7 +25,7 @@ struct few_ahead {
     const char * page; /* the first; NULL for others */
     const char * from;
     const char * until;
-    int          n_units, next;
+    uint32_t     n_units, next;
     /* Others: `pages` times `in_page` cells in turn */
     const int32_t * cell; /* [n] */
     int             n;
@@ -57,7 +57,7 @@ static inline struct few_ahead few_ahead(
         a.from    = base + (size_t) cell[0] * stride;
         a.until   = a.from + (size_t) n * stride;
         a.page    = (const char *) ((uintptr_t) a.from & ~(uintptr_t) 4095);
-        a.n_units = (int) ((a.until - a.page + FLAT_PAGES * 4096 - 1) / (FLAT_PAGES * 4096)) * FLAT_PAGES * 16;
+        a.n_units = (uint32_t) ((a.until - a.page + FLAT_PAGES * 4096 - 1) / (FLAT_PAGES * 4096)) * FLAT_PAGES * 16;
     }
     return a;
 }
@@ -70,7 +70,7 @@ static inline void few_ask(const char * x, int lines) {
 
 PLONG_INLINE void few_prefetch_flat(struct few_ahead * a) {
     while (a->credit > 0 && a->next < a->n_units) {
-        const int    i = a->next++, all = 16 * FLAT_PAGES;
+        const uint32_t i = a->next++, all = 16 * FLAT_PAGES;
         const char * x = a->page + 256 * (size_t) (i / all * all + i % FLAT_PAGES * 16 + i / FLAT_PAGES % 16);
         if (x < a->until && x + 256 > a->from) {
             few_ask(x, 4);

@@ -1,0 +1,196 @@
+/* few_quant_values.h - P*V of a few query rows against q8_0 or q4_0 values. */
+#ifndef PLONG_CPU_FEW_QUANT_VALUES_H
+#define PLONG_CPU_FEW_QUANT_VALUES_H
+
+#include <stddef.h>
+
+#include "few_quant.h"
+
+#define QUADS (FEW_BLOCK / 4) /* of keys */
+
+/* A block of 32 dims: V as two tiles of 16 dims each, the probabilities as a tile for each group of rows */
+struct quant_work {
+    _Alignas(64) int8_t v[2][QUADS][64]; /* [dim][4 keys] */
+    _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][FEW_BLOCK]; /* row, digit; keys in the order of quant_quad() */
+    _Alignas(64) int32_t sum[2][2 * QUANT_ROWS][16];
+    float unit; /* the largest scale of the block, over QUANT_ONE */
+};
+
+/* First key of the i-th quad, in the order in which packing within 128-bit lanes leaves them */
+static inline int quant_quad(int i) { return i % 4 * 16 + i / 4 * 4; }
+
+/* x[4], rows of bytes, as 4 bytes of the same place side by side */
+PLONG_INLINE void quant_turn_bytes(__m512i * x) {
+    const __m512i a01 = _mm512_unpacklo_epi8(x[0], x[1]), b01 = _mm512_unpackhi_epi8(x[0], x[1]);
+    const __m512i a23 = _mm512_unpacklo_epi8(x[2], x[3]), b23 = _mm512_unpackhi_epi8(x[2], x[3]);
+    x[0] = _mm512_unpacklo_epi16(a01, a23);
+    x[1] = _mm512_unpackhi_epi16(a01, a23);
+    x[2] = _mm512_unpacklo_epi16(b01, b23);
+    x[3] = _mm512_unpackhi_epi16(b01, b23);
+}
+
+/* x[4] as a square of 4 x 4 lanes of 128 bits */
+PLONG_INLINE void quant_turn_lanes(__m512i * x) {
+    const __m512i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+    x[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    x[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    x[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    x[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+/* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. ask: keys ahead, asked for meanwhile */
+PLONG_INLINE void quant_values_q8(
+    const char * const * row, size_t at, struct quant_work * out, struct few_ahead * ahead, int ask) {
+    for (int i = 0; i < QUADS; i += 2) {
+        const char * const *one = row + quant_quad(i), *const *two = row + quant_quad(i + 1);
+        __m512i             x[4];
+        quant_ask(ahead, ask, i / 2, QUADS / 2);
+        for (int j = 0; j < 4; j++) {
+            x[j] = quant_two(one[j], two[j], at);
+        }
+        quant_turn_bytes(x);
+        for (int j = 0; j < 4; j++) {
+            _mm256_store_si256((__m256i *) (out->v[j / 2][i] + 32 * (j % 2)), _mm512_castsi512_si256(x[j]));
+            _mm256_store_si256((__m256i *) (out->v[j / 2][i + 1] + 32 * (j % 2)), _mm512_extracti64x4_epi64(x[j], 1));
+        }
+    }
+}
+
+/* Four quads of keys at a time. Dims 0-15, then 16-31 */
+PLONG_INLINE void quant_values_q4(
+    const char * const * row, size_t at, struct quant_work * out, struct few_ahead * ahead, int ask) {
+    for (int i = 0; i < 4; i++) {
+        const char * const * first = row + quant_quad(i);
+        __m512i              x[4];
+        quant_ask(ahead, ask, i, 4);
+        for (int j = 0; j < 4; j++) {
+            x[j] = quant_four(first + j, 4, at);
+        }
+        quant_turn_bytes(x);
+        quant_turn_lanes(x);
+        for (int j = 0; j < 4; j++) {
+            _mm512_store_si512(out->v[0][i + 4 * j], quant_low_nibbles(x[j]));
+            _mm512_store_si512(out->v[1][i + 4 * j], quant_high_nibbles(x[j]));
+        }
+    }
+}
+
+/* The digits of p[64] times scale, at most QUANT_ONE: w[2][64] */
+PLONG_INLINE void quant_weigh(const float * p, const vf * scale, int8_t (*w)[FEW_BLOCK]) {
+    const __m512i half = _mm512_set1_epi16(128);
+    __m512i       x[4];
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_cvtps_epi32(vf_mul(vf_load(p + 16 * i), scale[i]));
+    }
+    const __m512i a = _mm512_packs_epi32(x[0], x[1]), b = _mm512_packs_epi32(x[2], x[3]);
+    const __m512i lo_a = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8), lo_b = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
+    const __m512i hi_a = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8), hi_b = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
+    _mm512_store_si512(w[0], _mm512_packs_epi16(lo_a, lo_b));
+    _mm512_store_si512(w[1], _mm512_packs_epi16(hi_a, hi_b));
+}
+
+PLONG_INLINE void quant_products(struct quant_work * w, int group) {
+    _tile_zero(V_SUMS);
+    _tile_zero(V_SUMS_2);
+    _tile_loadd(V_WEIGHTS, w->w[group], FEW_BLOCK);
+    _tile_loadd(V_VALUES, w->v[0], 64);
+    _tile_dpbssd(V_SUMS, V_WEIGHTS, V_VALUES);
+    _tile_loadd(V_VALUES, w->v[1], 64);
+    _tile_dpbssd(V_SUMS_2, V_WEIGHTS, V_VALUES);
+    _tile_stored(V_SUMS, w->sum[0], 64);
+    _tile_stored(V_SUMS_2, w->sum[1], 64);
+}
+
+/* acc[rows][dv] += 32 dims of a group's rows. most[r]: the row's largest probability */
+PLONG_INLINE void quant_add(
+    const int32_t type, const int rows, struct quant_work * w, int group, const float * most, float * acc, int dv) {
+    quant_products(w, group);
+    for (int r = 0; r < rows; r++, acc += dv) {
+        const vf f = vf_set1(most[r] * w->unit);
+        const vf x = quant_sum(w->sum[0][2 * r], w->sum[0][2 * r + 1]), y = quant_sum(w->sum[1][2 * r], w->sum[1][2 * r + 1]);
+        const bool mixed = type == GGML_TYPE_Q8_0;
+        const vf   a = mixed ? _mm512_shuffle_f32x4(x, y, 0x88) : x, b = mixed ? _mm512_shuffle_f32x4(x, y, 0xdd) : y;
+        vf_store(acc, vf_fma(a, f, vf_load(acc)));
+        vf_store(acc + 16, vf_fma(b, f, vf_load(acc + 16)));
+    }
+}
+
+static inline float quant_max(vf a, vf b, vf c, vf d) { return vf_hmax(vf_max(vf_max(a, b), vf_max(c, d))); }
+
+/* p[64] becomes p over its largest, which is returned */
+static inline float quant_normalize(float * p) {
+    const float most = quant_max(vf_load(p), vf_load(p + 16), vf_load(p + 32), vf_load(p + 48));
+    const vf    f    = vf_set1(most > 1e-30f ? 1.0f / most : 0.0f);
+    for (int i = 0; i < FEW_BLOCK; i += 16) {
+        vf_store(p + i, vf_mul(vf_load(p + i), f));
+    }
+    return most;
+}
+
+/* V and probabilities of block b as tiles. scale[4]: of the block, 16 keys each */
+PLONG_INLINE void quant_fill(
+    const int32_t type, const struct quant_rows * v, int b, vf * scale, const float * p, int rows, struct quant_work * w,
+    struct few_ahead * ahead, int ask) {
+    const size_t at      = (size_t) b * quant_bytes(type) + sizeof(uint16_t);
+    const float  largest = quant_max(vf_abs(scale[0]), vf_abs(scale[1]), vf_abs(scale[2]), vf_abs(scale[3]));
+    const vf     f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
+    w->unit              = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
+    for (int i = 0; i < 4; i++) {
+        scale[i] = vf_mul(scale[i], f);
+    }
+    for (int r = 0; r < rows; r++) {
+        quant_weigh(p + r * FEW_BLOCK, scale, w->w[r / QUANT_ROWS] + 2 * (r % QUANT_ROWS));
+    }
+    if (type == GGML_TYPE_Q8_0) {
+        quant_values_q8(v->row, at, w, ahead, ask);
+    } else {
+        quant_values_q4(v->row, at, w, ahead, ask);
+    }
+}
+
+PLONG_INLINE void quant_values_of(
+    const int32_t type, const struct quant_rows * v, float * p, int rows, int nb, float * acc, int dv,
+    struct few_ahead * ahead) {
+    struct quant_work work[2];
+    vf                scale[4][4]; /* [block][16 keys each] */
+    float             most[PLONG_FEW];
+    for (int r = 0; r < rows; r++) {
+        most[r] = quant_normalize(p + r * FEW_BLOCK);
+    }
+    for (int b = 0; b <= nb; b++) { /* one block's tiles are filled while those of the one before are multiplied: a tile that
+                                       was just stored cannot be loaded at once */
+        if (b < nb) {
+            for (int i = 0; i < 4 && b % 4 == 0; i++) {
+                vf x[4];
+                quant_scales(type, v->row + 16 * i, b, nb - b < 4 ? nb - b : 4, x);
+                for (int j = 0; j < 4; j++) {
+                    scale[j][i] = x[j];
+                }
+            }
+            quant_fill(
+                type, v, b, scale[b % 4], p, rows, &work[b % 2], ahead, FEW_BLOCK * (b + 1) / nb - FEW_BLOCK * b / nb);
+        }
+        for (int r = 0; b > 0 && r < rows; r += QUANT_ROWS) {
+            struct quant_work * w  = &work[(b + 1) % 2];
+            float *             to = acc + (size_t) r * dv + 32 * (b - 1);
+            if (rows - r >= QUANT_ROWS) {
+                quant_add(type, QUANT_ROWS, w, r / QUANT_ROWS, most + r, to, dv);
+            } else {
+                quant_add(type, rows - r, w, r / QUANT_ROWS, most + r, to, dv);
+            }
+        }
+    }
+}
+
+/* acc[rows][dv] += p[rows][FEW_BLOCK] * v; p is 0 for keys that are not there, and is changed. */
+static void quant_values(
+    const struct quant_rows * v, float * p, int rows, int d, float * acc, int dv, struct few_ahead * ahead) {
+    if (v->type == GGML_TYPE_Q8_0) {
+        quant_values_of(GGML_TYPE_Q8_0, v, p, rows, d / 32, acc, dv, ahead);
+    } else {
+        quant_values_of(GGML_TYPE_Q4_0, v, p, rows, d / 32, acc, dv, ahead);
+    }
+}
+
+#endif
