@@ -249,8 +249,15 @@ PLONG_INLINE void quant_logits_of(
 /* s[rows][FEW_BLOCK] for the keys, padded to 16. */
 static void quant_logits(
     const struct quant_rows * x, uint8_t * digits, int rows, int d, float * s, struct few_ahead * ahead) {
+    const bool usual = rows == QUANT_ROWS && d == 128;
     if (x->type == GGML_TYPE_Q8_0) {
-        quant_logits_of(GGML_TYPE_Q8_0, x, digits, rows, d, s, ahead);
+        if (usual) {
+            quant_logits_of(GGML_TYPE_Q8_0, x, digits, QUANT_ROWS, 128, s, ahead);
+        } else {
+            quant_logits_of(GGML_TYPE_Q8_0, x, digits, rows, d, s, ahead);
+        }
+    } else if (usual) {
+        quant_logits_of(GGML_TYPE_Q4_0, x, digits, QUANT_ROWS, 128, s, ahead);
     } else {
         quant_logits_of(GGML_TYPE_Q4_0, x, digits, rows, d, s, ahead);
     }

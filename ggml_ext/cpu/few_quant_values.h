@@ -29,14 +29,9 @@ PLONG_INLINE void quant_turn_bytes(__m512i * x) {
     x[3] = _mm512_unpackhi_epi16(b01, b23);
 }
 
-/* x[4] as a square of 4 x 4 lanes of 128 bits */
-PLONG_INLINE void quant_turn_lanes(__m512i * x) {
-    const __m512i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
-    const __m512i c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
-    x[0] = _mm512_shuffle_i32x4(a, c, 0x88);
-    x[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    x[2] = _mm512_shuffle_i32x4(b, d, 0x88);
-    x[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
+    _mm256_store_si256((__m256i *) a, _mm512_castsi512_si256(x));
+    _mm256_store_si256((__m256i *) b, _mm512_extracti64x4_epi64(x, 1));
 }
 
 /* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. ask: keys ahead, asked for meanwhile */
@@ -51,8 +46,7 @@ PLONG_INLINE void quant_values_q8(
         }
         quant_turn_bytes(x);
         for (int j = 0; j < 4; j++) {
-            _mm256_store_si256((__m256i *) (out->v[j / 2][i] + 32 * (j % 2)), _mm512_castsi512_si256(x[j]));
-            _mm256_store_si256((__m256i *) (out->v[j / 2][i + 1] + 32 * (j % 2)), _mm512_extracti64x4_epi64(x[j], 1));
+            quant_store_halves(out->v[j / 2][i] + 32 * (j % 2), out->v[j / 2][i + 1] + 32 * (j % 2), x[j]);
         }
     }
 }
@@ -60,6 +54,8 @@ PLONG_INLINE void quant_values_q8(
 /* Four quads of keys at a time. Dims 0-15, then 16-31 */
 PLONG_INLINE void quant_values_q4(
     const char * const * row, size_t at, struct quant_work * out, struct few_ahead * ahead, int ask) {
+    const __m512i first_two = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i last_two  = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for (int i = 0; i < 4; i++) {
         const char * const * first = row + quant_quad(i);
         __m512i              x[4];
@@ -68,10 +64,13 @@ PLONG_INLINE void quant_values_q4(
             x[j] = quant_four(first + j, 4, at);
         }
         quant_turn_bytes(x);
-        quant_turn_lanes(x);
-        for (int j = 0; j < 4; j++) {
-            _mm512_store_si512(out->v[0][i + 4 * j], quant_low_nibbles(x[j]));
-            _mm512_store_si512(out->v[1][i + 4 * j], quant_high_nibbles(x[j]));
+        for (int j = 0; j < 2; j++) { /* lanes of one quad of keys, then of the next */
+            const __m512i a = _mm512_permutex2var_epi64(x[2 * j], first_two, x[2 * j + 1]);
+            const __m512i b = _mm512_permutex2var_epi64(x[2 * j], last_two, x[2 * j + 1]);
+            quant_store_halves(out->v[0][i] + 32 * j, out->v[0][i + 4] + 32 * j, quant_low_nibbles(a));
+            quant_store_halves(out->v[0][i + 8] + 32 * j, out->v[0][i + 12] + 32 * j, quant_low_nibbles(b));
+            quant_store_halves(out->v[1][i] + 32 * j, out->v[1][i + 4] + 32 * j, quant_high_nibbles(a));
+            quant_store_halves(out->v[1][i + 8] + 32 * j, out->v[1][i + 12] + 32 * j, quant_high_nibbles(b));
         }
     }
 }
@@ -186,8 +185,15 @@ PLONG_INLINE void quant_values_of(
 /* acc[rows][dv] += p[rows][FEW_BLOCK] * v; p is 0 for keys that are not there, and is changed. */
 static void quant_values(
     const struct quant_rows * v, float * p, int rows, int d, float * acc, int dv, struct few_ahead * ahead) {
+    const bool usual = rows == QUANT_ROWS && d == 128;
     if (v->type == GGML_TYPE_Q8_0) {
-        quant_values_of(GGML_TYPE_Q8_0, v, p, rows, d / 32, acc, dv, ahead);
+        if (usual) {
+            quant_values_of(GGML_TYPE_Q8_0, v, p, QUANT_ROWS, 4, acc, dv, ahead);
+        } else {
+            quant_values_of(GGML_TYPE_Q8_0, v, p, rows, d / 32, acc, dv, ahead);
+        }
+    } else if (usual) {
+        quant_values_of(GGML_TYPE_Q4_0, v, p, QUANT_ROWS, 4, acc, dv, ahead);
     } else {
         quant_values_of(GGML_TYPE_Q4_0, v, p, rows, d / 32, acc, dv, ahead);
     }
