@@ -33,7 +33,7 @@ NOTES = """\
 runs       repeats that the median is of; a side that has used up --budget is not repeated any more
 GFLOP/s    4 * D per (query, key) pair read        GB/s    K and V that any query reads, once
 keys       share of the causal pairs that is read  % roof  prefill: of the f32 matmul rate (amx, bf16: of the bf16
-x upstream upstream's exact time / this                    one); decode: of the rate at which memory is read
+x upstream upstream's exact time / this                    one); decode: of the rate of memory reads in turn
 x exact    a plan's time / the exact time of the same side, to lie below its bound: keys / 0.8"""
 
 
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
     from attention_bench import check, torch_side
     from attention_bench.graphs import Backend
     from attention_bench.measure import measure
-    from attention_bench.roofline import roofline
+    from attention_bench.roofline import Memory, roofline
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -150,16 +150,18 @@ def run(options: argparse.Namespace) -> None:
         transient=True,
         redirect_stdout=False,
     )
-    with shown, Backend(settings.threads) as backend:
+    with shown, Backend(settings.threads) as backend, Memory(settings.threads) as memory:
         task = shown.add_task("matmul and memory rates", total=len(chosen))
         try:
-            machine = roofline(settings.threads, 0.3 if options.quick else 1.5, torch_side.importable())
+            seconds = 0.3 if options.quick else 1.5
+            machine = roofline(settings.threads, seconds, torch_side.importable(), memory)
             for workload in chosen:
                 rows += measure(
                     workload,
                     settings,
                     backend,
                     machine,
+                    memory,
                     rows,
                     lambda text: shown.update(task, description=text),
                 )

@@ -281,6 +281,17 @@ def _cases() -> list[Case]:
         add(f"alibi/{i}/decode", **alibi, seqs=(Seq(700, 1, tail=1),))
         add(f"alibi/{i}/many", **alibi, seqs=SEQUENCES["many"])
     add("dilated/wide", n_head=16, n_head_kv=4, plan=PARTS[6], seqs=(Seq(500, 300),))
+    for kv_type, (d, rows) in product(("q8_0", "q4_0"), ((32, 1), (96, 3), (128, 4), (128, 7), (160, 8))):
+        read = (Seq(333, 1), Seq(197, 1, reordered=True))
+        add(
+            f"quantized/{kv_type}/{d}/{rows}",
+            kv_type=kv_type,
+            d_k=d,
+            d_v=d,
+            n_head=2 * rows,
+            n_rot=32,
+            seqs=read,
+        )
     add("long/window", plan="sinks(4)+window(508)", n_train=512, seqs=(Seq(1400, 65),))
     add("long/exact", kv_type="q8_0", seqs=(Seq(1467, 33),))
     return cases

@@ -119,6 +119,14 @@ def test_a_plan_that_covers_all_equals_exact(forced: str, n_keys: int) -> None:
     assert np.abs(OpCase(both).run() - expected).max() <= allowed
 
 
+@pytest.mark.skipif("amx" not in ISAS, reason="this processor has no AMX")
+@pytest.mark.parametrize("forced", ["amx"], indirect=True)
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith("quantized/")])
+def test_decode_of_a_quantized_cache_is_finer_than_bf16(forced: str, name: str) -> None:
+    expected, allowed = known(BY_NAME[name], "bf16")
+    assert np.abs(OpCase(BY_NAME[name]).run() - expected).max() <= allowed / 20 + FLOOR
+
+
 def test_unknown_instruction_set_is_refused() -> None:
     before = _native.lib.plong_cpu_isa()
     assert not _native.lib.plong_cpu_isa_force(b"quantum")

@@ -71,7 +71,7 @@ static inline void few_ask(const char * x, int lines) {
 PLONG_INLINE void few_prefetch_flat(struct few_ahead * a) {
     while (a->credit > 0 && a->next < a->n_units) {
         const uint32_t i = a->next++, all = 16 * FLAT_PAGES;
-        const char * x = a->page + 256 * (size_t) (i / all * all + i % FLAT_PAGES * 16 + i / FLAT_PAGES % 16);
+        const char *   x = a->page + 256 * (size_t) (i / all * all + i % FLAT_PAGES * 16 + i / FLAT_PAGES % 16);
         if (x < a->until && x + 256 > a->from) {
             few_ask(x, 4);
             a->credit -= 256 * a->n_heads;

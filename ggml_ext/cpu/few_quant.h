@@ -136,7 +136,8 @@ PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int
 
 /* The 32 bytes at `at` of two rows */
 PLONG_INLINE __m512i quant_two(const char * a, const char * b, size_t at) {
-    const __m256i x = _mm256_loadu_si256((const __m256i *) (a + at)), y = _mm256_loadu_si256((const __m256i *) (b + at));
+    const __m256i x = _mm256_loadu_si256((const __m256i *) (a + at)),
+                  y = _mm256_loadu_si256((const __m256i *) (b + at));
     return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
 }
 

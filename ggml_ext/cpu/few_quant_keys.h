@@ -37,8 +37,8 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
         for (int i = 0; i < d; i += 16) {
             top = vf_max(top, vf_abs(vf_load(q + i)));
         }
-        const float max = vf_hmax(top);
-        const vf    inv = vf_set1(max > 1e-30f ? QUANT_ONE / max : 0.0f);
+        const float max                                       = vf_hmax(top);
+        const vf    inv                                       = vf_set1(max > 1e-30f ? QUANT_ONE / max : 0.0f);
         quant_weights(out, d, r / QUANT_ROWS)[r % QUANT_ROWS] = max / unit;
         for (int i = 0; i < d; i += 16) {
             int32_t       lo[4], hi[4]; /* four dims each */
@@ -55,7 +55,7 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
 
 /* Up to 4 blocks of 16 keys, and what they come to with the queries of each group */
 struct quant_keys {
-    _Alignas(64) int8_t value[16 * 4 * 32];     /* q8_0: [key][block][32], where it is used; q4_0: [block][quad][key][4] */
+    _Alignas(64) int8_t value[16 * 4 * 32]; /* q8_0: [key][block][32], where it is used; q4_0: [block][quad][key][4] */
     _Alignas(64) int32_t sum[QUANT_GROUP][512]; /* q8_0: [block][key][row, digit]; q4_0: [block][row, digit][key] */
     vf scale[4];
 };
@@ -116,13 +116,13 @@ PLONG_INLINE void quant_dots_q8(
 }
 
 PLONG_INLINE void quant_dots_q4(struct quant_keys * k, const uint8_t * q, int m, int group) {
-#define QUANT_DOT(i, c)                                   \
-    if (2 * i < m) {                                      \
-        _tile_zero(c);                                    \
-        _tile_loadd(K_QUERIES, q + 1024 * i, 64);         \
-        _tile_loadd(K_KEYS, k->value + 1024 * i, 64);     \
-        _tile_dpbssd(c, K_QUERIES, K_KEYS);               \
-        _tile_stored(c, k->sum[group] + 256 * i, 64);     \
+#define QUANT_DOT(i, c)                               \
+    if (2 * i < m) {                                  \
+        _tile_zero(c);                                \
+        _tile_loadd(K_QUERIES, q + 1024 * i, 64);     \
+        _tile_loadd(K_KEYS, k->value + 1024 * i, 64); \
+        _tile_dpbssd(c, K_QUERIES, K_KEYS);           \
+        _tile_stored(c, k->sum[group] + 256 * i, 64); \
     }
     QUANT_DOT(0, K_SUMS)
     QUANT_DOT(1, K_SUMS_2)
@@ -131,7 +131,8 @@ PLONG_INLINE void quant_dots_q4(struct quant_keys * k, const uint8_t * q, int m,
 
 /* s[rows][FEW_BLOCK] = or += the sums times their scales, rows <= QUANT_ROWS. Two keys are a vector: [key][row, digit] */
 PLONG_INLINE void quant_finish_q8(
-    const int rows, const struct quant_keys * k, const int32_t * from, int m, const float * weight, bool more, float * s) {
+    const int rows, const struct quant_keys * k, const int32_t * from, int m, const float * weight, bool more,
+    float * s) {
     vf sum[8], even[2], odd[2];
     for (int i = 0; i < 8; i++) {
         sum[i] = vf_zero();
@@ -162,7 +163,8 @@ PLONG_INLINE void quant_finish_q8(
 }
 
 PLONG_INLINE void quant_finish_q4(
-    const int rows, const struct quant_keys * k, const int32_t * from, int m, const float * weight, bool more, float * s) {
+    const int rows, const struct quant_keys * k, const int32_t * from, int m, const float * weight, bool more,
+    float * s) {
     for (int r = 0; r < rows; r++, s += FEW_BLOCK) {
         vf sum = vf_zero();
         for (int b = 0; b < m; b++) {
@@ -184,8 +186,8 @@ PLONG_INLINE struct quant_step quant_step(int i, int nb) {
 }
 
 PLONG_INLINE void quant_load(
-    const int32_t type, struct quant_keys * k, const struct quant_rows * x, struct quant_step at, const uint8_t * digits,
-    int groups, int d) {
+    const int32_t type, struct quant_keys * k, const struct quant_rows * x, struct quant_step at,
+    const uint8_t * digits, int groups, int d) {
     const char * const * row = x->row + at.key;
     quant_scales(type, row, at.block, at.m, k->scale);
     if (type == GGML_TYPE_Q4_0) {
@@ -221,7 +223,7 @@ PLONG_INLINE void quant_finish(
 PLONG_INLINE void quant_logits_of(
     const int32_t type, const struct quant_rows * x, uint8_t * digits, int rows, int d, float * s,
     struct few_ahead * ahead) {
-    const int         nb = d / 32, steps = (x->n + 15) / 16 * ((nb + 3) / 4), groups = (rows + QUANT_ROWS - 1) / QUANT_ROWS;
+    const int nb = d / 32, steps = (x->n + 15) / 16 * ((nb + 3) / 4), groups = (rows + QUANT_ROWS - 1) / QUANT_ROWS;
     struct quant_keys keys[2];
     for (int i = 0; i <= steps; i++) { /* one step is loaded while the one before is finished: what was just stored as
                                           parts cannot be loaded at once */
@@ -234,7 +236,7 @@ PLONG_INLINE void quant_logits_of(
             quant_load(type, &keys[i % 2], x, at, digits, groups, d);
         }
         for (int g = 0; g < groups && i > 0; g++) {
-            float * const    to   = s + (size_t) g * QUANT_ROWS * FEW_BLOCK;
+            float * const           to   = s + (size_t) g * QUANT_ROWS * FEW_BLOCK;
             const struct quant_step at   = quant_step(i - 1, nb);
             const int               left = rows - g * QUANT_ROWS;
             if (left >= QUANT_ROWS) {

@@ -10,7 +10,7 @@
 
 /* A block of 32 dims: V as two tiles of 16 dims each, the probabilities as a tile for each group of rows */
 struct quant_work {
-    _Alignas(64) int8_t v[2][QUADS][64]; /* [dim][4 keys] */
+    _Alignas(64) int8_t v[2][QUADS][64];                           /* [dim][4 keys] */
     _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][FEW_BLOCK]; /* row, digit; keys in the order of quant_quad() */
     _Alignas(64) int32_t sum[2][2 * QUANT_ROWS][16];
     float unit; /* the largest scale of the block, over QUANT_ONE */
@@ -38,8 +38,8 @@ PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
 PLONG_INLINE void quant_values_q8(
     const char * const * row, size_t at, struct quant_work * out, struct few_ahead * ahead, int ask) {
     for (int i = 0; i < QUADS; i += 2) {
-        const char * const *one = row + quant_quad(i), *const *two = row + quant_quad(i + 1);
-        __m512i             x[4];
+        const char *const *one = row + quant_quad(i), *const *two = row + quant_quad(i + 1);
+        __m512i            x[4];
         quant_ask(ahead, ask, i / 2, QUADS / 2);
         for (int j = 0; j < 4; j++) {
             x[j] = quant_two(one[j], two[j], at);
@@ -83,8 +83,10 @@ PLONG_INLINE void quant_weigh(const float * p, const vf * scale, int8_t (*w)[FEW
         x[i] = _mm512_cvtps_epi32(vf_mul(vf_load(p + 16 * i), scale[i]));
     }
     const __m512i a = _mm512_packs_epi32(x[0], x[1]), b = _mm512_packs_epi32(x[2], x[3]);
-    const __m512i lo_a = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8), lo_b = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
-    const __m512i hi_a = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8), hi_b = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
+    const __m512i lo_a = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8),
+                  lo_b = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
+    const __m512i hi_a = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8),
+                  hi_b = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
     _mm512_store_si512(w[0], _mm512_packs_epi16(lo_a, lo_b));
     _mm512_store_si512(w[1], _mm512_packs_epi16(hi_a, hi_b));
 }
@@ -106,8 +108,9 @@ PLONG_INLINE void quant_add(
     const int32_t type, const int rows, struct quant_work * w, int group, const float * most, float * acc, int dv) {
     quant_products(w, group);
     for (int r = 0; r < rows; r++, acc += dv) {
-        const vf f = vf_set1(most[r] * w->unit);
-        const vf x = quant_sum(w->sum[0][2 * r], w->sum[0][2 * r + 1]), y = quant_sum(w->sum[1][2 * r], w->sum[1][2 * r + 1]);
+        const vf   f     = vf_set1(most[r] * w->unit);
+        const vf   x     = quant_sum(w->sum[0][2 * r], w->sum[0][2 * r + 1]),
+                   y     = quant_sum(w->sum[1][2 * r], w->sum[1][2 * r + 1]);
         const bool mixed = type == GGML_TYPE_Q8_0;
         const vf   a = mixed ? _mm512_shuffle_f32x4(x, y, 0x88) : x, b = mixed ? _mm512_shuffle_f32x4(x, y, 0xdd) : y;
         vf_store(acc, vf_fma(a, f, vf_load(acc)));
@@ -129,8 +132,8 @@ static inline float quant_normalize(float * p) {
 
 /* V and probabilities of block b as tiles. scale[4]: of the block, 16 keys each */
 PLONG_INLINE void quant_fill(
-    const int32_t type, const struct quant_rows * v, int b, vf * scale, const float * p, int rows, struct quant_work * w,
-    struct few_ahead * ahead, int ask) {
+    const int32_t type, const struct quant_rows * v, int b, vf * scale, const float * p, int rows,
+    struct quant_work * w, struct few_ahead * ahead, int ask) {
     const size_t at      = (size_t) b * quant_bytes(type) + sizeof(uint16_t);
     const float  largest = quant_max(vf_abs(scale[0]), vf_abs(scale[1]), vf_abs(scale[2]), vf_abs(scale[3]));
     const vf     f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
@@ -157,7 +160,8 @@ PLONG_INLINE void quant_values_of(
     for (int r = 0; r < rows; r++) {
         most[r] = quant_normalize(p + r * FEW_BLOCK);
     }
-    for (int b = 0; b <= nb; b++) { /* one block's tiles are filled while those of the one before are multiplied: a tile that
+    for (int b = 0; b <= nb;
+         b++) { /* one block's tiles are filled while those of the one before are multiplied: a tile that
                                        was just stored cannot be loaded at once */
         if (b < nb) {
             for (int i = 0; i < 4 && b % 4 == 0; i++) {

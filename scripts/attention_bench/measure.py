@@ -9,9 +9,13 @@ from dataclasses import dataclass
 
 from attention_bench import check, torch_side
 from attention_bench.graphs import Backend, Graphs, Side
-from attention_bench.roofline import Roofline
+from attention_bench.roofline import Memory, Roofline
 from attention_bench.workloads import ROW_BYTES, Work, Workload, work
 from pyllama_long import _native
+
+WARM_UP = (
+    0.1  # seconds; a processor that was idle is slow for some milliseconds, longer than a short case takes
+)
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class Row:
     gflops: float
     gbps: float
     share_of_keys: float
-    roofline_share: float | None  # of the matmul rate, of the read rate where it is a decode
+    roofline_share: float | None  # of the matmul rate, of read_gbps where it is a decode
     ratio_to_upstream: float | None  # upstream's exact time / this
     ratio_to_exact: float | None  # a plan's time / the exact time of the same side
+    read_gbps: float | None = None  # the median rate of memory reads between a decode's runs
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ def measure(
     settings: Settings,
     backend: Backend,
     machine: Roofline,
+    memory: Memory,
     before: list[Row],
     progress: Callable[[str], None],
 ) -> list[Row]:
@@ -58,26 +64,33 @@ def measure(
             sides += torch_side.sides(graphs, settings.threads)
         amount = work(graphs.batches)
         times: list[list[float]] = [[] for _ in sides]
+        reads: list[float] = []
         base = None
         for turn in range(settings.repeats + 1):  # the first warms up, and is checked
             for side, taken in zip(sides, times, strict=True):
                 if turn and sum(taken) + taken[-1] > settings.budget:
                     continue
+                if workload.decode:
+                    reads.append(memory.gbps())
                 name = f"{side.name} {side.isa or ''}".strip()
                 progress(f"{workload}: {name} {turn}/{settings.repeats}")
-                taken.append(_run(side) / len(workload.cases))
+                taken.append(_run(side, turn > 0 and taken[-1] < WARM_UP) / len(workload.cases))
                 if turn == 0:
                     check.agree(graphs, side, base)
                     if side.name == "upstream":
                         base = side.output().copy()
+    read = statistics.median(reads) if reads else None
     rows: list[Row] = []
     for side, taken in zip(sides, times, strict=True):
-        rows.append(_row(workload, side, taken, amount, machine, [*before, *rows]))
+        rows.append(_row(workload, side, taken, amount, machine, read, [*before, *rows]))
     return rows
 
 
-def _run(side: Side) -> float:
+def _run(side: Side, warm: bool) -> float:
     side.prepare()
+    until = time.perf_counter() + WARM_UP
+    while warm and time.perf_counter() < until:
+        side.run()
     tiles = _native.isa_tiles(side.isa) if side.isa else 0
     start = time.perf_counter()
     side.run()
@@ -88,7 +101,13 @@ def _run(side: Side) -> float:
 
 
 def _row(
-    workload: Workload, side: Side, taken: list[float], amount: Work, machine: Roofline, before: list[Row]
+    workload: Workload,
+    side: Side,
+    taken: list[float],
+    amount: Work,
+    machine: Roofline,
+    read: float | None,
+    before: list[Row],
 ) -> Row:
     times = taken[1:] or taken  # a side too slow to be repeated has but its first run
     seconds = statistics.median(times)
@@ -102,8 +121,8 @@ def _row(
 
     upstream = seconds if side.name == "upstream" else exact_time("upstream", None)
     exact = None if workload.exact else exact_time(side.name, side.isa)
-    if workload.decode:
-        limit, rate = machine.read_gbps, gbps
+    if read is not None:
+        limit, rate = read, gbps
     else:
         bf16 = (side.isa or "").startswith("amx") or side.name == "torch bf16"
         limit, rate = (machine.bf16_gflops if bf16 else machine.f32_gflops) or 0.0, gflops
@@ -121,4 +140,5 @@ def _row(
         rate / limit if limit else None,
         upstream / seconds if upstream else None,
         seconds / exact if exact else None,
+        read,
     )

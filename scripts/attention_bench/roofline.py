@@ -1,4 +1,7 @@
-"""What the machine could do, measured in the same run: matmul rates and the rate at which memory is read."""
+"""What the machine could do, measured in the same run: matmul rates and the rate at which memory is read.
+
+A shared machine's memory is twice as fast at one time as at another: beside a decode it is read again, in turns.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,47 @@ class Roofline:
     read_gbps: float
 
 
-def roofline(n_threads: int, seconds: float, torch: bool) -> Roofline:
+class Memory:
+    """Reads a lot of memory with all threads, in the fastest of a few ways. A context."""
+
+    def __init__(self, n_threads: int) -> None:
+        n = max(READ_BYTES, n_threads * (64 << 20)) // n_threads // 4
+        self._parts = [np.ones(n, np.float32) for _ in range(n_threads)]
+        self._pool = ThreadPoolExecutor(n_threads)  # NumPy lets go of the interpreter meanwhile
+        ways: tuple[Callable[[Any], Any], ...] = (
+            np.add.reduce,
+            np.maximum.reduce,
+            lambda part: np.bitwise_or.reduce(part.view(np.uint64)),
+            lambda part: np.dot(part, part),
+        )
+        self._way = min(ways, key=lambda way: min(self._seconds(way) for _ in range(4)))
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def _seconds(self, way: Callable[[Any], Any]) -> float:
+        """Each thread reduces a part of its own."""
+        start = time.perf_counter()
+        list(self._pool.map(way, self._parts))
+        return time.perf_counter() - start
+
+    def gbps(self) -> float:
+        """Of one pass."""
+        return 1e-9 * sum(part.nbytes for part in self._parts) / self._seconds(self._way)
+
+
+def roofline(n_threads: int, seconds: float, torch: bool, memory: Memory) -> Roofline:
     """Each the best of as many runs as fit into these seconds."""
     f32 = _f32_gflops(seconds)
     bf16 = _bf16_gflops(seconds, n_threads) if torch else None
-    return Roofline(n_threads, f32, bf16, _read_gbps(seconds, n_threads))
+    end = time.perf_counter() + seconds
+    rates = [memory.gbps()]
+    while len(rates) < 3 or time.perf_counter() < end:
+        rates.append(memory.gbps())
+    return Roofline(n_threads, f32, bf16, max(rates))
 
 
 def _best(function: Callable[[], Any], seconds: float) -> float:
@@ -53,21 +92,3 @@ def _bf16_gflops(seconds: float, n_threads: int, n: int = 4096) -> float:
     a, b = (torch.randn(n, n).to(torch.bfloat16) for _ in "ab")
     with torch.inference_mode():
         return 2e-9 * n**3 / _best(lambda: torch.matmul(a, b), seconds)
-
-
-def _read_gbps(seconds: float, n_threads: int) -> float:
-    """Threads that each reduce a part of their own at once; NumPy lets go of the interpreter meanwhile."""
-    n = max(READ_BYTES, n_threads * (64 << 20)) // n_threads // 4
-    parts = [np.ones(n, np.float32) for _ in range(n_threads)]
-    reductions: tuple[Callable[[Any], Any], ...] = (
-        np.add.reduce,
-        np.maximum.reduce,
-        lambda part: np.bitwise_or.reduce(part.view(np.uint64)),
-        lambda part: np.dot(part, part),
-    )
-    with ThreadPoolExecutor(n_threads) as pool:
-        times = [
-            _best(lambda f=reduce: list(pool.map(f, parts)), seconds / len(reductions))  # type: ignore[misc]
-            for reduce in reductions
-        ]
-    return 4e-9 * n * n_threads / min(times)
