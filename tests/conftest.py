@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from running_server import Server
 
     from pyllama_long import LongLlama
+    from pyllama_long.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,32 @@ def llm(demo_model: str) -> Iterator[LongLlama]:
     model = LongLlama(demo_model, n_ctx=512, n_batch=64, precision="f32")
     yield model
     model.close()
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: str) -> Iterator[Engine]:
+    """512 tokens, four sequences, embeddings; at the end all cells are given back. Modules may have their own."""
+    from pyllama_long.engine import Engine, EngineConfig
+
+    config = EngineConfig(demo_model, n_ctx=512, n_batch=64, n_parallel=4, precision="f32", embedding=True)
+    with Engine(config) as engine:
+        yield engine
+        stats = engine.stats()
+        assert (stats.running, stats.waiting) == (0, 0)
+        assert stats.cells_used == stats.cells_idle
+    assert engine.stats().cells_used == 0
+
+
+@pytest.fixture(scope="module")
+def server(demo_model: str) -> Iterator[Server]:
+    """A running server of the embedded model: 2,048 tokens, four sequences, embeddings. Modules may have their own."""
+    from running_server import running
+
+    from pyllama_long.engine import EngineConfig
+
+    config = EngineConfig(demo_model, n_threads=1, n_ctx=2048, n_parallel=4, embedding=True, precision="f32")
+    with running(config) as found:
+        yield found
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The engine's face: answers, events, sampling, queue, cancel, errors and the end."""
+"""The engine's face: answers, events, sampling, and the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -27,25 +26,11 @@ from pyllama_long.engine import (
     ModelError,
     Progress,
     PromptScores,
-    Queued,
-    QueueFull,
     Request,
     Sampling,
     Started,
     Text,
 )
-
-
-@pytest.fixture(scope="module")
-def engine(demo_model: str) -> Iterator[Engine]:
-    config = EngineConfig(demo_model, n_ctx=512, n_batch=64, n_parallel=4, precision="f32", embedding=True)
-    with Engine(config) as engine:
-        yield engine
-        stats = engine.stats()
-        assert (stats.running, stats.waiting) == (0, 0)
-        assert stats.cells_used == stats.cells_idle
-    assert engine.stats().cells_used == 0
-
 
 # ---- answers -----------------------------------------------------------------------------------------------
 
@@ -233,152 +218,6 @@ def test_a_prompt_is_scored(engine: Engine, llm: LongLlama) -> None:
     )
     assert np.allclose([token.logprob or 0.0 for token in scores[1:]], rows[:129], atol=2e-3)
     assert all(len(token.top) == 2 for token in scores[1:])
-
-
-# ---- queue, cancel, errors ---------------------------------------------------------------------------------
-
-
-def test_cancel_frees_cells(engine: Engine) -> None:
-    handle = engine.submit(Request(prose(engine, 100, 12), 300, GREEDY))
-    for event in handle:
-        if isinstance(event, Text):
-            handle.cancel()
-            break
-    rest = list(handle)
-    assert isinstance(rest[-1], Finished)
-    assert rest[-1].reason == "cancelled"
-    stats = engine.stats()
-    assert stats.running == 0
-    assert stats.cells_used == stats.cells_idle
-
-
-def test_a_prompt_is_cancelled_while_it_is_read(demo_model: str) -> None:
-    with Engine(EngineConfig(demo_model, n_ctx=8192, n_batch=64, rope="native")) as engine:
-        handle = engine.submit(Request(prose(engine, 2500) * 3, 10, GREEDY))
-        for event in handle:
-            if isinstance(event, Progress):
-                handle.cancel()
-                break
-        end = list(handle)[-1]
-        assert isinstance(end, Finished)
-        assert end.reason == "cancelled"
-        assert engine.stats().cells_used < 5000
-
-
-def test_more_requests_than_slots_wait_in_line(demo_model: str) -> None:
-    config = EngineConfig(demo_model, n_ctx=512, n_parallel=1, max_queue=3)
-    with Engine(config) as engine:
-        first = engine.submit(Request(prose(engine, 20), 400, GREEDY))
-        assert isinstance(next(first), Started)
-        low = engine.submit(Request(prose(engine, 21), 3, GREEDY))
-        assert next(low) == Queued(0)
-        high = engine.submit(Request(prose(engine, 22), 3, GREEDY, priority=1))
-        assert next(high) == Queued(0)
-        gone = engine.submit(Request(prose(engine, 22), 3, GREEDY))
-        assert next(gone) == Queued(2)
-        with pytest.raises(QueueFull) as full:
-            engine.submit(Request([300], 3))
-        assert full.value.retry_after_s >= 1
-        assert engine.stats().waiting == 3
-        gone.cancel()
-        assert [type(event) for event in gone] == [Finished]
-        first.cancel()
-        ends: list[str] = []
-        for name, handle in (("high", high), ("low", low)):
-            answer(handle)
-            ends.append(name)
-            if name == "high":
-                assert engine.stats().finished <= 2
-        assert ends == ["high", "low"]
-
-
-def test_a_request_that_does_not_fit_now_waits_for_room(demo_model: str) -> None:
-    with Engine(EngineConfig(demo_model, n_ctx=512, n_parallel=4)) as engine:
-        first = engine.submit(Request(prose(engine, 100), 300, GREEDY))
-        assert isinstance(next(first), Started)
-        second = engine.submit(Request(prose(engine, 100, 1), 200, GREEDY))
-        assert next(second) == Queued(0)
-        assert len(answer(first).ids) == 300
-        assert len(answer(second).ids) == 200
-
-
-def test_streams_without_max_tokens_share_the_cells_to_the_end(demo_model: str) -> None:
-    with Engine(EngineConfig(demo_model, n_ctx=1024, rope="native", n_parallel=4)) as engine:
-        bias = {engine.token_eos: -1e9}
-        handles = [
-            engine.submit(Request(prose(engine, 60, i), None, Sampling(seed=i, logit_bias=bias)))
-            for i in range(3)
-        ]
-        got = [answer(handle) for handle in handles]
-        assert all(a.reason == "length" for a in got)
-        assert all(a.usage.n_completion >= 256 for a in got)
-        assert max(a.usage.n_completion for a in got) > 300
-        assert engine.stats().failed == 0
-
-
-def test_what_can_never_fit_is_refused(engine: Engine) -> None:
-    with pytest.raises(ContextOverflow) as error:
-        engine.submit(Request([300] * 512, 1))
-    assert (error.value.n_tokens, error.value.n_ctx) == (512, 512)
-    assert answer(engine.submit(Request([300] * 511, 5, GREEDY))).usage.n_completion <= 1
-
-
-@pytest.mark.parametrize("tokens", [[], [-1], [10**6], [1.5], [[1]]])
-def test_bad_tokens_are_refused(engine: Engine, tokens: list[int]) -> None:
-    with pytest.raises(ValueError):
-        engine.submit(Request(tokens, 1))
-
-
-def test_a_failed_batch_ends_its_requests_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = prose(engine, 80, 13)
-    expected = answer(engine.submit(Request(prompt, 10, GREEDY))).ids
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "decode", lambda n: -3)
-        with pytest.raises(DecodeError, match="code -3"):
-            answer(engine.submit(Request(prose(engine, 80, 14), 10, GREEDY)))
-    assert answer(engine.submit(Request(prompt, 10, GREEDY))).ids == expected
-
-
-def test_an_unexpected_error_ends_the_requests_and_not_the_engine(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(n: int) -> int:
-        raise RuntimeError("broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "decode", broken)
-        with pytest.raises(DecodeError, match="broken"):
-            answer(engine.submit(Request(prose(engine, 80, 14), 10, GREEDY)))
-    assert engine.stats().cells_used == 0
-    assert len(answer(engine.submit(Request(prose(engine, 80, 13), 10, GREEDY))).ids) == 10
-
-
-def test_a_full_cache_is_met_by_smaller_batches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = engine._context.decode
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "decode", lambda n: 1 if n > 10 else decode(n))
-        got = answer(engine.submit(Request(prose(engine, 33, 15), 4, GREEDY, salt="full")))
-    assert got.cached == 0
-    assert len(got.ids) == 4
-    assert next(event.processed for event in got.events if isinstance(event, Progress)) <= 10
-
-
-def test_nan_logits_end_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = engine._context.logits
-
-    def spoiled(n: int) -> object:
-        rows = np.array(logits(n))
-        if n == 2:
-            rows[1] = np.nan
-        return rows
-
-    first = engine.submit(Request(prose(engine, 20, 16), 200, GREEDY))
-    assert isinstance(next(first), Started)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "logits", spoiled)
-        with pytest.raises(DecodeError, match="NaN"):
-            answer(engine.submit(Request(prose(engine, 20, 17), 5, GREEDY)))
-    assert len(answer(first).ids) == 200
 
 
 # ---- the rest of the face ----------------------------------------------------------------------------------

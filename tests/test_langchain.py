@@ -12,10 +12,9 @@ from langchain_community.chat_models import ChatLlamaCpp
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field, SecretStr
-from running_server import Server, running
+from running_server import Server
 
 from pyllama_long import LongLlama
-from pyllama_long.engine import EngineConfig
 
 QUESTION = "The pass key for apricot is 40913. What is the pass key for apricot?"
 
@@ -25,13 +24,6 @@ class Weather(BaseModel):
 
     city: Literal["Rome", "Oslo"]
     days: Literal[1, 2] = Field(description="how many days")
-
-
-@pytest.fixture(scope="module")
-def server(demo_model: str) -> Iterator[Server]:
-    config = EngineConfig(demo_model, n_threads=1, n_ctx=2048, n_parallel=4, embedding=True, precision="f32")
-    with running(config) as found:
-        yield found
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ import numpy as np
 import openai
 import pytest
 from pydantic import BaseModel
-from running_server import Server, events, running
-
-from pyllama_long.engine import EngineConfig
+from running_server import Server, events
 
 QUESTION = "The pass key for apricot is 40913. What is the pass key for apricot?"
 WEATHER: Any = {
@@ -31,13 +29,6 @@ WEATHER: Any = {
         },
     },
 }
-
-
-@pytest.fixture(scope="module")
-def server(demo_model: str) -> Iterator[Server]:
-    config = EngineConfig(demo_model, n_threads=1, n_ctx=2048, n_parallel=4, embedding=True, precision="f32")
-    with running(config) as found:
-        yield found
 
 
 @pytest.fixture

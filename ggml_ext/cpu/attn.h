@@ -13,6 +13,8 @@
 #define PLONG_CLASSES  8   /* most heads of a tile whose plan is dilated: each may read other keys */
 #define PLONG_ZONES    3   /* distances that one K rotation serves: near, previous chunk, far */
 
+static inline bool plong_is_few(int32_t n_tok, int32_t n_h) { return n_tok * n_h <= PLONG_FEW; }
+
 /* What the threads still have to do. */
 struct plong_queue;
 

@@ -65,7 +65,7 @@ static int tile_ranges(const struct plong_tile * tile, struct tile_range * out) 
     const bool                 window = ph->window > 0 && ph->window != PLONG_ALL && p0 >= ph->dense_below;
     int                        n;
     memset(out, 0, MAX_TILE_RANGES * sizeof(*out));
-    if (window && tile->n_tok * tile->n_h > PLONG_FEW) {
+    if (window && !plong_is_few(tile->n_tok, tile->n_h)) {
         n = wide_ranges(ph, p0, p1, out);
     } else {
         struct plong_range set[2];

@@ -34,12 +34,10 @@ static int32_t few_segment(const struct plong_phase * ph, int32_t p) {
     return n;
 }
 
-static bool is_few(int32_t n_tok, int32_t n_h) { return n_tok * n_h <= PLONG_FEW; }
-
 /* Segments lie at fixed positions, so that a row's sums are the same in any company. */
 static void set_segments(struct plong_tile * tile) {
     const struct plong_phase * ph = tile->phase;
-    tile->segment                 = is_few(tile->n_tok, tile->n_h) ? few_segment(ph, tile->pos) : PLONG_SEGMENT;
+    tile->segment                 = plong_is_few(tile->n_tok, tile->n_h) ? few_segment(ph, tile->pos) : PLONG_SEGMENT;
     tile->seg0                    = 0;
     tile->seg1                    = (tile->pos + tile->n_tok - 1) / tile->segment + 1;
     tile->gap_at                  = (plong_phase_head(ph) + tile->segment - 1) / tile->segment;
@@ -57,7 +55,7 @@ static int64_t group_tiles(
     struct plong_tile * tiles) {
     const int32_t n_kv    = c->n_head / c->n_group;
     const bool    dilated = phase->n_branches > 0;
-    const bool    few     = !dilated && group->n * c->n_group <= PLONG_FEW;
+    const bool    few     = !dilated && plong_is_few(group->n, c->n_group);
     const int32_t most_kv = few ? PLONG_FEW_ROWS / (group->n * c->n_group) : 1;
     const int32_t most_h  = dilated && c->n_group > PLONG_CLASSES ? PLONG_CLASSES : c->n_group;
     int64_t       n       = 0;
@@ -72,7 +70,8 @@ static int64_t group_tiles(
                 const int32_t pos = group->pos + i;
                 int32_t       end = i + tokens < group->n ? i + tokens : group->n;
                 end               = plong_phase_cut(phase, pos, group->pos + end - 1) - group->pos + 1;
-                while (is_few(end - i, hs) && few_segment(phase, group->pos + end - 1) != few_segment(phase, pos)) {
+                while (plong_is_few(end - i, hs) &&
+                       few_segment(phase, group->pos + end - 1) != few_segment(phase, pos)) {
                     end--;
                 }
                 tiles[n] = (struct plong_tile) {
