@@ -54,8 +54,9 @@ def facts(t: Tasks, n: int) -> Writer:
     k = min(draw.choice((1, 1, 2, 3, 4, 6, 8, 12, 16)), max(1, (n - 60) // 28))
     asked = min(k, draw.choice((1, 1, 2, 3, 4)))
     one = form(t)
-    said = [(one if draw.random() < 0.6 else form(t), key, "") for key in keys(t, k)]
-    said = [(phrasing, key, value(t, phrasing)) for phrasing, key, _ in said]
+    near = alike(t, k) if draw.random() < 0.5 else [None] * k
+    forms = [one if draw.random() < 0.6 else form(t) for _ in range(k)]
+    said = [(by, key, value(t, by, word)) for by, key, word in zip(forms, keys(t, k), near, strict=True)]
     order = draw.sample(range(k), asked)
     turns = [question(t, said[j]) for j in order]
     kept = {j: j in order or draw.random() < 0.5 for j in range(k)}
@@ -170,11 +171,10 @@ def keys(t: Tasks, k: int) -> list[str]:
     """k different keys of one sort: words, words that begin alike, two words, or made-up words."""
     draw = t.random
     sort = draw.random()
-    if sort < 0.6:
+    if sort < 0.5:
         return draw.sample(t.part.words, k)
     if sort < 0.7:
-        at, ordered = draw.randrange(len(t.part.words)), t.part.ordered
-        return draw.sample([ordered[(at + i) % len(ordered)] for i in range(2 * k)], k)
+        return alike(t, k)
     if sort < 0.85:
         return ["-".join(draw.sample(t.part.words, 2)) for _ in range(k)]
     made: set[str] = set()
@@ -185,15 +185,22 @@ def keys(t: Tasks, k: int) -> list[str]:
     return draw.sample(sorted(made), k)
 
 
+def alike(t: Tasks, k: int) -> list[str]:
+    """k different words that begin alike: only the whole key tells which of them is asked for."""
+    at, ordered = t.random.randrange(len(t.part.words)), t.part.ordered
+    return t.random.sample([ordered[(at + i) % len(ordered)] for i in range(2 * k)], k)
+
+
 def form(t: Tasks) -> Phrasing:
     """Those whose values are words come more often: a text has more that goes on as they do."""
-    return t.random.choice(WITH_WORDS if t.random.random() < 0.35 else PHRASINGS)
+    return t.random.choice(WITH_WORDS if t.random.random() < 0.45 else PHRASINGS)
 
 
-def value(t: Tasks, phrasing: Phrasing) -> str:
+def value(t: Tasks, phrasing: Phrasing, word: str | None = None) -> str:
+    """word: the value where it is to be one."""
     draw = t.random
     if phrasing.values == "word":
-        return str(draw.choice(t.part.words))
+        return word or str(draw.choice(t.part.words))
     return t.digits(5 if draw.random() < 0.5 else draw.randint(3, 7))
 
 
