@@ -364,8 +364,15 @@ if sys.argv[2] == "wait":
 @pytest.mark.parametrize("how", ["wait", "leave"])
 def test_a_process_ends_with_its_engine(demo_model: str, how: str) -> None:
     """By Ctrl-C, and by leaving without `close`."""
+
+    def listen() -> None:
+        """What a shell starts in the background ignores Ctrl-C, and so does all that comes of it."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     command = [sys.executable, "-c", _SCRIPT, demo_model, how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         if how == "wait":

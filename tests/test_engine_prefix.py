@@ -251,8 +251,10 @@ def grown(demo_model: str) -> Iterator[LongLlama]:
 def test_mixed_factors_in_one_batch(dynamic: Engine, grown: LongLlama) -> None:
     prompts = [prose(dynamic, n, 70 + n) for n in (100, 700, 1500, 450)]
     handles = [dynamic.submit(Request(prompt, 40, GREEDY, salt="mixed")) for prompt in prompts]
+    # Beside others' factors a factor of 1 is turned by our rotation, not by ggml's: the last bits differ, which the
+    # 8-bit activations of q8_0 weights make a difference of up to 0.07 in a logit.
     for prompt, handle in zip(prompts, handles, strict=True):
-        assert_same(grown, prompt, answer(handle).ids, alone(grown, prompt, 40))
+        assert_same(grown, prompt, answer(handle).ids, alone(grown, prompt, 40), near=0.07)
 
 
 def test_prefixes_are_shared_among_equal_factors_only(dynamic: Engine, grown: LongLlama) -> None:
