@@ -147,7 +147,7 @@ def test_batches_are_full_and_repeatable(corpus: Corpus) -> None:
         a.phase = b.phase = phase
         drawn, again = a.batch(6, 161, 0.4), b.batch(6, 161, 0.4)
         assert [array.shape for array in drawn] == [(6, 161)] * 3
-        assert all((x == y).all() for x, y in zip(drawn, again, strict=True))
+        assert all(np.array_equal(x, y) for x, y in zip(drawn, again, strict=True))
 
 
 @pytest.mark.parametrize(("plain", "phase", "low", "high"), [(1, 0, 60, 60), (0.75, 1, 36, 54), (0, 0, 0, 0)])
