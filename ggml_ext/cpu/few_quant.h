@@ -28,6 +28,9 @@ PLONG_INLINE size_t quant_bytes(const int32_t type) {
     return type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block);
 }
 
+/* Bytes from the begin of a row to the integers of block b: a scale comes before them in both types */
+PLONG_INLINE size_t quant_at(const int32_t type, int b) { return (size_t) b * quant_bytes(type) + sizeof(uint16_t); }
+
 static void quant_config(int32_t k_type) {
     struct tile_config c = { .palette = 1 };
     for (int i = 0; i < 8; i++) {

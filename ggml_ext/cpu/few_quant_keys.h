@@ -5,8 +5,6 @@
 #ifndef PLONG_CPU_FEW_QUANT_KEYS_H
 #define PLONG_CPU_FEW_QUANT_KEYS_H
 
-#include <stddef.h>
-
 #include "few_quant.h"
 
 /* Bytes of the digits of a group's queries, and of all groups' with their weights: quant_queries() */
@@ -61,10 +59,9 @@ struct quant_keys {
 };
 
 PLONG_INLINE void quant_load_q8(struct quant_keys * k, const char * const * row, int b, int m) {
-    const size_t at = (size_t) b * sizeof(struct q8_block) + offsetof(struct q8_block, q);
     for (int j = 0; j < 16; j++) {
         for (int i = 0; i < m; i++) {
-            const char * x = row[j] + at + (size_t) i * sizeof(struct q8_block);
+            const char * x = row[j] + quant_at(GGML_TYPE_Q8_0, b + i);
             _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256((const __m256i *) x));
         }
     }
@@ -82,7 +79,7 @@ PLONG_INLINE void quant_turn_words(__m512i * x) {
 
 PLONG_INLINE void quant_load_q4(struct quant_keys * k, const char * const * row, int b, int m) {
     for (int i = 0; i < m; i++) {
-        const size_t at  = (size_t) (b + i) * sizeof(struct q4_block) + offsetof(struct q4_block, q);
+        const size_t at  = quant_at(GGML_TYPE_Q4_0, b + i);
         int8_t *     out = k->value + 512 * i;
         __m512i      x[4];
         for (int j = 0; j < 4; j++) {
@@ -197,7 +194,7 @@ PLONG_INLINE void quant_load(
     if (!x->step) {
         quant_load_q8(k, row, at.block, at.m);
     }
-    const char * cached = row[0] + (size_t) at.block * sizeof(struct q8_block) + offsetof(struct q8_block, q);
+    const char * cached = row[0] + quant_at(GGML_TYPE_Q8_0, at.block);
     for (int g = 0; g < groups; g++) {
         const uint8_t * q = digits + (size_t) g * quant_group_size(d) + 256 * at.block;
         if (x->step) {

@@ -2,8 +2,6 @@
 #ifndef PLONG_CPU_FEW_QUANT_VALUES_H
 #define PLONG_CPU_FEW_QUANT_VALUES_H
 
-#include <stddef.h>
-
 #include "few_quant.h"
 
 #define QUADS (FEW_BLOCK / 4) /* of keys */
@@ -134,7 +132,7 @@ static inline float quant_normalize(float * p) {
 PLONG_INLINE void quant_fill(
     const int32_t type, const struct quant_rows * v, int b, vf * scale, const float * p, int rows,
     struct quant_work * w, struct few_ahead * ahead, int ask) {
-    const size_t at      = (size_t) b * quant_bytes(type) + sizeof(uint16_t);
+    const size_t at      = quant_at(type, b);
     const float  largest = quant_max(vf_abs(scale[0]), vf_abs(scale[1]), vf_abs(scale[2]), vf_abs(scale[3]));
     const vf     f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
     w->unit              = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);

@@ -13,9 +13,8 @@ from attention_bench.roofline import Memory, Roofline
 from attention_bench.workloads import ROW_BYTES, Work, Workload, work
 from pyllama_long import _native
 
-WARM_UP = (
-    0.1  # seconds; a processor that was idle is slow for some milliseconds, longer than a short case takes
-)
+# Seconds; a processor that was idle is slow for some milliseconds, which is longer than a short case takes.
+WARM_UP = 0.1
 
 
 @dataclass(frozen=True)
