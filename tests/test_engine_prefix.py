@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from engines import GREEDY, alone, answer, assert_same, prose
+from engines import GREEDY, NEAR, alone, answer, assert_same, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,7 +254,8 @@ def test_mixed_factors_in_one_batch(dynamic: Engine, grown: LongLlama) -> None:
     # Beside others' factors a factor of 1 is turned by our rotation, not by ggml's: the last bits differ, which the
     # 8-bit activations of q8_0 weights make a difference of up to 0.07 in a logit.
     for prompt, handle in zip(prompts, handles, strict=True):
-        assert_same(grown, prompt, answer(handle).ids, alone(grown, prompt, 40), near=0.07)
+        near = 0.07 if len(prompt) + 40 <= 512 else NEAR
+        assert_same(grown, prompt, answer(handle).ids, alone(grown, prompt, 40), near)
 
 
 def test_prefixes_are_shared_among_equal_factors_only(dynamic: Engine, grown: LongLlama) -> None:
