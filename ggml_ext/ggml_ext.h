@@ -25,7 +25,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  4
+#define PLONG_ABI_VERSION  5
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 
@@ -65,7 +65,12 @@ struct plong_plan {
 /* NULL when the plan can be run, else one line that says what is wrong. */
 PLONG_API const char * plong_plan_check(const struct plong_plan * plan);
 
-/* Writes the keys that (query position p, query head h) reads, ascending, with log_w, and returns their number
+/* The number h of a query head in dilated attention, where it sets the offset h mod r of a branch with rate r (LongNet:
+ * "s_j = j mod r"). Heads are numbered so that one query head of each kv head comes after the other: those that share K
+ * and V get the same offset where the kv heads are enough for all offsets, and read the same keys. */
+PLONG_API int32_t plong_head_number(int32_t head, int32_t n_head, int32_t n_head_kv);
+
+/* Writes the keys that (query position p, query head number h) reads, ascending, with log_w, and returns their number
  * (which may exceed cap; nothing is written beyond it). A brute-force listing: for tests and drawings. */
 PLONG_API int64_t
 plong_phase_keys(const struct plong_phase * phase, int32_t p, int32_t h, int64_t cap, int32_t * pos, float * log_w);

@@ -39,6 +39,11 @@ const char * plong_plan_check(const struct plong_plan * plan) {
     return err ? err : phase_check(&plan->phase[1]);
 }
 
+int32_t plong_head_number(int32_t head, int32_t n_head, int32_t n_head_kv) {
+    const int32_t n_group = n_head / n_head_kv;
+    return head % n_group * n_head_kv + head / n_group;
+}
+
 bool plong_phase_is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
 
 int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32_t p) {
@@ -62,6 +67,23 @@ bool plong_branch_reads(const struct plong_phase * ph, int k, int32_t p, int32_t
         return false;
     }
     return (ph->align == PLONG_ALIGN_SEGMENT ? (t - b) % r : t % r) == h % r;
+}
+
+bool plong_phase_nests(const struct plong_phase * ph) {
+    for (int k = 1; k < ph->n_branches; k++) {
+        const bool segments = ph->segment[k] % ph->segment[k - 1] == 0 && ph->segment[k - 1] % ph->rate[k - 1] == 0;
+        if (ph->rate[k] % ph->rate[k - 1] != 0 || (ph->align == PLONG_ALIGN_SEGMENT && !segments)) {
+            return false;
+        }
+    }
+    return ph->n_branches > 0;
+}
+
+int plong_branch_top(const struct plong_phase * ph, int k, int32_t p, int32_t h) {
+    while (k + 1 < ph->n_branches && plong_branch_joins(ph, k + 1, p, h)) {
+        k++;
+    }
+    return k;
 }
 
 bool plong_phase_in_set(const struct plong_phase * ph, int32_t p, int32_t t) {
@@ -133,8 +155,12 @@ int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, stru
 
 bool plong_branch_range(
     const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out) {
-    const int32_t w = ph->segment[k], r = ph->rate[k], s = h % r, end = p1 + 1;
-    int32_t       beg;
+    const int32_t w = ph->segment[k], r = ph->rate[k], s = h % r;
+    const int64_t last = (int64_t) p1 - ph->window;
+    int32_t       end  = last < 0 ? 0 : (int32_t) last + 1, beg;
+    if (k > 0 && plong_phase_nests(ph)) {
+        end = min_i32(end, plong_branch_begin(ph, k - 1, p1));
+    }
     if (ph->align == PLONG_ALIGN_QUERY) {
         const int32_t lo = max_i32(0, p0 - w + 1);
         beg              = lo + ((s - lo % r) + r) % r;

@@ -18,6 +18,13 @@ struct plong_range {
 
 PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 
+/* Whether a query that takes part in a branch takes part in all finer ones, and reads through those what the branch has
+ * in their segments. Then each branch is walked outside the finer ones' segments alone, and no key twice. */
+PLONG_API bool plong_phase_nests(const struct plong_phase * ph);
+
+/* The last of the branches k, k + 1, ... that the query takes part in one after the other; it takes part in k. */
+PLONG_API int plong_branch_top(const struct plong_phase * ph, int k, int32_t p, int32_t h);
+
 /* Whether key t is in a set part for a query at p >= t. */
 PLONG_API bool plong_phase_in_set(const struct plong_phase * ph, int32_t p, int32_t t);
 
@@ -37,11 +44,12 @@ PLONG_API int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32
 PLONG_API int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]);
 
 /* The range of branch k for the queries of [p0, p1] of head h that take part in it; false: none does, or it is empty.
- * It may overlap others: plong_branch_weight() gives each (query, key) to the right one. */
+ * It may overlap others unless the branches nest: plong_branch_weight() gives each (query, key) to the right one. */
 PLONG_API bool plong_branch_range(
     const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
 
-/* Keys that a kernel reads for the query: as plong_phase_count(), but with what branches share counted again. */
+/* Keys that a kernel reads for the query: as plong_phase_count(), but with what branches share counted again unless
+ * they nest. */
 PLONG_API int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h);
 
 /* Last position <= p1 that a tile starting at p0 may hold: tiles do not cross segment boundaries. */

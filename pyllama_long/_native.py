@@ -31,7 +31,7 @@ try:
 except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 PRECISIONS = ("auto", "f32")  # enum plong_precision
 MAX_BRANCHES = 16
 MAX_ROT = 512
@@ -103,6 +103,7 @@ class CGgufParams(ctypes.Structure):
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_plan_check": (c_char_p, [POINTER(CPlan)]),
+    "plong_head_number": (c_int32, [c_int32, c_int32, c_int32]),
     "plong_phase_keys": (
         c_int64,
         [POINTER(CPhase), c_int32, c_int32, c_int64, POINTER(c_int32), POINTER(c_float)],
@@ -233,8 +234,13 @@ def check(config: CConfig) -> None:
             raise ValueError(complaint.decode(errors="replace"))
 
 
+def head_number(head: int, n_head: int, n_head_kv: int) -> int:
+    """The number of a query head in dilated attention, which sets its offsets."""
+    return int(lib.plong_head_number(head, n_head, n_head_kv))
+
+
 def phase_keys(phase: Phase, p: int, h: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Positions [n], ascending, and log_w [n] of the keys that query position p of head h reads."""
+    """Positions [n], ascending, and log_w [n] of the keys that query position p of head number h reads."""
     c = c_phase(phase)
     n = lib.plong_phase_keys(c, p, h, 0, None, None)
     pos, log_w = np.empty(n, np.int32), np.empty(n, np.float32)

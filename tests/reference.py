@@ -2,7 +2,7 @@
 
 For a query at position p of head h over the keys t <= p of its own sequence:
 
-    logit(t) = scale * < R(distance(p, t)) q, k_t > * magnitude^2 * logn(p) + log_w(p, t, h)
+    logit(t) = scale * < R(distance(p, t)) q, k_t > * magnitude^2 * logn(p) + log_w(p, t, number(h))
     out      = sum over t of softmax(logit)(t) * v_t
 
 q and k come un-rotated; R acts on the first n_rot dims. `naive` does the same in a lower precision.
@@ -23,7 +23,7 @@ Precision = Literal["f64", "f32", "f16", "bf16"]
 
 
 def log_weights(phase: Phase, p: Array, h: int, t: Array) -> Array:
-    """[n_q, n_k] float64: log weight of keys t [n_k] for queries p [n_q] of head h; -inf: not read."""
+    """[n_q, n_k] float64: log weight of keys t [n_k] for queries p [n_q] of head number h; -inf: not read."""
     p, t = np.asarray(p)[:, None], np.asarray(t)[None, :]
     visible = t <= p
     in_set = visible & (
@@ -55,8 +55,13 @@ def log_weights(phase: Phase, p: Array, h: int, t: Array) -> Array:
     return log_w
 
 
+def number(head: int, n_head: int, group: int) -> int:
+    """The number of a query head in dilated attention: one head of each kv head comes after the other."""
+    return list(np.arange(n_head).reshape(-1, group).T.reshape(-1)).index(head)
+
+
 def keys(phase: Phase, p: int, h: int) -> tuple[Array, Array]:
-    """(positions, log_w) of the keys that the query at p of head h reads, ascending, each once."""
+    """(positions, log_w) of the keys that the query at p of head number h reads, ascending, each once."""
     log_w = log_weights(phase, np.array([p]), h, np.arange(p + 1))[0]
     positions = np.flatnonzero(log_w > -np.inf)
     return positions, log_w[positions]
@@ -218,7 +223,7 @@ def attention(
         if h == 0 or any(phase.branches for phase in phases):
             for index, phase in enumerate(phases):
                 rows = np.asarray(phase_of_query) == index
-                log_w[rows] = log_weights(phase, q_pos[rows], h, k_pos)
+                log_w[rows] = log_weights(phase, q_pos[rows], number(h, n_head, group), k_pos)
         reading = np.flatnonzero((log_w > -np.inf).any(axis=1))
         logits = factor[reading, None] * dots[h, reading] + log_w[reading].astype(q.dtype)
         if max_bias:

@@ -33,19 +33,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return corpora.prepare(make_books(tmp_path_factory.mktemp("corpus") / "books"), n_vocab=400)
 
 
+@pytest.mark.parametrize("n_head_kv", [1, 2, 6])
 @pytest.mark.parametrize(("segments", "rates"), BRANCHES)
-def test_dilated_attention_is_that_of_the_plan(segments: tuple[int, ...], rates: tuple[int, ...]) -> None:
+def test_dilated_attention_is_that_of_the_plan(
+    segments: tuple[int, ...], rates: tuple[int, ...], n_head_kv: int
+) -> None:
     text = [f"{name}={'/'.join(map(str, n))}" for name, n in (("segments", segments), ("rates", rates))]
     phase = Phase.parse(f"dilated({', '.join(text)})")
     n = 100
-    counts = dilated.log_counts(segments, rates, 6, n)
+    counts = dilated.log_counts(segments, rates, 6, n_head_kv, n)
     assert np.isfinite(counts).any(2).all(), "a row reads nothing"
     for h in range(6):
+        number = _native.head_number(h, 6, n_head_kv)
         for p in range(n):
-            pos, log_w = _native.phase_keys(phase, p, h)
+            pos, log_w = _native.phase_keys(phase, p, number)
             want = np.full(n, -np.inf)
             want[pos] = log_w
-            assert np.array_equal(np.flatnonzero(np.isfinite(counts[h, p])), pattern.keys(phase, p, h))
+            assert np.array_equal(np.flatnonzero(np.isfinite(counts[h, p])), pattern.keys(phase, p, number))
             np.testing.assert_allclose(counts[h, p], want, atol=1e-6)
     assert (np.abs(counts[np.isfinite(counts)]) > 0.5).any(), "no key is in two branches"
 

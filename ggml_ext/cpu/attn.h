@@ -7,11 +7,12 @@
 #include "ggml_ext.h"
 #include "plan.h"
 
-#define PLONG_KEYS     256 /* most keys in a block */
-#define PLONG_FEW      8   /* query rows of a kv head that are computed straight from the cache: decode */
-#define PLONG_FEW_ROWS 256 /* most rows of such a tile, all its kv heads together */
-#define PLONG_CLASSES  8   /* most heads of a tile whose plan is dilated: each may read other keys */
-#define PLONG_ZONES    3   /* distances that one K rotation serves: near, previous chunk, far */
+#define PLONG_KEYS         256 /* most keys in a block */
+#define PLONG_FEW          8   /* query rows of a kv head that are computed straight from the cache: decode */
+#define PLONG_FEW_ROWS     256 /* most rows of such a tile, all its kv heads together */
+#define PLONG_CLASSES      8   /* most heads of a tile whose plan is dilated: each may read other keys */
+#define PLONG_DILATED_ROWS 2   /* such tiles have so many times the rows of others */
+#define PLONG_ZONES        3   /* distances that one K rotation serves: near, previous chunk, far */
 
 static inline bool plong_is_few(int32_t n_tok, int32_t n_h) { return n_tok * n_h <= PLONG_FEW; }
 
@@ -49,6 +50,7 @@ struct plong_tile {
     int32_t                    segment; /* keys at positions [i * segment, (i + 1) * segment) are merged as a whole */
     int32_t gap_at, gap;                /* from this one on, so many of them hold no keys of the tile and don't count */
     int32_t seg0, seg1;                 /* this call does those of [seg0, seg1) */
+    int64_t cost;                       /* what orders the tiles, where it does */
     int64_t part;                       /* where the state of segment 0 goes if each has one of its own */
 };
 

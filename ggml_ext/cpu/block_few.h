@@ -126,6 +126,7 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
     bool      live = false;
     for (int i = 0; i < rows; i++) {
         float * row = s + i * FEW_BLOCK;
+        add_count(t, i0 + i, row, n16, b);
         if (row_max(t, i0 + i, row, n16)) {
             live = true;
             softmax_exp(row, n16, t->mem.js.m[i0 + i], t->mem.js.l + (size_t) (i0 + i) * VW);

@@ -119,16 +119,17 @@ static bool part_probabilities(
     bool      any = false;
     for (int i = 0; i < rows; i += 4) {
         const bool more = work->left > 0;
-        if (i % done->every == 0) {
-            few_prefetch(&done->k_ahead, done->share);
-            few_prefetch(&done->v_ahead, done->share);
-        }
 #pragma GCC unroll 4
         for (int x = 0; x < 4; x++) {
+            if ((i + x) % done->every == 0) {
+                few_prefetch(&done->k_ahead, done->share);
+                few_prefetch(&done->v_ahead, done->share);
+            }
             if (more) {
                 wide_quarter(work, x);
             }
             if (i + x < rows) {
+                add_count(t, i0 + i + x, s + (i + x) * CHUNK, n, &part->keys);
                 any |= row_probabilities(t, i0 + i + x, s + (i + x) * CHUNK, n, before, p + (i + x) * BLOCK);
             }
         }
@@ -140,11 +141,11 @@ static bool part_probabilities(
 static void block_wide(struct tile_run * t, const struct key_block * block, const struct key_block * next) {
     const struct plong_call * c     = t->call;
     const struct keys         b     = block_keys(block, 0, BLOCK);
-    const int                 times = (t->job.n + 3) / 4 * (BLOCK / CHUNK);
+    const int                 times = t->job.n * (BLOCK / CHUNK);
     struct packed             done  = {
         .k_ahead = few_ahead(next->cell, next->n, 1, t->k_then, c->k_cell, t->k_bytes),
         .v_ahead = few_ahead(next->cell, next->n, 1, t->v_then, c->v_cell, t->v_bytes),
-        .every   = times / BLOCK > 1 ? times / BLOCK * 4 : 4,
+        .every   = times / BLOCK > 1 ? times / BLOCK : 1,
         .share   = BLOCK / times > 1 ? BLOCK / times : 1,
     };
     struct part part, then;

@@ -26,7 +26,8 @@ struct tile_mem {
     float *            q;      /* [zones][rows][dk] */
     void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job has few rows */
     struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
-    int32_t *          ints;   /* [4][rows] of the job */
+    int32_t *          ints;   /* [5][rows] of the job */
+    float *            counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
     float *            slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
     struct sub *       subs;
     elem *             k_near; /* as k, turned to true positions, for maps that store keys folded */
@@ -38,9 +39,10 @@ struct tile_run {
     const struct plong_tile * tile;
     struct tile_mem           mem;
     struct job                job;
-    bool                      ready;   /* job, and what of mem hangs on it, are those of the last keys */
-    size_t                    jq_zone; /* elements from one zone of mem.jq to the next */
-    int32_t                   map;     /* enum plong_map */
+    const int32_t *           block_pos; /* of the block that mem.counts is for */
+    bool                      ready;     /* job, and what of mem hangs on it, are those of the last keys */
+    size_t                    jq_zone;   /* elements from one zone of mem.jq to the next */
+    int32_t                   map;       /* enum plong_map */
     int                       dk, dv;
     size_t                    k_bytes, v_bytes; /* of a cached row */
     float                     skip;
@@ -119,6 +121,18 @@ static int finish_logits(
         }
     }
     return n16;
+}
+
+/* Adds to logits s[n] of row i of the job how often the keys b count. n is a multiple of 16. */
+PLONG_INLINE void add_count(struct tile_run * t, int i, float * s, int n, const struct keys * b) {
+    const int c = t->job.count[i];
+    if (c >= 0) {
+        const float * x = t->mem.counts + (size_t) c * PLONG_KEYS + (b->pos - t->block_pos);
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j += VW) { /* what it adds to the padding changes nothing there */
+            vf_store(s + j, vf_add(vf_load(s + j), vf_load(x + j)));
+        }
+    }
 }
 
 PLONG_INLINE bool row_max(struct tile_run * t, int i, const float * s, int n) {

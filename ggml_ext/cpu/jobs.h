@@ -15,21 +15,34 @@ struct sub {
     int32_t hi_min, hi_max;
 };
 
+/* Nested branches whose keys count as often as they are read (PLONG_WEIGHT_COUNT): what the branches behind the job's own,
+ * up to `top`, add for keys at positions t with t % rate == place % rate, of rows that take part in all of these. */
+struct count {
+    int     top;
+    int32_t place;
+};
+
+#define MOST_COUNTS (PLONG_CLASSES * PLONG_MAX_BRANCHES)
+
 /* Row i reads key t when lo[i] <= t <= hi[i], or when t <= hi[i] and t < head. */
 struct job {
     int          branch; /* -1: set parts */
     int          offset;
+    int32_t      tok;      /* of the tile's tokens, the first */
     int          n;        /* rows */
     int          sub_rows; /* rows per sub */
     int          n_sub;
     bool         few;
     int32_t      head;   /* 0 for the keys of a tail range */
     bool         checks; /* the keys of earlier branches must be left out one by one */
+    int          n_counts;
+    struct count counts[MOST_COUNTS];
     float        weight; /* log2 of what each key counts */
     int32_t *    row;    /* [n] of the tile */
     int32_t *    pos;    /* [n] */
     int32_t *    lo;     /* [n] */
     int32_t *    hi;     /* [n] */
+    int32_t *    count;  /* [n] index into counts, -1: all keys count once */
     struct sub * subs;   /* [n_sub] */
 };
 
@@ -39,8 +52,9 @@ static inline int32_t row_head(const struct plong_call * call, const struct plon
     return tile->head0 + row / (tile->n_tok * tile->n_h) * call->n_group + row % tile->n_h;
 }
 
-static inline int32_t row_pos(const struct plong_tile * tile, int32_t row) {
-    return tile->pos + row / tile->n_h % tile->n_tok;
+/* The head's number in dilated attention. */
+static inline int32_t row_number(const struct plong_call * call, int32_t head) {
+    return plong_head_number(head, call->n_head, call->n_head / call->n_group);
 }
 
 static void set_bounds(const struct plong_phase * ph, int32_t head, int32_t p, int32_t * lo, int32_t * hi) {
@@ -50,15 +64,16 @@ static void set_bounds(const struct plong_phase * ph, int32_t head, int32_t p, i
 }
 
 /* Of a branch: what no set part reads, and no finer branch owns. */
-static void branch_bounds(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t * lo, int32_t * hi) {
+static void branch_bounds(
+    const struct plong_phase * ph, bool nests, int k, int32_t p, int32_t h, int32_t * lo, int32_t * hi) {
     const int32_t head = plong_phase_head(ph);
     const int64_t last = (int64_t) p - ph->window;
     *lo                = plong_branch_begin(ph, k, p);
     *lo                = *lo < head ? head : *lo;
     *hi                = p < ph->dense_below || last < 0 ? -1 : (int32_t) last;
-    if (ph->weight == PLONG_WEIGHT_STRIDE) {
-        for (int i = 0; i < k; i++) {
-            if (plong_branch_joins(ph, i, p, h)) {
+    if (ph->weight == PLONG_WEIGHT_STRIDE || nests) {
+        for (int i = nests && k > 0 ? k - 1 : 0; i < k; i++) {
+            if (nests || plong_branch_joins(ph, i, p, h)) {
                 const int32_t owned = plong_branch_begin(ph, i, p) - 1;
                 *hi                 = *hi < owned ? *hi : owned;
             }
@@ -66,36 +81,133 @@ static void branch_bounds(const struct plong_phase * ph, int k, int32_t p, int32
     }
 }
 
+/* Which of the job's counts is added to the keys of a row that takes part in the branches up to `top`; -1: none. place:
+ * of the row's lattices. */
+static int row_count(struct job * job, const struct plong_phase * ph, int top, int32_t place) {
+    if (top == job->branch) {
+        return -1;
+    }
+    place %= ph->rate[top];
+    for (int i = 0; i < job->n_counts; i++) {
+        if (job->counts[i].top == top && job->counts[i].place == place) {
+            return i;
+        }
+    }
+    GGML_ASSERT(job->n_counts < MOST_COUNTS);
+    job->counts[job->n_counts] = (struct count) { top, place };
+    return job->n_counts++;
+}
+
+/* log2 of how often keys count for rows of one of the job's counts: x [n], zeros up to a multiple of 16 */
+static void count_weights(
+    const struct job * job, const struct plong_phase * ph, int i, const int32_t * t, int n, float * x) {
+    const struct count c = job->counts[i];
+    int32_t            times[PLONG_KEYS];
+    float              log[PLONG_MAX_BRANCHES + 1];
+    for (int j = 0; j < n; j++) {
+        times[j] = 1;
+    }
+    for (int k = job->branch + 1; k <= c.top; k++) {
+        const int32_t r = ph->rate[k], place = c.place % r;
+        if ((r & (r - 1)) == 0) {
+            for (int j = 0; j < n; j++) {
+                times[j] += ((t[j] ^ place) & (r - 1)) == 0;
+            }
+        } else {
+            for (int j = 0; j < n; j++) {
+                times[j] += t[j] % r == place;
+            }
+        }
+    }
+    for (int k = 1; k <= c.top - job->branch + 1; k++) {
+        log[k] = log2f((float) k);
+    }
+    for (int j = 0; j < n; j++) {
+        x[j] = log[times[j]];
+    }
+    memset(x + n, 0, (size_t) (-n & 15) * sizeof(float));
+}
+
 /* Keys before it are read by all rows. */
 static inline int32_t set_head(const struct plong_phase * ph, int branch) {
     return branch >= 0 ? 0 : plong_phase_head(ph);
 }
 
+static void set_rows(struct job * job, const struct plong_tile * tile, const struct tile_range * range) {
+    for (int32_t kv = 0; kv < tile->n_kv; kv++) {
+        for (int32_t tok = range->tok; tok < range->tok_end; tok++) {
+            int32_t lo, hi;
+            set_bounds(tile->phase, job->head, tile->pos + tok, &lo, &hi);
+            for (int32_t h = 0; h < tile->n_h; h++) {
+                const int i   = job->n++;
+                job->row[i]   = (kv * tile->n_tok + tok) * tile->n_h + h;
+                job->pos[i]   = tile->pos + tok;
+                job->lo[i]    = lo;
+                job->hi[i]    = hi;
+                job->count[i] = -1;
+            }
+        }
+    }
+}
+
+/* The rows of the branch's heads, all of which take part in it at the same positions. A tile crosses no segment's end. */
+static void branch_rows(
+    struct job * job, const struct plong_call * call, const struct plong_tile * tile, const struct tile_range * range) {
+    const struct plong_phase * ph    = tile->phase;
+    const bool                 nests = plong_phase_nests(ph), counts = nests && ph->weight == PLONG_WEIGHT_COUNT;
+    const bool                 segment = ph->align == PLONG_ALIGN_SEGMENT;
+    const int                  k       = job->branch;
+    const int32_t              r       = ph->rate[k];
+    int32_t                    tok     = range->tok, number[PLONG_CLASSES];
+    for (int32_t h = 0; h < tile->n_h; h++) {
+        number[h] = row_number(call, tile->head0 + h);
+    }
+    if (segment) {
+        const int32_t at = (tile->pos + tok - plong_branch_begin(ph, k, tile->pos)) % r;
+        tok += (range->offset - at + r) % r;
+    }
+    for (; tok < range->tok_end; tok += segment ? r : 1) {
+        const int32_t p     = tile->pos + tok;
+        bool          known = false; /* lo and hi; they hang on the head where branches don't nest */
+        int32_t       lo = 0, hi = 0;
+        for (int32_t h = 0; h < tile->n_h; h++) {
+            if (number[h] % r == range->offset) {
+                const int i = job->n++;
+                if (!known) {
+                    branch_bounds(ph, nests, k, p, number[h], &lo, &hi);
+                    known = nests;
+                }
+                job->row[i]   = tok * tile->n_h + h;
+                job->pos[i]   = p;
+                job->lo[i]    = lo;
+                job->hi[i]    = hi;
+                job->count[i] = -1;
+                if (counts) {
+                    const int top = plong_branch_top(ph, k, p, number[h]);
+                    job->count[i] = row_count(job, ph, top, segment ? p : number[h]);
+                }
+            }
+        }
+    }
+}
+
 static void job_begin(
     struct job * job, const struct plong_call * call, const struct plong_tile * tile, const struct tile_range * range,
     int sub_rows) {
-    const struct plong_phase * ph   = tile->phase;
-    const int                  k    = range->range.branch;
-    const int                  rows = plong_tile_rows(tile);
-    job->branch                     = k;
-    job->offset                     = range->offset;
-    job->n                          = 0;
-    job->head                       = set_head(ph, k);
-    job->checks                     = k > 0 && ph->weight == PLONG_WEIGHT_NONE;
-    job->weight                     = k >= 0 && ph->weight == PLONG_WEIGHT_STRIDE ? log2f((float) ph->rate[k]) : 0.0f;
-    for (int r = 0; r < rows; r++) {
-        const int32_t p = row_pos(tile, r), h = row_head(call, tile, r);
-        if (k >= 0 && (h % ph->rate[k] != range->offset || !plong_branch_joins(ph, k, p, h))) {
-            continue;
-        }
-        const int i = job->n++;
-        job->row[i] = r;
-        job->pos[i] = p;
-        if (k < 0) {
-            set_bounds(ph, job->head, p, &job->lo[i], &job->hi[i]);
-        } else {
-            branch_bounds(ph, k, p, h, &job->lo[i], &job->hi[i]);
-        }
+    const struct plong_phase * ph = tile->phase;
+    const int                  k  = range->range.branch;
+    job->branch                   = k;
+    job->offset                   = range->offset;
+    job->tok                      = range->tok;
+    job->n                        = 0;
+    job->head                     = set_head(ph, k);
+    job->checks                   = k > 0 && ph->weight == PLONG_WEIGHT_NONE && !plong_phase_nests(ph);
+    job->n_counts                 = 0;
+    job->weight                   = k >= 0 && ph->weight == PLONG_WEIGHT_STRIDE ? log2f((float) ph->rate[k]) : 0.0f;
+    if (k < 0) {
+        set_rows(job, tile, range);
+    } else {
+        branch_rows(job, call, tile, range);
     }
     job->few      = job->n / tile->n_kv <= PLONG_FEW;
     job->sub_rows = job->few ? job->n / tile->n_kv : sub_rows;
@@ -133,7 +245,7 @@ static void job_mask(
             s[j]            = t <= hi && (t >= lo || t < head) ? s[j] : -INFINITY;
         }
         if (job->checks) {
-            const int32_t p = job->pos[i], h = row_head(call, tile, job->row[i]);
+            const int32_t p = job->pos[i], h = row_number(call, row_head(call, tile, job->row[i]));
             for (int j = 0; j < b->n; j++) {
                 if (s[j] != -INFINITY && plong_branch_weight(tile->phase, job->branch, p, h, b->pos[j]) == -INFINITY) {
                     s[j] = -INFINITY;

@@ -4,13 +4,15 @@
 
 #include "attn.h"
 
-#define MAX_TILE_RANGES (2 + PLONG_MAX_BRANCHES * PLONG_CLASSES)
+#define MAX_TILE_RANGES (PLONG_DILATED_ROWS * (2 + PLONG_MAX_BRANCHES * PLONG_CLASSES))
 
-/* A range of a tile, and the heads that read it: those with head % rate == offset; set parts are read by all. tail: of the
- * window alone, whatever else covers these positions. */
+/* A range of a tile, and the rows that read it now: those of its tokens [tok, tok_end) whose heads have a number with
+ * number % rate == offset; set parts are read by all heads. tail: of the window alone, whatever else covers these
+ * positions. */
 struct tile_range {
     struct plong_range range;
     int32_t            offset;
+    int32_t            tok, tok_end;
     bool               tail;
 };
 
@@ -46,42 +48,59 @@ struct key_walk {
 
 /* The set parts of a tile of many rows. Sinks and window are never one range, and the window's begins where a tile of the
  * matrix unit does: a row gets the same keys in the same blocks whichever rows are beside it. */
-static int wide_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct tile_range out[2]) {
+static int wide_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]) {
     const int32_t head = plong_phase_head(ph), end = p1 + 1;
     const int32_t beg = p0 - ph->window + 1;
     int           n   = 0;
     if (head > 0) {
-        out[n++].range = (struct plong_range) { .beg = 0, .end = head < end ? head : end, .stride = 1, .branch = -1 };
+        out[n++] = (struct plong_range) { .beg = 0, .end = head < end ? head : end, .stride = 1, .branch = -1 };
     }
-    out[n].range  = (struct plong_range) { .beg = beg > 0 ? beg & ~31 : 0, .end = end, .stride = 1, .branch = -1 };
-    out[n++].tail = true;
+    out[n++] = (struct plong_range) { .beg = beg > 0 ? beg & ~31 : 0, .end = end, .stride = 1, .branch = -1 };
+    return n;
+}
+
+/* Appends a range that about `rows` rows of the tile read. Where these are more than stay in a core's L2 cache, one half
+ * goes over all keys after the other. */
+static int add_range(
+    const struct plong_call * call, const struct plong_tile * tile, struct tile_range * out, int n,
+    const struct tile_range * range, int32_t rows) {
+    const int32_t limit = plong_row_limit(call->d_k, call->d_v), passes = (rows + limit - 1) / limit;
+    const int32_t tokens = (tile->n_tok + passes - 1) / passes;
+    for (int32_t tok = 0; tok < tile->n_tok; tok += tokens) {
+        out[n]         = *range;
+        out[n].tok     = tok;
+        out[n].tok_end = tok + tokens < tile->n_tok ? tok + tokens : tile->n_tok;
+        n++;
+    }
     return n;
 }
 
 /* Set parts first, then branch by branch, once for each head offset of the tile. */
-static int tile_ranges(const struct plong_tile * tile, struct tile_range * out) {
+static int tile_ranges(const struct plong_call * call, const struct plong_tile * tile, struct tile_range * out) {
     const struct plong_phase * ph = tile->phase;
-    const int32_t              p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1;
+    const int32_t              p0 = tile->pos, p1 = tile->pos + tile->n_tok - 1, rows = plong_tile_rows(tile);
     const bool                 window = ph->window > 0 && ph->window != PLONG_ALL && p0 >= ph->dense_below;
-    int                        n;
-    memset(out, 0, MAX_TILE_RANGES * sizeof(*out));
-    if (window && !plong_is_few(tile->n_tok, tile->n_h)) {
-        n = wide_ranges(ph, p0, p1, out);
-    } else {
-        struct plong_range set[2];
-        n = plong_set_ranges(ph, p0, p1, set);
-        for (int i = 0; i < n; i++) {
-            out[i].range = set[i];
-        }
+    const bool                 wide   = window && !plong_is_few(tile->n_tok, tile->n_h);
+    struct plong_range         set[2];
+    const int                  n_set = wide ? wide_ranges(ph, p0, p1, set) : plong_set_ranges(ph, p0, p1, set);
+    int                        n     = 0;
+    for (int i = 0; i < n_set; i++) {
+        const struct tile_range range = { .range = set[i], .tail = wide && i == n_set - 1 };
+        n                             = add_range(call, tile, out, n, &range, rows);
     }
     if (plong_phase_is_exact(ph) || p1 < ph->dense_below) {
         return n;
     }
     for (int k = 0; k < ph->n_branches; k++) {
-        const int32_t rate = ph->rate[k];
-        for (int32_t h = 0; h < tile->n_h && h < rate; h++) {
-            if (plong_branch_range(ph, k, p0, p1, tile->head0 + h, &out[n].range)) {
-                out[n++].offset = (tile->head0 + h) % rate;
+        const int32_t rate = ph->rate[k], n_kv = call->n_head / call->n_group, first = n;
+        const int32_t most = ph->align == PLONG_ALIGN_SEGMENT ? (rows + rate - 1) / rate : rows;
+        for (int32_t h = 0; h < tile->n_h; h++) {
+            struct tile_range range = { .offset = plong_head_number(tile->head0 + h, call->n_head, n_kv) % rate };
+            if (n > first && range.offset == out[first].offset) { /* from here on they come again */
+                break;
+            }
+            if (plong_branch_range(ph, k, p0, p1, range.offset, &range.range)) {
+                n = add_range(call, tile, out, n, &range, most);
             }
         }
     }
@@ -104,7 +123,7 @@ static void key_walk_begin(
     w->n_runs                      = slot->run_end - slot->run_beg;
     w->run                         = 0;
     w->cap                         = cap;
-    w->n_ranges                    = tile_ranges(tile, w->range);
+    w->n_ranges                    = tile_ranges(call, tile, w->range);
     w->at                          = 0;
     w->next                        = 0;
     const int64_t lo               = plong_segment_begin(tile, segment);

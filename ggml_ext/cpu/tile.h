@@ -32,17 +32,18 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         padded * sizeof(float),
         padded * VW * sizeof(float),
         padded * dv * sizeof(float),
-        4 * (size_t) rows * sizeof(int32_t),
+        5 * (size_t) rows * sizeof(int32_t),
+        MOST_COUNTS * PLONG_KEYS * sizeof(float),
         (size_t) rows * sizeof(float),
         (size_t) rows * sizeof(struct sub),
         maps ? BLOCK * dk * sizeof(elem) : 0,
         maps ? PLONG_MAX_ROT * sizeof(float) : 0,
     };
     void ** const parts[] = {
-        (void **) &t->k,    (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
-        (void **) &t->f32,  (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
-        (void **) &t->js.m, (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->slope,
-        (void **) &t->subs, (void **) &t->k_near, (void **) &t->angles,
+        (void **) &t->k,     (void **) &t->v,     (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
+        (void **) &t->f32,   (void **) &t->stage, (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
+        (void **) &t->js.m,  (void **) &t->js.l,  (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->counts,
+        (void **) &t->slope, (void **) &t->subs,  (void **) &t->k_near, (void **) &t->angles,
     };
     size_t at = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -79,6 +80,7 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
     job->pos          = t->mem.ints + rows;
     job->lo           = t->mem.ints + 2 * rows;
     job->hi           = t->mem.ints + 3 * rows;
+    job->count        = t->mem.ints + 4 * rows;
     job->subs         = t->mem.subs;
     job_begin(job, t->call, t->tile, range, SUB);
     const int padded = job->few ? job->n : (job->n + SUB - 1) / SUB * SUB;
@@ -102,6 +104,14 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
         few_begin(t);
     } else {
         wide_config();
+    }
+}
+
+/* What the keys of a block count for the job's rows. */
+static void run_counts(struct tile_run * t, const struct key_block * b) {
+    t->block_pos = b->pos;
+    for (int i = 0; i < t->job.n_counts; i++) {
+        count_weights(&t->job, t->tile->phase, i, b->pos, b->n, t->mem.counts + (size_t) i * PLONG_KEYS);
     }
 }
 
@@ -165,7 +175,8 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
     for (bool more = key_walk_next(&walk, b); more;) {
         more                            = key_walk_next(&walk, next);
         const struct tile_range * range = &walk.range[b->range];
-        const bool ready = t->ready && range->range.branch == t->job.branch && range->offset == t->job.offset;
+        const bool ready = t->ready && range->range.branch == t->job.branch && range->offset == t->job.offset &&
+                           range->tok == t->job.tok;
         if (in_job && !ready) {
             run_job_end(t, state);
         }
@@ -180,6 +191,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
         if (!more) {
             peek_keys(t, segment, cap, next);
         }
+        run_counts(t, b);
         t->job.head = range->tail ? 0 : set_head(t->tile->phase, range->range.branch);
         if (t->job.few) {
             block_few(t, b, next);

@@ -1,6 +1,7 @@
 /* tiles.c - cuts a batch into tiles, and these into segments of keys where there are too few for the threads. */
 #include "tiles.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "ggml-cpu-impl.h"
@@ -92,6 +93,36 @@ static int64_t group_tiles(
     return n;
 }
 
+/* About as many (row, key) pairs. */
+static int64_t tile_cost(const struct plong_call * c, const struct plong_tile * tile) {
+    int64_t keys = 0;
+    for (int32_t h = tile->head0; h < tile->head0 + tile->n_h; h++) {
+        const int32_t number = plong_head_number(h, c->n_head, c->n_head / c->n_group);
+        keys += plong_phase_cost(tile->phase, tile->pos + tile->n_tok - 1, number);
+    }
+    return keys * tile->n_kv * tile->n_tok;
+}
+
+static int by_cost(const void * a, const void * b) {
+    const int64_t x = ((const struct plong_tile *) a)->cost, y = ((const struct plong_tile *) b)->cost;
+    return (x < y) - (x > y);
+}
+
+/* A decoded token takes part in a coarse branch in some kv heads only, and these have several times the keys. The longest
+ * first, so that the threads end together. */
+static void sort_tiles(const struct plong_call * c, struct plong_tile * tiles, int64_t n) {
+    bool uneven = false;
+    for (int64_t i = 0; i < n; i++) {
+        uneven |= tiles[i].phase->n_branches > 0 && plong_is_few(tiles[i].n_tok, tiles[i].n_h);
+    }
+    if (uneven) {
+        for (int64_t i = 0; i < n; i++) {
+            tiles[i].cost = tile_cost(c, &tiles[i]);
+        }
+        qsort(tiles, (size_t) n, sizeof(*tiles), by_cost);
+    }
+}
+
 int64_t plong_make_tiles(const struct plong_call * c, int n_threads, struct plong_tile * tiles) {
     const struct plong_group * groups = plong_batch_groups(c->batch);
     const bool                 dense  = c->params.layer < c->batch->plan.dense_layers;
@@ -106,6 +137,7 @@ int64_t plong_make_tiles(const struct plong_call * c, int n_threads, struct plon
             wanted = dilated ? TILES_PER_THREAD / 4 * (int64_t) n_threads : wanted;
         }
         if (rows <= least || n_threads == 1 || n >= wanted) {
+            sort_tiles(c, tiles, n_threads > 1 ? n : 0);
             return n;
         }
     }

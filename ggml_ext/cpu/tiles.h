@@ -4,8 +4,7 @@
 
 #include "attn.h"
 
-#define PLONG_DILATED_ROWS 2    /* dilated tiles have so many times the rows of others */
-#define PLONG_SEGMENT      8192 /* keys that are merged as a whole in tiles of many rows */
+#define PLONG_SEGMENT 8192 /* keys that are merged as a whole in tiles of many rows */
 #define PLONG_FEW_SEGMENTS \
     32 /* most segments of a tile of few rows, but for those that its keys only begin or end in */
 

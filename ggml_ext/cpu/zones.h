@@ -54,18 +54,23 @@ static void load_queries(
                 plong_rope_angles(call->table, call->params.n_rot, &shift, 1, angles);
             }
             for (int j = 0; j < tile->n_kv * tile->n_h; j++) {
-                const int    kv = j / tile->n_h, h = j % tile->n_h, head = tile->head0 + kv * call->n_group + h;
-                const char * src = call->q + (size_t) (tile->tok + i) * call->q_tok + (size_t) head * call->q_head;
-                float *      dst = q + ((size_t) z * rows + (kv * tile->n_tok + i) * tile->n_h + h) * dk;
-                row_to_f32(GGML_TYPE_F32, src, dst, call->d_k);
+                const int     kv = j / tile->n_h, h = j % tile->n_h, head = tile->head0 + kv * call->n_group + h;
+                const char *  src   = call->q + (size_t) (tile->tok + i) * call->q_tok + (size_t) head * call->q_head;
+                float *       dst   = q + ((size_t) z * rows + (kv * tile->n_tok + i) * tile->n_h + h) * dk;
+                const bool    turns = had && !zone_unfolds(map, z);
+                const bool    as_is = !shift && !turns && call->d_k == dk;
+                const float * from  = as_is ? (const float *) src : dst;
+                if (!as_is) {
+                    row_to_f32(GGML_TYPE_F32, src, dst, call->d_k);
+                }
                 if (shift) {
                     row_rotate(dst, angles, call->params.n_rot, call->params.neox);
                 }
-                if (had && !zone_unfolds(map, z)) {
+                if (turns) {
                     row_hadamard(dst, call->d_k, had);
                 }
                 for (int x = 0; x < dk; x += VW) {
-                    vf_store(dst + x, vf_mul(vf_load(dst + x), vf_set1(scale)));
+                    vf_store(dst + x, vf_mul(vf_load(from + x), vf_set1(scale)));
                 }
             }
         }

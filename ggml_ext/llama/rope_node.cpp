@@ -105,17 +105,19 @@ std::vector<float> read_factors(const ggml_tensor * t, int n) {
 }
 
 /* Turns a [head, n_head, n_tokens] at positions [n_tokens] by the policy, with factors [n_tokens] of dynamic ones: in
- * place of ggml's RoPE, whose frequencies are float32, which is radians off at a hundred million positions. */
+ * place of ggml's RoPE, whose frequencies are float32, which is radians off at a hundred million positions. Tokens of
+ * factor 1 get `own`, what ggml's RoPE makes of a: the bits that they have without others beside them. */
 void turn_rows(ggml_tensor * dst, int ith, int nth, void * data) {
     const auto &             turn = *static_cast<const plong_turn *>(data);
     const plong_layer_rope & rope = *turn.rope;
-    const ggml_tensor *      a = dst->src[0], *factors = dst->src[2];
+    const ggml_tensor *      a = dst->src[0], *factors = dst->src[2], *own = factors ? dst->src[3] : nullptr;
     const int32_t *          pos = static_cast<const int32_t *>(dst->src[1]->data);
     std::vector<float>       angles(rope.n_rot);
     for (int64_t t = ith; t < a->ne[2]; t += nth) {
         const float   factor = factors ? static_cast<const float *>(factors->data)[t] : rope.policy.factor;
         const auto &  r      = rope.rotations.at(factor);
         const int64_t p      = pos[t];
+        const bool    native = own && factor == 1.0f;
         plong_rope_angles(r.table.data(), rope.n_rot, &p, 1, angles.data());
         if (turn.query) {
             for (float & x : angles) {
@@ -123,19 +125,44 @@ void turn_rows(ggml_tensor * dst, int ith, int nth, void * data) {
             }
         }
         for (int64_t h = 0; h < a->ne[1]; h++) {
-            const char * from = static_cast<const char *>(a->data) + h * a->nb[1] + t * a->nb[2];
-            char *       to   = static_cast<char *>(dst->data) + h * dst->nb[1] + t * dst->nb[2];
+            const ggml_tensor * src  = native ? own : a;
+            const char *        from = static_cast<const char *>(src->data) + h * src->nb[1] + t * src->nb[2];
+            char *              to   = static_cast<char *>(dst->data) + h * dst->nb[1] + t * dst->nb[2];
             memcpy(to, from, a->ne[0] * sizeof(float));
-            row_rotate(reinterpret_cast<float *>(to), angles.data(), rope.n_rot, rope.neox);
+            if (!native) {
+                row_rotate(reinterpret_cast<float *>(to), angles.data(), rope.n_rot, rope.neox);
+            }
         }
     }
 }
 
-void replace(ggml_context * ctx, ggml_tensor * node, ggml_tensor * factors, const plong_turn & turn) {
-    ggml_tensor * args[] = { node->src[0], node->src[1], factors };
-    const auto *  ne     = node->ne;
-    ggml_tensor * made   = ggml_custom_4d(
-        ctx, GGML_TYPE_F32, ne[0], ne[1], ne[2], ne[3], args, factors ? 3 : 2, turn_rows, GGML_N_TASKS_MAX,
+bool has_node(ggml_cgraph * gf, const ggml_tensor * node) {
+    for (int i = 0; i < ggml_graph_n_nodes(gf); i++) {
+        if (ggml_graph_node(gf, i) == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The node as it is, as another one. */
+ggml_tensor * copy_node(ggml_context * ctx, const ggml_tensor * node) {
+    ggml_tensor * copy = ggml_dup_tensor(ctx, node);
+    copy->op           = node->op;
+    memcpy(copy->op_params, node->op_params, sizeof(copy->op_params));
+    memcpy(copy->src, node->src, sizeof(copy->src));
+    return copy;
+}
+
+void replace(const llm_graph_context & graph, ggml_tensor * node, ggml_tensor * factors, const plong_turn & turn) {
+    ggml_tensor * args[4] = { node->src[0], node->src[1], factors };
+    const auto *  ne      = node->ne;
+    int           n_args  = factors ? 3 : 2;
+    if (factors && !has_node(graph.gf, node)) { /* else the copy would come too late */
+        args[n_args++] = copy_node(graph.ctx0, node);
+    }
+    ggml_tensor * made = ggml_custom_4d(
+        graph.ctx0, GGML_TYPE_F32, ne[0], ne[1], ne[2], ne[3], args, n_args, turn_rows, GGML_N_TASKS_MAX,
         const_cast<plong_turn *>(&turn));
     node->op = made->op;
     memcpy(node->op_params, made->op_params, sizeof(node->op_params));
@@ -306,7 +333,7 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
     }
     for (int i = 0; i < 2; i++) {
         if (exact) {
-            replace(graph.ctx0, nodes[i], factors, rope->turns[i]);
+            replace(graph, nodes[i], factors, rope->turns[i]);
         } else {
             const float m = rope->turns[i].query ? rope->at(rope->policy.factor).magnitude : 1.0f;
             rewrite(nodes[i], factors, m * m);

@@ -48,7 +48,7 @@ def _row(graphs: Graphs, token: int, head: int) -> Array:
     one = batch.layouts[token // graphs.n_new]
     at = token % graphs.n_new
     phase = (batch.plan.prefill, batch.plan.tail)[one.phase[at]]
-    pos, log_w = _native.phase_keys(phase, int(one.q_pos[at]), head)
+    pos, log_w = _native.phase_keys(phase, int(one.q_pos[at]), _native.head_number(head, N_HEAD, N_HEAD_KV))
     held = np.isin(pos, one.pos, assume_unique=True)
     cells = one.cell[np.searchsorted(one.pos, pos[held])]
     if not len(cells):

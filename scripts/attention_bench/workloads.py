@@ -159,13 +159,12 @@ def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
     """Keys of a KV head that any query of its heads reads."""
     t = np.arange(int(one.pos[-1]) + 1)
     read = np.zeros(len(t), bool)
-    group = N_HEAD // N_HEAD_KV
     for layout, phase, p in _phases(batch):
         if layout is not one or not len(p):
             continue
         far, near = pattern.set_parts(phase, p)
         read |= _cover(np.zeros_like(far), far, len(t)) | _cover(near, p + 1, len(t))
-        for head in range(kv_head * group, (kv_head + 1) * group):
+        for head in range(kv_head, N_HEAD, N_HEAD_KV):  # their numbers
             for branch, (start, stop) in zip(phase.branches, pattern.spans(phase, p, head), strict=True):
                 on_lattice = pattern.on_lattice(phase, branch, head, t)
                 read |= _cover(start, stop, len(t)) & on_lattice

@@ -40,15 +40,21 @@ def check(segments: Sequence[int], rates: Sequence[int], n_ctx: int) -> None:
         raise TrainError("dilated attention: one rate must be 1, or some rows would read nothing")
 
 
-def log_counts(segments: Sequence[int], rates: Sequence[int], n_head: int, n: int) -> NDArray[np.float32]:
-    """[n_head, n, n]: ln of how many branches let row p of head h read key t, -inf where none does."""
+def log_counts(
+    segments: Sequence[int], rates: Sequence[int], n_head: int, n_head_kv: int, n: int
+) -> NDArray[np.float32]:
+    """[n_head, n, n]: ln of how many branches let row p of head h read key t, -inf where none does.
+
+    Heads are numbered so that one query head of each kv head comes after the other.
+    """
+    number = np.arange(n_head).reshape(-1, n_head_kv).T.reshape(-1)  # of each head
     place = np.arange(n)
     row, key = place[:, None], place
     counts = np.zeros((n_head, n, n), np.int32)
     for w, r in zip(segments, rates, strict=True):
         inside = (row // w == key // w) & (key <= row)
         for h in range(n_head):
-            chosen = place % w % r == h % r
+            chosen = place % w % r == number[h] % r
             counts[h] += inside & chosen[:, None] & chosen
     with np.errstate(divide="ignore"):
         return np.log(counts).astype(np.float32)

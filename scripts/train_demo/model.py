@@ -106,7 +106,7 @@ def make_tables(c: Config, n: int, device: str = "cpu") -> Tables:
     angle = torch.arange(n).float()[:, None] * theta
     reads = None
     if c.segments:
-        counts = dilated.log_counts(c.segments, c.rates, c.n_head, n)
+        counts = dilated.log_counts(c.segments, c.rates, c.n_head, c.n_head_kv, n)
         reads = torch.from_numpy(counts)[None].to(device)
     return Tables(angle.cos().to(device), angle.sin().to(device), reads)
 
