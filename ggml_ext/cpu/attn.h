@@ -62,7 +62,7 @@ static inline int64_t plong_segment_begin(const struct plong_tile * t, int32_t s
 static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }
 
 /* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of
- * 2^(x - m) * v. m is at most LAZY (softmax.h) below the largest logit. Empty: m = -INFINITY, l = 0, acc = 0. */
+ * 2^(x - m) * v. m is at most LAZY (softmax.h) below the largest logit. Empty: m = -INFINITY, l = 0, acc anything. */
 struct plong_state {
     float * m;   /* [rows] */
     float * l;   /* [rows] */

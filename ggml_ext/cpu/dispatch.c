@@ -103,12 +103,11 @@ static struct plong_call make_call(const struct ggml_tensor * op, const struct p
     return c;
 }
 
-static void empty_state(struct plong_state * s, int rows, int dv) {
+static void empty_state(struct plong_state * s, int rows) {
     for (int r = 0; r < rows; r++) {
         s->m[r] = -INFINITY;
         s->l[r] = 0.0f;
     }
-    memset(s->acc, 0, (size_t) rows * dv * sizeof(float));
 }
 
 /* Rows without any key give zeros. */
@@ -118,7 +117,11 @@ static void write_rows(const struct plong_call * c, const struct plong_tile * ti
         const int   kv = r / (tile->n_tok * tile->n_h), tok = tile->tok + r / tile->n_h % tile->n_tok;
         const int   head = tile->head0 + kv * c->n_group + r % tile->n_h;
         float *     out  = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
-        const float norm = s->l[r] == 0.0f ? 0.0f : 1.0f / s->l[r];
+        const float norm = 1.0f / s->l[r];
+        if (s->l[r] == 0.0f) {
+            memset(out, 0, (size_t) c->d_v * sizeof(float));
+            continue;
+        }
         for (int i = 0; i < c->d_v; i++) {
             out[i] = s->acc[(size_t) r * dv + i] * norm;
         }
@@ -203,7 +206,7 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     for (int64_t item; item = ggml_threadpool_chunk_add(queue.pool, 1), plong_queue_item(&queue, item, &tile); done++) {
         const int          rows  = plong_tile_rows(&tile);
         struct plong_state state = state_at(shared ? parts + item * part_size : (float *) mine, rows);
-        empty_state(&state, rows, dv);
+        empty_state(&state, rows);
         kernel->tile(&call, &tile, &state, mine + work.state);
         if (!shared) {
             write_rows(&call, &tile, &state);

@@ -150,13 +150,14 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
     return lo;
 }
 
-/* False when there are no more keys. */
+/* False when there are no more keys. Blocks of strided ranges are half as long: their keys lie at the same place in each
+ * page, so that they share few sets of the L2 cache, which is where they are fetched ahead to. */
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
     b->n = 0;
     while (w->at < w->n_ranges) {
         const struct plong_range * r     = &w->range[w->at].range;
         const int64_t              count = plong_range_count(r);
-        int                        room  = w->cap;
+        int                        room  = r->stride > 2 ? w->cap / 2 : w->cap;
         b->range                         = w->at;
         while (w->next < count && b->n < room) {
             const int32_t t = r->beg + (int32_t) w->next * r->stride;

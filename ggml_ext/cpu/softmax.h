@@ -60,11 +60,15 @@ static void softmax_merge(
         *l_a += l_b; /* 0 or NaN */
         return;
     }
-    const float m  = *m_a > m_b ? *m_a : m_b;
-    const float fa = *m_a == -INFINITY ? 0.0f : exp2f(*m_a - m);
-    const float fb = exp2f(m_b - m);
-    *l_a           = *m_a == -INFINITY ? *l_a + l_b : *l_a * fa + l_b * fb;
-    *m_a           = m;
+    if (*m_a == -INFINITY) { /* acc_a may be anything */
+        *m_a = m_b;
+        *l_a += l_b;
+        memcpy(acc_a, acc_b, (size_t) d * sizeof(float));
+        return;
+    }
+    const float m = *m_a > m_b ? *m_a : m_b, fa = exp2f(*m_a - m), fb = exp2f(m_b - m);
+    *l_a = *l_a * fa + l_b * fb;
+    *m_a = m;
     for (int i = 0; i < d; i += VW) {
         vf_store(acc_a + i, vf_add(vf_mul(vf_load(acc_a + i), vf_set1(fa)), vf_mul(vf_load(acc_b + i), vf_set1(fb))));
     }
