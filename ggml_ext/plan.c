@@ -173,8 +173,12 @@ bool plong_branch_range(
         }
         beg = lo + s;
     }
-    *out = (struct plong_range) { .beg = beg, .end = end, .stride = r, .branch = k };
-    return beg < end;
+    const int64_t head = max_i32(ph->sinks, ph->global), skip = beg < head ? (head - beg + r - 1) / r * r : 0;
+    if (beg + skip >= end) {
+        return false;
+    }
+    *out = (struct plong_range) { .beg = beg + (int32_t) skip, .end = end, .stride = r, .branch = k };
+    return true;
 }
 
 /* Keys that set parts give to a query at p. */

@@ -43,8 +43,9 @@ PLONG_API int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32
 /* Disjoint ranges that cover every key that a set part gives to some query of [p0, p1]; returns their number. */
 PLONG_API int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]);
 
-/* The range of branch k for the queries of [p0, p1] of head h that take part in it; false: none does, or it is empty.
- * It may overlap others unless the branches nest: plong_branch_weight() gives each (query, key) to the right one. */
+/* The range of branch k, without what set parts give to all of them, for the queries of [p0, p1] of head h that take part
+ * in it; false: none does, or it is empty. It may overlap others unless the branches nest: plong_branch_weight() gives
+ * each (query, key) to the right one. */
 PLONG_API bool plong_branch_range(
     const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
 

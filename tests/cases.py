@@ -170,6 +170,8 @@ PARTS = (
     "sinks(4)+window(24)+dilated(segments=64/256, rates=4/16, weight=stride, align=query)",
     "sinks(4)+window(24)+dilated(segments=64/256, rates=4/16)",
     "sinks(5)+window(70); dense_below=100",
+    "dilated(segments=36/108/216, rates=1/3/6)",
+    "dilated(segments=40/90, rates=1/3, align=query)",
 )
 EMPTY = (
     "dilated(segments=64, rates=4)",

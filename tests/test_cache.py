@@ -179,6 +179,24 @@ def test_position_maps_want_every_layer(tmp_path: Path) -> None:
     model.close()
 
 
+@pytest.mark.parametrize(
+    ("plan", "again"),
+    [
+        ("dilated(w0=32, alpha=2, n=4)", False),
+        ("sinks(4)+window(24)+dilated(segments=36/108/216, rates=1/3/6)", False),
+        ("dilated(w0=32, alpha=2, n=4, align=query)", False),
+        ("dilated(segments=48/100/333, rates=1/3/7)", True),
+    ],
+)
+def test_keys_of_nested_branches_are_read_once(deep: Model, plan: str, again: bool) -> None:
+    with deep.context(512, plan, kv_type="f32") as context:
+        context.decode(deep.tokens(300))
+        read = _native.stats(context.ptr).keys_read
+    phase = AttentionPlan.parse(plan).prefill
+    needed = 4 * sum(_native.phase_count(phase, p, h) for p in range(300) for h in range(4))  # layers, heads
+    assert read > needed if again else read == needed
+
+
 def test_tail_tokens_read_by_the_second_phase(deep: Model) -> None:
     tokens = deep.tokens(300)
     plan = "prefill: window(30) | tail: exact"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 
 from pyllama_long import AttentionPlan, RopePolicy, _library, _native
 from pyllama_long._native import llama_cpp
@@ -72,6 +73,15 @@ def test_plan_functions() -> None:
     assert pos.tolist() == [0, 1, 8, 9, 10]
     assert not log_w.any()
     assert _native.phase_count(phase, 10, 0) == 5
+
+
+@pytest.mark.parametrize(("n_head", "n_head_kv"), [(4, 4), (7, 1), (6, 2), (32, 8)])
+def test_head_numbers(n_head: int, n_head_kv: int) -> None:
+    numbers = [_native.head_number(h, n_head, n_head_kv) for h in range(n_head)]
+    assert numbers == [reference.number(h, n_head, n_head // n_head_kv) for h in range(n_head)]
+    assert sorted(numbers) == list(range(n_head))
+    group = numbers[: n_head // n_head_kv]
+    assert {number % n_head_kv for number in group} == {0}, "heads of a kv head have different offsets"
 
 
 def test_rope_functions() -> None:
