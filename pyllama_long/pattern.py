@@ -4,6 +4,8 @@ The set parts of a phase (sinks, global, window, dense_below) are the keys [0, f
 `dilated` reads a span [start, stop) of one lattice. Whether a key lies on the lattice of (branch, head) does
 not depend on the query: inside the query's segment, t - b is t mod w. So counts come from prefix sums over
 lattices.
+
+A head is named by its number in dilated attention (docs/plans.md), which is its own where heads share no K and V.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ static void set_bounds(const struct plong_phase * ph, int32_t head, int32_t p, i
     *hi                 = p;
 }
 
-/* Of a branch: what no set part reads, and no finer branch owns. */
+/* Of a branch: what no set part reads, and no finer branch in which the row takes part owns: in all of them if they nest. */
 static void branch_bounds(
     const struct plong_phase * ph, bool nests, int k, int32_t p, int32_t h, int32_t * lo, int32_t * hi) {
     const int32_t head = plong_phase_head(ph);
@@ -71,12 +71,10 @@ static void branch_bounds(
     *lo                = plong_branch_begin(ph, k, p);
     *lo                = *lo < head ? head : *lo;
     *hi                = p < ph->dense_below || last < 0 ? -1 : (int32_t) last;
-    if (ph->weight == PLONG_WEIGHT_STRIDE || nests) {
-        for (int i = nests && k > 0 ? k - 1 : 0; i < k; i++) {
-            if (nests || plong_branch_joins(ph, i, p, h)) {
-                const int32_t owned = plong_branch_begin(ph, i, p) - 1;
-                *hi                 = *hi < owned ? *hi : owned;
-            }
+    for (int i = 0; i < k && (nests || ph->weight == PLONG_WEIGHT_STRIDE); i++) {
+        if (nests || plong_branch_joins(ph, i, p, h)) {
+            const int32_t owned = plong_branch_begin(ph, i, p) - 1;
+            *hi                 = *hi < owned ? *hi : owned;
         }
     }
 }

@@ -32,7 +32,12 @@ def command(
     length: Annotated[
         int, typer.Option(min=1, max=_MOST_TOKENS, metavar="N", help="Tokens in the drawing.")
     ] = 16384,
-    head: Annotated[int, typer.Option(min=0, max=1023, metavar="H", help="The head that is drawn.")] = 0,
+    head: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1023, metavar="H", help="The head that is drawn, by its number (docs/plans.md)."
+        ),
+    ] = 0,
     heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Heads in shares and paths.")] = 8,
     tail: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Queries at the end that are in the tail phase.")
