@@ -18,6 +18,11 @@ struct plong_range {
 
 PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 
+/* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global. */
+static inline int32_t plong_phase_head(const struct plong_phase * ph) {
+    return ph->sinks > ph->global ? ph->sinks : ph->global;
+}
+
 /* Whether a query that takes part in a branch takes part in all finer ones, and reads through those what the branch has
  * in their segments. Then each branch is walked outside the finer ones' segments alone, and no key twice. */
 PLONG_API bool plong_phase_nests(const struct plong_phase * ph);

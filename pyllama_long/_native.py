@@ -222,11 +222,6 @@ def _text(raw: bytes | None) -> str | None:
     return None if raw is None else raw.decode(errors="replace")
 
 
-def plan_check(plan: AttentionPlan) -> str | None:
-    """None when the plan can be run, else one line that says what is wrong."""
-    return _text(lib.plong_plan_check(c_plan(plan)))
-
-
 def check(config: CConfig) -> None:
     """Raises ValueError when the plan or the policy cannot be run."""
     for complaint in (lib.plong_plan_check(config.plan), lib.plong_rope_check(config.rope)):
@@ -250,11 +245,6 @@ def phase_keys(phase: Phase, p: int, h: int) -> tuple[npt.NDArray[np.int32], npt
 
 def phase_count(phase: Phase, p: int, h: int) -> int:
     return int(lib.plong_phase_count(c_phase(phase), p, h))
-
-
-def rope_check(rope: RopePolicy) -> str | None:
-    """None when the policy can be used, else one line that says what is wrong."""
-    return _text(lib.plong_rope_check(c_rope(rope)))
 
 
 def rope_freqs(

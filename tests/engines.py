@@ -72,10 +72,8 @@ def alone(llm: LongLlama, prompt: Sequence[int], n: int) -> list[int]:
     return found
 
 
-def assert_same(
-    llm: LongLlama, prompt: Sequence[int], given: Sequence[int], expected: Sequence[int], near: float = NEAR
-) -> None:
-    """Two greedy answers are equal up to a token where the two top logits were closer than `near`."""
+def assert_same(llm: LongLlama, prompt: Sequence[int], given: Sequence[int], expected: Sequence[int]) -> None:
+    """Two greedy answers are equal up to a token where the two top logits were closer than NEAR."""
     given, expected = list(given), list(expected)
     if given == expected:
         return
@@ -85,7 +83,7 @@ def assert_same(
     llm.reset()
     llm.eval([*prompt, *expected[:at]])
     top = np.sort(llm.scores[-1])[-2:]
-    assert top[1] - top[0] < near, f"token {at} of {len(expected)}: {given[at:][:1]}, not {expected[at:][:1]}"
+    assert top[1] - top[0] < NEAR, f"token {at} of {len(expected)}: {given[at:][:1]}, not {expected[at:][:1]}"
 
 
 def memory() -> int:

@@ -54,7 +54,7 @@ def test_plan_is_converted() -> None:
     assert (list(prefill.segment)[:2], list(prefill.rate)[:2]) == ([64, 256], [1, 4])
     assert (prefill.weight, prefill.align, prefill.dense_below) == (1, 1, 32)
     assert (tail.window, tail.n_branches, c.dense_layers) == (2**31 - 1, 0, 2)
-    assert _native.plan_check(plan) is None
+    assert _native.lib.plong_plan_check(_native.c_plan(plan)) is None
 
 
 def test_rope_is_converted() -> None:
@@ -62,7 +62,7 @@ def test_rope_is_converted() -> None:
     c = _native.c_rope(rope)
     assert (c.freq, c.map, c.chunk, c.local, c.logn, c.n_train) == (3, 1, 384, 64, 1, 512)
     assert (c.factor, c.beta_fast, c.beta_slow, c.low_freq, c.high_freq) == (4.0, 16.0, 1.0, 1.0, 4.0)
-    assert _native.rope_check(rope) is None
+    assert _native.lib.plong_rope_check(c) is None
     long = RopePolicy.parse("longrope(4, factors=1/2/3)", n_train=512)
     assert list(_native.c_rope(long).factors)[:4] == [1.0, 2.0, 3.0, 0.0]
 

@@ -36,6 +36,11 @@ struct plong_call {
     const struct plong_queue * queue;
 };
 
+/* A query head's number in dilated attention. */
+static inline int32_t plong_call_number(const struct plong_call * c, int32_t head) {
+    return plong_head_number(head, c->n_head, c->n_head / c->n_group);
+}
+
 /* A query tile: n_tok consecutive tokens of one group, and n_h consecutive heads of each of n_kv kv heads (n_kv > 1 only
  * where all of them read the same keys; then n_h is the whole group). Rows in the order [n_kv][n_tok][n_h]. */
 struct plong_tile {
@@ -50,7 +55,7 @@ struct plong_tile {
     int32_t                    segment; /* keys at positions [i * segment, (i + 1) * segment) are merged as a whole */
     int32_t gap_at, gap;                /* from this one on, so many of them hold no keys of the tile and don't count */
     int32_t seg0, seg1;                 /* this call does those of [seg0, seg1) */
-    int64_t cost;                       /* what orders the tiles, where it does */
+    int64_t cost;                       /* about as many (row, key) pairs: set where the tiles are ordered by it */
     int64_t part;                       /* where the state of segment 0 goes if each has one of its own */
 };
 
@@ -91,11 +96,6 @@ const struct plong_kernel * plong_kernel_in_use(void);
 
 /* So many tiles were computed with it. */
 void plong_kernel_count(const struct plong_kernel * kernel, int64_t tiles);
-
-/* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global. */
-static inline int32_t plong_phase_head(const struct plong_phase * ph) {
-    return ph->sinks > ph->global ? ph->sinks : ph->global;
-}
 
 static inline int32_t plong_pad16(int32_t d) { return (d + 15) & ~15; }
 

@@ -114,14 +114,14 @@ static void empty_state(struct plong_state * s, int rows) {
 static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_state * s) {
     const int dv = plong_pad32(c->d_v), rows = plong_tile_rows(tile);
     for (int r = 0; r < rows; r++) {
-        const int   kv = r / (tile->n_tok * tile->n_h), tok = tile->tok + r / tile->n_h % tile->n_tok;
-        const int   head = tile->head0 + kv * c->n_group + r % tile->n_h;
-        float *     out  = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
-        const float norm = 1.0f / s->l[r];
+        const int kv = r / (tile->n_tok * tile->n_h), tok = tile->tok + r / tile->n_h % tile->n_tok;
+        const int head = tile->head0 + kv * c->n_group + r % tile->n_h;
+        float *   out  = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
         if (s->l[r] == 0.0f) {
             memset(out, 0, (size_t) c->d_v * sizeof(float));
             continue;
         }
+        const float norm = 1.0f / s->l[r];
         for (int i = 0; i < c->d_v; i++) {
             out[i] = s->acc[(size_t) r * dv + i] * norm;
         }

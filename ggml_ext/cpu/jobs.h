@@ -52,11 +52,6 @@ static inline int32_t row_head(const struct plong_call * call, const struct plon
     return tile->head0 + row / (tile->n_tok * tile->n_h) * call->n_group + row % tile->n_h;
 }
 
-/* The head's number in dilated attention. */
-static inline int32_t row_number(const struct plong_call * call, int32_t head) {
-    return plong_head_number(head, call->n_head, call->n_head / call->n_group);
-}
-
 static void set_bounds(const struct plong_phase * ph, int32_t head, int32_t p, int32_t * lo, int32_t * hi) {
     const int64_t first = (int64_t) p - ph->window + 1;
     *lo                 = p < ph->dense_below || first < head ? head : (int32_t) first;
@@ -131,18 +126,22 @@ static inline int32_t set_head(const struct plong_phase * ph, int branch) {
     return branch >= 0 ? 0 : plong_phase_head(ph);
 }
 
+static void add_row(struct job * job, int32_t row, int32_t p, int32_t lo, int32_t hi, int count) {
+    const int i   = job->n++;
+    job->row[i]   = row;
+    job->pos[i]   = p;
+    job->lo[i]    = lo;
+    job->hi[i]    = hi;
+    job->count[i] = count;
+}
+
 static void set_rows(struct job * job, const struct plong_tile * tile, const struct tile_range * range) {
     for (int32_t kv = 0; kv < tile->n_kv; kv++) {
         for (int32_t tok = range->tok; tok < range->tok_end; tok++) {
             int32_t lo, hi;
             set_bounds(tile->phase, job->head, tile->pos + tok, &lo, &hi);
             for (int32_t h = 0; h < tile->n_h; h++) {
-                const int i   = job->n++;
-                job->row[i]   = (kv * tile->n_tok + tok) * tile->n_h + h;
-                job->pos[i]   = tile->pos + tok;
-                job->lo[i]    = lo;
-                job->hi[i]    = hi;
-                job->count[i] = -1;
+                add_row(job, (kv * tile->n_tok + tok) * tile->n_h + h, tile->pos + tok, lo, hi, -1);
             }
         }
     }
@@ -158,7 +157,7 @@ static void branch_rows(
     const int32_t              r       = ph->rate[k];
     int32_t                    tok     = range->tok, number[PLONG_CLASSES];
     for (int32_t h = 0; h < tile->n_h; h++) {
-        number[h] = row_number(call, tile->head0 + h);
+        number[h] = plong_call_number(call, tile->head0 + h);
     }
     if (segment) {
         const int32_t at = (tile->pos + tok - plong_branch_begin(ph, k, tile->pos)) % r;
@@ -170,20 +169,15 @@ static void branch_rows(
         int32_t       lo = 0, hi = 0;
         for (int32_t h = 0; h < tile->n_h; h++) {
             if (number[h] % r == range->offset) {
-                const int i = job->n++;
+                int count = -1;
                 if (!known) {
                     branch_bounds(ph, nests, k, p, number[h], &lo, &hi);
                     known = nests;
                 }
-                job->row[i]   = tok * tile->n_h + h;
-                job->pos[i]   = p;
-                job->lo[i]    = lo;
-                job->hi[i]    = hi;
-                job->count[i] = -1;
                 if (counts) {
-                    const int top = plong_branch_top(ph, k, p, number[h]);
-                    job->count[i] = row_count(job, ph, top, segment ? p : number[h]);
+                    count = row_count(job, ph, plong_branch_top(ph, k, p, number[h]), segment ? p : number[h]);
                 }
+                add_row(job, tok * tile->n_h + h, p, lo, hi, count);
             }
         }
     }
@@ -243,7 +237,7 @@ static void job_mask(
             s[j]            = t <= hi && (t >= lo || t < head) ? s[j] : -INFINITY;
         }
         if (job->checks) {
-            const int32_t p = job->pos[i], h = row_number(call, row_head(call, tile, job->row[i]));
+            const int32_t p = job->pos[i], h = plong_call_number(call, row_head(call, tile, job->row[i]));
             for (int j = 0; j < b->n; j++) {
                 if (s[j] != -INFINITY && plong_branch_weight(tile->phase, job->branch, p, h, b->pos[j]) == -INFINITY) {
                     s[j] = -INFINITY;

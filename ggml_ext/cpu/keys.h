@@ -92,10 +92,10 @@ static int tile_ranges(const struct plong_call * call, const struct plong_tile *
         return n;
     }
     for (int k = 0; k < ph->n_branches; k++) {
-        const int32_t rate = ph->rate[k], n_kv = call->n_head / call->n_group, first = n;
+        const int32_t rate = ph->rate[k], first = n;
         const int32_t most = ph->align == PLONG_ALIGN_SEGMENT ? (rows + rate - 1) / rate : rows;
         for (int32_t h = 0; h < tile->n_h; h++) {
-            struct tile_range range = { .offset = plong_head_number(tile->head0 + h, call->n_head, n_kv) % rate };
+            struct tile_range range = { .offset = plong_call_number(call, tile->head0 + h) % rate };
             if (n > first && range.offset == out[first].offset) { /* from here on they come again */
                 break;
             }
@@ -150,7 +150,7 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
     return lo;
 }
 
-/* False when there are no more keys. Blocks of strided ranges are half as long: their keys lie at the same place in each
+/* False when there are no more keys. Blocks of ranges of stride > 2 are half as long: their keys lie at the same place in each
  * page, so that they share few sets of the L2 cache, which is where they are fetched ahead to. */
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
     b->n = 0;

@@ -93,12 +93,11 @@ static int64_t group_tiles(
     return n;
 }
 
-/* About as many (row, key) pairs. */
+/* For tile.cost. */
 static int64_t tile_cost(const struct plong_call * c, const struct plong_tile * tile) {
     int64_t keys = 0;
     for (int32_t h = tile->head0; h < tile->head0 + tile->n_h; h++) {
-        const int32_t number = plong_head_number(h, c->n_head, c->n_head / c->n_group);
-        keys += plong_phase_cost(tile->phase, tile->pos + tile->n_tok - 1, number);
+        keys += plong_phase_cost(tile->phase, tile->pos + tile->n_tok - 1, plong_call_number(c, h));
     }
     return keys * tile->n_kv * tile->n_tok;
 }
