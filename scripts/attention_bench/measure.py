@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+
+from cases import Array
 
 from attention_bench import check, torch_side
 from attention_bench.graphs import Backend, Graphs, Side
@@ -13,8 +17,8 @@ from attention_bench.roofline import Memory, Roofline
 from attention_bench.workloads import ROW_BYTES, Work, Workload, work
 from pyllama_long import _native
 
-# Seconds; a processor that was idle is slow for some milliseconds, which is longer than a short case takes.
-WARM_UP = 0.1
+# Seconds. A processor that was idle is slow for some milliseconds, which is longer than a short run takes.
+SHORT = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,69 +50,107 @@ class Settings:
     isas: list[str]
 
 
+class _Entry:
+    """A side of a workload, with the seconds of its runs."""
+
+    def __init__(self, graphs: Graphs, side: Side, reads: list[float]) -> None:
+        self.graphs, self.workload, self.side = graphs, graphs.workload, side
+        self.reads = reads  # of the workload
+        self.taken: list[float] = []  # a mean over the positions
+        self.first = math.inf  # of the run that warms up
+
+    @property
+    def name(self) -> str:
+        return f"{self.side.name} {self.side.isa or ''}".strip()
+
+    @property
+    def short(self) -> bool:
+        return self.first * len(self.workload.cases) < SHORT
+
+    def spent(self, budget: float) -> bool:
+        last = self.taken[-1] if self.taken else self.first
+        return self.first + sum(self.taken) + last > budget
+
+    def warm_up(self) -> None:
+        self.first = self._run()
+
+    def repeat(self) -> None:
+        """One run; of a short side, as many as fit into SHORT, after as long without measuring."""
+        self.side.prepare()
+        until = time.perf_counter() + SHORT
+        while self.short and time.perf_counter() < until:
+            self.side.run()
+        until = time.perf_counter() + SHORT
+        self.taken.append(self._run())
+        while self.short and time.perf_counter() < until:
+            self.taken.append(self._run())
+
+    def _run(self) -> float:
+        isa = self.side.isa
+        self.side.prepare()
+        tiles = _native.isa_tiles(isa) if isa else 0
+        start = time.perf_counter()
+        self.side.run()
+        seconds = time.perf_counter() - start
+        if isa and _native.isa_tiles(isa) == tiles:
+            raise RuntimeError(f"{isa} was forced and did not run")
+        return seconds / len(self.workload.cases)
+
+
 def measure(
-    workload: Workload,
+    workloads: list[Workload],
     settings: Settings,
     backend: Backend,
     machine: Roofline,
     memory: Memory,
-    before: list[Row],
     progress: Callable[[str], None],
 ) -> list[Row]:
-    """Raises check.Disagreement."""
-    progress(f"{workload}: filling the cache")
-    with Graphs(backend, workload) as graphs:
-        sides = graphs.sides(settings.sides, settings.isas)
-        if "torch" in settings.sides:
-            sides += torch_side.sides(graphs, settings.threads)
-        amount = work(graphs.batches)
-        times: list[list[float]] = [[] for _ in sides]
-        reads: list[float] = []
-        base = None
-        for turn in range(settings.repeats + 1):  # the first warms up, and is checked
-            for side, taken in zip(sides, times, strict=True):
-                if turn and sum(taken) + taken[-1] > settings.budget:
+    """Of workloads whose times are compared: their sides run in turn. Raises check.Disagreement."""
+    with ExitStack() as stack:
+        entries: list[_Entry] = []
+        amounts: dict[Workload, Work] = {}
+        for workload in workloads:
+            progress(f"{workload}: filling the cache")
+            graphs = stack.enter_context(Graphs(backend, workload))
+            amounts[workload] = work(graphs.batches)
+            sides = graphs.sides(settings.sides, settings.isas)
+            if "torch" in settings.sides:
+                sides += torch_side.sides(graphs, settings.threads)
+            reads: list[float] = []
+            entries += [_Entry(graphs, side, reads) for side in sides]
+        _check(entries, progress)
+        # What is compared comes one right after the other: the workloads of one side and instruction set.
+        names = list(dict.fromkeys(entry.name for entry in entries))
+        in_turn = sorted(entries, key=lambda entry: names.index(entry.name))
+        for turn in range(1, settings.repeats + 1):
+            for entry in in_turn:
+                if entry.spent(settings.budget):
                     continue
-                if workload.decode:
-                    reads.append(memory.gbps())
-                name = f"{side.name} {side.isa or ''}".strip()
-                progress(f"{workload}: {name} {turn}/{settings.repeats}")
-                taken.append(_run(side, turn > 0 and taken[-1] < WARM_UP) / len(workload.cases))
-                if turn == 0:
-                    check.agree(graphs, side, base)
-                    if side.name == "upstream":
-                        base = side.output().copy()
-    read = statistics.median(reads) if reads else None
+                if entry.workload.decode:
+                    entry.reads.append(memory.gbps())
+                progress(f"{entry.workload}: {entry.name} {turn}/{settings.repeats}")
+                entry.repeat()
     rows: list[Row] = []
-    for side, taken in zip(sides, times, strict=True):
-        rows.append(_row(workload, side, taken, amount, machine, read, [*before, *rows]))
+    for entry in entries:
+        rows.append(_row(entry, amounts[entry.workload], machine, rows))
     return rows
 
 
-def _run(side: Side, warm: bool) -> float:
-    side.prepare()
-    until = time.perf_counter() + WARM_UP
-    while warm and time.perf_counter() < until:
-        side.run()
-    tiles = _native.isa_tiles(side.isa) if side.isa else 0
-    start = time.perf_counter()
-    side.run()
-    seconds = time.perf_counter() - start
-    if side.isa and _native.isa_tiles(side.isa) == tiles:
-        raise RuntimeError(f"{side.isa} was forced and did not run")
-    return seconds
+def _check(entries: list[_Entry], progress: Callable[[str], None]) -> None:
+    """Runs each once, and compares what came out."""
+    base: dict[Workload, Array] = {}
+    for entry in entries:
+        progress(f"{entry.workload}: {entry.name} is checked")
+        entry.warm_up()
+        check.agree(entry.graphs, entry.side, base.get(entry.workload))
+        if entry.side.name == "upstream":
+            base[entry.workload] = entry.side.output().copy()
 
 
-def _row(
-    workload: Workload,
-    side: Side,
-    taken: list[float],
-    amount: Work,
-    machine: Roofline,
-    read: float | None,
-    before: list[Row],
-) -> Row:
-    times = taken[1:] or taken  # a side too slow to be repeated has but its first run
+def _row(entry: _Entry, amount: Work, machine: Roofline, before: list[Row]) -> Row:
+    workload, side = entry.workload, entry.side
+    read = statistics.median(entry.reads) if entry.reads else None
+    times = entry.taken or [entry.first]  # a side too slow to be repeated has but its first run
     seconds = statistics.median(times)
     kv_type = side.kv_type or workload.kv_type
     kv_bytes = amount.kv_bytes * ROW_BYTES[kv_type] / ROW_BYTES[workload.kv_type]
