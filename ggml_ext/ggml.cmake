@@ -34,7 +34,7 @@ if (TARGET ggml-cpu)
         set(plong_table generic)
     endif()
     set(plong_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
-    set(plong_flags_amx ${plong_flags_avx512} -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8)
+    set(plong_flags_amx ${plong_flags_avx512} -mavx512bf16 -mavx512vbmi -mamx-tile -mamx-bf16 -mamx-int8)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
 
     target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/tiles.c

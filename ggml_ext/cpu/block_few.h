@@ -122,7 +122,7 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
     } else {
         few_logits_converted(t, b, kv, s);
     }
-    const int n16  = finish_logits(t, s, FEW_BLOCK, i0, rows, b, cover);
+    const int n16  = finish_logits(t, s, FEW_BLOCK, i0, rows, b, cover, 16);
     bool      live = false;
     for (int i = 0; i < rows; i++) {
         float * row = s + i * FEW_BLOCK;

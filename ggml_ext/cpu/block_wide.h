@@ -4,12 +4,10 @@
 
 #include "blocks.h"
 
-/* What of the block has been packed so far, and what of the next one is still to be asked for. */
+/* What of the block has been packed so far. */
 struct packed {
-    bool             k, k_near, v;
-    struct few_ahead k_ahead, v_ahead;
-    int              every; /* rows of softmax between one time and the next */
-    int              share; /* keys each time */
+    bool k, k_near, v;
+    bool tame; /* what is packed of K */
 };
 
 static void pack_keys(struct tile_run * t, const struct keys * b, bool near, struct packed * done) {
@@ -20,10 +18,10 @@ static void pack_keys(struct tile_run * t, const struct keys * b, bool near, str
     cache_rows(row, b, t->k_base, t->call->k_cell);
     if (near) {
         near_rows(t, row, b);
-        wide_pack_keys(t->mem.k_near, GGML_TYPE_F32, row, b->n, t->call->d_k, t->mem.stage);
+        done->tame &= wide_pack_keys(t->mem.k_near, GGML_TYPE_F32, row, b->n, t->call->d_k, t->mem.stage);
         done->k_near = true;
     } else {
-        wide_pack_keys(t->mem.k, t->call->k_type, row, b->n, t->call->d_k, t->mem.stage);
+        done->tame &= wide_pack_keys(t->mem.k, t->call->k_type, row, b->n, t->call->d_k, t->mem.stage);
         done->k = true;
     }
 }
@@ -96,7 +94,15 @@ static void part_logits(
 
 /* Probabilities of n logits s of a row into p; false when none of them matters. `before` keys ahead of them in p have
  * theirs already. */
-PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n, int before, elem * p) {
+PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n, int before, elem * p, bool tame) {
+    const enum fixed done = tame ? wide_fixed(s, p, n, t->mem.shift[i], t->mem.js.l + (size_t) i * VW) : FIXED_FAILED;
+    if (done == FIXED_DONE) {
+        return true;
+    }
+    if (done == FIXED_SKIP) {
+        memset(p, 0, (size_t) n * sizeof(elem));
+        return false;
+    }
     const float m   = t->mem.js.m[i];
     const bool  any = row_max(t, i, s, n);
     if (any) {
@@ -104,6 +110,7 @@ PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n
             wide_rescale(p - before, before, exp2f(m - t->mem.js.m[i]));
         }
         wide_exp(s, p, n, t->mem.js.m[i], t->mem.js.l + (size_t) i * VW);
+        t->mem.shift[i] = fixed_shift(t->mem.js.m[i], t->mem.reach[i]);
     } else {
         memset(p, 0, (size_t) ((n + 31) & ~31) * sizeof(elem));
     }
@@ -115,22 +122,19 @@ static bool part_probabilities(
     struct tile_run * t, const struct part * part, float * s, int before, struct packed * done, struct wide_work * work,
     elem * p) {
     const int i0 = part->sub * SUB, rows = part_rows(t, part);
-    const int n   = finish_logits(t, s, CHUNK, i0, rows, &part->keys, part->cover);
+    const int n   = finish_logits(t, s, CHUNK, i0, rows, &part->keys, part->cover, PAD);
     bool      any = false;
     for (int i = 0; i < rows; i += 4) {
         const bool more = work->left > 0;
 #pragma GCC unroll 4
         for (int x = 0; x < 4; x++) {
-            if ((i + x) % done->every == 0) {
-                few_prefetch(&done->k_ahead, done->share);
-                few_prefetch(&done->v_ahead, done->share);
-            }
             if (more) {
                 wide_quarter(work, x);
             }
             if (i + x < rows) {
                 add_count(t, i0 + i + x, s + (i + x) * CHUNK, n, &part->keys);
-                any |= row_probabilities(t, i0 + i + x, s + (i + x) * CHUNK, n, before, p + (i + x) * BLOCK);
+                any |=
+                    row_probabilities(t, i0 + i + x, s + (i + x) * CHUNK, n, before, p + (i + x) * BLOCK, done->tame);
             }
         }
     }
@@ -138,21 +142,14 @@ static bool part_probabilities(
     return any;
 }
 
-static void block_wide(struct tile_run * t, const struct key_block * block, const struct key_block * next) {
-    const struct plong_call * c     = t->call;
-    const struct keys         b     = block_keys(block, 0, BLOCK);
-    const int                 times = t->job.n * (BLOCK / CHUNK);
-    struct packed             done  = {
-        .k_ahead = few_ahead(next->cell, next->n, 1, t->k_then, c->k_cell, t->k_bytes),
-        .v_ahead = few_ahead(next->cell, next->n, 1, t->v_then, c->v_cell, t->v_bytes),
-        .every   = times / BLOCK > 1 ? times / BLOCK : 1,
-        .share   = BLOCK / times > 1 ? BLOCK / times : 1,
-    };
-    struct part part, then;
-    bool        ready = false; /* the part's logits are there */
-    float *     s     = t->mem.s;
-    int         first = -1, last = 0; /* keys of the sub whose probabilities are in p and matter */
-    int         filled = 0;           /* where those that are there end */
+static void block_wide(struct tile_run * t, const struct key_block * block) {
+    const struct keys b    = block_keys(block, 0, BLOCK);
+    struct packed     done = { .tame = true };
+    struct part       part, then;
+    bool              ready = false; /* the part's logits are there */
+    float *           s     = t->mem.s;
+    int               first = -1, last = 0; /* keys of the sub whose probabilities are in p and matter */
+    int               filled = 0;           /* where those that are there end */
     for (bool more = find_part(t, &b, 0, 0, &part); more; part = then) {
         elem *           p    = wide_probabilities(t->mem.s, t->mem.p);
         struct wide_work work = { .left = 0 };
@@ -169,7 +166,7 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
         ready = AHEAD && more && t->map == PLONG_MAP_ABSOLUTE;
         if (ready) {
             s    = now == t->mem.s ? t->mem.s + SUB * CHUNK : t->mem.s;
-            work = wide_begin(part_queries(t, &then, 0), t->mem.k, then.j0, then.keys.n, c->d_k, s);
+            work = wide_begin(part_queries(t, &then, 0), t->mem.k, then.j0, then.keys.n, t->call->d_k, s);
         }
         if (part_probabilities(t, &part, now, first < 0 ? 0 : part.j0 - first, &done, &work, p + part.j0)) {
             first = first < 0 ? part.j0 : first;

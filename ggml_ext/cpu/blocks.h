@@ -26,6 +26,8 @@ struct tile_mem {
     float *            q;      /* [zones][rows][dk] */
     void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job has few rows */
     struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
+    float *            reach;  /* [rows] of the job: sum |q|, over all zones the largest */
+    float *            shift;  /* [rows] of the job: fixed_shift() */
     int32_t *          ints;   /* [5][rows] of the job */
     float *            counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
     float *            slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
@@ -105,22 +107,22 @@ static void add_alibi(struct tile_run * t, float * s, int stride, int i0, int ro
     }
 }
 
-/* Masks the logits s [rows][stride] and pads them to a multiple of 16, which it returns. */
+/* Masks the logits s [rows][stride] and pads them to a multiple of `pad`, which it returns. */
 static int finish_logits(
-    struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, enum cover cover) {
-    const int n16 = (b->n + 15) & ~15;
+    struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, enum cover cover, int pad) {
+    const int n = (b->n + pad - 1) & -pad;
     if (t->call->params.max_bias > 0.0f) {
         add_alibi(t, s, stride, i0, rows, b);
     }
     if (cover == COVER_SOME) {
         job_mask(&t->job, t->call, t->tile, i0, rows, b, s, stride);
     }
-    for (int i = 0; i < rows && b->n < n16; i++) {
-        for (int j = b->n; j < n16; j++) {
+    for (int i = 0; i < rows && b->n < n; i++) {
+        for (int j = b->n; j < n; j++) {
             s[i * stride + j] = -INFINITY;
         }
     }
-    return n16;
+    return n;
 }
 
 /* Adds to logits s[n] of row i of the job how often the keys b count. n is a multiple of 16. */

@@ -25,6 +25,9 @@ static bool isa_usable(void) {
         /* AMX-BF16, AMX-TILE, AMX-INT8 */
         return false;
     }
+    if (!(c & 1u << 1)) { /* AVX512_VBMI */
+        return false;
+    }
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) { /* AVX512_BF16 */
         return false;
     }

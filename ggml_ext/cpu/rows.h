@@ -17,6 +17,18 @@ struct q4_block {
     uint8_t  q[16];
 };
 
+#define ASK_AHEAD 16 /* rows between a request and the use */
+
+/* Asks for rows j .. j + count of n. A block is packed faster than it is computed with, so memory has to keep up only while
+ * it is packed: what was asked for a whole block ahead is evicted again from the few sets that rows at a stride share. */
+static inline void ask_rows(const void * const * row, int j, int count, int n, int bytes) {
+    for (const int end = j + count < n ? j + count : n; j < end; j++) {
+        for (int i = 0; i < bytes; i += 64) {
+            __builtin_prefetch((const char *) row[j] + i, 0, 3);
+        }
+    }
+}
+
 #ifdef PLONG_ISA_AVX512
 static inline float f16_one(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
 #else

@@ -32,6 +32,8 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         padded * sizeof(float),
         padded * VW * sizeof(float),
         padded * dv * sizeof(float),
+        (size_t) rows * sizeof(float),
+        (size_t) rows * sizeof(float),
         5 * (size_t) rows * sizeof(int32_t),
         MOST_COUNTS * PLONG_KEYS * sizeof(float),
         (size_t) rows * sizeof(float),
@@ -40,10 +42,11 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         maps ? PLONG_MAX_ROT * sizeof(float) : 0,
     };
     void ** const parts[] = {
-        (void **) &t->k,     (void **) &t->v,     (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
-        (void **) &t->f32,   (void **) &t->stage, (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
-        (void **) &t->js.m,  (void **) &t->js.l,  (void **) &t->js.acc, (void **) &t->ints,   (void **) &t->counts,
-        (void **) &t->slope, (void **) &t->subs,  (void **) &t->k_near, (void **) &t->angles,
+        (void **) &t->k,      (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
+        (void **) &t->f32,    (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
+        (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->reach,  (void **) &t->shift,
+        (void **) &t->ints,   (void **) &t->counts, (void **) &t->slope,  (void **) &t->subs,   (void **) &t->k_near,
+        (void **) &t->angles,
     };
     size_t at = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -71,6 +74,15 @@ static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
                        : exp2f(-max_bias / 2 * (float) (2 * (head - even) + 1) / (float) even);
 }
 
+/* The sum of |q|. */
+static float vec_reach(const float * q, int d) {
+    vf sum = vf_zero();
+    for (int i = 0; i < d; i += VW) {
+        sum = vf_add(sum, vf_max(vf_load(q + i), vf_sub(vf_zero(), vf_load(q + i))));
+    }
+    return vf_sum(sum);
+}
+
 /* ---- jobs ----------------------------------------------------------------------------------------------------- */
 
 static void run_job_begin(struct tile_run * t, const struct tile_range * range) {
@@ -93,6 +105,10 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
                 memcpy((float *) t->mem.jq + at, q, (size_t) t->dk * sizeof(float));
             } else { /* rows of the padding are computed and never looked at */
                 wide_pack_query((elem *) t->mem.jq + at, q, t->dk);
+            }
+            if (i < job->n) {
+                const float reach = vec_reach(q, t->dk);
+                t->mem.reach[i]   = z > 0 && reach <= t->mem.reach[i] ? t->mem.reach[i] : reach;
             }
         }
     }
@@ -119,7 +135,8 @@ static void run_counts(struct tile_run * t, const struct key_block * b) {
 static void run_job_reset(struct tile_run * t) {
     const size_t padded = (size_t) (t->job.few ? t->job.n : (t->job.n + SUB - 1) / SUB * SUB);
     for (int i = 0; i < t->job.n; i++) {
-        t->mem.js.m[i] = -INFINITY;
+        t->mem.js.m[i]  = -INFINITY;
+        t->mem.shift[i] = INFINITY;
     }
     memset(t->mem.js.l, 0, padded * VW * sizeof(float));
     memset(t->mem.js.acc, 0, padded * t->dv * sizeof(float));
@@ -196,7 +213,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
         if (t->job.few) {
             block_few(t, b, next);
         } else {
-            block_wide(t, b, next);
+            block_wide(t, b);
         }
         struct key_block * swap = b;
         b                       = next;

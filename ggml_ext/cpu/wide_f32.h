@@ -10,6 +10,7 @@ typedef float elem;
 #define BLOCK 128 /* keys that are packed at a time */
 #define CHUNK 128 /* keys between one softmax and the next: the row length of logits and probabilities */
 #define AHEAD 0
+#define PAD   16 /* logits are padded to a multiple of this */
 #define SUB   24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
 
 static inline void wide_enter(void) {}
@@ -18,10 +19,13 @@ static inline void wide_leave(void) {}
 
 static inline void wide_pack_query(elem * dst, const float * q, int dk) { memcpy(dst, q, (size_t) dk * sizeof(float)); }
 
-/* row[n] of d values; stage [VW][pad32(d)]. Keys up to the next multiple of 32 are zeros. */
-static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
-    const int ds = plong_pad32(d);
+/* row[n] of d values; stage [VW][pad32(d)]. Keys up to the next multiple of 32 are zeros. Whether fixed point does for them:
+ * never. */
+static bool wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int ds = plong_pad32(d), bytes = (int) ggml_row_size((enum ggml_type) type, d);
+    ask_rows(row, 0, ASK_AHEAD, n, bytes);
     for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += VW) {
+        ask_rows(row, j0 + ASK_AHEAD, VW, n, bytes);
         for (int j = 0; j < VW; j++) {
             if (j0 + j < n) {
                 row_to_f32(type, row[j0 + j], stage + j * ds, d);
@@ -41,12 +45,15 @@ static void wide_pack_keys(elem * dst, int32_t type, const void * const * row, i
             }
         }
     }
+    return false;
 }
 
 /* stage [pad32(d)]; rows up to the next multiple of 32 are zeros */
 static void wide_pack_values(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
-    const int ds = plong_pad32(d);
+    const int ds = plong_pad32(d), bytes = (int) ggml_row_size((enum ggml_type) type, d);
+    ask_rows(row, 0, ASK_AHEAD, n, bytes);
     for (int j = 0; j < ((n + 31) & ~31); j++) {
+        ask_rows(row, j + ASK_AHEAD, 1, n, bytes);
         if (j < n) {
             row_to_f32(type, row[j], stage, d);
         } else if (j == n) {
@@ -91,6 +98,15 @@ static inline void wide_rescale(elem * p, int n, float f) {
 static inline void wide_exp(float * s, elem * p, int n, float m, float * l) {
     (void) p;
     softmax_exp(s, n, m, l);
+}
+
+enum fixed { FIXED_SKIP, FIXED_DONE, FIXED_FAILED };
+
+static inline float fixed_shift(float m, float reach) { return (void) m, (void) reach, 0.0f; }
+
+static inline enum fixed wide_fixed(const float * s, elem * p, int n, float shift, float * l) {
+    (void) s, (void) p, (void) n, (void) shift, (void) l;
+    return FIXED_FAILED;
 }
 
 /* acc[SUB][dv] += p[SUB][j0 ..] * v for keys j0 .. j0 + n */
