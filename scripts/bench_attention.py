@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every side (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="medians of this many (%(default)s)")
     parser.add_argument(
-        "--budget", type=float, help="seconds per case and side before it stops repeating (3)"
+        "--budget", type=float, help="seconds per case and side before it stops repeating (20)"
     )
     parser.add_argument(
         "--sides", type=_names, help="of upstream,ours,torch (all; torch where it is installed)"
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     if unknown := set(options.sides or ()) - set(SIDES):
         parser.error(f"unknown side {', '.join(sorted(unknown))}; known: {', '.join(SIDES)}")
     if options.budget is None:
-        options.budget = 0.5 if options.quick else 3.0
+        options.budget = 0.5 if options.quick else 20.0
     return options
 
 

@@ -91,20 +91,50 @@ def test_rows_without_keys_are_zero(forced: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("n_past", [40, 400])
 @pytest.mark.parametrize("bad", ["q", "k", "v"])
-def test_nan_shows(forced: str, bad: str) -> None:
-    op = OpCase(Case("nan", seqs=(Seq(40, 9),), kv_type="f32"))
+def test_nan_shows(forced: str, bad: str, n_past: int) -> None:
+    op = OpCase(Case("nan", seqs=(Seq(n_past, 9),), kv_type="f32"))
     if bad == "q":
         op.q[3, 1, 5] = np.nan
         assert np.isnan(op.run()[3, 1]).all()
     else:
-        array = np.array(op.k if bad == "k" else op.v)
-        array[0, 20, 0, 7] = np.nan
-        raw = array.astype(np.float32).tobytes()
-        op.k_bytes, op.v_bytes = (raw, op.v_bytes) if bad == "k" else (op.k_bytes, raw)
+        _set_key(op, bad, n_past - 20, np.nan)
         got = op.run()
         assert np.isnan(got[:, :2]).any(axis=2).all(), "every query of this kv head reads the key"
         assert np.isfinite(got[:, 2:]).all()
+
+
+def _set_key(op: OpCase, which: str, at: int, value: float) -> None:
+    """One number of a key, in the first kv head."""
+    array = np.array(op.k if which == "k" else op.v)
+    array[0, at, 0, 7] = value
+    raw = array.astype(np.float32).tobytes()
+    op.k_bytes, op.v_bytes = (raw, op.v_bytes) if which == "k" else (op.k_bytes, raw)
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("power", [-20, -9, 9, 14, 40])
+def test_queries_and_keys_of_any_size(forced: str, power: int) -> None:
+    """Their products are as before, so that nothing changes."""
+    case = Case("sizes", seqs=(Seq(400, 9),), kv_type="f32")
+    expected, allowed = known(case, NAIVE.get(forced, "f32"))
+    op = OpCase(case)
+    op.q *= 2.0**power
+    op.k_bytes = (np.array(op.k) * 2.0**-power).astype(np.float32).tobytes()
+    assert np.abs(op.run() - expected).max() <= allowed
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("logit", [300.0, 3e4, 1e6, 1e12])
+def test_a_late_key_takes_all(forced: str, logit: float) -> None:
+    op = OpCase(Case("late", seqs=(Seq(400, 9),), kv_type="f32"))
+    op.q[:, :2, 7] = 8 * op.case.d_k**0.5  # the scale's inverse
+    _set_key(op, "k", 380, logit / 8)
+    got = op.run()[:, :2]
+    np.testing.assert_allclose(
+        got, np.broadcast_to(np.array(op.v)[0, 380, 0], got.shape), rtol=5e-3, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
