@@ -90,9 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is written")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument(
-        "--start", type=Path, help="a GGUF written by this script whose weights to go on from"
+        "--start", type=Path, help="a GGUF of this script to go on from, also to a grown vocabulary"
     )
-    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to use in place of a new one")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="a tokenizer.json in place of a new one; it grows to --vocab"
+    )
     parser.add_argument("--minutes", type=float, default=how.minutes, help="time budget (%(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps, in place of minutes")
     parser.add_argument("--batch", type=int, default=how.batch, help="sequences per step (%(default)s)")

@@ -13,6 +13,7 @@ from pyllama_long.generate import generate
 
 GREEDY = Sampling(temperature=0)
 NEAR = 1e-3  # of two top logits
+NO_END = {"8190": -100}  # a logit_bias: the embedded model's <|im_end|>
 
 
 @dataclass(frozen=True)

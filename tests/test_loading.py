@@ -46,7 +46,7 @@ def test_overrides(demo_model: str) -> None:
     model = LongLlama(
         demo_model, vocab_only=True, kv_overrides={"general.name": "other", "llama.context_length": 64}
     )
-    assert model.n_vocab() == 3072
+    assert model.n_vocab() == 8192
     model.close()
     model = LongLlama(demo_model, kv_overrides={"llama.context_length": 1024})
     assert model.n_train == model.n_ctx() == 1024

@@ -46,7 +46,7 @@ def test_a_message_answers(client: anthropic.Anthropic) -> None:
     assert block.type == "text" and "40913" in block.text
     assert found.stop_reason == "end_turn"
     cached = found.usage.cache_read_input_tokens or 0
-    assert found.usage.input_tokens + cached == 37
+    assert found.usage.input_tokens + cached == 36
 
 
 def test_max_tokens_and_stop_sequences_are_told(client: anthropic.Anthropic) -> None:
@@ -108,7 +108,7 @@ def test_a_call_that_is_cut_is_told(client: anthropic.Anthropic) -> None:
 
 
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
-    assert client.messages.count_tokens(model="demo", messages=QUESTION).input_tokens == 37
+    assert client.messages.count_tokens(model="demo", messages=QUESTION).input_tokens == 36
     more = client.messages.count_tokens(model="demo", messages=QUESTION, system="Be brief.", tools=[TOOL])
     assert more.input_tokens > 60
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from engines import NO_END
 from running_server import Server, running
 
 from pyllama_long.engine import EngineConfig
@@ -209,7 +210,7 @@ def test_no_origin_is_allowed_by_default(client: httpx.Client) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(server: Server, client: httpx.Client) -> None:
-    body = HELLO | {"max_tokens": 200, "n": 8, "logit_bias": {"3070": -100}}
+    body = HELLO | {"max_tokens": 200, "n": 8, "logit_bias": NO_END}
     found = client.post(CHAT, json=body)
     error = refused(found, 503)
     assert error["code"] == "queue_full" and int(found.headers["Retry-After"]) >= 1

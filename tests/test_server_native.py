@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from engines import NO_END
 from running_server import Server, events, running
 
 from pyllama_long.engine import EngineConfig
@@ -145,7 +146,7 @@ def test_prompts_are_not_in_the_log(
 
 def test_a_limit_of_time_ends_an_answer(demo_model: str) -> None:
     settings = Settings(model_name="demo", request_timeout_s=0.05)
-    body = {"prompt": PROMPT, "n_predict": 4000, "logit_bias": {"3070": -100}}
+    body = {"prompt": PROMPT, "n_predict": 4000, "logit_bias": NO_END}
     with (
         running(EngineConfig(demo_model, n_ctx=4096, n_threads=1), settings) as server,
         server.client() as client,
@@ -159,7 +160,7 @@ def test_a_limit_of_time_ends_an_answer(demo_model: str) -> None:
 
 def test_an_answer_that_nobody_waits_for_is_cancelled(server: Server) -> None:
     before = server.engine.stats().cancelled
-    body = {"prompt": PROMPT, "n_predict": 400, "n_probs": 20, "logit_bias": {"3070": -100}}
+    body = {"prompt": PROMPT, "n_predict": 400, "n_probs": 20, "logit_bias": NO_END}
     with httpx.Client(timeout=0.05) as client, pytest.raises(httpx.ReadTimeout):
         client.post(f"{server.url}/completion", json=body)
     server.cancelled(before + 1)

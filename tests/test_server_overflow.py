@@ -29,7 +29,7 @@ def conversation(question: str, n: int = 8) -> list[dict[str, Any]]:
     found = [{"role": "system", "content": "You answer questions."}]
     for i in range(n):
         fact = (
-            f"The pass key for {FRUIT[i]} is {10101 * (i + 1)}. " + "The old house stood near the river. " * 4
+            f"The pass key for {FRUIT[i]} is {10101 * (i + 1)}. " + "The old house stood near the river. " * 7
         )
         found += [{"role": "user", "content": fact}, {"role": "assistant", "content": "I see."}]
     return [*found, {"role": "user", "content": question}]

@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from engines import NO_END
 from serving import serving
 
-WORDS = {"prompt": "Once upon a time", "stream": True, "logit_bias": {"3070": -100}}
+WORDS = {"prompt": "Once upon a time", "stream": True, "logit_bias": NO_END}
 
 
 def stream(url: str, n: int, into: list[str]) -> threading.Thread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engines import NO_END
 from running_server import events, running
 
 from pyllama_long.engine import EngineConfig
@@ -29,7 +30,7 @@ def test_an_error_inside_a_stream_is_an_event_and_then_the_end(demo_model: str) 
     settings = Settings(model_name="demo", request_timeout_s=0.1)
     config = EngineConfig(demo_model, n_ctx=4096, n_threads=1)
     messages = [{"role": "user", "content": "Hi"}]
-    body = {"messages": messages, "max_tokens": 4000, "stream": True, "logit_bias": {"3070": -100}}
+    body = {"messages": messages, "max_tokens": 4000, "stream": True, "logit_bias": NO_END}
     with running(config, settings) as server, server.client() as client:
         found = events(client.post("/v1/chat/completions", json=body))
         assert found[-1]["error"]["code"] == "timeout" and "choices" in found[-2]

@@ -18,6 +18,7 @@ from train_demo import corpus as corpora
 from train_demo import model, needles
 from train_demo.corpus import Corpus, Sentences
 from train_demo.errors import TrainError, need
+from train_demo.grow import grow_rows, grow_tokenizer
 from train_demo.model import Config
 from train_demo.tasks import Tasks
 from train_demo.writer import ANSWER, Writer
@@ -101,6 +102,32 @@ def test_the_tokenizer_splits_digits_and_ends_with_the_marks(corpus: Corpus) -> 
     assert [tok.id_to_token(396 + i) for i in range(4)] == list(corpora.MARKS)
     for text in ("Hello  world\n\n\tx", "caf\u00e9 \u4f60\u597d \U0001f600", "a\r\nb"):
         assert tok.decode(tok.encode(text).ids) == text
+
+
+def test_a_vocabulary_grows(corpus: Corpus, books: Path) -> None:
+    tok, (texts, _) = corpus.tokenizer, corpora.read_folder(books)
+    grown = grow_tokenizer(tok, texts, 430, corpora.MARKS)
+    assert [grown.id_to_token(i) for i in range(396)] == [tok.id_to_token(i) for i in range(396)]
+    assert [grown.id_to_token(426 + i) for i in range(4)] == list(corpora.MARKS)
+    before, after = tok.encode(texts[0]).ids, grown.encode(texts[0]).ids
+    assert len(after) < len(before) and max(after) > 396 and grown.decode(after) == texts[0]
+    assert len(grown.encode("<|im_end|>").ids) == 1
+    with pytest.raises(TrainError, match="give that as --vocab"):
+        grow_tokenizer(tok, ["one two three " * 9], 1000, corpora.MARKS)
+
+
+def test_new_tokens_are_near_their_pieces_and_apart(corpus: Corpus, books: Path) -> None:
+    tok = grow_tokenizer(corpus.tokenizer, corpora.read_folder(books)[0], 430, corpora.MARKS)
+    old = np.random.default_rng(0).standard_normal((400, 64)).astype(np.float32)
+    rows = grow_rows(old, tok, 4)
+    assert np.array_equal(rows[:396], old[:396]) and np.array_equal(rows[426:], old[396:])
+    new = rows[396:426]
+    assert 0.7 < new.std() / old.std() < 1.3
+    unit = new / np.linalg.norm(new, axis=1, keepdims=True)
+    assert (np.triu(unit @ unit.T, 1) < 0.95).all()
+    text = corpus.tokenizer.encode(tok.decode([396])).ids  # the pieces of the first new token
+    near = [float(old[i] @ new[0] / np.linalg.norm(old[i]) / np.linalg.norm(new[0])) for i in text]
+    assert len(text) > 1 and min(near) > 0.2
 
 
 @pytest.mark.parametrize("name", ["passkey", "pairs", "copy", "repeat", "prose", *CHATS])
@@ -220,6 +247,23 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(trainer: Callable[..., A
     assert [second.step() for _ in range(3)] == losses[3:]
     assert second.state.tokens == whole.state.tokens == 6 * 2 * MINUTE.n_ctx
     assert len(set(losses)) == 6
+
+
+def test_a_model_goes_on_with_a_grown_vocabulary(
+    trainer: Callable[..., Any], corpus: Corpus, books: Path, tmp_path: Path
+) -> None:
+    from train_demo.train import Settings, Trainer
+
+    small = trainer(2).weights()
+    corpus.save(tmp_path / "small")
+    more = corpora.prepare(books, n_vocab=430, tokenizer=tmp_path / "small" / "tokenizer.json")
+    config = dataclasses.replace(MINUTE, n_vocab=430)
+    run = Trainer(tmp_path, more, config, Settings(steps=2, batch=2, compile=False, threads=1), say=print)
+    run.start_from(small)
+    assert np.array_equal(run.weights()["token_embd"][:396], small["token_embd"][:396])
+    assert np.isfinite(run.step())
+    with pytest.raises(TrainError, match="has no token_embd of shape"):
+        trainer(2).start_from(run.weights())
 
 
 def test_ctrl_c_keeps_a_checkpoint(trainer: Callable[..., Any], tmp_path: Path) -> None:

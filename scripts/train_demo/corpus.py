@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_demo.errors import TrainError, need
+from train_demo.grow import grow_tokenizer
 
 Ids = NDArray[np.int32]
 
@@ -160,9 +161,11 @@ def read_folder(folder: Path) -> tuple[list[str], str]:
 
 
 def prepare(folder: Path, n_vocab: int = 3072, tokenizer: Path | None = None, seed: int = 0) -> Corpus:
-    """Reads a folder of .txt files. tokenizer: a tokenizer.json to use in place of a new one."""
+    """Reads a folder of .txt files. tokenizer: a tokenizer.json to use in place of a new one; it grows to n_vocab."""
     texts, held = read_folder(folder)
     tok = read_tokenizer(tokenizer) if tokenizer else train_tokenizer(texts, n_vocab)
+    if tok.get_vocab_size() < n_vocab:
+        tok = grow_tokenizer(tok, texts, n_vocab, MARKS)
     words = key_words(texts, seed)
     most = len(words) * 4 // 5
     return Corpus(tok, _part(tok, texts, words[:most]), _part(tok, [held], words[most:]))

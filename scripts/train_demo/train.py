@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from train_demo import model, needles
-from train_demo.corpus import Corpus
+from train_demo.corpus import MARKS, Corpus
 from train_demo.errors import TrainError, need
+from train_demo.grow import grow_rows
 from train_demo.tasks import Tasks
 from train_demo.writer import ANSWER, Writer
 
@@ -212,7 +213,10 @@ class Trainer:
         path.with_suffix(".part").replace(path)
 
     def start_from(self, tensors: Mapping[str, Any]) -> None:
-        """Takes weights of the same shape, and goes to the full tasks at once."""
+        """Takes weights of the same shape, but for a smaller vocabulary, and goes to the full tasks at once."""
+        rows = tensors.get("token_embd")
+        if rows is not None and len(MARKS) < len(rows) < self.c.n_vocab:
+            tensors = {**tensors, "token_embd": grow_rows(rows, self.corpus.tokenizer, len(MARKS))}
         with self.torch.no_grad():
             for name, p in self.params.items():
                 if name not in tensors or tensors[name].shape != tuple(p.shape):
