@@ -157,12 +157,12 @@ def test_any_order_of_requests_reuses_what_is_there(engine: Engine, reference: L
 
 
 def test_a_conversation_goes_on_where_it_stopped(engine: Engine, reference: LongLlama) -> None:
-    text = prose(engine, 200, 231)
+    text = prose(engine, 200, 31)
     for turn in range(4):
         got = answer(engine.submit(Request(text, 20, GREEDY, salt="talk")))
         assert got.cached == (len(text) - 31 if turn else 0)
         assert_same(reference, text, got.ids, alone(reference, text, 20))
-        text = [*text, *got.ids, *prose(engine, 30, 240 + turn)]
+        text = [*text, *got.ids, *prose(engine, 30, 40 + turn)]
 
 
 def test_salts_share_nothing(engine: Engine) -> None:

@@ -30,7 +30,7 @@ def grow_tokenizer(tok: Any, texts: Sequence[str], n_vocab: int, marks: Sequence
     words = _words(tok, texts)
     count, where = _pairs(words)
     while len(vocab) < n_vocab - len(marks):
-        (a, b), times = max(count.items(), key=lambda item: (item[1], item[0]), default=((0, 0), 0))
+        (a, b), times = max(count.items(), key=lambda item: (item[1], item[0]), default=(("", ""), 0))
         if times <= 0:
             raise TrainError(f"the corpus yields {len(vocab) + len(marks)} tokens only: give that as --vocab")
         merges.append([a, b])

@@ -43,7 +43,7 @@ class Tables(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of the model; the defaults are those of the embedded demo model before its vocabulary grew, 5.2M parameters.
+    """Shape of the model; the defaults: the embedded demo model before its vocabulary grew, 5.2M parameters.
 
     segments, rates: the branches of dilated attention; without them every key is read.
     """
