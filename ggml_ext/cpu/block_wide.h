@@ -95,26 +95,20 @@ static void part_logits(
 /* Probabilities of n logits s of a row into p; false when none of them matters. `before` keys ahead of them in p have
  * theirs already. */
 PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n, int before, elem * p, bool tame) {
+    const float      m    = t->mem.js.m[i];
     const enum fixed done = tame ? wide_fixed(s, p, n, t->mem.shift[i], t->mem.js.l + (size_t) i * VW) : FIXED_FAILED;
-    if (done == FIXED_DONE) {
-        return true;
-    }
-    if (done == FIXED_SKIP) {
-        memset(p, 0, (size_t) n * sizeof(elem));
-        return false;
-    }
-    const float m   = t->mem.js.m[i];
-    const bool  any = row_max(t, i, s, n);
-    if (any) {
+    if (done == FIXED_FAILED && row_max(t, i, s, n)) {
         if (before > 0 && m != t->mem.js.m[i] && m != -INFINITY) {
             wide_rescale(p - before, before, exp2f(m - t->mem.js.m[i]));
         }
         wide_exp(s, p, n, t->mem.js.m[i], t->mem.js.l + (size_t) i * VW);
         t->mem.shift[i] = fixed_shift(t->mem.js.m[i], t->mem.reach[i]);
-    } else {
+        return true;
+    }
+    if (done != FIXED_DONE) {
         memset(p, 0, (size_t) ((n + 31) & ~31) * sizeof(elem));
     }
-    return any;
+    return done == FIXED_DONE;
 }
 
 /* The same for all rows of a part. Other logits are made in between. */

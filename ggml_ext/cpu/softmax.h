@@ -8,6 +8,10 @@
 #define LAZY 8.0f  /* the maximum follows only when a logit is this much above it: 2^8 is no strain on a float */
 #define SKIP 30.0f /* logits this much below the maximum cannot matter: 131,072 of them weigh 2^-13 */
 
+/* What wide_fixed() did. FIXED_SKIP: none of the keys matters. FIXED_FAILED: the maximum has to follow, or the row is none for
+ * it. Only FIXED_DONE has written anything. */
+enum fixed { FIXED_SKIP, FIXED_DONE, FIXED_FAILED };
+
 static inline void vec_scale(float * x, float f, int d) {
     const vf v = vf_set1(f);
     for (int i = 0; i < d; i += VW) {

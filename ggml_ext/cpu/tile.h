@@ -105,10 +105,10 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
                 memcpy((float *) t->mem.jq + at, q, (size_t) t->dk * sizeof(float));
             } else { /* rows of the padding are computed and never looked at */
                 wide_pack_query((elem *) t->mem.jq + at, q, t->dk);
-            }
-            if (i < job->n) {
-                const float reach = vec_reach(q, t->dk);
-                t->mem.reach[i]   = z > 0 && reach <= t->mem.reach[i] ? t->mem.reach[i] : reach;
+                if (i < job->n) {
+                    const float reach = vec_reach(q, t->dk);
+                    t->mem.reach[i]   = z > 0 && reach <= t->mem.reach[i] ? t->mem.reach[i] : reach;
+                }
             }
         }
     }
@@ -205,7 +205,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
             run_job_reset(t);
             in_job = true;
         }
-        if (!more) {
+        if (!more && t->job.few) { /* wide blocks ask for their keys themselves */
             peek_keys(t, segment, cap, next);
         }
         run_counts(t, b);

@@ -85,10 +85,6 @@ PLONG_INLINE __m512i fixed_exp(__m512i y) {
     return _mm512_avg_epu16(_mm512_sub_epi16(y, above), _mm512_setzero_si512());
 }
 
-enum fixed { FIXED_SKIP, FIXED_DONE, FIXED_FAILED };
-
-/* FIXED_SKIP: none of the keys matters. FIXED_FAILED: the maximum has to follow, or the row is none for this; nothing is
- * written. */
 PLONG_INLINE enum fixed wide_fixed(const float * s, elem * p, int n, float shift, float * l) {
     if (shift == FIXED_NONE) {
         return FIXED_FAILED;

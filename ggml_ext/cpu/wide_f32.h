@@ -100,8 +100,6 @@ static inline void wide_exp(float * s, elem * p, int n, float m, float * l) {
     softmax_exp(s, n, m, l);
 }
 
-enum fixed { FIXED_SKIP, FIXED_DONE, FIXED_FAILED };
-
 static inline float fixed_shift(float m, float reach) { return (void) m, (void) reach, 0.0f; }
 
 static inline enum fixed wide_fixed(const float * s, elem * p, int n, float shift, float * l) {
