@@ -17,12 +17,22 @@ if (TARGET ggml-cpu)
         set(plong_isas avx512 avx2 scalar)
         set(plong_table x86)
         include(CheckCSourceCompiles)
+        set(CMAKE_REQUIRED_FLAGS "-mavx512f -mavx512bf16 -mavx512vnni -mavx512vbmi")
+        check_c_source_compiles("
+            #include <immintrin.h>
+            int main(void) { __m512 x = _mm512_setzero_ps();
+                             x = _mm512_dpbf16_ps(x, (__m512bh) x, (__m512bh) x);
+                             return (int) _mm512_reduce_add_ps(x); }" PLONG_HAVE_AVX512BF16)
+        if (PLONG_HAVE_AVX512BF16)
+            list(PREPEND plong_isas avx512bf16)
+            target_compile_definitions(plong-cpu PRIVATE PLONG_AVX512BF16)
+        endif()
         set(CMAKE_REQUIRED_FLAGS "-mamx-tile -mamx-bf16 -mamx-int8 -mavx512bf16 -mavx512f")
         check_c_source_compiles("
             #include <immintrin.h>
             int main(void) { _tile_zero(0); _tile_dpbf16ps(0, 1, 2); return 0; }" PLONG_HAVE_AMX)
         unset(CMAKE_REQUIRED_FLAGS)
-        if (PLONG_HAVE_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+        if (PLONG_HAVE_AMX AND PLONG_HAVE_AVX512BF16 AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
             list(PREPEND plong_isas amx)
             target_compile_definitions(plong-cpu PRIVATE PLONG_AMX)
         endif()
@@ -34,7 +44,8 @@ if (TARGET ggml-cpu)
         set(plong_table generic)
     endif()
     set(plong_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
-    set(plong_flags_amx ${plong_flags_avx512} -mavx512bf16 -mavx512vbmi -mamx-tile -mamx-bf16 -mamx-int8)
+    set(plong_flags_avx512bf16 ${plong_flags_avx512} -mavx512bf16 -mavx512vbmi -mavx512vnni)
+    set(plong_flags_amx ${plong_flags_avx512bf16} -mamx-tile -mamx-bf16 -mamx-int8)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
 
     target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/tiles.c

@@ -221,8 +221,8 @@ PLONG_API bool plong_cpu_isa_usable(int i);
 /* Forces one by name ("" or NULL: the best usable). False: unknown or not usable here; nothing changes.
  * The environment variable PLLAMA_ISA does the same at the first call of the op. */
 PLONG_API bool plong_cpu_isa_force(const char * name);
-/* The one in use. */
-PLONG_API const char * plong_cpu_isa(void);
+/* The one in use at a precision, of enum plong_precision: one that multiplies bf16 leaves float32 to another. */
+PLONG_API const char * plong_cpu_isa(int32_t precision);
 /* Query tiles that instruction set i has computed in this process: proof that a forced one ran. */
 PLONG_API int64_t plong_cpu_isa_tiles(int i);
 

@@ -125,7 +125,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),
     "plong_cpu_isa_usable": (c_bool, [ctypes.c_int]),
     "plong_cpu_isa_force": (c_bool, [c_char_p]),
-    "plong_cpu_isa": (c_char_p, []),
+    "plong_cpu_isa": (c_char_p, [c_int32]),
     "plong_cpu_isa_tiles": (c_int64, [ctypes.c_int]),
     "plong_llama_configure_next": (None, [POINTER(CConfig)]),
     "plong_llama_configure": (c_int32, [c_void_p, POINTER(CConfig), c_char_p, c_size_t]),
@@ -478,9 +478,8 @@ def isas() -> dict[str, bool]:
 
 
 def isa(precision: str = "auto") -> str:
-    """The instruction set in use at a precision; AMX tiles leave float32 to AVX-512."""
-    name = _text(lib.plong_cpu_isa()) or ""
-    return "avx512" if (name, precision) == ("amx", "f32") else name
+    """The instruction set in use at a precision: one that multiplies bf16 leaves "f32" to another."""
+    return _text(lib.plong_cpu_isa(PRECISIONS.index(precision))) or ""
 
 
 def force_isa(name: str | None) -> None:

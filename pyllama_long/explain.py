@@ -54,7 +54,7 @@ def kernels(llama: Context) -> str:
     if llama.upstream:
         return "llama.cpp's own"
     isa = _native.isa(llama.precision)
-    return f"{isa}, {'bf16 tiles' if isa == 'amx' else 'float32'}"
+    return f"{isa}, {'float32' if isa == _native.isa('f32') else 'bf16'}"
 
 
 def refused(llama: Context) -> str:

@@ -177,7 +177,8 @@ def _pip_download(up: Upstream, dest: Path, kept: Path) -> None:
     base = getattr(sys, "_base_executable", sys.executable)
     ways = [[sys.executable, "-I", "-m", "pip"], [base, "-I", "-m", "pip"], [shutil.which("pip") or ""]]
     pin = f"{up.package}=={up.version}"
-    what = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", str(dest), pin]
+    # Of this package alone: `:all:` would build its build tools, CMake among them, from source too.
+    what = ["download", "--quiet", "--no-deps", "--no-binary", up.package, "-d", str(dest), pin]
     for way in ways:
         if not way[0] or subprocess.run([*way, "--version"], env=env, capture_output=True).returncode:
             continue

@@ -7,8 +7,10 @@
 #include "softmax.h"
 #include "zones.h"
 
-#ifdef PLONG_ISA_AMX
+#if defined(PLONG_ISA_AMX)
 #include "wide_amx.h"
+#elif defined(PLONG_ISA_BF16)
+#include "wide_bf16.h"
 #else
 #include "wide_f32.h"
 #endif

@@ -71,7 +71,10 @@ bool plong_cpu_isa_force(const char * name) {
     return kernel != NULL;
 }
 
-const char * plong_cpu_isa(void) { return plong_kernel_in_use()->name; }
+const char * plong_cpu_isa(int32_t precision) {
+    const struct plong_kernel * kernel = plong_kernel_in_use();
+    return precision == PLONG_PRECISION_F32 ? kernel->f32->name : kernel->name;
+}
 
 int64_t plong_cpu_isa_tiles(int i) { return atomic_load(&tiles_run[i]); }
 

@@ -1,5 +1,6 @@
 /* isa_amx.c - the tile body for x86-64 with AMX bf16: AVX-512 beside the tiles. Linux asks for the right to use them. */
 #define PLONG_ISA_AVX512
+#define PLONG_ISA_BF16
 #define PLONG_ISA_AMX
 #define PLONG_ISA_STRING "amx"
 #define PLONG_NAME(x)    x##_amx
@@ -12,23 +13,18 @@
 #include "attn.h"
 
 extern const struct plong_kernel plong_kernel_avx512;
+extern const struct plong_kernel plong_kernel_avx512bf16;
 
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA  18
 
 static bool isa_usable(void) {
     unsigned a, b, c, d;
-    if (!plong_kernel_avx512.usable()) {
+    if (!plong_kernel_avx512bf16.usable()) {
         return false;
     }
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24) || !(d & 1u << 25)) {
         /* AMX-BF16, AMX-TILE, AMX-INT8 */
-        return false;
-    }
-    if (!(c & 1u << 1)) { /* AVX512_VBMI */
-        return false;
-    }
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) { /* AVX512_BF16 */
         return false;
     }
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;

@@ -4,6 +4,9 @@
 #ifdef PLONG_AMX
 extern const struct plong_kernel plong_kernel_amx;
 #endif
+#ifdef PLONG_AVX512BF16
+extern const struct plong_kernel plong_kernel_avx512bf16;
+#endif
 extern const struct plong_kernel plong_kernel_avx512;
 extern const struct plong_kernel plong_kernel_avx2;
 extern const struct plong_kernel plong_kernel_scalar;
@@ -11,6 +14,9 @@ extern const struct plong_kernel plong_kernel_scalar;
 const struct plong_kernel * const plong_kernels[] = {
 #ifdef PLONG_AMX
     &plong_kernel_amx,
+#endif
+#ifdef PLONG_AVX512BF16
+    &plong_kernel_avx512bf16,
 #endif
     &plong_kernel_avx512, &plong_kernel_avx2, &plong_kernel_scalar, NULL,
 };

@@ -252,7 +252,7 @@ static void tile_compute(
 const struct plong_kernel PLONG_NAME(plong_kernel) = {
     .name   = PLONG_ISA_STRING,
     .usable = isa_usable,
-#ifdef PLONG_ISA_AMX
+#ifdef PLONG_ISA_BF16
     .f32 = &plong_kernel_avx512,
 #else
     .f32 = &PLONG_NAME(plong_kernel),

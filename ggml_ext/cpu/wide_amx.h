@@ -3,11 +3,13 @@
 #ifndef PLONG_CPU_WIDE_H
 #define PLONG_CPU_WIDE_H
 
-#include "weights_amx.h"
+#define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
+#define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
+#define AHEAD 1   /* the next logits are made while these go through the softmax */
+#define SUB   32  /* rows: two tiles */
+#define PAD   32  /* logits of a chunk are padded to a multiple of this */
 
-#define AHEAD 1  /* the next logits are made while these go through the softmax */
-#define SUB   32 /* rows: two tiles */
-#define PAD   32 /* logits of a chunk are padded to a multiple of this */
+#include "weights_bf16.h"
 
 struct tile_config {
     uint8_t  palette, start_row, zero[14];
@@ -33,12 +35,6 @@ static inline void wide_config(void) {
 static inline void wide_leave(void) {
     __asm__ volatile("" : : "r"(&callers_config) : "memory");
     _tile_loadconfig(&callers_config);
-}
-
-static inline void wide_pack_query(elem * dst, const float * q, int dk) {
-    for (int i = 0; i < dk; i += 32) {
-        _mm512_storeu_si512(dst + i, bf16_of(q + i, q + i + 16));
-    }
 }
 
 /* Logits in the making: s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T. The matrix unit works beside the vector units only where
@@ -125,11 +121,6 @@ static inline void wide_end(struct wide_work * w) {
         _tile_stored(3, w->last + 16 * CHUNK + 16, ss);
         w->last = NULL;
     }
-}
-
-static inline elem * wide_probabilities(float * s, elem * p) {
-    (void) s;
-    return p;
 }
 
 /* Asks for 4 rows of the accumulators that come next: they are read from L2 otherwise. */

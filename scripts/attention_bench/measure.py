@@ -19,6 +19,7 @@ from pyllama_long import _native
 
 # Seconds. A processor that was idle is slow for some milliseconds, which is longer than a short run takes.
 SHORT = 0.1
+BF16 = ("amx", "avx512bf16")  # instruction sets whose products are of bf16
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _row(entry: _Entry, amount: Work, machine: Roofline, before: list[Row]) -> R
     if read is not None:
         limit, rate = read, gbps
     else:
-        bf16 = (side.isa or "").startswith("amx") or side.name == "torch bf16"
+        bf16 = side.isa in BF16 or side.name == "torch bf16"
         limit, rate = (machine.bf16_gflops if bf16 else machine.f32_gflops) or 0.0, gflops
     return Row(
         workload.name,

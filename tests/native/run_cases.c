@@ -17,7 +17,7 @@
 struct header {
     int32_t                  d_k, d_v, n_head, n_head_kv, n_tokens, kv_type, n_kv, n_stream, n_words, n_table;
     struct plong_attn_params params;
-    float                    allowed_f32, allowed_bf16; /* the second one for AMX */
+    float                    allowed_f32, allowed_bf16; /* the second one where products are of bf16 */
 };
 
 struct input {
@@ -101,10 +101,10 @@ int main(int argc, char ** argv) {
             if (!plong_cpu_isa_usable(isa)) {
                 continue;
             }
-            const int64_t before  = plong_cpu_isa_tiles(isa);
-            const bool    bf16    = strcmp(plong_cpu_isa_name(isa), "amx") == 0;
-            const double  allowed = (double) (bf16 ? file.h.allowed_bf16 : file.h.allowed_f32);
+            const int64_t before = plong_cpu_isa_tiles(isa);
             plong_cpu_isa_force(plong_cpu_isa_name(isa));
+            const bool   bf16    = plong_cpu_isa(PLONG_PRECISION_F32) != plong_cpu_isa(PLONG_PRECISION_AUTO);
+            const double allowed = (double) (bf16 ? file.h.allowed_bf16 : file.h.allowed_f32);
             for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
                 const double e  = run(&file, n_threads);
                 const bool   ok = e <= allowed && plong_cpu_isa_tiles(isa) > before;

@@ -1,4 +1,4 @@
-/* pack_amx.h - K and V of a block as bf16 tiles. K as tiles [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V
+/* pack_bf16.h - Q, K and V as bf16, K and V of a block as tiles. K as tiles [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V
  * as tiles [d_v / 32][BLOCK / 32][2] of [16 pairs of keys][16 dims][2]: read from end to end. */
 #ifndef PLONG_CPU_PACK_H
 #define PLONG_CPU_PACK_H
@@ -6,7 +6,6 @@
 #include "rows.h"
 
 typedef uint16_t elem; /* bf16 */
-#define BLOCK 256      /* keys that are packed at a time: the row length of probabilities */
 #define TILE  512      /* bf16 in a tile: 16 rows of 64 bytes */
 
 #define KEYS_TAME 0x4480 /* 1024 in bf16: fixed point does for keys that are all below */
@@ -17,6 +16,12 @@ static inline int value_row(int j) { return j % 16 / 4 * 4 + j % 4 / 2 + j / 16 
 
 static inline __m512i bf16_of(const float * lo, const float * hi) {
     return (__m512i) _mm512_cvtne2ps_pbh(_mm512_loadu_ps(hi), _mm512_loadu_ps(lo));
+}
+
+static inline void wide_pack_query(elem * dst, const float * q, int dk) {
+    for (int i = 0; i < dk; i += 32) {
+        _mm512_storeu_si512(dst + i, bf16_of(q + i, q + i + 16));
+    }
 }
 
 /* Rows that no vector of 32 fits go through float32: stage [pad32(d)] holds such a row. */

@@ -1,0 +1,25 @@
+/* isa_avx512bf16.c - the tile body for x86-64 with AVX-512's products of bf16 pairs: AMD from Zen 4 on. */
+#define PLONG_ISA_AVX512
+#define PLONG_ISA_BF16
+#define PLONG_ISA_STRING "avx512bf16"
+#define PLONG_NAME(x)    x##_avx512bf16
+
+#include <cpuid.h>
+#include <stdbool.h>
+
+#include "attn.h"
+
+extern const struct plong_kernel plong_kernel_avx512;
+
+static bool isa_usable(void) {
+    unsigned a, b, c, d;
+    if (!plong_kernel_avx512.usable() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        return false;
+    }
+    if (!(c & 1u << 1) || !(c & 1u << 11)) { /* AVX512_VBMI, AVX512_VNNI */
+        return false;
+    }
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5); /* AVX512_BF16 */
+}
+
+#include "tile.h"
