@@ -172,6 +172,17 @@ def alibi_slopes(n: int, max_bias: float) -> list[float]:
     return alibi_slopes(lower, max_bias) + alibi_slopes(2 * lower, max_bias)[0::2][: n - lower]
 
 
+def _dots(a: Array, b: Array) -> Array:
+    """Sums of products over the last axis. In float32 one is added after the other, as a plain loop does it: how
+    exact BLAS is differs from processor to processor."""
+    if a.dtype == np.float64:
+        return np.asarray(np.einsum("...d,...d->...", a, b, optimize=True))
+    total = np.zeros(np.broadcast_shapes(a.shape, b.shape)[:-1], np.float32)
+    for i in range(a.shape[-1]):
+        total += a[..., i] * b[..., i]
+    return total
+
+
 def attention(
     q_raw: Array,
     k_raw: Array,
@@ -208,14 +219,14 @@ def attention(
         # R(p - t) = R(-t) R(p): rotating both sides is the same and needs no rotation per pair.
         q = round_to(rotate(q, q_pos[:, None], freqs, n_rot, neox, magnitude), precision)
         k = round_to(rotate(k, k_pos[:, None], freqs, n_rot, neox, magnitude), precision)
-        dots = np.stack([q[:, h] @ k[:, h // group].T for h in range(n_head)])
+        dots = np.stack([_dots(q[:, None, h], k[None, :, h // group]) for h in range(n_head)])
     else:
         dots = np.zeros((n_head, len(q_pos), len(k_pos)), q.dtype)
         k = np.repeat(round_to(k, precision), group, axis=1)
         for i, p in enumerate(q_pos):
             apart = np.where(k_pos <= p, distance(rope, p, np.minimum(k_pos, p)), 0)
             turned = round_to(rotate(q[i], apart[:, None], freqs, n_rot, neox, magnitude**2), precision)
-            dots[:, i] = np.einsum("khd,khd->hk", turned if n_rot else np.broadcast_to(turned, k.shape), k)
+            dots[:, i] = _dots(turned if n_rot else np.broadcast_to(turned, k.shape), k).T
     dense = layer < plan.dense_layers
     phases = [Phase(window=ALL) if dense else phase for phase in (plan.prefill, plan.tail)]
     log_w = np.empty((len(q_pos), len(k_pos)))
@@ -230,12 +241,12 @@ def attention(
             logits -= alibi_slopes(n_head, max_bias)[h] * (q_pos[reading, None] - k_pos).astype(q.dtype)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         weights = round_to(weights / weights.sum(axis=1, keepdims=True), precision)
-        out[reading, h] = weights @ v[:, h // group]
+        out[reading, h] = _dots(weights[:, None], v[None, :, h // group].swapaxes(1, 2))
     return out
 
 
 def naive(*args: Any, precision: Literal["f32", "f16", "bf16"], **named: Any) -> Array:
-    """attention() as one would first write it in a lower precision: float32 arithmetic, and rotated q,
+    """attention() as one would first write it in a lower precision: float32 arithmetic in plain loops, and rotated q,
     rotated k, v and the softmax weights rounded to f16 or bf16. Its error is the yardstick: a kernel may have
     at most twice as much."""
     return attention(*args, **named, precision=precision)
