@@ -4,13 +4,15 @@
 
 #include "blocks.h"
 
-#ifdef PLONG_ISA_AMX
-#include "few_quant_keys.h"
-#include "few_quant_values.h"
+#if defined(PLONG_ISA_AMX)
+#include "few_tiles_keys.h"
+#include "few_tiles_values.h"
+#elif defined(PLONG_ISA_BF16)
+#include "few_vnni.h"
 #endif
 
 static bool reads_in_place(int32_t type, int d) {
-    return d % 16 == 0 && (type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16);
+    return d % (few_is_quant(type) ? 32 : 16) == 0;
 }
 
 /* Keys of a job of few rows, where they lie in the cache: those of head 0 of the tile, and the ones that come next. */
@@ -39,7 +41,7 @@ static void few_logits_converted(struct tile_run * t, const struct keys * b, int
         } else {
             float_rows(t, x, b->n, c->k_type, c->d_k, t->dk);
         }
-        few_logits(rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, into, &none);
+        few_logits(rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, NULL, into, &none);
         if (z > z0) {
             merge_zone(t, s, FEW_BLOCK, i0, rows, b, z);
         }
@@ -54,16 +56,16 @@ static void few_values_converted(struct tile_run * t, const struct keys * b, int
     cache_rows(x, b, t->v_base + kv * c->v_head, c->v_cell);
     float_rows(t, x, b->n, c->v_type, c->d_v, t->dv);
     few_values(
-        rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_v), p,
+        rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_v), p, NULL,
         t->mem.js.acc + (size_t) i0 * t->dv, t->dv, &none);
 }
 
-#ifdef PLONG_ISA_AMX
+#ifdef PLONG_ISA_BF16
 static bool quant_keys(const struct tile_run * t) {
-    return t->map == PLONG_MAP_ABSOLUTE && quant_type(t->call->k_type) && t->call->d_k % 32 == 0;
+    return t->map == PLONG_MAP_ABSOLUTE && few_is_quant(t->call->k_type) && t->call->d_k % 32 == 0;
 }
 
-static bool quant_vals(const struct tile_run * t) { return quant_type(t->call->v_type) && t->call->d_v % 32 == 0; }
+static bool quant_vals(const struct tile_run * t) { return few_is_quant(t->call->v_type) && t->call->d_v % 32 == 0; }
 
 /* Sets up a job of few rows: the queries' digits, one kv head after the other. */
 static void few_begin(struct tile_run * t) {
@@ -118,7 +120,7 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
         few_logits_quant(t, x, kv, s);
     } else if (t->map == PLONG_MAP_ABSOLUTE && reads_in_place(c->k_type, c->d_k)) {
         const float * q = (const float *) t->mem.jq + (size_t) i0 * t->dk;
-        few_logits(rows, c->k_type, x->k, b->n, kv * c->k_head, c->d_k, q, t->dk, s, &x->k_ahead);
+        few_logits(rows, c->k_type, x->k, b->n, kv * c->k_head, c->d_k, q, t->dk, t->mem.stage, s, &x->k_ahead);
     } else {
         few_logits_converted(t, b, kv, s);
     }
@@ -141,7 +143,7 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
     if (quant_vals(t)) {
         few_values_quant(t, x, kv, s);
     } else if (reads_in_place(c->v_type, c->d_v)) {
-        few_values(rows, c->v_type, x->v, b->n, kv * c->v_head, c->d_v, s, acc, t->dv, &x->v_ahead);
+        few_values(rows, c->v_type, x->v, b->n, kv * c->v_head, c->d_v, s, t->mem.stage, acc, t->dv, &x->v_ahead);
     } else {
         few_values_converted(t, b, kv, s);
     }

@@ -1,57 +1,17 @@
 /*
  * few_quant.h - what reading a q8_0 or q4_0 cache for a few query rows (decode) needs, for logits and for P*V: in the
- * cache's own integers, by AMX products of bytes, exact in int32. Queries and probabilities become two signed bytes each,
- * 15 bits and a sign, a hundred times finer than the bf16 of wider tiles.
+ * cache's own integers, products exact in int32. Queries and probabilities become integers of 15 bits and a sign, a
+ * hundred times finer than the bf16 of wider tiles.
  */
 #ifndef PLONG_CPU_FEW_QUANT_H
 #define PLONG_CPU_FEW_QUANT_H
 
 #include "blocks.h"
 
-#define QUANT_ROWS  4 /* query rows of a group: their digits are 8 rows, or columns, of a tile */
-#define QUANT_GROUP ((PLONG_FEW + QUANT_ROWS - 1) / QUANT_ROWS)
-#define QUANT_ONE   16383.0f /* the largest value: its high digit stays below 64 */
-
-/* Tiles; names that the compiler's own macros can put into an instruction */
-#define K_SUMS    0
-#define K_SUMS_2  1
-#define K_KEYS    2
-#define K_QUERIES 3
-#define V_SUMS    4
-#define V_SUMS_2  5
-#define V_WEIGHTS 6
-#define V_VALUES  7
-
-static inline bool quant_type(int32_t type) { return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0; }
-
-PLONG_INLINE size_t quant_bytes(const int32_t type) {
-    return type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block);
-}
+#define QUANT_ONE 16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
 
 /* Bytes from the begin of a row to the integers of block b: a scale comes before them in both types */
-PLONG_INLINE size_t quant_at(const int32_t type, int b) { return (size_t) b * quant_bytes(type) + sizeof(uint16_t); }
-
-static void quant_config(int32_t k_type) {
-    struct tile_config c = { .palette = 1 };
-    for (int i = 0; i < 8; i++) {
-        c.bytes[i] = i < V_SUMS && k_type == GGML_TYPE_Q8_0 ? 32 : 64;
-        c.rows[i]  = (i >= V_SUMS && i < V_VALUES) || (i == K_QUERIES && k_type == GGML_TYPE_Q8_0) ? 8 : 16;
-    }
-    __asm__ volatile("" : : "r"(&c) : "memory"); /* as in wide_enter() */
-    _tile_loadconfig(&c);
-}
-
-/* The digits of x, |x| <= 16383, as bytes 0 and 1: x = d0 + 256 d1 */
-static inline __m512i quant_digits(__m512i x) {
-    const __m512i bias = _mm512_set1_epi32(0x8080);
-    return _mm512_xor_si512(_mm512_add_epi32(x, bias), bias);
-}
-
-/* Sums of the two digits */
-PLONG_INLINE vf quant_sum(const int32_t * lo, const int32_t * hi) {
-    const vf x = _mm512_cvtepi32_ps(_mm512_load_si512(lo)), y = _mm512_cvtepi32_ps(_mm512_load_si512(hi));
-    return vf_fma(y, vf_set1(256.0f), x);
-}
+PLONG_INLINE size_t quant_at(const int32_t type, int b) { return (size_t) b * few_quant_bytes(type) + sizeof(uint16_t); }
 
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
@@ -80,7 +40,7 @@ static struct quant_rows quant_rows(const char * const * row, int n, int32_t ste
 PLONG_INLINE __mmask32 quant_scale_words(const int32_t type, int m, int part) {
     __mmask32 words = 0;
     for (int b = 0; b < m; b++) {
-        const int at = b * (int) quant_bytes(type) / 2 - 32 * part;
+        const int at = b * (int) few_quant_bytes(type) / 2 - 32 * part;
         words |= at >= 0 && at < 32 ? (__mmask32) 1 << at : 0;
     }
     return words;
@@ -129,7 +89,7 @@ PLONG_INLINE void quant_scales_q4(const char * const * row, size_t at, int m, vf
 
 /* scale[4]: of 16 rows' blocks b .. b + m, m <= 4; 0 beyond. A row gives its words to all blocks at once. */
 PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int b, int m, vf * scale) {
-    const size_t at = (size_t) b * quant_bytes(type);
+    const size_t at = (size_t) b * few_quant_bytes(type);
     if (type == GGML_TYPE_Q8_0) {
         quant_scales_q8(row, at, m, scale);
     } else {
@@ -152,14 +112,27 @@ PLONG_INLINE __m512i quant_four(const char * const * row, const int stride, size
     return _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *) (row[3 * stride] + at)), 3);
 }
 
-/* The integers of q4_0's nibbles times 16, in [-128, 112]: QUANT_NIBBLE times too large. Dims 0-15 of a block, and 16-31 */
-#define QUANT_NIBBLE 16.0f
-
-PLONG_INLINE __m512i quant_high_nibbles(__m512i x) { /* (x ^ 0x80) & 0xf0 */
-    return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8((char) 0x80), _mm512_set1_epi8((char) 0xf0), 0x28);
+/* x[4] as squares of 4 x 4 words of 32 bits in each lane of 128 */
+PLONG_INLINE void quant_turn_words(__m512i * x) {
+    const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+    const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+    x[0] = _mm512_unpacklo_epi64(a, c);
+    x[1] = _mm512_unpackhi_epi64(a, c);
+    x[2] = _mm512_unpacklo_epi64(b, d);
+    x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-PLONG_INLINE __m512i quant_low_nibbles(__m512i x) { return quant_high_nibbles(_mm512_slli_epi16(x, 4)); }
+static inline float quant_max(vf a, vf b, vf c, vf d) { return vf_hmax(vf_max(vf_max(a, b), vf_max(c, d))); }
+
+/* p[64] becomes p over its largest, which is returned */
+static inline float quant_normalize(float * p) {
+    const float most = quant_max(vf_load(p), vf_load(p + 16), vf_load(p + 32), vf_load(p + 48));
+    const vf    f    = vf_set1(most > 1e-30f ? 1.0f / most : 0.0f);
+    for (int i = 0; i < FEW_BLOCK; i += 16) {
+        vf_store(p + i, vf_mul(vf_load(p + i), f));
+    }
+    return most;
+}
 
 /* The i-th of n parts of asking for `keys` of the keys ahead */
 PLONG_INLINE void quant_ask(struct few_ahead * ahead, int keys, int i, int n) {

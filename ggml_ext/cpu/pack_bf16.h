@@ -46,7 +46,12 @@ PLONG_INLINE __m512i row_bf16(int32_t type, const void * row, int i, const float
             hi                        = vf_mul(s, vf_i8(b->q + 16));
             break;
         }
-        default: q4_values((const struct q4_block *) row + i / 32, &lo, &hi); break;
+        default: {
+            const struct q4_block * b = (const struct q4_block *) row + i / 32;
+            const vf                s = vf_set1(f16_one(b->scale));
+            lo                        = vf_mul(s, vf_i4(b->q, false));
+            hi                        = vf_mul(s, vf_i4(b->q, true));
+        }
     }
     return (__m512i) _mm512_cvtne2ps_pbh(hi, lo);
 }

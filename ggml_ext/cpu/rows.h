@@ -49,39 +49,15 @@ static inline void row_q8(const struct q8_block * b, float * dst, int d) {
     }
 }
 
-#ifdef PLONG_ISA_AVX512
-/* One block: the 16 values that a nibble can have, looked up. */
-static inline void q4_values(const struct q4_block * b, vf * lo, vf * hi) {
-    const vf      digits = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    const vf      table  = vf_mul(digits, vf_set1(f16_one(b->scale)));
-    const __m512i q      = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) b->q));
-    *lo                  = _mm512_permutexvar_ps(q, table); /* by the low 4 bits */
-    *hi                  = _mm512_permutexvar_ps(_mm512_srli_epi32(q, 4), table);
-}
-
 static inline void row_q4(const struct q4_block * b, float * dst, int d) {
     for (int i = 0; i < d; i += 32, b++) {
-        vf lo, hi;
-        q4_values(b, &lo, &hi);
-        vf_store(dst + i, lo);
-        vf_store(dst + i + 16, hi);
-    }
-}
-#else
-static inline void row_q4(const struct q4_block * b, float * dst, int d) {
-    for (int i = 0; i < d; i += 32, b++) {
-        int8_t q[32];
-        for (int j = 0; j < 16; j++) {
-            q[j]      = (int8_t) (b->q[j] & 15) - 8;
-            q[j + 16] = (int8_t) (b->q[j] >> 4) - 8;
-        }
         const vf s = vf_set1(f16_one(b->scale));
-        for (int j = 0; j < 32; j += VW) {
-            vf_store(dst + i + j, vf_mul(s, vf_i8(q + j)));
+        for (int j = 0; j < 16; j += VW) {
+            vf_store(dst + i + j, vf_mul(s, vf_i4(b->q + j, false)));
+            vf_store(dst + i + 16 + j, vf_mul(s, vf_i4(b->q + j, true)));
         }
     }
 }
-#endif
 
 /* dst [plong_pad32(d)]: the row's d values, then zeros */
 static inline void row_to_f32(int32_t type, const void * src, float * dst, int d) {

@@ -1,7 +1,7 @@
 /*
  * simd.h - one vector of floats, `vf`, for the instruction set that the including file was compiled for
  * (PLONG_ISA_AVX512, PLONG_ISA_AVX2, PLONG_ISA_NEON, else scalar). VW lanes; MR x NV is the register block of gemm.h.
- * vf_any_gt: whether a > b in some lane. vf_sum4: the sums of four vectors. vf_transpose: VW vectors as a square.
+ * vf_i4: nibbles less 8, the high or the low ones of VW bytes. vf_any_gt: whether a > b in some lane. vf_sum4: the sums of four vectors. vf_transpose: VW vectors as a square.
  */
 #ifndef PLONG_CPU_SIMD_H
 #define PLONG_CPU_SIMD_H
@@ -46,6 +46,11 @@ static inline vf    vf_bf16(const uint16_t * p) {
 }
 static inline vf vf_i8(const int8_t * p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
+}
+static inline vf vf_i4(const uint8_t * p, bool high) {
+    const vf      digits = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512i x      = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) p));
+    return _mm512_permutexvar_ps(high ? _mm512_srli_epi32(x, 4) : x, digits); /* by the low 4 bits */
 }
 static inline bool vf_any_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 static inline vf   vf_exp2(vf x) {
@@ -130,6 +135,11 @@ static inline vf vf_bf16(const uint16_t * p) {
 static inline vf vf_i8(const int8_t * p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p)));
 }
+static inline vf vf_i4(const uint8_t * p, bool high) {
+    const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) p));
+    const __m256i y = high ? _mm256_srli_epi32(x, 4) : _mm256_and_si256(x, _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(y, _mm256_set1_epi32(8)));
+}
 static inline bool vf_any_gt(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
 static inline vf   vf_exp2(vf x) {
     const vf zero   = _mm256_cmp_ps(x, _mm256_set1_ps(EXP2_MIN), _CMP_LT_OQ);
@@ -195,6 +205,13 @@ static inline vf    vf_i8(const int8_t * p) {
     const int8x8_t b = vreinterpret_s8_s32(vdup_n_s32(word));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(b))));
 }
+static inline vf vf_i4(const uint8_t * p, bool high) {
+    uint32_t word;
+    memcpy(&word, p, sizeof(word));
+    const uint8x8_t b = vreinterpret_u8_u32(vdup_n_u32(high ? word >> 4 : word));
+    const int8x8_t  x = vsub_s8(vreinterpret_s8_u8(vand_u8(b, vdup_n_u8(15))), vdup_n_s8(8));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(x))));
+}
 static inline bool vf_any_gt(vf a, vf b) { return vmaxvq_u32(vcgtq_f32(a, b)) != 0; }
 static inline vf   vf_exp2(vf x) {
     const uint32x4_t zero = vcltq_f32(x, vdupq_n_f32(EXP2_MIN));
@@ -258,6 +275,7 @@ static inline vf vf_bf16(const uint16_t * p) {
     return y;
 }
 static inline vf   vf_i8(const int8_t * p) { return (float) *p; }
+static inline vf   vf_i4(const uint8_t * p, bool high) { return (float) ((high ? *p >> 4 : *p & 15) - 8); }
 static inline bool vf_any_gt(vf a, vf b) { return a > b; }
 static inline vf   vf_exp2(vf x) { return x < EXP2_MIN ? 0.0f : exp2f(x); }
 static inline void vf_sum4(vf a, vf b, vf c, vf d, float * out) {

@@ -12,7 +12,7 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
     const size_t zones = maps ? PLONG_ZONES : 1, padded = (size_t) rows + SUB;
     const size_t few_rows = (size_t) (rows < PLONG_FEW_ROWS ? rows : PLONG_FEW_ROWS);
     const size_t wide = padded * sizeof(elem), few = few_rows * sizeof(float);
-#ifdef PLONG_ISA_AMX
+#ifdef PLONG_ISA_BF16
     const size_t digits_size = quant_size((int) dk);
 #else
     const size_t digits_size = 0;

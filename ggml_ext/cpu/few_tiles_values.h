@@ -1,8 +1,8 @@
-/* few_quant_values.h - P*V of a few query rows against q8_0 or q4_0 values. */
-#ifndef PLONG_CPU_FEW_QUANT_VALUES_H
-#define PLONG_CPU_FEW_QUANT_VALUES_H
+/* few_tiles_values.h - P*V of a few query rows against q8_0 or q4_0 values. */
+#ifndef PLONG_CPU_FEW_TILES_VALUES_H
+#define PLONG_CPU_FEW_TILES_VALUES_H
 
-#include "few_quant.h"
+#include "few_tiles.h"
 
 #define QUADS (FEW_BLOCK / 4) /* of keys */
 
@@ -114,18 +114,6 @@ PLONG_INLINE void quant_add(
         vf_store(acc, vf_fma(a, f, vf_load(acc)));
         vf_store(acc + 16, vf_fma(b, f, vf_load(acc + 16)));
     }
-}
-
-static inline float quant_max(vf a, vf b, vf c, vf d) { return vf_hmax(vf_max(vf_max(a, b), vf_max(c, d))); }
-
-/* p[64] becomes p over its largest, which is returned */
-static inline float quant_normalize(float * p) {
-    const float most = quant_max(vf_load(p), vf_load(p + 16), vf_load(p + 32), vf_load(p + 48));
-    const vf    f    = vf_set1(most > 1e-30f ? 1.0f / most : 0.0f);
-    for (int i = 0; i < FEW_BLOCK; i += 16) {
-        vf_store(p + i, vf_mul(vf_load(p + i), f));
-    }
-    return most;
 }
 
 /* V and probabilities of block b as tiles. scale[4]: of the block, 16 keys each */

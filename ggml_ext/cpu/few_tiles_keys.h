@@ -1,11 +1,11 @@
 /*
- * few_quant_keys.h - logits of a few query rows against q8_0 or q4_0 keys. q8_0: keys are the rows of a tile, read from the
+ * few_tiles_keys.h - logits of a few query rows against q8_0 or q4_0 keys. q8_0: keys are the rows of a tile, read from the
  * cache as they lie. q4_0: unpacked, keys are the columns, 4 dims of each side by side.
  */
-#ifndef PLONG_CPU_FEW_QUANT_KEYS_H
-#define PLONG_CPU_FEW_QUANT_KEYS_H
+#ifndef PLONG_CPU_FEW_TILES_KEYS_H
+#define PLONG_CPU_FEW_TILES_KEYS_H
 
-#include "few_quant.h"
+#include "few_tiles.h"
 
 /* Bytes of the digits of a group's queries, and of all groups' with their weights: quant_queries() */
 static size_t quant_group_size(int d) { return (size_t) ((d / 32 + 1) / 2) * 1024; }
@@ -65,16 +65,6 @@ PLONG_INLINE void quant_load_q8(struct quant_keys * k, const char * const * row,
             _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256((const __m256i *) x));
         }
     }
-}
-
-/* x[4] as squares of 4 x 4 words of 32 bits in each lane of 128 */
-PLONG_INLINE void quant_turn_words(__m512i * x) {
-    const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
-    const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
-    x[0] = _mm512_unpacklo_epi64(a, c);
-    x[1] = _mm512_unpackhi_epi64(a, c);
-    x[2] = _mm512_unpacklo_epi64(b, d);
-    x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
 PLONG_INLINE void quant_load_q4(struct quant_keys * k, const char * const * row, int b, int m) {
@@ -227,7 +217,7 @@ PLONG_INLINE void quant_logits_of(
         if (i < steps) {
             const struct quant_step at = quant_step(i, nb);
             for (int j = at.key + 16; at.block == 0 && j < at.key + 32 && j < x->n; j++) {
-                few_near(x->row[j], nb * (int) quant_bytes(type));
+                few_near(x->row[j], nb * (int) few_quant_bytes(type));
             }
             quant_ask(ahead, 16, at.block / 4, (nb + 3) / 4);
             quant_load(type, &keys[i % 2], x, at, digits, groups, d);
