@@ -20,6 +20,7 @@ FLOOR = 2e-6  # what float32 leaves of values around 1 when the naive computatio
 
 
 NAIVE = {"amx": "bf16", "avx512bf16": "bf16"}  # what an instruction set computes in; the others: f32
+BF16 = [name for name in NAIVE if name in ISAS]
 
 
 @cache
@@ -105,6 +106,24 @@ def test_nan_shows(forced: str, bad: str, n_past: int) -> None:
         assert np.isfinite(got[:, 2:]).all()
 
 
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("bad", ["q", "k", "v"])
+def test_nan_shows_in_decode(forced: str, bad: str, kv_type: str) -> None:
+    op = OpCase(Case("nan decode", seqs=(Seq(200, 1),), kv_type=kv_type))
+    if bad == "q":
+        op.q[0, 1, 5] = np.nan
+        assert np.isnan(op.run()[0, 1]).all()
+        return
+    raw = bytearray(op.k_bytes if bad == "k" else op.v_bytes)
+    at = len(raw) // op.n_kv * 100  # of cell 100: a scale, or a number
+    raw[at : at + 2] = np.array(np.nan, np.float16).tobytes()
+    op.k_bytes, op.v_bytes = (bytes(raw), op.v_bytes) if bad == "k" else (op.k_bytes, bytes(raw))
+    got = op.run()
+    assert np.isnan(got[0, :2]).any(axis=1).all(), "both queries of this kv head read the key"
+    assert np.isfinite(got[0, 2:]).all()
+
+
 def _set_key(op: OpCase, which: str, at: int, value: float) -> None:
     """One number of a key, in the first kv head."""
     array = np.array(op.k if which == "k" else op.v)
@@ -149,8 +168,8 @@ def test_a_plan_that_covers_all_equals_exact(forced: str, n_keys: int) -> None:
     assert np.abs(OpCase(both).run() - expected).max() <= allowed
 
 
-@pytest.mark.skipif("amx" not in ISAS, reason="this processor has no AMX")
-@pytest.mark.parametrize("forced", ["amx"], indirect=True)
+@pytest.mark.skipif(not BF16, reason="this processor multiplies no bf16")
+@pytest.mark.parametrize("forced", BF16, indirect=True)
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith("quantized/")])
 def test_decode_of_a_quantized_cache_is_finer_than_bf16(forced: str, name: str) -> None:
     expected, allowed = known(BY_NAME[name], "bf16")

@@ -8,12 +8,11 @@
 #include "few_tiles_keys.h"
 #include "few_tiles_values.h"
 #elif defined(PLONG_ISA_BF16)
-#include "few_vnni.h"
+#include "few_vnni_keys.h"
+#include "few_vnni_values.h"
 #endif
 
-static bool reads_in_place(int32_t type, int d) {
-    return d % (few_is_quant(type) ? 32 : 16) == 0;
-}
+static bool reads_in_place(int32_t type, int d) { return d % (few_is_quant(type) ? 32 : 16) == 0; }
 
 /* Keys of a job of few rows, where they lie in the cache: those of head 0 of the tile, and the ones that come next. */
 struct few_keys {
@@ -41,7 +40,8 @@ static void few_logits_converted(struct tile_run * t, const struct keys * b, int
         } else {
             float_rows(t, x, b->n, c->k_type, c->d_k, t->dk);
         }
-        few_logits(rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, NULL, into, &none);
+        few_logits(
+            rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, NULL, into, &none);
         if (z > z0) {
             merge_zone(t, s, FEW_BLOCK, i0, rows, b, z);
         }

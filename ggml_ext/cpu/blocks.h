@@ -24,7 +24,7 @@ struct tile_mem {
     elem *             p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
     float *            f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
     float *            stage;  /* [16][max(dk, dv)] */
-    uint8_t *          digits; /* queries of a job of few rows in bytes: few_quant_keys.h */
+    uint8_t *          digits; /* queries of a job of few rows in integers: few_tiles_keys.h, few_vnni_keys.h */
     float *            q;      /* [zones][rows][dk] */
     void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job has few rows */
     struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */

@@ -20,7 +20,8 @@ PLONG_INLINE size_t few_quant_bytes(const int32_t type) {
 
 /* Of d dims in the cache */
 PLONG_INLINE size_t few_bytes(const int32_t type, int d) {
-    return few_is_quant(type) ? (size_t) (d / 32) * few_quant_bytes(type) : (size_t) d * (type == GGML_TYPE_F32 ? 4 : 2);
+    return few_is_quant(type) ? (size_t) (d / 32) * few_quant_bytes(type)
+                              : (size_t) d * (type == GGML_TYPE_F32 ? 4 : 2);
 }
 
 /* VW values of a row from dim i + u on: what is to be multiplied by few_scale(). i: in quantized types a multiple of 32, u
@@ -141,7 +142,7 @@ PLONG_INLINE void few_values_block(
         }
         for (int i = 0; i < vectors_of; i++) {
             const int u = few_is_quant(type) ? u0 + i * VW : 0, b = few_is_quant(type) ? b0 + u / 32 * 32 : i0 + i * VW;
-            x[i]        = few_scaled(type, few_load(type, v[j] + at, b, u % 32), scale, b, j);
+            x[i] = few_scaled(type, few_load(type, v[j] + at, b, u % 32), scale, b, j);
         }
         for (int r = 0; r < rows_of; r++) {
             const vf y = vf_set1(p[r * FEW_BLOCK + j]);

@@ -8,10 +8,13 @@
 
 #include "blocks.h"
 
-#define QUANT_ONE 16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
+#define QUANT_ONE \
+    16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
 
 /* Bytes from the begin of a row to the integers of block b: a scale comes before them in both types */
-PLONG_INLINE size_t quant_at(const int32_t type, int b) { return (size_t) b * few_quant_bytes(type) + sizeof(uint16_t); }
+PLONG_INLINE size_t quant_at(const int32_t type, int b) {
+    return (size_t) b * few_quant_bytes(type) + sizeof(uint16_t);
+}
 
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
@@ -122,14 +125,35 @@ PLONG_INLINE void quant_turn_words(__m512i * x) {
     x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-static inline float quant_max(vf a, vf b, vf c, vf d) { return vf_hmax(vf_max(vf_max(a, b), vf_max(c, d))); }
+/* The largest |x| of n vectors; NaN when one is: vf_max() may lose it. */
+PLONG_INLINE float quant_most(const vf * x, int n) {
+    vf top = vf_zero(), sum = vf_zero();
+    for (int i = 0; i < n; i++) {
+        const vf a = vf_abs(x[i]);
+        top        = vf_max(top, a);
+        sum        = vf_add(sum, a);
+    }
+    return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) ? NAN : vf_hmax(top);
+}
 
 /* p[64] becomes p over its largest, which is returned */
 static inline float quant_normalize(float * p) {
-    const float most = quant_max(vf_load(p), vf_load(p + 16), vf_load(p + 32), vf_load(p + 48));
+    const vf    x[4] = { vf_load(p), vf_load(p + 16), vf_load(p + 32), vf_load(p + 48) };
+    const float most = quant_most(x, 4);
     const vf    f    = vf_set1(most > 1e-30f ? 1.0f / most : 0.0f);
-    for (int i = 0; i < FEW_BLOCK; i += 16) {
-        vf_store(p + i, vf_mul(vf_load(p + i), f));
+    for (int i = 0; i < 4; i++) {
+        vf_store(p + 16 * i, vf_mul(x[i], f));
+    }
+    return most;
+}
+
+/* The largest |q| of d dims */
+static inline float quant_reach(const float * q, int d) {
+    float most = 0.0f;
+    for (int i = 0; i < d; i += 32) {
+        const vf    x[2] = { vf_load(q + i), vf_load(q + i + 16) };
+        const float y    = quant_most(x, 2);
+        most             = y > most || y != y ? y : most; /* NaN stays */
     }
     return most;
 }

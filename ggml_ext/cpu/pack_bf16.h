@@ -6,7 +6,7 @@
 #include "rows.h"
 
 typedef uint16_t elem; /* bf16 */
-#define TILE  512      /* bf16 in a tile: 16 rows of 64 bytes */
+#define TILE 512       /* bf16 in a tile: 16 rows of 64 bytes */
 
 #define KEYS_TAME 0x4480 /* 1024 in bf16: fixed point does for keys that are all below */
 

@@ -18,5 +18,5 @@ const struct plong_kernel * const plong_kernels[] = {
 #ifdef PLONG_AVX512BF16
     &plong_kernel_avx512bf16,
 #endif
-    &plong_kernel_avx512, &plong_kernel_avx2, &plong_kernel_scalar, NULL,
+    &plong_kernel_avx512,     &plong_kernel_avx2, &plong_kernel_scalar, NULL,
 };

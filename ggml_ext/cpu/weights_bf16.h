@@ -5,7 +5,6 @@
 #include "pack_bf16.h"
 #include "softmax.h"
 
-
 /* 2^x for x <= LAZY: minimax of degree 3 on [0, 1), relative error below 8e-5 where bf16 rounds at 2e-3 */
 static inline vf exp2_bf16(vf x) {
     const __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(EXP2_MIN), _CMP_NLT_UQ); /* NaN too */
