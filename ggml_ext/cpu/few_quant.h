@@ -49,20 +49,30 @@ PLONG_INLINE __mmask32 quant_scale_words(const int32_t type, int m, int part) {
     return words;
 }
 
+PLONG_INLINE __m512i quant_or(const __m512i * x) {
+    return _mm512_or_si512(_mm512_or_si512(x[0], x[1]), _mm512_or_si512(x[2], x[3]));
+}
+
 /* Words 0 and 17 of a row, and 34 and 51, to their places among those of 16 rows: each goes there at once. */
 PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, int m, vf * scale) {
     const __mmask32 first = quant_scale_words(GGML_TYPE_Q8_0, m, 0), second = quant_scale_words(GGML_TYPE_Q8_0, m, 1);
     const __m512i   to01 = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xffff0000u, 17);
     const __m512i   to23 = _mm512_mask_set1_epi16(_mm512_set1_epi16(2), 0xffff0000u, 19);
-    __m512i         x = _mm512_setzero_si512(), y = x;
+    __m512i         part[2][4]; /* by every fourth row: each waits for the one before */
+    for (int j = 0; j < 4; j++) {
+        part[0][j] = part[1][j] = _mm512_setzero_si512();
+    }
 #pragma GCC unroll 16
     for (int j = 0; j < 16; j++) {
         const __mmask32 here = (__mmask32) 0x00010001u << j;
-        x = _mm512_mask_permutexvar_epi16(x, here, to01, _mm512_maskz_loadu_epi16(first, row[j] + at));
+        const __m512i   a    = _mm512_maskz_loadu_epi16(first, row[j] + at);
+        part[0][j % 4]       = _mm512_mask_permutexvar_epi16(part[0][j % 4], here, to01, a);
         if (m > 2) {
-            y = _mm512_mask_permutexvar_epi16(y, here, to23, _mm512_maskz_loadu_epi16(second, row[j] + at + 64));
+            const __m512i b = _mm512_maskz_loadu_epi16(second, row[j] + at + 64);
+            part[1][j % 4]  = _mm512_mask_permutexvar_epi16(part[1][j % 4], here, to23, b);
         }
     }
+    const __m512i x = quant_or(part[0]), y = quant_or(part[1]);
     scale[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(x));
     scale[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
     scale[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(y));
