@@ -83,8 +83,8 @@ static void part_logits(
         const bool near = zone_unfolds(t->map, z);
         pack_keys(t, all, near, done);
         struct wide_work work = wide_begin(
-            part_queries(t, part, z), near ? t->mem.k_near : t->mem.k, part->j0, part->keys.n, t->call->d_k,
-            z == z0 ? s : t->mem.s_zone);
+            part_queries(t, part, z), near ? t->mem.k_near : t->mem.k, part_rows(t, part), part->j0, part->keys.n,
+            t->call->d_k, z == z0 ? s : t->mem.s_zone);
         wide_end(&work);
         if (z > z0) {
             merge_zone(t, s, CHUNK, part->sub * SUB, part_rows(t, part), &part->keys, z);
@@ -160,7 +160,8 @@ static void block_wide(struct tile_run * t, const struct key_block * block) {
         ready = AHEAD && more && t->map == PLONG_MAP_ABSOLUTE;
         if (ready) {
             s    = now == t->mem.s ? t->mem.s + SUB * CHUNK : t->mem.s;
-            work = wide_begin(part_queries(t, &then, 0), t->mem.k, then.j0, then.keys.n, t->call->d_k, s);
+            work = wide_begin(
+                part_queries(t, &then, 0), t->mem.k, part_rows(t, &then), then.j0, then.keys.n, t->call->d_k, s);
         }
         if (part_probabilities(t, &part, now, first < 0 ? 0 : part.j0 - first, &done, &work, p + part.j0)) {
             first = first < 0 ? part.j0 : first;
@@ -168,7 +169,9 @@ static void block_wide(struct tile_run * t, const struct key_block * block) {
         }
         if (first >= 0 && (!more || then.sub != part.sub)) {
             pack_values(t, &b, &done);
-            wide_values(p, t->mem.v, first, last - first, t->dv, t->mem.js.acc + (size_t) part.sub * SUB * t->dv);
+            wide_values(
+                p, t->mem.v, part_rows(t, &part), first, last - first, t->dv,
+                t->mem.js.acc + (size_t) part.sub * SUB * t->dv);
             first = -1;
         }
     }

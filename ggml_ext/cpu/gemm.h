@@ -33,7 +33,7 @@ PLONG_INLINE void gemm_block(int n, const float * a, int lda, const float * b, f
     }
 }
 
-/* c[rows][cols] (+)= a[rows][n] * b; b in cols / PANEL panels of [depth][PANEL]. rows a multiple of MR, n <= depth. */
+/* c[rows][cols] (+)= a[rows][n] * b; b in cols / PANEL panels of [depth][PANEL]. n <= depth. As many rows as the next multiple of MR are there. */
 PLONG_INLINE void gemm(
     int rows, int cols, int n, int depth, const float * a, int lda, const float * b, float * c, int ldc,
     const bool add) {

@@ -49,7 +49,8 @@ struct wide_work {
 };
 
 /* Keys j0 .. j0 + n, and what pads them to a multiple of 32 */
-static inline struct wide_work wide_begin(const elem * q, const elem * k, int j0, int n, int d, float * s) {
+static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
+    (void) rows; /* a tile of fewer takes as long */
     const int ds = plong_pad32(d);
     return (struct wide_work) { .q = q, .k = k + (size_t) j0 * ds, .s = s, .ds = ds, .left = n };
 }
@@ -132,7 +133,8 @@ PLONG_INLINE void wide_ask(const float ** next, int dv) {
 }
 
 /* acc[SUB][dv] += p[SUB][j0 ..] * v for keys j0 .. j0 + n, padded to 32 */
-static void wide_values(const elem * p, const elem * v, int j0, int n, int dv, float * acc) {
+static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {
+    (void) rows;
     const size_t ps = BLOCK * sizeof(elem), as = (size_t) dv * sizeof(float);
     float *      last = NULL;
     p += j0;

@@ -3,10 +3,10 @@
 #ifndef PLONG_CPU_WIDE_H
 #define PLONG_CPU_WIDE_H
 
-#define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
+#define BLOCK 128 /* keys that are packed at a time: the row length of probabilities */
 #define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
 #define AHEAD 0
-#define SUB   24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
+#define SUB   48 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
 #define PAD   32 /* logits of a chunk are padded to a multiple of this */
 
 #include "weights_bf16.h"
@@ -43,18 +43,27 @@ PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, flo
     }
 }
 
-/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T for keys j0 .. j0 + n, and what pads them to a multiple of 32. Nothing goes on
- * beside the softmax, which takes few of the instructions. */
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple of
+ * 32. Nothing goes on beside the softmax, which takes few of the instructions. */
 struct wide_work {
     int left; /* 0 */
 };
 
-static inline struct wide_work wide_begin(const elem * q, const elem * k, int j0, int n, int d, float * s) {
-    const int ds = plong_pad32(d);
+PLONG_INLINE void bf16_logits(const elem * q, const elem * k, int rows, int n, const int ds, float * s) {
     for (int j = 0; j < n; j += 32) {
-        for (int i = 0; i < SUB; i += MR) {
-            bf16_block(ds, q + i * ds, ds, k + (size_t) (j0 + j) * ds, s + i * CHUNK + j, CHUNK, false);
+        for (int i = 0; i < rows; i += MR) {
+            bf16_block(ds, q + i * ds, ds, k + (size_t) j * ds, s + i * CHUNK + j, CHUNK, false);
         }
+    }
+}
+
+static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
+    const int ds = plong_pad32(d);
+    k += (size_t) j0 * ds;
+    switch (ds) { /* as a variable it takes more registers than there are */
+        case 64: bf16_logits(q, k, rows, n, 64, s); break;
+        case 128: bf16_logits(q, k, rows, n, 128, s); break;
+        default: bf16_logits(q, k, rows, n, ds, s); break;
     }
     return (struct wide_work) { 0 };
 }
@@ -63,12 +72,12 @@ static inline void wide_quarter(struct wide_work * w, int x) { (void) w, (void) 
 
 static inline void wide_end(struct wide_work * w) { (void) w; }
 
-/* acc[SUB][dv] += p[SUB][j0 ..] * v for keys j0 .. j0 + n, padded to 32 */
-static void wide_values(const elem * p, const elem * v, int j0, int n, int dv, float * acc) {
+/* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n, padded to 32 */
+static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {
     n = (n + 31) & ~31;
     v += (size_t) (j0 / 32) * 2 * TILE;
     for (int i = 0; i < dv; i += 32, v += (BLOCK / 32) * 2 * TILE) {
-        for (int r = 0; r < SUB; r += MR) {
+        for (int r = 0; r < rows; r += MR) {
             bf16_block(n, p + r * BLOCK + j0, BLOCK, v, acc + r * dv + i, dv, true);
         }
     }

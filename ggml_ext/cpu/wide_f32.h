@@ -68,14 +68,14 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
     }
 }
 
-/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T for keys j0 .. j0 + n, and what pads them to a multiple of 32. Products
- * and softmax are work for the same units: nothing goes on beside the softmax. */
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple
+ * of 32. Products and softmax are work for the same units: nothing goes on beside the softmax. */
 struct wide_work {
     int left; /* 0 */
 };
 
-static inline struct wide_work wide_begin(const elem * q, const elem * k, int j0, int n, int d, float * s) {
-    gemm(SUB, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
+static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
+    gemm(rows, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
     return (struct wide_work) { 0 };
 }
 
@@ -107,9 +107,9 @@ static inline enum fixed wide_fixed(const float * s, elem * p, int n, float shif
     return FIXED_FAILED;
 }
 
-/* acc[SUB][dv] += p[SUB][j0 ..] * v for keys j0 .. j0 + n */
-static void wide_values(const elem * p, const elem * v, int j0, int n, int dv, float * acc) {
-    gemm(SUB, dv, n, BLOCK, p + j0, CHUNK, v + (size_t) j0 * PANEL, acc, dv, true);
+/* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n */
+static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {
+    gemm(rows, dv, n, BLOCK, p + j0, CHUNK, v + (size_t) j0 * PANEL, acc, dv, true);
 }
 
 #endif
