@@ -4,7 +4,7 @@
 #   make test             the tests
 #   make check            format, lint, types and tests: what a change must pass
 #   make bench            every bench, the last line of each is JSON
-#   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer, AMX emulated
 #   make emulate          the op's cases on 64-bit Arm, in qemu-user with gcc's cross compiler
 #   make upstream-tests   llama.cpp's own tests on the patched tree
 #   make build            .venv, and the libraries in pyllama_long/lib

@@ -51,7 +51,7 @@ class LongLlama(llama_cpp.Llama):
     rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
     progress: called with (tokens done, tokens in all) after each chunk of a prompt.
     precision: of attention; auto, the fastest the processor has (bf16 products with float32 sums where it has
-    AMX tiles), or f32, float32 throughout with no key skipped.
+    them: AMX, AVX512-BF16), or f32, float32 throughout with no key skipped.
     The other arguments are those of Llama; unknown ones are ignored with a warning.
 
     Besides llama_cpp's attributes: plan, rope, precision, n_train (trained length in tokens).
