@@ -165,7 +165,7 @@ struct plong_run { /* cells cell .. cell+n hold the keys at positions pos .. pos
 };
 
 enum plong_precision {
-    PLONG_PRECISION_AUTO = 0, /* the fastest that the processor has: bf16 products with float32 sums where there are any */
+    PLONG_PRECISION_AUTO = 0, /* the fastest that the processor has: bf16 products with float32 sums if any */
     PLONG_PRECISION_F32  = 1, /* float32 throughout, and no key is skipped */
 };
 
