@@ -26,6 +26,16 @@ def demo_model() -> str:
     return str(Path(pyllama_long.__file__).parent / "data" / "demo.gguf")
 
 
+@pytest.fixture(scope="session")
+def float_model(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the embedded model with float32 weights."""
+    import float_model
+
+    path = tmp_path_factory.mktemp("models") / "float.gguf"
+    float_model.write(demo_model, path)
+    return str(path)
+
+
 @pytest.fixture(scope="module")
 def llm(demo_model: str) -> Iterator[LongLlama]:
     """n_ctx 512, chunks of 64 tokens."""

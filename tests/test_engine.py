@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -35,7 +36,16 @@ from pyllama_long.engine import (
 # ---- answers -----------------------------------------------------------------------------------------------
 
 
-def test_a_greedy_answer_is_that_of_longllama(engine: Engine, llm: LongLlama) -> None:
+@pytest.fixture(scope="module")
+def floats(float_model: str) -> Iterator[tuple[Engine, LongLlama]]:
+    llm = LongLlama(float_model, n_ctx=512, n_batch=64, precision="f32")
+    with Engine(EngineConfig(float_model, n_ctx=512, n_batch=64, n_parallel=4, precision="f32")) as engine:
+        yield engine, llm
+    llm.close()
+
+
+def test_a_greedy_answer_is_that_of_longllama(floats: tuple[Engine, LongLlama]) -> None:
+    engine, llm = floats
     prompt = prose(engine, 150)
     got = answer(engine.submit(Request(prompt, 60, GREEDY, salt="alone")))
     assert got.cached == 0
@@ -44,7 +54,8 @@ def test_a_greedy_answer_is_that_of_longllama(engine: Engine, llm: LongLlama) ->
     assert (got.usage.n_prompt, got.usage.n_completion, got.reason) == (150, 60, "length")
 
 
-def test_company_changes_no_answer(engine: Engine, llm: LongLlama) -> None:
+def test_company_changes_no_answer(floats: tuple[Engine, LongLlama]) -> None:
+    engine, llm = floats
     prompts = [prose(engine, n, seed) for seed, n in enumerate((40, 90, 130, 7))]
     handles = [engine.submit(Request(prompt, 40, GREEDY)) for prompt in prompts]
     for prompt, handle in zip(prompts, handles, strict=True):

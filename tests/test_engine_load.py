@@ -20,8 +20,8 @@ CLIENTS, REQUESTS = 32, 3
 
 
 @pytest.fixture(scope="module")
-def reference(demo_model: str) -> Iterator[LongLlama]:
-    model = LongLlama(demo_model, n_ctx=4096, rope="native", precision="f32", n_batch=256)
+def reference(float_model: str) -> Iterator[LongLlama]:
+    model = LongLlama(float_model, n_ctx=4096, rope="native", precision="f32", n_batch=256)
     yield model
     model.close()
 
@@ -62,9 +62,9 @@ class Client:
                     self.answers[i] = ids
 
 
-def test_thirty_two_clients(demo_model: str, reference: LongLlama) -> None:
+def test_thirty_two_clients(float_model: str, reference: LongLlama) -> None:
     config = EngineConfig(
-        demo_model, n_ctx=4096, n_batch=256, n_parallel=12, precision="f32", rope="native", cache_ram=1 << 24
+        float_model, n_ctx=4096, n_batch=256, n_parallel=12, precision="f32", rope="native", cache_ram=1 << 24
     )
     with Engine(config) as engine:
         base, other = prose(engine, 900, 1), prose(engine, 900, 2)

@@ -21,17 +21,17 @@ from pyllama_long.sequence import IntArray
 
 
 @pytest.fixture(scope="module")
-def engine(demo_model: str) -> Iterator[Engine]:
+def engine(float_model: str) -> Iterator[Engine]:
     config = EngineConfig(
-        demo_model, n_ctx=4096, n_batch=128, n_parallel=4, precision="f32", rope="native", cache_ram=0
+        float_model, n_ctx=4096, n_batch=128, n_parallel=4, precision="f32", rope="native", cache_ram=0
     )
     with Engine(config) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def reference(demo_model: str) -> Iterator[LongLlama]:
-    model = LongLlama(demo_model, n_ctx=4096, rope="native", precision="f32", n_batch=128)
+def reference(float_model: str) -> Iterator[LongLlama]:
+    model = LongLlama(float_model, n_ctx=4096, rope="native", precision="f32", n_batch=128)
     yield model
     model.close()
 
