@@ -24,7 +24,7 @@ PLONG_INLINE size_t few_bytes(const int32_t type, int d) {
                               : (size_t) d * (type == GGML_TYPE_F32 ? 4 : 2);
 }
 
-/* VW values of a row from dim i + u on: what is to be multiplied by few_scale(). i: in quantized types a multiple of 32, u
+/* VW values of a row from dim i + u on: what few_scaled() multiplies by its scale. i: in quantized types a multiple of 32, u
  * below 32. */
 PLONG_INLINE vf few_load(const int32_t type, const char * row, int i, int u) {
     switch (type) {
@@ -36,12 +36,12 @@ PLONG_INLINE vf few_load(const int32_t type, const char * row, int i, int u) {
     }
 }
 
-/* scale [d / 32][FEW_BLOCK]: of dim i of key j */
+/* x times the scale of dim i of key j. scale [d / 32][FEW_BLOCK] */
 PLONG_INLINE vf few_scaled(const int32_t type, vf x, const float * scale, int i, int j) {
     return few_is_quant(type) ? vf_mul(x, vf_set1(scale[i / 32 * FEW_BLOCK + j])) : x;
 }
 
-/* The scales of n quantized rows, all dims of a key at a time, and converted many at a time. */
+/* The scales of n quantized rows, block by block: gathered first, then converted VW at a time. */
 PLONG_INLINE void few_scales(const int32_t type, const char * const * row, int n, size_t at, int d, float * scale) {
     uint16_t bits[FEW_BLOCK + VW];
     for (int b = 0; few_is_quant(type) && b < d / 32; b++, scale += FEW_BLOCK, at += few_quant_bytes(type)) {
