@@ -125,7 +125,7 @@ PLONG_INLINE void few_logits_rows(
 PLONG_INLINE void few_values_block(
     const int rows_of, const int vectors_of, const int32_t type, const char * const * v, int n, size_t at, int i0,
     const float * p, const float * scale, float * acc, int dv, struct few_ahead * ahead, int share) {
-    const int b0 = few_is_quant(type) ? i0 & ~31 : i0, u0 = i0 - b0; /* the first vector's block */
+    const int u0 = few_is_quant(type) ? i0 & 31 : 0; /* where in its block it begins */
     vf        sum[16];
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
@@ -141,8 +141,8 @@ PLONG_INLINE void few_values_block(
             few_near(v[j + FEW_NEAR] + at + few_bytes(type, i0), few_bytes(type, vectors_of * VW + u0));
         }
         for (int i = 0; i < vectors_of; i++) {
-            const int u = few_is_quant(type) ? u0 + i * VW : 0, b = few_is_quant(type) ? b0 + u / 32 * 32 : i0 + i * VW;
-            x[i] = few_scaled(type, few_load(type, v[j] + at, b, u % 32), scale, b, j);
+            const int at_dim = i0 + i * VW;
+            x[i]             = few_scaled(type, few_load(type, v[j] + at, at_dim & ~31, at_dim & 31), scale, at_dim, j);
         }
         for (int r = 0; r < rows_of; r++) {
             const vf y = vf_set1(p[r * FEW_BLOCK + j]);

@@ -135,11 +135,11 @@ PLONG_INLINE void quant_turn_words(__m512i * x) {
     x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-/* The largest |x| of n vectors; NaN when one is: vf_max() may lose it. */
-PLONG_INLINE float quant_most(const vf * x, int n) {
+/* The largest |x| of x[n], n a multiple of 16; NaN when one is: vf_max() may lose it. */
+PLONG_INLINE float quant_most(const float * x, int n) {
     vf top = vf_zero(), sum = vf_zero();
-    for (int i = 0; i < n; i++) {
-        const vf a = vf_abs(x[i]);
+    for (int i = 0; i < n; i += 16) {
+        const vf a = vf_abs(vf_load(x + i));
         top        = vf_max(top, a);
         sum        = vf_add(sum, a);
     }
@@ -148,23 +148,8 @@ PLONG_INLINE float quant_most(const vf * x, int n) {
 
 /* p[64] becomes p over its largest, which is returned */
 static inline float quant_normalize(float * p) {
-    const vf    x[4] = { vf_load(p), vf_load(p + 16), vf_load(p + 32), vf_load(p + 48) };
-    const float most = quant_most(x, 4);
-    const vf    f    = vf_set1(most > 1e-30f ? 1.0f / most : 0.0f);
-    for (int i = 0; i < 4; i++) {
-        vf_store(p + 16 * i, vf_mul(x[i], f));
-    }
-    return most;
-}
-
-/* The largest |q| of d dims */
-static inline float quant_reach(const float * q, int d) {
-    float most = 0.0f;
-    for (int i = 0; i < d; i += 32) {
-        const vf    x[2] = { vf_load(q + i), vf_load(q + i + 16) };
-        const float y    = quant_most(x, 2);
-        most             = y > most || y != y ? y : most; /* NaN stays */
-    }
+    const float most = quant_most(p, FEW_BLOCK);
+    vec_scale(p, most > 1e-30f ? 1.0f / most : 0.0f, FEW_BLOCK);
     return most;
 }
 

@@ -31,7 +31,7 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
     memset(out, 0, quant_size(d));
     for (int r = 0; r < rows; r++, q += dq) {
         uint8_t *   group                                     = out + (size_t) (r / QUANT_ROWS) * quant_group_size(d);
-        const float max                                       = quant_reach(q, d);
+        const float max                                       = quant_most(q, d);
         const vf    inv                                       = vf_set1(max > 1e-30f ? QUANT_ONE / max : 0.0f);
         quant_weights(out, d, r / QUANT_ROWS)[r % QUANT_ROWS] = max / unit;
         for (int i = 0; i < d; i += 16) {

@@ -121,7 +121,7 @@ PLONG_INLINE void quant_fill(
     const int32_t type, const struct quant_rows * v, int b, vf * scale, const float * p, int rows,
     struct quant_work * w, struct few_ahead * ahead, int ask) {
     const size_t at      = quant_at(type, b);
-    const float  largest = quant_most(scale, 4);
+    const float  largest = quant_most((const float *) scale, FEW_BLOCK);
     const vf     f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
     w->unit              = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
     for (int i = 0; i < 4; i++) {

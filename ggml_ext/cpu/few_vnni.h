@@ -34,6 +34,6 @@ PLONG_INLINE __m512i quant_pair(const int16_t * p) {
         QUANT_FOR_ROWS(call, GGML_TYPE_Q4_0, rows, __VA_ARGS__) \
     }
 
-static inline int quant_step(int rows) { return rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
+static inline int quant_step(int rows) { return few_step(rows < 4 ? rows : 4); }
 
 #endif

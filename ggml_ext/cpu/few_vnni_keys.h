@@ -25,7 +25,7 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
         31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18, 16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1,
         2, 0);
     for (int r = 0; r < rows; r++, q += dq) {
-        const float max = quant_reach(q, d);
+        const float max = quant_most(q, d);
         const vf    f   = vf_set1(max > 1e-30f ? QUANT_ONE / max : 0.0f);
         x.weight[r]     = max / QUANT_ONE;
         for (int b = 0; b < d / 32; b++) {

@@ -88,7 +88,7 @@ PLONG_INLINE void quant_weigh(
     }
     for (int j = 0; j < m; j++) {
         const vf    each[4] = { scale[0][j], scale[1][j], scale[2][j], scale[3][j] };
-        const float largest = quant_most(each, 4);
+        const float largest = quant_most((const float *) each, FEW_BLOCK);
         const vf    f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
         for (int i = 0; i < 4; i += 2) {
             const vf lo = vf_mul(scale[i][j], f), hi = vf_mul(scale[i + 1][j], f);

@@ -33,7 +33,8 @@ PLONG_INLINE void gemm_block(int n, const float * a, int lda, const float * b, f
     }
 }
 
-/* c[rows][cols] (+)= a[rows][n] * b; b in cols / PANEL panels of [depth][PANEL]. n <= depth. As many rows as the next multiple of MR are there. */
+/* c[rows][cols] (+)= a[rows][n] * b; b in cols / PANEL panels of [depth][PANEL]. n <= depth. There are as many rows as the next
+ * multiple of MR. */
 PLONG_INLINE void gemm(
     int rows, int cols, int n, int depth, const float * a, int lda, const float * b, float * c, int ldc,
     const bool add) {

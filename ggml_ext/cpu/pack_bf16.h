@@ -1,5 +1,5 @@
-/* pack_bf16.h - Q, K and V as bf16, K and V of a block as tiles. K as tiles [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V
- * as tiles [d_v / 32][BLOCK / 32][2] of [16 pairs of keys][16 dims][2]: read from end to end. */
+/* pack_bf16.h - Q, K and V as bf16. K of a block as tiles [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V as
+ * tiles [d_v / 32][BLOCK / 32][2] of [16 pairs of keys][16 dims][2]: read from end to end. */
 #ifndef PLONG_CPU_PACK_H
 #define PLONG_CPU_PACK_H
 

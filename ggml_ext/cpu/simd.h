@@ -1,7 +1,8 @@
 /*
  * simd.h - one vector of floats, `vf`, for the instruction set that the including file was compiled for
  * (PLONG_ISA_AVX512, PLONG_ISA_AVX2, PLONG_ISA_NEON, else scalar). VW lanes; MR x NV is the register block of gemm.h.
- * vf_i4: nibbles less 8, the high or the low ones of VW bytes. vf_any_gt: whether a > b in some lane. vf_sum4: the sums of four vectors. vf_transpose: VW vectors as a square.
+ * vf_i4: nibbles less 8, the high or the low ones of VW bytes. vf_any_gt: whether a > b in some lane. vf_sum4: the sums of
+ * four vectors. vf_transpose: VW vectors as a square.
  */
 #ifndef PLONG_CPU_SIMD_H
 #define PLONG_CPU_SIMD_H
