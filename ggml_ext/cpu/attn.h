@@ -34,6 +34,7 @@ struct plong_call {
     const struct plong_batch * batch;
     const float *              table; /* rotation table, NULL when the position map is absolute */
     const struct plong_queue * queue;
+    bool                       one_stream; /* plong_one_stream() */
 };
 
 /* A query head's number in dilated attention. */
@@ -91,6 +92,9 @@ struct plong_kernel {
 bool plong_queue_peek(const struct plong_queue * queue, struct plong_tile * tile);
 
 extern const struct plong_kernel * const plong_kernels[]; /* best first, NULL ends */
+
+/* Whether this processor's L2 prefetcher runs far ahead of one stream, so that memory is best asked for line after line. */
+bool plong_one_stream(void);
 
 const struct plong_kernel * plong_kernel_in_use(void);
 

@@ -28,7 +28,7 @@ static void few_logits_converted(struct tile_run * t, const struct keys * b, int
     const struct plong_call * c    = t->call;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
     const void *              x[FEW_BLOCK];
-    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64);
+    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64, false);
     int                       z0, z1;
     zone_span(t, &t->job.subs[kv], b, &z0, &z1);
     for (int z = z0; z <= z1; z++) {
@@ -52,7 +52,7 @@ static void few_values_converted(struct tile_run * t, const struct keys * b, int
     const struct plong_call * c    = t->call;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
     const void *              x[FEW_BLOCK];
-    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64);
+    struct few_ahead          none = few_ahead(NULL, 0, 1, NULL, 0, 64, false);
     cache_rows(x, b, t->v_base + kv * c->v_head, c->v_cell);
     float_rows(t, x, b->n, c->v_type, c->d_v, t->dv);
     few_values(
@@ -172,9 +172,11 @@ static void keys_few(
     }
     cache_rows((const void **) x.k, b, t->k_base, c->k_cell);
     cache_rows((const void **) x.v, b, t->v_base, c->v_cell);
-    x.k_step  = keys_step(b, c->k_cell);
-    x.k_ahead = few_ahead(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes);
-    x.v_ahead = few_ahead(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes);
+    x.k_step = keys_step(b, c->k_cell);
+    x.k_ahead =
+        few_ahead(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes, c->one_stream);
+    x.v_ahead =
+        few_ahead(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, c->one_stream);
     for (int kv = 0; kv < n_kv; kv++) {
         head_few(t, &x, kv, cover);
     }

@@ -8,16 +8,18 @@
 #define FLAT_PAGES 8 /* of 4 KiB that take turns */
 
 /*
- * The cells of the next block, asked for while this one is computed. Memory takes turns between some pages of 4 KiB: a
- * core has few requests of its own in flight, but its L2 prefetcher runs ahead in each page that it sees growing.
+ * The cells of the next block, asked for while this one is computed. Intel's cores have few requests of their own in flight,
+ * but the L2 prefetcher runs ahead in each page that it sees growing: some pages of 4 KiB take turns. AMD's runs ahead of one
+ * stream, and further (plong_one_stream()).
  */
 struct few_ahead {
+    bool   one_stream;
     int    n_heads;
     int    credit; /* bytes of heads still to be asked for, times n_heads */
     size_t stride; /* from cell to cell */
-    /* Cells that are all that lies between two addresses: 256 bytes of FLAT_PAGES pages in turn */
+    /* Cells that are all that lies between two addresses: 256 bytes at a time, one after the other or of FLAT_PAGES in turn */
     const char * page; /* the first; NULL for others */
-    const char * from;
+    const char * from; /* of one stream: the next ones */
     const char * until;
     uint32_t     n_units, next;
     /* Others: `pages` times `in_page` cells in turn */
@@ -33,19 +35,20 @@ struct few_ahead {
 
 /* head: bytes from head to head, of a row where there is one */
 static inline struct few_ahead few_ahead(
-    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head) {
+    const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, bool one_stream) {
     const int        lines = (int) ((head * (size_t) n_heads + 63) / 64), units = (lines + 3) / 4;
     const size_t     step = n > 1 && cell[1] > cell[0] ? (size_t) (cell[1] - cell[0]) * stride : stride;
     struct few_ahead a    = {
-        .n_heads = n_heads,
-        .stride  = stride,
-        .cell    = cell,
-        .n       = n,
-        .base    = base,
-        .unit    = (lines + units - 1) / units,
-        .units   = units,
-        .in_page = step > 0 && step < 4096 ? (int) (4096 / step) : 1,
-        .pages   = lines > 24 ? 8 : 16,
+        .one_stream = one_stream,
+        .n_heads    = n_heads,
+        .stride     = stride,
+        .cell       = cell,
+        .n          = n,
+        .base       = base,
+        .unit       = (lines + units - 1) / units,
+        .units      = units,
+        .in_page    = step > 0 && step < 4096 ? (int) (4096 / step) : 1,
+        .pages      = lines > 24 ? 8 : 16,
     };
     if (n > 0 && cell[n - 1] - cell[0] == n - 1 && head * (size_t) n_heads == stride) {
         a.from    = base + (size_t) cell[0] * stride;
@@ -62,7 +65,7 @@ static inline void few_ask(const char * x, int lines) {
     }
 }
 
-PLONG_INLINE void few_prefetch_flat(struct few_ahead * a) {
+PLONG_INLINE void few_prefetch_pages(struct few_ahead * a) {
     while (a->credit > 0 && a->next < a->n_units) {
         const uint32_t i = a->next++, all = 16 * FLAT_PAGES;
         const char *   x = a->page + 256 * (size_t) (i / all * all + i % FLAT_PAGES * 16 + i / FLAT_PAGES % 16);
@@ -70,6 +73,14 @@ PLONG_INLINE void few_prefetch_flat(struct few_ahead * a) {
             few_ask(x, 4);
             a->credit -= 256 * a->n_heads;
         }
+    }
+}
+
+PLONG_INLINE void few_prefetch_stream(struct few_ahead * a) {
+    while (a->credit > 0 && a->from < a->until) {
+        few_ask(a->from, 4);
+        a->from += 256;
+        a->credit -= 256 * a->n_heads;
     }
 }
 
@@ -96,13 +107,16 @@ PLONG_INLINE void few_prefetch_cells(struct few_ahead * a) {
 /* Asks for what n more rows of one head take. */
 PLONG_INLINE void few_prefetch(struct few_ahead * a, int n) {
     a->credit += n * (int) a->stride;
-    if (a->page) {
-        few_prefetch_flat(a);
-    } else {
+    if (!a->page) {
         few_prefetch_cells(a);
+    } else if (a->one_stream) {
+        few_prefetch_stream(a);
+    } else {
+        few_prefetch_pages(a);
     }
 }
 
+/* Asks for what is in the L2 cache by now. */
 PLONG_INLINE void few_near(const char * x, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) {
         __builtin_prefetch(x + i, 0, 3);

@@ -7,6 +7,25 @@
 
 static inline void quant_config(int32_t k_type) { (void) k_type; }
 
+/* The words at `at` of 8 rows */
+PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
+    uint16_t word[8];
+    for (int j = 0; j < 8; j++) {
+        memcpy(&word[j], row[j] + at, sizeof(word[j]));
+    }
+    return _mm_setr_epi16(
+        (short) word[0], (short) word[1], (short) word[2], (short) word[3], (short) word[4], (short) word[5],
+        (short) word[6], (short) word[7]);
+}
+
+/* scale[4]: of 16 rows' blocks b .. b + m, m <= 4; the others stay as they are. */
+PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int b, int m, vf * scale) {
+    for (int i = 0; i < m; i++) {
+        const size_t at = (size_t) (b + i) * few_quant_bytes(type);
+        scale[i]        = _mm512_cvtph_ps(_mm256_set_m128i(quant_words(row + 8, at), quant_words(row, at)));
+    }
+}
+
 /* 32 floats as int16 */
 PLONG_INLINE __m512i quant_int16(vf a, vf b) {
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); /* packing goes by lanes of 128 bits */

@@ -71,7 +71,7 @@ PLONG_INLINE void quant_dot(
 /* s[rows][16 keys] */
 PLONG_INLINE void quant_logits_16(
     const int32_t type, const int rows, const char * const * row, const struct quant_digits * q, int r0, int nb,
-    float * s) {
+    float * s, struct few_ahead * ahead) {
     const __m512i nibble = _mm512_set1_epi16(15);
     const size_t  stride = (size_t) nb * 32; /* from row to row of q */
     vf            total[4], scale[4];
@@ -89,6 +89,7 @@ PLONG_INLINE void quant_logits_16(
                 type == GGML_TYPE_Q8_0 ? _mm512_setzero_si512() : _mm512_set1_epi32(q->start[(r0 + r) * nb + b]);
             sum[1][r] = _mm512_setzero_si512();
         }
+        quant_ask(ahead, 16, b, nb);
         quant_keys_bytes(type, row, quant_at(type, b), x);
         if (type == GGML_TYPE_Q8_0) {
 #pragma GCC unroll 8
@@ -118,11 +119,7 @@ PLONG_INLINE void quant_logits_of(
     const int32_t type, const int rows, const int nb, const struct quant_rows * x, const struct quant_digits * q,
     int r0, float * s, struct few_ahead * ahead) {
     for (int j = 0; j < x->n; j += 16) {
-        for (int i = j + 16; i < j + 32 && i < x->n; i++) {
-            few_near(x->row[i], nb * few_quant_bytes(type));
-        }
-        few_prefetch(ahead, 16);
-        quant_logits_16(type, rows, x->row + j, q, r0, nb, s + j);
+        quant_logits_16(type, rows, x->row + j, q, r0, nb, s + j, ahead);
     }
 }
 

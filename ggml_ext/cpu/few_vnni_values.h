@@ -35,17 +35,14 @@ PLONG_INLINE void quant_values_pair(
  * ask: keys ahead, asked for meanwhile */
 PLONG_INLINE void quant_values_block(
     const int32_t type, const int rows, const char * const * row, size_t at, const int16_t (*w)[FEW_BLOCK],
-    const float * unit, float * acc, int dv, struct few_ahead * ahead, int ask, size_t near) {
+    const float * unit, float * acc, int dv, struct few_ahead * ahead, int ask) {
     __m512i sum[2][4];
     for (int r = 0; r < rows; r++) {
         sum[0][r] = sum[1][r] = _mm512_setzero_si512();
     }
     for (int j = 0; j < FEW_BLOCK; j += 8) {
-        if (j % 32 == 0) {
-            quant_ask(ahead, ask, j / 32, FEW_BLOCK / 32);
-        }
-        for (int x = j + FEW_NEAR; at == quant_at(type, 0) && x < j + 2 * FEW_NEAR && x < FEW_BLOCK; x++) {
-            few_near(row[x], near);
+        if (j % 16 == 0) {
+            quant_ask(ahead, ask, j / 16, FEW_BLOCK / 16);
         }
 #pragma GCC unroll 4 /* as a loop it takes half as long again: gcc copies the sums around */
         for (int x = j; x < j + 8; x += 2) {
@@ -114,7 +111,7 @@ PLONG_INLINE void quant_values_of(
         }
         quant_values_block(
             type, rows, v->row, quant_at(type, b), (const int16_t (*)[FEW_BLOCK]) x.w[b % 4], x.unit[b % 4],
-            acc + 32 * b, dv, ahead, FEW_BLOCK * (b + 1) / nb - FEW_BLOCK * b / nb, nb * few_quant_bytes(type));
+            acc + 32 * b, dv, ahead, FEW_BLOCK * (b + 1) / nb - FEW_BLOCK * b / nb);
     }
 }
 

@@ -1,4 +1,4 @@
-/* table_generic.c - the kernels linked in for this processor family, best first. */
+/* table_generic.c - what hangs on the processor family: the kernels linked in, best first, and how memory is asked for. */
 #include "attn.h"
 
 extern const struct plong_kernel plong_kernel_scalar;
@@ -7,3 +7,5 @@ const struct plong_kernel * const plong_kernels[] = {
     &plong_kernel_scalar,
     NULL,
 };
+
+bool plong_one_stream(void) { return false; }

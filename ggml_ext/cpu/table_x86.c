@@ -1,4 +1,4 @@
-/* table_x86.c - the kernels linked in for this processor family, best first. */
+/* table_x86.c - what hangs on the processor family: the kernels linked in, best first, and how memory is asked for. */
 #include "attn.h"
 
 #ifdef PLONG_AMX
@@ -20,3 +20,8 @@ const struct plong_kernel * const plong_kernels[] = {
 #endif
     &plong_kernel_avx512,     &plong_kernel_avx2, &plong_kernel_scalar, NULL,
 };
+
+bool plong_one_stream(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+}
