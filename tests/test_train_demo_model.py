@@ -15,7 +15,7 @@ import pytest
 import train_demo_model
 from minute import MINUTE, make_books, with_branches
 from train_demo import corpus as corpora
-from train_demo import model, needles
+from train_demo import export, model, needles
 from train_demo.corpus import Corpus, Sentences
 from train_demo.errors import TrainError, need
 from train_demo.grow import grow_rows, grow_tokenizer
@@ -114,6 +114,42 @@ def test_a_vocabulary_grows(corpus: Corpus, books: Path) -> None:
     assert len(grown.encode("<|im_end|>").ids) == 1
     with pytest.raises(TrainError, match="give that as --vocab"):
         grow_tokenizer(tok, ["one two three " * 9], 1000, corpora.MARKS)
+
+
+def test_a_model_brings_its_tokenizer(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.save(tmp_path)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in model.shapes(MINUTE).items()}
+    export.write(tmp_path / "model.gguf", "q8_0", weights, MINUTE, tmp_path / "tokenizer.json")
+    read = corpora.read_tokenizer(tmp_path / "model.gguf")
+    text = "Hello  world\n\n\tx 7041 caf\u00e9 " + corpus.tokenizer.decode(corpus.train.tokens[:400].tolist())
+    assert (
+        read.encode(text).ids == corpus.tokenizer.encode(text).ids
+        and read.decode(read.encode(text).ids) == text
+    )
+    assert [read.id_to_token(396 + i) for i in range(4)] == list(corpora.MARKS)
+    assert read.encode("<|im_end|>").ids == corpus.tokenizer.encode("<|im_end|>").ids
+
+
+@pytest.mark.parametrize(
+    ("word", "others"),
+    [
+        ("codecs", {"codec", "codecing"}),
+        ("reversing", {"reverse", "reversed"}),
+        ("walks", {"walk", "walked", "walking"}),
+    ],
+)
+def test_a_word_has_other_forms(word: str, others: set[str]) -> None:
+    found = corpora.forms(word)
+    assert others <= set(found) and word not in found and all(other[:2] == word[:2] for other in found)
+
+
+def test_other_forms_of_an_answer_stand_around_it(tasks: Tasks) -> None:
+    lures = [tasks.tok.decode(ids) for _ in range(20) for ids in tasks.lures(["reversing"], 400)]
+    said = {word.strip(".,") for lure in lures for word in lure.split()}
+    assert {"reverse", "reversed"} & said and "reversing" not in said
+    assert all(lure.startswith(" ") for lure in lures)
+    kin = [needles.kin(tasks, 8) for _ in range(20)]
+    assert any(a in corpora.forms(b) for words in kin for a in words for b in words)
 
 
 def test_new_tokens_are_near_their_pieces_and_apart(corpus: Corpus, books: Path) -> None:

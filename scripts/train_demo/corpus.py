@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_demo.errors import TrainError, need
+from train_demo.export import read_vocabulary
 from train_demo.grow import grow_tokenizer
 
 Ids = NDArray[np.int32]
@@ -34,6 +35,8 @@ PLAIN = str.maketrans(
     | {"\t": " "}
 )
 SENTENCE = re.compile(r""".+?(?:[.!?]["')]*(?= )|$)""")
+ENDING = re.compile("(?<=...)(?:ing|ed|es|er|s|e)$")
+WORDS = 20_000  # that keys are taken from: the rarer ones are of several tokens
 # Words of the tasks, repeated so that they become tokens whatever the corpus is.
 TASK_WORDS = (
     "<|x|>user assistant system What is the pass key for remember number value key special magic secret code "
@@ -84,6 +87,12 @@ class Part:
     def ordered(self) -> list[str]:
         """The words by the alphabet, in which neighbours begin alike."""
         return sorted(self.words)
+
+
+def forms(word: str) -> list[str]:
+    """Other words that are made of its stem, some of which nobody says."""
+    stem = ENDING.sub("", word)
+    return [stem + ending for ending in ("", "s", "ed", "ing", "er", "e", "es") if stem + ending != word]
 
 
 @dataclass(frozen=True)
@@ -181,9 +190,9 @@ def _part(tok: Any, texts: Sequence[str], words: list[str]) -> Part:
 
 
 def key_words(texts: Sequence[str], seed: int = 0) -> list[str]:
-    """Up to 6700 words of 4 to 9 small letters in random order, without the most common ones."""
+    """Up to WORDS words of 4 to 9 small letters in random order, without the most common ones."""
     count = Counter(word for text in texts for word in re.findall(r"\b[a-z]{4,9}\b", text))
-    words = [word for word, _ in count.most_common(7000)]
+    words = [word for word, _ in count.most_common(WORDS)]
     words = words[min(300, len(words) // 10) :]
     if len(words) < 100:
         raise TrainError("the corpus has fewer than 100 different words: it needs more text")
@@ -196,13 +205,11 @@ def train_tokenizer(texts: Sequence[str], n_vocab: int) -> Any:
     if n_vocab < 256 + len(MARKS):
         raise TrainError(f"a byte-level vocabulary has at least {256 + len(MARKS)} tokens, not {n_vocab}")
     tk = need("tokenizers", "0.20")
-    tok = tk.Tokenizer(tk.models.BPE())
-    pre = tk.pre_tokenizers
-    split = pre.Split(tk.Regex(SPLIT), "isolated")
-    tok.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tok.decoder = tk.decoders.ByteLevel()
+    tok = _byte_level(tk.models.BPE())
     trainer = tk.trainers.BpeTrainer(
-        vocab_size=n_vocab - len(MARKS), initial_alphabet=pre.ByteLevel.alphabet(), show_progress=False
+        vocab_size=n_vocab - len(MARKS),
+        initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tok.train_from_iterator([*texts, *[TASK_WORDS] * 200], trainer)
     tok.add_special_tokens(list(MARKS))
@@ -211,9 +218,25 @@ def train_tokenizer(texts: Sequence[str], n_vocab: int) -> Any:
     return tok
 
 
+def _byte_level(bpe: Any) -> Any:
+    tk = need("tokenizers", "0.20")
+    tok, pre = tk.Tokenizer(bpe), tk.pre_tokenizers
+    split = pre.Split(tk.Regex(SPLIT), "isolated")
+    tok.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.decoder = tk.decoders.ByteLevel()
+    return tok
+
+
 def read_tokenizer(path: Path) -> Any:
-    """Reads a tokenizer.json; its last tokens must be MARKS."""
-    tok = need("tokenizers", "0.20").Tokenizer.from_file(str(path))
+    """Reads a tokenizer.json, or that of a GGUF of this script; its last tokens must be MARKS."""
+    tk = need("tokenizers", "0.20")
+    if path.suffix == ".gguf":
+        tokens, merges = read_vocabulary(path)
+        vocab = {token: i for i, token in enumerate(tokens) if token not in MARKS}
+        tok = _byte_level(tk.models.BPE(vocab, [tuple(merge.split(" ")) for merge in merges]))
+        tok.add_special_tokens(list(MARKS))
+    else:
+        tok = tk.Tokenizer.from_file(str(path))
     n = tok.get_vocab_size()
     if [tok.id_to_token(n - len(MARKS) + i) for i in range(len(MARKS))] != list(MARKS):
         raise TrainError(f"{path}: the last {len(MARKS)} tokens must be {' '.join(MARKS)}")

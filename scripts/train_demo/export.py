@@ -11,7 +11,6 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from train_demo.corpus import MARKS
 from train_demo.model import Config
 
 TYPES = {
@@ -96,6 +95,13 @@ def read(path: Path) -> dict[str, NDArray[np.float32]]:
     return tensors
 
 
+def read_vocabulary(path: Path) -> tuple[list[str], list[str]]:
+    """The tokens and the merges ("a b") of a file that write() wrote."""
+    fields = gguf.GGUFReader(path).fields
+    tokens, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
+    return tokens, merges
+
+
 def add_tokenizer(writer: gguf.GGUFWriter, tok: dict[str, Any]) -> None:
     """The vocabulary and merges of a tokenizer.json as corpus.py makes it."""
     tokens: dict[int, str] = {i: token for token, i in tok["model"]["vocab"].items()}
@@ -109,7 +115,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tok: dict[str, Any]) -> None:
     writer.add_token_list([tokens[i] for i in order])
     writer.add_token_types([kinds.CONTROL if i in marks.values() else kinds.NORMAL for i in order])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    bos, _, end, pad = (marks[mark] for mark in MARKS)
+    bos, _, end, pad = (mark["id"] for mark in tok["added_tokens"])
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(end)
     writer.add_eot_token_id(end)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyllama_long.evals.phrasings import OPENING, PAIRS, PHRASINGS, Phrasing, sentence_case
+from train_demo.corpus import forms
 from train_demo.writer import ANSWER, Writer
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def facts(t: Tasks, n: int) -> Writer:
     k = min(draw.choice((1, 1, 2, 3, 4, 6, 8, 12, 16)), max(1, (n - 60) // 28))
     asked = min(k, draw.choice((1, 1, 2, 3, 4)))
     one = form(t)
-    near = alike(t, k) if draw.random() < 0.5 else [None] * k
-    forms = [one if draw.random() < 0.6 else form(t) for _ in range(k)]
-    said = [(by, key, value(t, by, word)) for by, key, word in zip(forms, keys(t, k), near, strict=True)]
+    near = draw.choice((alike, kin))(t, k) if draw.random() < 0.6 else [None] * k
+    ways = [one if draw.random() < 0.6 else form(t) for _ in range(k)]
+    said = [(by, key, value(t, by, word)) for by, key, word in zip(ways, keys(t, k), near, strict=True)]
     order = draw.sample(range(k), asked)
     turns = [question(t, said[j]) for j in order]
     kept = {j: j in order or draw.random() < 0.5 for j in range(k)}
@@ -189,6 +190,12 @@ def alike(t: Tasks, k: int) -> list[str]:
     """k different words that begin alike: only the whole key tells which of them is asked for."""
     at, ordered = t.random.randrange(len(t.part.words)), t.part.ordered
     return t.random.sample([ordered[(at + i) % len(ordered)] for i in range(2 * k)], k)
+
+
+def kin(t: Tasks, k: int) -> list[str]:
+    """k words, of which most are some word in another form: only a whole one is an answer."""
+    words = [t.random.choice(t.part.words) for _ in range(1 + k // 4)]
+    return [t.random.choice([word, *forms(word)]) for word in t.random.choices(words, k=k)]
 
 
 def form(t: Tasks) -> Phrasing:

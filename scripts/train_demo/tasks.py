@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_demo import needles
-from train_demo.corpus import MARKS, Corpus, Part
+from train_demo.corpus import MARKS, Corpus, Part, forms
 from train_demo.writer import ANSWER, Writer
 
 GRASS = "The grass is green.|The sky is blue.|The sun is yellow.|Here we go.|There and back again.".split("|")
@@ -190,18 +190,29 @@ class Tasks:
         return out
 
     def lures(self, words: list[str], n: int) -> list[list[int]]:
-        """Sentences of at most n tokens together in which pieces of the words stand: what a long text has many of,
-        and what draws an answer away from its needle once a piece of it is said."""
+        """Sentences of at most n tokens together in which the words stand in other forms, or pieces of them: what a
+        long text has many of, and what draws an answer away from its needle once a piece of it is said."""
         draw = self.random
         out: list[list[int]] = []
         for word in words:
             for _ in range(draw.choice((0, 1, 1, 2, 3))):
                 pieces = self.encode(" " + word if draw.random() < 0.8 else word)
-                sentence = self.part.sentences.having(draw.choice((pieces[0], draw.choice(pieces))), draw)
+                if draw.random() < 0.4:
+                    sentence = self.with_word(draw.choice(forms(word.split("-")[0])))
+                else:
+                    sentence = self.part.sentences.having(draw.choice((pieces[0], draw.choice(pieces))), draw)
                 if 0 < len(sentence) <= min(60, n):
                     out.append(sentence)
                     n -= len(sentence)
         return out
+
+    def with_word(self, word: str) -> list[int]:
+        """A sentence of the corpus in which the word stands in some word's place."""
+        sentences = self.part.sentences
+        said = self.tok.decode(sentences[self.random.randrange(len(sentences))]).split(" ")
+        at = self.random.randrange(1, max(2, len(said)))  # the first is empty: a sentence begins with a space
+        said[at : at + 1] = [word + (said[at][-1] if at < len(said) and said[at][-1:] in (".", ",") else "")]
+        return list(self.tok.encode(" ".join(said)).ids)
 
     def hide(self, out: Writer, said: list[tuple[list[int], bool]], filler: list[list[int]]) -> None:
         """Writes the needles (tokens, whether kept) in order at random places between the sentences, the last
