@@ -93,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         "--start", type=Path, help="a GGUF of this script to go on from, also to a grown vocabulary"
     )
     parser.add_argument(
-        "--tokenizer", type=Path, help="a tokenizer.json in place of a new one; it grows to --vocab"
+        "--tokenizer",
+        type=Path,
+        help="a tokenizer.json, or a GGUF of this script, in place of a new one; it grows to --vocab",
     )
     parser.add_argument("--minutes", type=float, default=how.minutes, help="time budget (%(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps, in place of minutes")
