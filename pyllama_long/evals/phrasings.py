@@ -1,8 +1,8 @@
 """The sentences that hide a fact in a text, the questions that ask for it, and the answers.
 
-The embedded model is trained on these forms (scripts/train_demo/needles.py) with numbers, words and places drawn anew; the
-prose of `pyllama-long eval` is a small part of what it read. An answer ends in the words of the needle and its value, as a
-person would say it.
+The embedded model is trained on these forms (scripts/train_demo/needles.py) with numbers, words and places drawn anew;
+the prose of `pyllama-long eval` is a small part of what it read. An answer ends in the words of the needle and its
+value, as a person would say it.
 """
 
 from __future__ import annotations
