@@ -32,7 +32,7 @@ static void few_logits_converted(struct tile_run * t, const struct keys * b, int
     int                       z0, z1;
     zone_span(t, &t->job.subs[kv], b, &z0, &z1);
     for (int z = z0; z <= z1; z++) {
-        const float * q    = (const float *) t->mem.jq + z * t->jq_zone + (size_t) i0 * t->dk;
+        const float * q    = (const float *) t->jq + z * t->jq_zone + (size_t) i0 * t->dk;
         float *       into = z == z0 ? s : t->mem.s_zone;
         cache_rows(x, b, t->k_base + kv * c->k_head, c->k_cell);
         if (zone_unfolds(t->map, z)) {
@@ -73,7 +73,7 @@ static void few_begin(struct tile_run * t) {
     uint8_t * out = t->mem.digits;
     quant_config(t->call->k_type);
     for (int kv = 0; kv < t->job.n_sub && quant_keys(t); kv++, out += quant_size(d)) {
-        quant_queries(t->call->k_type, (const float *) t->mem.jq + (size_t) (kv * rows) * t->dk, rows, t->dk, d, out);
+        quant_queries(t->call->k_type, (const float *) t->jq + (size_t) (kv * rows) * t->dk, rows, t->dk, d, out);
     }
 }
 
@@ -119,7 +119,7 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
     if (quant_keys(t)) {
         few_logits_quant(t, x, kv, s);
     } else if (t->map == PLONG_MAP_ABSOLUTE && reads_in_place(c->k_type, c->d_k)) {
-        const float * q = (const float *) t->mem.jq + (size_t) i0 * t->dk;
+        const float * q = (const float *) t->jq + (size_t) i0 * t->dk;
         few_logits(rows, c->k_type, x->k, b->n, kv * c->k_head, c->d_k, q, t->dk, t->mem.stage, s, &x->k_ahead);
     } else {
         few_logits_converted(t, b, kv, s);

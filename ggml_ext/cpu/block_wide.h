@@ -66,7 +66,7 @@ static bool find_part(const struct tile_run * t, const struct keys * all, int su
 }
 
 static const elem * part_queries(const struct tile_run * t, const struct part * part, int zone) {
-    return (const elem *) t->mem.jq + zone * t->jq_zone + (size_t) part->sub * SUB * t->dk;
+    return (const elem *) t->jq + zone * t->jq_zone + (size_t) part->sub * SUB * t->dk;
 }
 
 static int part_rows(const struct tile_run * t, const struct part * part) {

@@ -70,7 +70,8 @@ static void softmax_merge(
         memcpy(acc_a, acc_b, (size_t) d * sizeof(float));
         return;
     }
-    const float m = *m_a > m_b ? *m_a : m_b, fa = exp2f(*m_a - m), fb = exp2f(m_b - m);
+    const bool  grows = m_b > *m_a; /* the other factor is 1 */
+    const float m = grows ? m_b : *m_a, fa = grows ? exp2f(*m_a - m) : 1.0f, fb = grows ? 1.0f : exp2f(m_b - m);
     *l_a = *l_a * fa + l_b * fb;
     *m_a = m;
     for (int i = 0; i < d; i += VW) {

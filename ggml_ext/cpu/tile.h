@@ -6,6 +6,7 @@
 #include "block_few.h"
 #include "block_wide.h"
 #include "keys.h"
+#include "queries.h"
 
 static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
     const size_t dk = (size_t) plong_pad32(d_k), dv = (size_t) plong_pad32(d_v), d = dk > dv ? dk : dv;
@@ -28,10 +29,12 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         16 * d * sizeof(float),
         few_rows * digits_size,
         zones * (size_t) rows * dk * sizeof(float),
+        zones * dk * wide,
         zones * dk * (wide > few ? wide : few),
         padded * sizeof(float),
         padded * VW * sizeof(float),
         padded * dv * sizeof(float),
+        (size_t) rows * sizeof(float),
         (size_t) rows * sizeof(float),
         (size_t) rows * sizeof(float),
         5 * (size_t) rows * sizeof(int32_t),
@@ -42,11 +45,11 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         maps ? PLONG_MAX_ROT * sizeof(float) : 0,
     };
     void ** const parts[] = {
-        (void **) &t->k,      (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
-        (void **) &t->f32,    (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->jq,
-        (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->reach,  (void **) &t->shift,
-        (void **) &t->ints,   (void **) &t->counts, (void **) &t->slope,  (void **) &t->subs,   (void **) &t->k_near,
-        (void **) &t->angles,
+        (void **) &t->k,     (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
+        (void **) &t->f32,   (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->packed,
+        (void **) &t->jq,    (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->sum,
+        (void **) &t->reach, (void **) &t->shift,  (void **) &t->ints,   (void **) &t->counts, (void **) &t->slope,
+        (void **) &t->subs,  (void **) &t->k_near, (void **) &t->angles,
     };
     size_t at = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -74,15 +77,6 @@ static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
                        : exp2f(-max_bias / 2 * (float) (2 * (head - even) + 1) / (float) even);
 }
 
-/* The sum of |q|. */
-static float vec_reach(const float * q, int d) {
-    vf sum = vf_zero();
-    for (int i = 0; i < d; i += VW) {
-        sum = vf_add(sum, vf_max(vf_load(q + i), vf_sub(vf_zero(), vf_load(q + i))));
-    }
-    return vf_sum(sum);
-}
-
 /* ---- jobs ----------------------------------------------------------------------------------------------------- */
 
 static void run_job_begin(struct tile_run * t, const struct tile_range * range) {
@@ -95,22 +89,10 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
     job->count        = t->mem.ints + 4 * rows;
     job->subs         = t->mem.subs;
     job_begin(job, t->call, t->tile, range, SUB);
-    const int padded = job->few ? job->n : (job->n + SUB - 1) / SUB * SUB;
-    t->jq_zone       = (size_t) padded * t->dk;
-    for (int z = 0; z < zone_count(t->map); z++) {
-        for (int i = 0; i < padded; i++) {
-            const float * q  = t->mem.q + ((size_t) z * rows + (i < job->n ? job->row[i] : 0)) * t->dk;
-            const size_t  at = z * t->jq_zone + (size_t) i * t->dk;
-            if (job->few) {
-                memcpy((float *) t->mem.jq + at, q, (size_t) t->dk * sizeof(float));
-            } else { /* rows of the padding are computed and never looked at */
-                wide_pack_query((elem *) t->mem.jq + at, q, t->dk);
-                if (i < job->n) {
-                    const float reach = vec_reach(q, t->dk);
-                    t->mem.reach[i]   = z > 0 && reach <= t->mem.reach[i] ? t->mem.reach[i] : reach;
-                }
-            }
-        }
+    if (job->few) {
+        few_queries(t);
+    } else {
+        wide_queries(t);
     }
     for (int i = 0; i < job->n && t->call->params.max_bias > 0.0f; i++) {
         const int32_t head = row_head(t->call, t->tile, job->row[i]);
@@ -133,7 +115,7 @@ static void run_counts(struct tile_run * t, const struct key_block * b) {
 
 /* Empties the state of the job's rows. */
 static void run_job_reset(struct tile_run * t) {
-    const size_t padded = (size_t) (t->job.few ? t->job.n : (t->job.n + SUB - 1) / SUB * SUB);
+    const size_t padded = (size_t) (t->job.few ? t->job.n : padded_rows(t->job.n));
     for (int i = 0; i < t->job.n; i++) {
         t->mem.js.m[i]  = -INFINITY;
         t->mem.shift[i] = INFINITY;

@@ -29,13 +29,14 @@ static void wide_rescale(elem * p, int n, float f) {
     }
 }
 
-/* p[n] = e of 32 keys each, and as rounded added to l[VW], so that the weights of a row still add up to one. */
+/* p[n] = e of 32 keys each, n 32 or 64, and as rounded added to l[VW], so that the weights of a row still add up to one. */
 PLONG_INLINE void wide_weights(elem * p, const __m512i * e, int n, float * l) {
     const __m512bh one = (__m512bh) _mm512_set1_epi16(0x3f80);
-    vf             sum = vf_load(l);
-    for (int i = 0; i < n; i += 32) {
-        sum = _mm512_dpbf16_ps(sum, (__m512bh) e[i / 32], one);
-        _mm512_storeu_si512(p + i, e[i / 32]);
+    vf             sum = _mm512_dpbf16_ps(vf_load(l), (__m512bh) e[0], one);
+    _mm512_storeu_si512(p, e[0]);
+    if (n > 32) {
+        sum = _mm512_dpbf16_ps(sum, (__m512bh) e[1], one);
+        _mm512_storeu_si512(p + 32, e[1]);
     }
     vf_store(l, sum);
 }
