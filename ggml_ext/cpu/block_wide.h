@@ -102,7 +102,7 @@ PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n
             wide_rescale(p - before, before, exp2f(m - t->mem.js.m[i]));
         }
         wide_exp(s, p, n, t->mem.js.m[i], t->mem.js.l + (size_t) i * VW);
-        t->mem.shift[i] = fixed_shift(t->mem.js.m[i], t->mem.reach[i]);
+        t->mem.shift[i] = fixed_shift(t->mem.js.m[i], t->mem.reach[t->job.row[i]]);
         return true;
     }
     if (done != FIXED_DONE) {

@@ -29,8 +29,7 @@ struct tile_mem {
     elem *             packed; /* [zones][rows, padded to SUB][dk]: q for jobs of many rows */
     void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job has few rows */
     struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
-    float *            sum;    /* [rows] sum |q|, over all zones the largest; as packed is */
-    float *            reach;  /* [rows] of the job: the same */
+    float *            reach;  /* [rows] sum |q|, over all zones the largest; there when packed is */
     float *            shift;  /* [rows] of the job: fixed_shift() */
     int32_t *          ints;   /* [5][rows] of the job */
     float *            counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
@@ -47,7 +46,7 @@ struct tile_run {
     struct job                job;
     const int32_t *           block_pos; /* of the block that mem.counts is for */
     bool                      ready;     /* job, and what of mem hangs on it, are those of the last keys */
-    bool                      packs;     /* mem.packed and mem.sum are there */
+    bool                      packs;     /* mem.packed and mem.reach are there */
     const void *              jq;        /* queries of the job: mem.jq, or mem.packed as it is */
     size_t                    jq_zone;   /* elements from one zone of them to the next */
     int32_t                   map;       /* enum plong_map */

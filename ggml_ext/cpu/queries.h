@@ -15,12 +15,7 @@ static float vec_reach(const float * q, int d) {
 
 static int padded_rows(int n) { return (n + SUB - 1) / SUB * SUB; }
 
-/* Rows of the padding are computed and never looked at. */
-static void zero_padding(elem * q, int rows, int dk) {
-    memset(q + (size_t) rows * dk, 0, (size_t) (padded_rows(rows) - rows) * dk * sizeof(elem));
-}
-
-/* The tile's queries for jobs of many rows, once for all of these. */
+/* The tile's queries for jobs of many rows, once for all of these. Rows of the padding are computed and never looked at. */
 static void pack_queries(struct tile_run * t) {
     const int rows = plong_tile_rows(t->tile);
     if (t->packs) {
@@ -32,52 +27,41 @@ static void pack_queries(struct tile_run * t) {
             const float * q   = t->mem.q + ((size_t) z * rows + r) * t->dk;
             const float   sum = vec_reach(q, t->dk);
             wide_pack_query(out + (size_t) r * t->dk, q, t->dk);
-            t->mem.sum[r] = z > 0 && sum <= t->mem.sum[r] ? t->mem.sum[r] : sum;
+            t->mem.reach[r] = z > 0 && sum <= t->mem.reach[r] ? t->mem.reach[r] : sum;
         }
-        zero_padding(out, rows, t->dk);
+        memset(out + (size_t) rows * t->dk, 0, (size_t) (padded_rows(rows) - rows) * t->dk * sizeof(elem));
     }
     t->packs = true;
 }
 
-/* Queries of a job of few rows, in float32. */
-static void few_queries(struct tile_run * t) {
-    const struct job * job  = &t->job;
-    const int          rows = plong_tile_rows(t->tile);
-    t->jq                   = t->mem.jq;
-    t->jq_zone              = (size_t) job->n * t->dk;
+/* Rows of the job, `size` bytes each: from[zones][rows] of the tile to mem.jq[zones][padded]. */
+static void gather_queries(struct tile_run * t, const void * from, int rows, int padded, size_t size) {
     for (int z = 0; z < zone_count(t->map); z++) {
-        for (int i = 0; i < job->n; i++) {
-            memcpy(
-                (float *) t->mem.jq + z * t->jq_zone + (size_t) i * t->dk,
-                t->mem.q + ((size_t) z * rows + job->row[i]) * t->dk, (size_t) t->dk * sizeof(float));
+        const char * src = (const char *) from + (size_t) z * rows * size;
+        char *       dst = (char *) t->mem.jq + (size_t) z * padded * size;
+        for (int i = 0; i < t->job.n; i++) {
+            memcpy(dst + i * size, src + t->job.row[i] * size, size);
         }
-    }
-}
-
-/* Queries of a job of many rows. */
-static void wide_queries(struct tile_run * t) {
-    const struct job * job    = &t->job;
-    const int          rows   = plong_tile_rows(t->tile);
-    const size_t       stride = (size_t) padded_rows(rows) * t->dk;
-    pack_queries(t);
-    for (int i = 0; i < job->n; i++) {
-        t->mem.reach[i] = t->mem.sum[job->row[i]];
-    }
-    if (job->n == rows) { /* all of them, which are in order */
-        t->jq      = t->mem.packed;
-        t->jq_zone = stride;
-        return;
+        memset(dst + t->job.n * size, 0, (padded - t->job.n) * size);
     }
     t->jq      = t->mem.jq;
-    t->jq_zone = (size_t) padded_rows(job->n) * t->dk;
-    for (int z = 0; z < zone_count(t->map); z++) {
-        elem * out = (elem *) t->mem.jq + z * t->jq_zone;
-        for (int i = 0; i < job->n; i++) {
-            memcpy(
-                out + (size_t) i * t->dk, t->mem.packed + z * stride + (size_t) job->row[i] * t->dk,
-                (size_t) t->dk * sizeof(elem));
-        }
-        zero_padding(out, job->n, t->dk);
+    t->jq_zone = (size_t) padded * t->dk;
+}
+
+/* The job's queries: float32 where it has few rows. */
+static void job_queries(struct tile_run * t) {
+    const int    rows = plong_tile_rows(t->tile), padded = padded_rows(rows);
+    const size_t dk = (size_t) t->dk;
+    if (t->job.few) {
+        gather_queries(t, t->mem.q, rows, t->job.n, dk * sizeof(float));
+        return;
+    }
+    pack_queries(t);
+    if (t->job.n == rows) { /* all of them, which are in order */
+        t->jq      = t->mem.packed;
+        t->jq_zone = padded * dk;
+    } else {
+        gather_queries(t, t->mem.packed, padded, padded_rows(t->job.n), dk * sizeof(elem));
     }
 }
 

@@ -36,7 +36,6 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         padded * dv * sizeof(float),
         (size_t) rows * sizeof(float),
         (size_t) rows * sizeof(float),
-        (size_t) rows * sizeof(float),
         5 * (size_t) rows * sizeof(int32_t),
         MOST_COUNTS * PLONG_KEYS * sizeof(float),
         (size_t) rows * sizeof(float),
@@ -45,11 +44,11 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
         maps ? PLONG_MAX_ROT * sizeof(float) : 0,
     };
     void ** const parts[] = {
-        (void **) &t->k,     (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
-        (void **) &t->f32,   (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->packed,
-        (void **) &t->jq,    (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->sum,
-        (void **) &t->reach, (void **) &t->shift,  (void **) &t->ints,   (void **) &t->counts, (void **) &t->slope,
-        (void **) &t->subs,  (void **) &t->k_near, (void **) &t->angles,
+        (void **) &t->k,      (void **) &t->v,      (void **) &t->s,      (void **) &t->s_zone, (void **) &t->p,
+        (void **) &t->f32,    (void **) &t->stage,  (void **) &t->digits, (void **) &t->q,      (void **) &t->packed,
+        (void **) &t->jq,     (void **) &t->js.m,   (void **) &t->js.l,   (void **) &t->js.acc, (void **) &t->reach,
+        (void **) &t->shift,  (void **) &t->ints,   (void **) &t->counts, (void **) &t->slope,  (void **) &t->subs,
+        (void **) &t->k_near, (void **) &t->angles,
     };
     size_t at = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -89,11 +88,7 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
     job->count        = t->mem.ints + 4 * rows;
     job->subs         = t->mem.subs;
     job_begin(job, t->call, t->tile, range, SUB);
-    if (job->few) {
-        few_queries(t);
-    } else {
-        wide_queries(t);
-    }
+    job_queries(t);
     for (int i = 0; i < job->n && t->call->params.max_bias > 0.0f; i++) {
         const int32_t head = row_head(t->call, t->tile, job->row[i]);
         t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;

@@ -115,7 +115,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tok: dict[str, Any]) -> None:
     writer.add_token_list([tokens[i] for i in order])
     writer.add_token_types([kinds.CONTROL if i in marks.values() else kinds.NORMAL for i in order])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    bos, _, end, pad = (mark["id"] for mark in tok["added_tokens"])
+    bos, _, end, pad = marks.values()
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(end)
     writer.add_eot_token_id(end)
