@@ -208,9 +208,11 @@ def test_batches_are_full_and_repeatable(corpus: Corpus) -> None:
     a, b = (Tasks(corpus, corpus.train, seed=3) for _ in range(2))
     for phase in (0, 1):
         a.phase = b.phase = phase
-        drawn, again = a.batch(6, 161, 0.4), b.batch(6, 161, 0.4)
-        assert [array.shape for array in drawn] == [(6, 161)] * 3
-        assert all(np.array_equal(x, y) for x, y in zip(drawn, again, strict=True))
+        (ids, weights, kept), again = a.batch(6, 161, 0.4), b.batch(6, 161, 0.4)
+        assert ids.shape == weights.shape == kept.shape == (6, 161)
+        assert np.array_equal(ids, again[0])
+        assert np.array_equal(weights, again[1])
+        assert np.array_equal(kept, again[2])
 
 
 @pytest.mark.parametrize(("plain", "phase", "low", "high"), [(1, 0, 60, 60), (0.75, 1, 36, 54), (0, 0, 0, 0)])
