@@ -64,15 +64,16 @@ PLONG_INLINE void quant_turn_words(__m512i * x) {
     x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-/* The largest |x| of x[n], n a multiple of 16; NaN when one is: vf_max() may lose it. */
+/* The largest |x| of x[n], n a multiple of 16, by its bits: so NaN is the largest of all. */
 PLONG_INLINE float quant_most(const float * x, int n) {
-    vf top = vf_zero(), sum = vf_zero();
+    __m512i top = _mm512_setzero_si512();
     for (int i = 0; i < n; i += 16) {
-        const vf a = vf_abs(vf_load(x + i));
-        top        = vf_max(top, a);
-        sum        = vf_add(sum, a);
+        top = _mm512_max_epu32(top, _mm512_castps_si512(vf_abs(vf_load(x + i))));
     }
-    return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) ? NAN : vf_hmax(top);
+    const uint32_t bits = _mm512_reduce_max_epu32(top);
+    float          most;
+    memcpy(&most, &bits, sizeof(most));
+    return most;
 }
 
 /* p[64] becomes p over its largest, which is returned */

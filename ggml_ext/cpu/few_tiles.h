@@ -30,68 +30,58 @@ static void quant_config(int32_t k_type) {
     _tile_loadconfig(&c);
 }
 
-/* Which words of 16 bits hold the scales of m blocks, among words 32 part .. 32 part + 31 */
-PLONG_INLINE __mmask32 quant_scale_words(const int32_t type, int m, int part) {
-    __mmask32 words = 0;
-    for (int b = 0; b < m; b++) {
-        const int at = b * (int) few_quant_bytes(type) / 2 - 32 * part;
-        words |= at >= 0 && at < 32 ? (__mmask32) 1 << at : 0;
+/* Some words of n rows: those of row j lie j places further up, and what is not of them is undefined. The address does what
+ * a shuffle would, for which there is one port. whole: 64 bytes of the row are there to be read */
+PLONG_INLINE __m512i quant_merge(const char * const * row, const int n, size_t at, __mmask32 words, bool whole) {
+    const char * const first = row[0] + at;
+    __m512i            x     = whole ? _mm512_loadu_si512(first) : _mm512_maskz_loadu_epi16(words, first);
+#pragma GCC unroll 8
+    for (int j = 1; j < n; j++) {
+        x = _mm512_mask_loadu_epi16(x, words << j, row[j] + at - 2 * j);
     }
-    return words;
+    return x;
 }
 
-PLONG_INLINE __m512i quant_or(const __m512i * x) {
-    return _mm512_or_si512(_mm512_or_si512(x[0], x[1]), _mm512_or_si512(x[2], x[3]));
-}
-
-/* Words 0 and 17 of a row, and 34 and 51, to their places among those of 16 rows: each goes there at once. */
-PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, int m, vf * scale) {
-    const __mmask32 first = quant_scale_words(GGML_TYPE_Q8_0, m, 0), second = quant_scale_words(GGML_TYPE_Q8_0, m, 1);
-    const __m512i   to01 = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xffff0000u, 17);
-    const __m512i   to23 = _mm512_mask_set1_epi16(_mm512_set1_epi16(2), 0xffff0000u, 19);
-    __m512i         part[2][4]; /* by every fourth row: each waits for the one before */
-    for (int j = 0; j < 4; j++) {
-        part[0][j] = part[1][j] = _mm512_setzero_si512();
-    }
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; j++) {
-        const __mmask32 here = (__mmask32) 0x00010001u << j;
-        const __m512i   a    = _mm512_maskz_loadu_epi16(first, row[j] + at);
-        part[0][j % 4]       = _mm512_mask_permutexvar_epi16(part[0][j % 4], here, to01, a);
-        if (m > 2) {
-            const __m512i b = _mm512_maskz_loadu_epi16(second, row[j] + at + 64);
-            part[1][j % 4]  = _mm512_mask_permutexvar_epi16(part[1][j % 4], here, to23, b);
-        }
-    }
-    const __m512i x = quant_or(part[0]), y = quant_or(part[1]);
+PLONG_INLINE void quant_two_scales(__m512i x, vf * scale) {
     scale[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(x));
     scale[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
-    scale[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(y));
-    scale[3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(y, 1));
 }
 
-/* Words 0, 9, 18, 27 of 8 rows side by side, then of 16 rows block by block. */
-PLONG_INLINE void quant_scales_q4(const char * const * row, size_t at, int m, vf * scale) {
-    const __mmask32 words = quant_scale_words(GGML_TYPE_Q4_0, m, 0);
-    const __m512i   to    = _mm512_set1_epi64(0x001b001200090000ll);
-    __m512i         x[2]  = { _mm512_setzero_si512(), _mm512_setzero_si512() };
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; j++) {
-        const __m512i y = _mm512_maskz_loadu_epi16(words, row[j] + at);
-        x[j / 8]        = _mm512_mask_permutexvar_epi16(x[j / 8], (__mmask32) 15 << (4 * (j % 8)), to, y);
+/* Words 0 and 17 of 8 rows at once, for blocks 0 and 1, then for 2 and 3 */
+PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, int m, vf * scale) {
+    const __m512i order = _mm512_setr_epi64( /* words 0 to 7, twice, then 17 to 24 */
+        0x0003000200010000, 0x0007000600050004, 0x0003000200010000, 0x0007000600050004, 0x0014001300120011,
+        0x0018001700160015, 0x0014001300120011, 0x0018001700160015);
+    for (int b = 0; b < m; b += 2) {
+        const bool      two   = b + 1 < m;
+        const __mmask32 words = two ? 1u << 17 | 1 : 1;
+        const size_t    from  = at + (size_t) b * sizeof(struct q8_block);
+        const __m512i   x = quant_merge(row, 8, from, words, two), y = quant_merge(row + 8, 8, from, words, two);
+        quant_two_scales(
+            _mm512_mask_permutexvar_epi16(_mm512_permutexvar_epi16(order, x), 0xff00ff00u, order, y), scale + b);
     }
-    const __m512i each = _mm512_setr_epi32( /* words 4 j, then 4 j + 1 */
-        0x00040000, 0x000c0008, 0x00140010, 0x001c0018, 0x00240020, 0x002c0028, 0x00340030, 0x003c0038, 0x00050001,
-        0x000d0009, 0x00150011, 0x001d0019, 0x00250021, 0x002d0029, 0x00350031, 0x003d0039);
-    const __m512i y01 = _mm512_permutex2var_epi16(x[0], each, x[1]);
-    const __m512i y23 = _mm512_permutex2var_epi16(x[0], _mm512_add_epi16(each, _mm512_set1_epi16(2)), x[1]);
-    scale[0]          = _mm512_cvtph_ps(_mm512_castsi512_si256(y01));
-    scale[1]          = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(y01, 1));
-    scale[2]          = _mm512_cvtph_ps(_mm512_castsi512_si256(y23));
-    scale[3]          = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(y23, 1));
 }
 
-/* scale[4]: of 16 rows' blocks b .. b + m, m <= 4; 0 beyond. A row gives its words to all blocks at once. */
+/* Words 0, 9, 18 and 27 of 4 rows at once */
+PLONG_INLINE void quant_scales_q4(const char * const * row, size_t at, int m, vf * scale) {
+    const __mmask32 words = 1u | (m > 1) << 9 | (m > 2) << 18 | (m > 3) << 27;
+    const __m512i   order = _mm512_setr_epi64( /* words 0 to 3, four times, then 9 to 12 */
+        0x0003000200010000, 0x0003000200010000, 0x0003000200010000, 0x0003000200010000, 0x000c000b000a0009,
+        0x000c000b000a0009, 0x000c000b000a0009, 0x000c000b000a0009);
+    const __m512i next  = _mm512_add_epi16(order, _mm512_set1_epi16(18));
+    __m512i       first = _mm512_setzero_si512(), second = first;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __mmask32 here = (__mmask32) 0x000f000fu << (4 * i);
+        const __m512i   x    = quant_merge(row + 4 * i, 4, at, words, m == 4);
+        first                = _mm512_mask_permutexvar_epi16(first, here, order, x);
+        second               = _mm512_mask_permutexvar_epi16(second, here, next, x);
+    }
+    quant_two_scales(first, scale);
+    quant_two_scales(second, scale + 2);
+}
+
+/* scale[4]: of 16 rows' blocks b .. b + m, m <= 4; what is beyond is undefined. */
 PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int b, int m, vf * scale) {
     const size_t at = (size_t) b * few_quant_bytes(type);
     if (type == GGML_TYPE_Q8_0) {

@@ -9,13 +9,13 @@
 /* A block of 32 dims: V as two tiles of 16 dims each, the probabilities as a tile for each group of rows */
 struct quant_work {
     _Alignas(64) int8_t v[2][QUADS][64];                           /* [dim][4 keys] */
-    _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][FEW_BLOCK]; /* row, digit; keys in the order of quant_quad() */
+    _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][FEW_BLOCK]; /* row, digit; keys in the order of quant_key() */
     _Alignas(64) int32_t sum[2][2 * QUANT_ROWS][16];
     float unit; /* the largest scale of the block, over QUANT_ONE */
 };
 
-/* First key of the i-th quad, in the order in which packing within 128-bit lanes leaves them */
-static inline int quant_quad(int i) { return i % 4 * 16 + i / 4 * 4; }
+/* The j-th key of the i-th quad, in the order in which quant_weigh() leaves them */
+static inline int quant_key(int i, int j) { return i % 4 / 2 * 16 + i / 4 * 4 + i % 2 * 2 + j % 2 * 32 + j / 2; }
 
 /* x[4], rows of bytes, as 4 bytes of the same place side by side */
 PLONG_INLINE void quant_turn_bytes(__m512i * x) {
@@ -36,11 +36,10 @@ PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
 PLONG_INLINE void quant_values_q8(
     const char * const * row, size_t at, struct quant_work * out, struct few_ahead * ahead, int ask) {
     for (int i = 0; i < QUADS; i += 2) {
-        const char *const *one = row + quant_quad(i), *const *two = row + quant_quad(i + 1);
-        __m512i            x[4];
+        __m512i x[4];
         quant_ask(ahead, ask, i / 2, QUADS / 2);
         for (int j = 0; j < 4; j++) {
-            x[j] = quant_two(one[j], two[j], at);
+            x[j] = quant_two(row[quant_key(i, j)], row[quant_key(i + 1, j)], at);
         }
         quant_turn_bytes(x);
         for (int j = 0; j < 4; j++) {
@@ -55,11 +54,10 @@ PLONG_INLINE void quant_values_q4(
     const __m512i first_two = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i last_two  = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for (int i = 0; i < 4; i++) {
-        const char * const * first = row + quant_quad(i);
-        __m512i              x[4];
+        __m512i x[4];
         quant_ask(ahead, ask, i, 4);
-        for (int j = 0; j < 4; j++) {
-            x[j] = quant_four(first + j, 4, at);
+        for (int j = 0; j < 4; j++) { /* quads i, i + 4, i + 8, i + 12 */
+            x[j] = quant_four(row + quant_key(i, j), 4, at);
         }
         quant_turn_bytes(x);
         for (int j = 0; j < 2; j++) { /* lanes of one quad of keys, then of the next */
@@ -73,20 +71,22 @@ PLONG_INLINE void quant_values_q4(
     }
 }
 
+/* a where `which` has ones, b where it has none */
+PLONG_INLINE __m512i quant_bits(__m512i which, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(which, a, b, 0xca);
+}
+
 /* The digits of p[64] times scale, at most QUANT_ONE: w[2][64] */
 PLONG_INLINE void quant_weigh(const float * p, const vf * scale, int8_t (*w)[FEW_BLOCK]) {
-    const __m512i half = _mm512_set1_epi16(128);
+    const __m512i half = _mm512_set1_epi16(128), low = _mm512_set1_epi16(255);
     __m512i       x[4];
     for (int i = 0; i < 4; i++) {
         x[i] = _mm512_cvtps_epi32(vf_mul(vf_load(p + 16 * i), scale[i]));
     }
     const __m512i a = _mm512_packs_epi32(x[0], x[1]), b = _mm512_packs_epi32(x[2], x[3]);
-    const __m512i lo_a = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8),
-                  lo_b = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
-    const __m512i hi_a = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8),
-                  hi_b = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
-    _mm512_store_si512(w[0], _mm512_packs_epi16(lo_a, lo_b));
-    _mm512_store_si512(w[1], _mm512_packs_epi16(hi_a, hi_b));
+    const __m512i above = _mm512_add_epi16(b, half), below = _mm512_srli_epi16(_mm512_add_epi16(a, half), 8);
+    _mm512_store_si512(w[0], quant_bits(low, a, _mm512_slli_epi16(b, 8)));
+    _mm512_store_si512(w[1], quant_bits(low, below, above));
 }
 
 PLONG_INLINE void quant_products(struct quant_work * w, int group) {
@@ -106,7 +106,7 @@ PLONG_INLINE void quant_add(
     const int32_t type, const int rows, struct quant_work * w, int group, const float * most, float * acc, int dv) {
     quant_products(w, group);
     for (int r = 0; r < rows; r++, acc += dv) {
-        const vf   f     = vf_set1(most[r] * w->unit);
+        const vf   f     = vf_mul(vf_set1(most[r]), vf_set1(w->unit));
         const vf   x     = quant_sum(w->sum[0][2 * r], w->sum[0][2 * r + 1]),
                    y     = quant_sum(w->sum[1][2 * r], w->sum[1][2 * r + 1]);
         const bool mixed = type == GGML_TYPE_Q8_0;
@@ -151,9 +151,10 @@ PLONG_INLINE void quant_values_of(
                                        was just stored cannot be loaded at once */
         if (b < nb) {
             for (int i = 0; i < 4 && b % 4 == 0; i++) {
-                vf x[4];
-                quant_scales(type, v->row + 16 * i, b, nb - b < 4 ? nb - b : 4, x);
-                for (int j = 0; j < 4; j++) {
+                const int m = nb - b < 4 ? nb - b : 4;
+                vf        x[4];
+                quant_scales(type, v->row + 16 * i, b, m, x);
+                for (int j = 0; j < m; j++) {
                     scale[j][i] = x[j];
                 }
             }
