@@ -5,7 +5,7 @@
 #include "blocks.h"
 
 #if defined(PLONG_ISA_AMX)
-#include "few_tiles_keys.h"
+#include "few_tiles_logits.h"
 #include "few_tiles_values.h"
 #elif defined(PLONG_ISA_BF16)
 #include "few_vnni_keys.h"
@@ -80,13 +80,15 @@ static void few_begin(struct tile_run * t) {
 static void few_logits_quant(struct tile_run * t, struct few_keys * x, int kv, float * s) {
     const struct plong_call * c = t->call;
     uint8_t *                 q = t->mem.digits + (size_t) kv * quant_size(c->d_k);
-    const struct quant_rows   k = quant_rows(x->k, x->keys->n, x->k_step, kv * c->k_head, c->k_type);
+    struct quant_rows         k;
+    quant_rows(&k, x->k, x->keys->n, x->k_step, kv * c->k_head, c->k_type);
     quant_logits(&k, q, t->job.sub_rows, c->d_k, s, &x->k_ahead);
 }
 
 static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, float * p) {
     const struct plong_call * c = t->call;
-    const struct quant_rows   v = quant_rows(x->v, x->keys->n, 0, kv * c->v_head, c->v_type);
+    struct quant_rows         v;
+    quant_rows(&v, x->v, x->keys->n, 0, kv * c->v_head, c->v_type);
     quant_values(
         &v, p, t->job.sub_rows, c->d_v, t->mem.js.acc + (size_t) (kv * t->job.sub_rows) * t->dv, t->dv, &x->v_ahead);
 }
@@ -109,13 +111,11 @@ static void few_values_quant(struct tile_run * t, struct few_keys * x, int kv, f
 }
 #endif
 
-/* At most FEW_BLOCK keys for one kv head of the tile */
-static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cover cover) {
+/* Logits s [rows][FEW_BLOCK] of one kv head of the tile */
+static void head_logits(struct tile_run * t, struct few_keys * x, int kv, float * s) {
     const struct plong_call * c    = t->call;
     const struct keys *       b    = x->keys;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
-    float *                   s   = t->mem.s;
-    float *                   acc = t->mem.js.acc + (size_t) i0 * t->dv;
     if (quant_keys(t)) {
         few_logits_quant(t, x, kv, s);
     } else if (t->map == PLONG_MAP_ABSOLUTE && reads_in_place(c->k_type, c->d_k)) {
@@ -124,8 +124,16 @@ static void head_few(struct tile_run * t, struct few_keys * x, int kv, enum cove
     } else {
         few_logits_converted(t, b, kv, s);
     }
-    const int n16  = finish_logits(t, s, FEW_BLOCK, i0, rows, b, cover, 16);
-    bool      live = false;
+}
+
+/* What follows from them. */
+static void head_values(struct tile_run * t, struct few_keys * x, int kv, enum cover cover, float * s) {
+    const struct plong_call * c    = t->call;
+    const struct keys *       b    = x->keys;
+    const int                 rows = t->job.sub_rows, i0 = kv * rows;
+    float *                   acc  = t->mem.js.acc + (size_t) i0 * t->dv;
+    const int                 n16  = finish_logits(t, s, FEW_BLOCK, i0, rows, b, cover, 16);
+    bool                      live = false;
     for (int i = 0; i < rows; i++) {
         float * row = s + i * FEW_BLOCK;
         add_count(t, i0 + i, row, n16, b);
@@ -177,8 +185,14 @@ static void keys_few(
         few_ahead(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes, c->one_stream);
     x.v_ahead =
         few_ahead(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, c->one_stream);
+    float * const s[2] = { t->mem.s, t->mem.s + PLONG_FEW * FEW_BLOCK };
+    head_logits(t, &x, 0, s[0]);
     for (int kv = 0; kv < n_kv; kv++) {
-        head_few(t, &x, kv, cover);
+        if (kv + 1 <
+            n_kv) { /* the processor has something to do while the last of a head's products are on their way */
+            head_logits(t, &x, kv + 1, s[(kv + 1) % 2]);
+        }
+        head_values(t, &x, kv, cover, s[kv % 2]);
     }
 }
 

@@ -11,32 +11,33 @@
 #define QUANT_ONE \
     16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
 
-/* Bytes from the begin of a row to the integers of block b: a scale comes before them in both types */
-PLONG_INLINE size_t quant_at(const int32_t type, int b) {
-    return (size_t) b * few_quant_bytes(type) + sizeof(uint16_t);
-}
+/* Bytes from the begin of a row to block b, and to its integers: a scale comes before them in both types */
+PLONG_INLINE size_t quant_block(const int32_t type, int b) { return (size_t) b * few_quant_bytes(type); }
+PLONG_INLINE size_t quant_at(const int32_t type, int b) { return quant_block(type, b) + sizeof(uint16_t); }
 
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
 /* What stands for the rows of keys that are not there: blocks whose scale is 0 */
 static const char quant_nothing[16 * sizeof(struct q8_block)];
 
-/* Rows of keys in the cache, padded to FEW_BLOCK. step: bytes from each to the next, 0 where they differ */
+/* Rows of FEW_BLOCK keys in the cache, each `at` bytes beyond row[j]. n: how many there are; the others are zeros. step:
+ * bytes from each to the next, 0 where they differ */
 struct quant_rows {
-    int32_t      type, n, step;
-    const char * row[FEW_BLOCK];
+    int32_t              type, n, step;
+    const char * const * row;
+    size_t               at;
+    const char *         padded[FEW_BLOCK];
 };
 
-/* at: bytes into each row */
-static struct quant_rows quant_rows(const char * const * row, int n, int32_t step, size_t at, int32_t type) {
-    struct quant_rows x = { .type = type, .n = n, .step = n == FEW_BLOCK ? step : 0 };
-    for (int j = 0; j < n; j++) {
-        x.row[j] = row[j] + at;
+static void quant_rows(struct quant_rows * x, const char * const * row, int n, int32_t step, size_t at, int32_t type) {
+    x->type = type;
+    x->n    = n;
+    x->step = n == FEW_BLOCK ? step : 0;
+    x->row  = n == FEW_BLOCK ? row : x->padded;
+    x->at   = n == FEW_BLOCK ? at : 0;
+    for (int j = 0; j < FEW_BLOCK && n < FEW_BLOCK; j++) {
+        x->padded[j] = j < n ? row[j] + at : quant_nothing;
     }
-    for (int j = n; j < FEW_BLOCK; j++) {
-        x.row[j] = quant_nothing;
-    }
-    return x;
 }
 
 /* The 32 bytes at `at` of two rows */
@@ -84,8 +85,8 @@ static inline float quant_normalize(float * p) {
 }
 
 /* The i-th of n parts of asking for `keys` of the keys ahead */
-PLONG_INLINE void quant_ask(struct few_ahead * ahead, int keys, int i, int n) {
-    few_prefetch(ahead, keys * (i + 1) / n - keys * i / n);
+PLONG_INLINE void quant_ask(struct few_ahead * ahead, uint32_t keys, uint32_t i, uint32_t n) {
+    few_prefetch(ahead, (int) (keys * (i + 1) / n - keys * i / n));
 }
 
 #endif

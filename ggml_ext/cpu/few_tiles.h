@@ -37,7 +37,9 @@ PLONG_INLINE __m512i quant_merge(const char * const * row, const int n, size_t a
     __m512i            x     = whole ? _mm512_loadu_si512(first) : _mm512_maskz_loadu_epi16(words, first);
 #pragma GCC unroll 8
     for (int j = 1; j < n; j++) {
-        x = _mm512_mask_loadu_epi16(x, words << j, row[j] + at - 2 * j);
+        const char * here = row[j] + at;
+        __asm__("" : "+r"(here)); /* or gcc keeps `at - 2 j` for all j, in vector registers */
+        x = _mm512_mask_loadu_epi16(x, words << j, here - 2 * j);
     }
     return x;
 }
@@ -47,22 +49,17 @@ PLONG_INLINE void quant_two_scales(__m512i x, vf * scale) {
     scale[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
 }
 
-/* Words 0 and 17 of 8 rows at once, for blocks 0 and 1, then for 2 and 3 */
-PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, int m, vf * scale) {
+/* scale[2]: of a block of 16 rows, and of the next one where there are two. Words 0 and 17 of 8 rows at once */
+PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, bool two, vf * scale) {
     const __m512i order = _mm512_setr_epi64( /* words 0 to 7, twice, then 17 to 24 */
         0x0003000200010000, 0x0007000600050004, 0x0003000200010000, 0x0007000600050004, 0x0014001300120011,
         0x0018001700160015, 0x0014001300120011, 0x0018001700160015);
-    for (int b = 0; b < m; b += 2) {
-        const bool      two   = b + 1 < m;
-        const __mmask32 words = two ? 1u << 17 | 1 : 1;
-        const size_t    from  = at + (size_t) b * sizeof(struct q8_block);
-        const __m512i   x = quant_merge(row, 8, from, words, two), y = quant_merge(row + 8, 8, from, words, two);
-        quant_two_scales(
-            _mm512_mask_permutexvar_epi16(_mm512_permutexvar_epi16(order, x), 0xff00ff00u, order, y), scale + b);
-    }
+    const __mmask32 words = two ? 1u << 17 | 1 : 1;
+    const __m512i   x = quant_merge(row, 8, at, words, two), y = quant_merge(row + 8, 8, at, words, two);
+    quant_two_scales(_mm512_mask_permutexvar_epi16(_mm512_permutexvar_epi16(order, x), 0xff00ff00u, order, y), scale);
 }
 
-/* Words 0, 9, 18 and 27 of 4 rows at once */
+/* scale[4]: of m blocks of 16 rows, the others are undefined. Words 0, 9, 18 and 27 of 4 rows at once */
 PLONG_INLINE void quant_scales_q4(const char * const * row, size_t at, int m, vf * scale) {
     const __mmask32 words = 1u | (m > 1) << 9 | (m > 2) << 18 | (m > 3) << 27;
     const __m512i   order = _mm512_setr_epi64( /* words 0 to 3, four times, then 9 to 12 */
@@ -79,16 +76,6 @@ PLONG_INLINE void quant_scales_q4(const char * const * row, size_t at, int m, vf
     }
     quant_two_scales(first, scale);
     quant_two_scales(second, scale + 2);
-}
-
-/* scale[4]: of 16 rows' blocks b .. b + m, m <= 4; what is beyond is undefined. */
-PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int b, int m, vf * scale) {
-    const size_t at = (size_t) b * few_quant_bytes(type);
-    if (type == GGML_TYPE_Q8_0) {
-        quant_scales_q8(row, at, m, scale);
-    } else {
-        quant_scales_q4(row, at, m, scale);
-    }
 }
 
 /* The digits of x, |x| <= 16383, as bytes 0 and 1: x = d0 + 256 d1 */

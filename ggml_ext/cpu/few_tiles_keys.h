@@ -1,6 +1,6 @@
 /*
- * few_tiles_keys.h - logits of a few query rows against q8_0 or q4_0 keys. q8_0: keys are the rows of a tile, read from the
- * cache as they lie. q4_0: unpacked, keys are the columns, 4 dims of each side by side.
+ * few_tiles_keys.h - q8_0 or q4_0 keys as tiles, and their products with a few query rows. q8_0: keys are the rows of a
+ * tile, read from the cache as they lie. q4_0: unpacked, keys are the columns, 4 dims of each side by side.
  */
 #ifndef PLONG_CPU_FEW_TILES_KEYS_H
 #define PLONG_CPU_FEW_TILES_KEYS_H
@@ -54,80 +54,78 @@ struct quant_keys {
     vf scale[4];
 };
 
-PLONG_INLINE void quant_load_q8(struct quant_keys * k, const char * const * row, int b, int m) {
+/* q8_0: block 0 of 16 keys, and bytes from key to key and from block to block */
+struct quant_source {
+    const char * first;
+    size_t       key, block;
+};
+
+/* Keys that lie at no one distance. m blocks of 16, `at` bytes into each row */
+PLONG_INLINE void quant_gather(struct quant_keys * k, const char * const * row, size_t at, int m) {
     for (int j = 0; j < 16; j++) {
         for (int i = 0; i < m; i++) {
-            const char * x = row[j] + quant_at(GGML_TYPE_Q8_0, b + i);
-            _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256((const __m256i *) x));
+            const void * one = row[j] + at + quant_at(GGML_TYPE_Q8_0, i);
+            _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256(one));
         }
+    }
+    __asm__ volatile("" : : : "memory"); /* gcc's tile loads do not say that they read memory */
+}
+
+#define QUANT_DOT(c, keys, key, queries, query, a, b, sum, stride) \
+    _tile_zero(c);                                                 \
+    _tile_loadd(K_KEYS, keys, key);                                \
+    _tile_loadd(K_QUERIES, queries, query);                        \
+    _tile_dpbssd(c, a, b);                                         \
+    _tile_stored(c, sum, stride);
+
+/* A group's products of block i of 16 keys. Two blocks that follow each other have sums in different tiles. */
+PLONG_INLINE void quant_dot_q8(const int i, struct quant_source k, const uint8_t * q, int32_t * sum) {
+    if (i % 2 == 0) {
+        QUANT_DOT(K_SUMS, k.first + k.block * i, k.key, q + 256 * i, 32, K_KEYS, K_QUERIES, sum + 128 * i, 32)
+    } else {
+        QUANT_DOT(K_SUMS_2, k.first + k.block * i, k.key, q + 256 * i, 32, K_KEYS, K_QUERIES, sum + 128 * i, 32)
     }
 }
 
-PLONG_INLINE void quant_load_q4(struct quant_keys * k, const char * const * row, int b, int m) {
-    for (int i = 0; i < m; i++) {
-        const size_t at  = quant_at(GGML_TYPE_Q4_0, b + i);
-        int8_t *     out = k->value + 512 * i;
-        __m512i      x[4];
-        for (int j = 0; j < 4; j++) {
-            x[j] = quant_four(row + j, 4, at);
-        }
-        quant_turn_words(x);
-        for (int g = 0; g < 4; g++) {
-            _mm512_store_si512(out + 64 * g, quant_low_nibbles(x[g]));
-            _mm512_store_si512(out + 64 * (4 + g), quant_high_nibbles(x[g]));
-        }
+/* The same of blocks i and i + 1, i even */
+PLONG_INLINE void quant_dot_q4(const int i, const struct quant_keys * k, const uint8_t * q, int32_t * sum) {
+    if (i % 4 == 0) {
+        QUANT_DOT(K_SUMS, k->value + 512 * i, 64, q + 512 * i, 64, K_QUERIES, K_KEYS, sum + 128 * i, 64)
+    } else {
+        QUANT_DOT(K_SUMS_2, k->value + 512 * i, 64, q + 512 * i, 64, K_QUERIES, K_KEYS, sum + 128 * i, 64)
     }
 }
-
-/* A group's sums for m blocks of 16 keys: those of q8_0 lie at `first`, by these distances */
-PLONG_INLINE void quant_dots_q8(
-    struct quant_keys * k, const char * first, size_t row, size_t block, const uint8_t * q, int m, int group) {
-    int32_t * sum = k->sum[group];
-#define QUANT_DOT(i, c)                              \
-    if (i < m) {                                     \
-        _tile_zero(c);                               \
-        _tile_loadd(K_KEYS, first + block * i, row); \
-        _tile_loadd(K_QUERIES, q + 256 * i, 32);     \
-        _tile_dpbssd(c, K_KEYS, K_QUERIES);          \
-        _tile_stored(c, sum + 128 * i, 32);          \
-    }
-    QUANT_DOT(0, K_SUMS)
-    QUANT_DOT(1, K_SUMS_2)
-    QUANT_DOT(2, K_SUMS)
-    QUANT_DOT(3, K_SUMS_2)
 #undef QUANT_DOT
+
+/* Block i of 16 keys as tiles, at `at` of each row */
+PLONG_INLINE void quant_load_q4(struct quant_keys * k, const char * const * row, size_t at, int i) {
+    int8_t * out = k->value + 512 * i;
+    __m512i  x[4];
+    for (int j = 0; j < 4; j++) {
+        x[j] = quant_four(row + j, 4, at + quant_at(GGML_TYPE_Q4_0, i));
+    }
+    quant_turn_words(x);
+    for (int g = 0; g < 4; g++) {
+        _mm512_store_si512(out + 64 * g, quant_low_nibbles(x[g]));
+        _mm512_store_si512(out + 64 * (4 + g), quant_high_nibbles(x[g]));
+    }
 }
 
-PLONG_INLINE void quant_dots_q4(struct quant_keys * k, const uint8_t * q, int m, int group) {
-#define QUANT_DOT(i, c)                               \
-    if (2 * i < m) {                                  \
-        _tile_zero(c);                                \
-        _tile_loadd(K_QUERIES, q + 1024 * i, 64);     \
-        _tile_loadd(K_KEYS, k->value + 1024 * i, 64); \
-        _tile_dpbssd(c, K_QUERIES, K_KEYS);           \
-        _tile_stored(c, k->sum[group] + 256 * i, 64); \
-    }
-    QUANT_DOT(0, K_SUMS)
-    QUANT_DOT(1, K_SUMS_2)
-#undef QUANT_DOT
-}
-
-/* s[rows][FEW_BLOCK] = or += the sums times their scales, rows <= QUANT_ROWS. Two keys are a vector: [key][row, digit] */
-PLONG_INLINE void quant_finish_q8(
-    const int rows, const struct quant_keys * k, const int32_t * from, int m, const float * weight, bool more,
-    float * s) {
-    vf sum[8], even[2], odd[2];
-    for (int i = 0; i < 8; i++) {
-        sum[i] = vf_zero();
-    }
-    for (int b = 0; b < m; b++) {
+/* sum[8] += the sums of block b times their scales. Two keys are a vector: [key][row, digit] */
+PLONG_INLINE void quant_scale_q8(const struct quant_keys * k, const int32_t * from, int b, vf * sum) {
+    const vf scale = k->scale[b];
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            const __m512i two = _mm512_mask_set1_epi32(_mm512_set1_epi32(2 * i), 0xff00, 2 * i + 1);
-            const vf      x   = _mm512_cvtepi32_ps(_mm512_load_si512(from + 128 * b + 16 * i));
-            sum[i]            = vf_fma(x, _mm512_permutexvar_ps(two, k->scale[b]), sum[i]);
-        }
+    for (int i = 0; i < 8; i++) {
+        const int     j = 2 * i, l = 2 * i + 1;
+        const __m512i two = _mm512_setr_epi32(j, j, j, j, j, j, j, j, l, l, l, l, l, l, l, l);
+        const vf      x   = _mm512_cvtepi32_ps(_mm512_load_si512(from + 128 * b + 16 * i));
+        sum[i]            = vf_fma(x, _mm512_permutexvar_ps(two, scale), sum[i]);
     }
+}
+
+/* s[rows][FEW_BLOCK] = or += them, rows <= QUANT_ROWS */
+PLONG_INLINE void quant_finish_q8(const int rows, const vf * sum, const float * weight, bool more, float * s) {
+    vf even[2], odd[2];
     for (int i = 0; i < 2; i++) { /* digits together, then rows 0 and 2, and 1 and 3, apart */
         vf x[2];
         for (int j = 0; j < 2; j++) {
@@ -155,96 +153,6 @@ PLONG_INLINE void quant_finish_q4(
             sum               = vf_fma(quant_sum(x, x + 16), k->scale[b], sum);
         }
         vf_store(s, vf_fma(sum, vf_set1(weight[r]), more ? vf_load(s) : vf_zero()));
-    }
-}
-
-/* A step's keys, 16 of them, and its blocks, up to 4 */
-struct quant_step {
-    int key, block, m;
-};
-
-PLONG_INLINE struct quant_step quant_step(int i, int nb) {
-    const int parts = (nb + 3) / 4, b = i % parts * 4;
-    return (struct quant_step) { i / parts * 16, b, nb - b < 4 ? nb - b : 4 };
-}
-
-PLONG_INLINE void quant_load(
-    const int32_t type, struct quant_keys * k, const struct quant_rows * x, struct quant_step at,
-    const uint8_t * digits, int groups, int d) {
-    const char * const * row = x->row + at.key;
-    quant_scales(type, row, at.block, at.m, k->scale);
-    if (type == GGML_TYPE_Q4_0) {
-        quant_load_q4(k, row, at.block, at.m);
-        return;
-    }
-    if (!x->step) {
-        quant_load_q8(k, row, at.block, at.m);
-    }
-    const char * cached = row[0] + quant_at(GGML_TYPE_Q8_0, at.block);
-    for (int g = 0; g < groups; g++) {
-        const uint8_t * q = digits + (size_t) g * quant_group_size(d) + 256 * at.block;
-        if (x->step) {
-            quant_dots_q8(k, cached, (size_t) x->step, sizeof(struct q8_block), q, at.m, g);
-        } else {
-            quant_dots_q8(k, (const char *) k->value, 128, 32, q, at.m, g);
-        }
-    }
-}
-
-PLONG_INLINE void quant_finish(
-    const int32_t type, const int rows, struct quant_keys * k, struct quant_step at, uint8_t * digits, int group, int d,
-    float * s) {
-    const float * weight = quant_weights(digits, d, group);
-    if (type == GGML_TYPE_Q4_0) {
-        quant_dots_q4(k, digits + (size_t) group * quant_group_size(d) + 512 * at.block, at.m, group);
-        quant_finish_q4(rows, k, k->sum[group], at.m, weight, at.block > 0, s + at.key);
-    } else {
-        quant_finish_q8(rows, k, k->sum[group], at.m, weight, at.block > 0, s + at.key);
-    }
-}
-
-PLONG_INLINE void quant_logits_of(
-    const int32_t type, const struct quant_rows * x, uint8_t * digits, int rows, int d, float * s,
-    struct few_ahead * ahead) {
-    const int nb = d / 32, steps = (x->n + 15) / 16 * ((nb + 3) / 4), groups = (rows + QUANT_ROWS - 1) / QUANT_ROWS;
-    struct quant_keys keys[2];
-    for (int i = 0; i <= steps; i++) { /* one step is loaded while the one before is finished: what was just stored as
-                                          parts cannot be loaded at once */
-        if (i < steps) {
-            const struct quant_step at = quant_step(i, nb);
-            for (int j = at.key + 16; at.block == 0 && j < at.key + 32 && j < x->n; j++) {
-                few_near(x->row[j], nb * (int) few_quant_bytes(type));
-            }
-            quant_ask(ahead, 16, at.block / 4, (nb + 3) / 4);
-            quant_load(type, &keys[i % 2], x, at, digits, groups, d);
-        }
-        for (int g = 0; g < groups && i > 0; g++) {
-            float * const           to   = s + (size_t) g * QUANT_ROWS * FEW_BLOCK;
-            const struct quant_step at   = quant_step(i - 1, nb);
-            const int               left = rows - g * QUANT_ROWS;
-            if (left >= QUANT_ROWS) {
-                quant_finish(type, QUANT_ROWS, &keys[(i + 1) % 2], at, digits, g, d, to);
-            } else {
-                quant_finish(type, left, &keys[(i + 1) % 2], at, digits, g, d, to);
-            }
-        }
-    }
-}
-
-/* s[rows][FEW_BLOCK] for the keys, padded to 16. */
-static void quant_logits(
-    const struct quant_rows * x, uint8_t * digits, int rows, int d, float * s, struct few_ahead * ahead) {
-    const bool usual = rows == QUANT_ROWS && d == 128;
-    if (x->type == GGML_TYPE_Q8_0) {
-        if (usual) {
-            quant_logits_of(GGML_TYPE_Q8_0, x, digits, QUANT_ROWS, 128, s, ahead);
-        } else {
-            quant_logits_of(GGML_TYPE_Q8_0, x, digits, rows, d, s, ahead);
-        }
-    } else if (usual) {
-        quant_logits_of(GGML_TYPE_Q4_0, x, digits, QUANT_ROWS, 128, s, ahead);
-    } else {
-        quant_logits_of(GGML_TYPE_Q4_0, x, digits, rows, d, s, ahead);
     }
 }
 

@@ -10,12 +10,12 @@
 struct quant_work {
     _Alignas(64) int8_t v[2][QUADS][64];                           /* [dim][4 keys] */
     _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][FEW_BLOCK]; /* row, digit; keys in the order of quant_key() */
-    _Alignas(64) int32_t sum[2][2 * QUANT_ROWS][16];
+    _Alignas(64) int32_t sum[QUANT_GROUP][2][2 * QUANT_ROWS][16];
     float unit; /* the largest scale of the block, over QUANT_ONE */
 };
 
-/* The j-th key of the i-th quad, in the order in which quant_weigh() leaves them */
-static inline int quant_key(int i, int j) { return i % 4 / 2 * 16 + i / 4 * 4 + i % 2 * 2 + j % 2 * 32 + j / 2; }
+/* The j-th key of quad k + i, k a multiple of 4 and i < 4, in the order in which quant_weigh() leaves them */
+PLONG_INLINE int quant_key(int k, const int i, const int j) { return k + i / 2 * 16 + i % 2 * 2 + j % 2 * 32 + j / 2; }
 
 /* x[4], rows of bytes, as 4 bytes of the same place side by side */
 PLONG_INLINE void quant_turn_bytes(__m512i * x) {
@@ -35,15 +35,19 @@ PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
 /* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. ask: keys ahead, asked for meanwhile */
 PLONG_INLINE void quant_values_q8(
     const char * const * row, size_t at, struct quant_work * out, struct few_ahead * ahead, int ask) {
-    for (int i = 0; i < QUADS; i += 2) {
-        __m512i x[4];
-        quant_ask(ahead, ask, i / 2, QUADS / 2);
-        for (int j = 0; j < 4; j++) {
-            x[j] = quant_two(row[quant_key(i, j)], row[quant_key(i + 1, j)], at);
-        }
-        quant_turn_bytes(x);
-        for (int j = 0; j < 4; j++) {
-            quant_store_halves(out->v[j / 2][i] + 32 * (j % 2), out->v[j / 2][i + 1] + 32 * (j % 2), x[j]);
+    for (int k = 0; k < QUADS; k += 4) {
+        quant_ask(ahead, ask, k / 4, QUADS / 4);
+#pragma GCC unroll 2
+        for (int i = 0; i < 4; i += 2) {
+            __m512i x[4];
+            for (int j = 0; j < 4; j++) {
+                x[j] = quant_two(row[quant_key(k, i, j)], row[quant_key(k, i + 1, j)], at);
+            }
+            quant_turn_bytes(x);
+            for (int j = 0; j < 4; j++) {
+                int8_t * to = out->v[j / 2][k + i] + 32 * (j % 2);
+                quant_store_halves(to, to + 64, x[j]);
+            }
         }
     }
 }
@@ -57,7 +61,7 @@ PLONG_INLINE void quant_values_q4(
         __m512i x[4];
         quant_ask(ahead, ask, i, 4);
         for (int j = 0; j < 4; j++) { /* quads i, i + 4, i + 8, i + 12 */
-            x[j] = quant_four(row + quant_key(i, j), 4, at);
+            x[j] = quant_four(row + quant_key(0, i, j), 4, at);
         }
         quant_turn_bytes(x);
         for (int j = 0; j < 2; j++) { /* lanes of one quad of keys, then of the next */
@@ -97,18 +101,18 @@ PLONG_INLINE void quant_products(struct quant_work * w, int group) {
     _tile_dpbssd(V_SUMS, V_WEIGHTS, V_VALUES);
     _tile_loadd(V_VALUES, w->v[1], 64);
     _tile_dpbssd(V_SUMS_2, V_WEIGHTS, V_VALUES);
-    _tile_stored(V_SUMS, w->sum[0], 64);
-    _tile_stored(V_SUMS_2, w->sum[1], 64);
+    _tile_stored(V_SUMS, w->sum[group][0], 64);
+    _tile_stored(V_SUMS_2, w->sum[group][1], 64);
 }
 
 /* acc[rows][dv] += 32 dims of a group's rows. most[r]: the row's largest probability */
 PLONG_INLINE void quant_add(
-    const int32_t type, const int rows, struct quant_work * w, int group, const float * most, float * acc, int dv) {
-    quant_products(w, group);
+    const int32_t type, const int rows, const struct quant_work * w, int group, const float * most, float * acc,
+    int dv) {
+    const int32_t (*sum)[2 * QUANT_ROWS][16] = w->sum[group];
     for (int r = 0; r < rows; r++, acc += dv) {
-        const vf   f     = vf_mul(vf_set1(most[r]), vf_set1(w->unit));
-        const vf   x     = quant_sum(w->sum[0][2 * r], w->sum[0][2 * r + 1]),
-                   y     = quant_sum(w->sum[1][2 * r], w->sum[1][2 * r + 1]);
+        const vf   f = vf_mul(vf_set1(most[r]), vf_set1(w->unit));
+        const vf   x = quant_sum(sum[0][2 * r], sum[0][2 * r + 1]), y = quant_sum(sum[1][2 * r], sum[1][2 * r + 1]);
         const bool mixed = type == GGML_TYPE_Q8_0;
         const vf   a = mixed ? _mm512_shuffle_f32x4(x, y, 0x88) : x, b = mixed ? _mm512_shuffle_f32x4(x, y, 0xdd) : y;
         vf_store(acc, vf_fma(a, f, vf_load(acc)));
@@ -116,20 +120,40 @@ PLONG_INLINE void quant_add(
     }
 }
 
-/* V and probabilities of block b as tiles. scale[4]: of the block, 16 keys each */
-PLONG_INLINE void quant_fill(
-    const int32_t type, const struct quant_rows * v, int b, vf * scale, const float * p, int rows,
-    struct quant_work * w, struct few_ahead * ahead, int ask) {
-    const size_t at      = quant_at(type, b);
-    const float  largest = quant_most((const float *) scale, FEW_BLOCK);
-    const vf     f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
-    w->unit              = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
+/* scale [4 blocks][16 keys each], of m blocks from b on */
+PLONG_INLINE void quant_values_scales(const int32_t type, const struct quant_rows * v, int b, int m, vf (*scale)[4]) {
+    const size_t at = v->at + quant_block(type, b);
+    for (int i = 0; i < 4; i++) {
+        const char * const * row = v->row + 16 * i;
+        vf                   x[4];
+        if (type == GGML_TYPE_Q4_0) {
+            quant_scales_q4(row, at, m, x);
+        }
+        for (int j = 0; j < m; j++) {
+            if (type == GGML_TYPE_Q8_0 && j % 2 == 0) {
+                quant_scales_q8(row, at + quant_block(type, j), j + 1 < m, x + j);
+            }
+            scale[j][i] = x[j];
+        }
+    }
+}
+
+/* Probabilities of a block as tiles. scale[4]: of the block, 16 keys each */
+PLONG_INLINE void quant_fill_weights(const int32_t type, vf * scale, const float * p, int rows, struct quant_work * w) {
+    const float largest = quant_most((const float *) scale, FEW_BLOCK);
+    const vf    f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
+    w->unit             = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
     for (int i = 0; i < 4; i++) {
         scale[i] = vf_mul(scale[i], f);
     }
     for (int r = 0; r < rows; r++) {
         quant_weigh(p + r * FEW_BLOCK, scale, w->w[r / QUANT_ROWS] + 2 * (r % QUANT_ROWS));
     }
+}
+
+PLONG_INLINE void quant_fill_values(
+    const int32_t type, const struct quant_rows * v, int b, struct quant_work * w, struct few_ahead * ahead, int ask) {
+    const size_t at = v->at + quant_at(type, b);
     if (type == GGML_TYPE_Q8_0) {
         quant_values_q8(v->row, at, w, ahead, ask);
     } else {
@@ -137,6 +161,8 @@ PLONG_INLINE void quant_fill(
     }
 }
 
+/* One block's tiles are filled while those of the one before are multiplied, with other work between what stores parts or
+ * tiles and what loads them, as in quant_both_q8(). */
 PLONG_INLINE void quant_values_of(
     const int32_t type, const struct quant_rows * v, float * p, int rows, int nb, float * acc, int dv,
     struct few_ahead * ahead) {
@@ -146,28 +172,27 @@ PLONG_INLINE void quant_values_of(
     for (int r = 0; r < rows; r++) {
         most[r] = quant_normalize(p + r * FEW_BLOCK);
     }
-    for (int b = 0; b <= nb;
-         b++) { /* one block's tiles are filled while those of the one before are multiplied: a tile that
-                                       was just stored cannot be loaded at once */
+    for (int b = 0; b <= nb; b++) {
+        struct quant_work *now = &work[b % 2], *before = &work[(b + 1) % 2];
         if (b < nb) {
-            for (int i = 0; i < 4 && b % 4 == 0; i++) {
-                const int m = nb - b < 4 ? nb - b : 4;
-                vf        x[4];
-                quant_scales(type, v->row + 16 * i, b, m, x);
-                for (int j = 0; j < m; j++) {
-                    scale[j][i] = x[j];
-                }
+            if (b % 4 == 0) {
+                quant_values_scales(type, v, b, nb - b < 4 ? nb - b : 4, scale);
             }
-            quant_fill(
-                type, v, b, scale[b % 4], p, rows, &work[b % 2], ahead, FEW_BLOCK * (b + 1) / nb - FEW_BLOCK * b / nb);
+            quant_fill_weights(type, scale[b % 4], p, rows, now);
+        }
+        __asm__ volatile("" : : : "memory"); /* gcc's tile loads do not say that they read memory */
+        for (int g = 0; b > 0 && g * QUANT_ROWS < rows; g++) {
+            quant_products(before, g);
+        }
+        if (b < nb) {
+            quant_fill_values(type, v, b, now, ahead, FEW_BLOCK * (b + 1) / nb - FEW_BLOCK * b / nb);
         }
         for (int r = 0; b > 0 && r < rows; r += QUANT_ROWS) {
-            struct quant_work * w  = &work[(b + 1) % 2];
-            float *             to = acc + (size_t) r * dv + 32 * (b - 1);
+            float * to = acc + (size_t) r * dv + 32 * (b - 1);
             if (rows - r >= QUANT_ROWS) {
-                quant_add(type, QUANT_ROWS, w, r / QUANT_ROWS, most + r, to, dv);
+                quant_add(type, QUANT_ROWS, before, r / QUANT_ROWS, most + r, to, dv);
             } else {
-                quant_add(type, rows - r, w, r / QUANT_ROWS, most + r, to, dv);
+                quant_add(type, rows - r, before, r / QUANT_ROWS, most + r, to, dv);
             }
         }
     }

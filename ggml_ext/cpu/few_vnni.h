@@ -18,11 +18,10 @@ PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
         (short) word[6], (short) word[7]);
 }
 
-/* scale[4]: of 16 rows' blocks b .. b + m, m <= 4; the others stay as they are. */
-PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, int b, int m, vf * scale) {
-    for (int i = 0; i < m; i++) {
-        const size_t at = (size_t) (b + i) * few_quant_bytes(type);
-        scale[i]        = _mm512_cvtph_ps(_mm256_set_m128i(quant_words(row + 8, at), quant_words(row, at)));
+/* scale[4]: of m blocks of 16 rows, m <= 4, the first `at` bytes into them; the others stay as they are. */
+PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, size_t at, int m, vf * scale) {
+    for (int i = 0; i < m; i++, at += few_quant_bytes(type)) {
+        scale[i] = _mm512_cvtph_ps(_mm256_set_m128i(quant_words(row + 8, at), quant_words(row, at)));
     }
 }
 

@@ -70,8 +70,8 @@ PLONG_INLINE void quant_dot(
 
 /* s[rows][16 keys] */
 PLONG_INLINE void quant_logits_16(
-    const int32_t type, const int rows, const char * const * row, const struct quant_digits * q, int r0, int nb,
-    float * s, struct few_ahead * ahead) {
+    const int32_t type, const int rows, const char * const * row, size_t at, const struct quant_digits * q, int r0,
+    int nb, float * s, struct few_ahead * ahead) {
     const __m512i nibble = _mm512_set1_epi16(15);
     const size_t  stride = (size_t) nb * 32; /* from row to row of q */
     vf            total[4], scale[4];
@@ -82,7 +82,7 @@ PLONG_INLINE void quant_logits_16(
         const int16_t * qb = q->q + ((size_t) r0 * nb + b) * 32;
         __m512i         x[8], sum[2][4];
         if (b % 4 == 0) {
-            quant_scales(type, row, b, nb - b < 4 ? nb - b : 4, scale);
+            quant_scales(type, row, at + quant_block(type, b), nb - b < 4 ? nb - b : 4, scale);
         }
         for (int r = 0; r < rows; r++) {
             sum[0][r] =
@@ -90,7 +90,7 @@ PLONG_INLINE void quant_logits_16(
             sum[1][r] = _mm512_setzero_si512();
         }
         quant_ask(ahead, 16, b, nb);
-        quant_keys_bytes(type, row, quant_at(type, b), x);
+        quant_keys_bytes(type, row, at + quant_at(type, b), x);
         if (type == GGML_TYPE_Q8_0) {
 #pragma GCC unroll 8
             for (int g = 0; g < 8; g++) {
@@ -119,7 +119,7 @@ PLONG_INLINE void quant_logits_of(
     const int32_t type, const int rows, const int nb, const struct quant_rows * x, const struct quant_digits * q,
     int r0, float * s, struct few_ahead * ahead) {
     for (int j = 0; j < x->n; j += 16) {
-        quant_logits_16(type, rows, x->row + j, q, r0, nb, s + j, ahead);
+        quant_logits_16(type, rows, x->row + j, x->at, q, r0, nb, s + j, ahead);
     }
 }
 

@@ -81,7 +81,7 @@ PLONG_INLINE void quant_weigh(
     struct quant_weights * out) {
     vf scale[4][4]; /* [16 keys each][block] */
     for (int i = 0; i < 4; i++) {
-        quant_scales(type, v->row + 16 * i, b, m, scale[i]);
+        quant_scales(type, v->row + 16 * i, v->at + quant_block(type, b), m, scale[i]);
     }
     for (int j = 0; j < m; j++) {
         const vf    each[4] = { scale[0][j], scale[1][j], scale[2][j], scale[3][j] };
@@ -110,7 +110,7 @@ PLONG_INLINE void quant_values_of(
             quant_weigh(type, rows, b, nb - b < 4 ? nb - b : 4, v, p, most, &x);
         }
         quant_values_block(
-            type, rows, v->row, quant_at(type, b), (const int16_t (*)[FEW_BLOCK]) x.w[b % 4], x.unit[b % 4],
+            type, rows, v->row, v->at + quant_at(type, b), (const int16_t (*)[FEW_BLOCK]) x.w[b % 4], x.unit[b % 4],
             acc + 32 * b, dv, ahead, FEW_BLOCK * (b + 1) / nb - FEW_BLOCK * b / nb);
     }
 }
