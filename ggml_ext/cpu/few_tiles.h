@@ -20,6 +20,9 @@
 #define V_WEIGHTS 6
 #define V_VALUES  7
 
+/* What is stored before this is there when tiles are loaded: gcc's tile loads do not say that they read memory. */
+#define QUANT_STORED() __asm__ volatile("" : : : "memory")
+
 static void quant_config(int32_t k_type) {
     struct tile_config c = { .palette = 1 };
     for (int i = 0; i < 8; i++) {

@@ -68,7 +68,6 @@ PLONG_INLINE void quant_gather(struct quant_keys * k, const char * const * row, 
             _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256(one));
         }
     }
-    __asm__ volatile("" : : : "memory"); /* gcc's tile loads do not say that they read memory */
 }
 
 #define QUANT_DOT(c, keys, key, queries, query, a, b, sum, stride) \

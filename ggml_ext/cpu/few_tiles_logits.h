@@ -115,6 +115,7 @@ PLONG_INLINE void quant_turn(
     if (type == GGML_TYPE_Q8_0 && begins && !x->step) {
         quant_gather(now.k, now.row, now.at, now.m);
     }
+    QUANT_STORED();
     for (int g = 0; g * QUANT_ROWS < rows; g++) {
         const int left = rows - g * QUANT_ROWS;
         if (left >= QUANT_ROWS) {

@@ -180,7 +180,7 @@ PLONG_INLINE void quant_values_of(
             }
             quant_fill_weights(type, scale[b % 4], p, rows, now);
         }
-        __asm__ volatile("" : : : "memory"); /* gcc's tile loads do not say that they read memory */
+        QUANT_STORED();
         for (int g = 0; b > 0 && g * QUANT_ROWS < rows; g++) {
             quant_products(before, g);
         }
