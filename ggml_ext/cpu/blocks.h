@@ -19,7 +19,7 @@
 struct tile_mem {
     elem *             k;      /* a packed key block */
     elem *             v;      /* a packed value block */
-    float *            s;      /* logits: [SUB][CHUNK], or [rows of a kv head][FEW_BLOCK] */
+    float *            s;      /* logits: [SUB][CHUNK], or [2 kv heads in turn][PLONG_FEW][FEW_BLOCK] */
     float *            s_zone; /* the same for another zone, of one sub */
     elem *             p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
     float *            f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */

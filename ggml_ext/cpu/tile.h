@@ -18,7 +18,8 @@ static size_t tile_layout(struct tile_mem * t, char * base, int32_t d_k, int32_t
 #else
     const size_t digits_size = 0;
 #endif
-    const size_t wide_s  = SUB * CHUNK * sizeof(float); /* more than PLONG_FEW * FEW_BLOCK */
+    const size_t wide_s = SUB * CHUNK * sizeof(float);
+    _Static_assert(SUB * CHUNK >= 2 * PLONG_FEW * FEW_BLOCK, "logits of two kv heads have room in those of a sub");
     const size_t sizes[] = {
         BLOCK * dk * sizeof(elem),
         BLOCK * dv * sizeof(elem),
