@@ -36,9 +36,9 @@ PLONG_INLINE void quant_values_pair(
 PLONG_INLINE void quant_values_block(
     const int32_t type, const int rows, const char * const * row, size_t at, const int16_t (*w)[FEW_BLOCK],
     const float * unit, float * acc, int dv, struct few_ahead * ahead, int ask) {
-    __m512i sum[2][4];
+    __m512i sums[2][2][4]; /* of every other pair each: a product waits four cycles for the one before */
     for (int r = 0; r < rows; r++) {
-        sum[0][r] = sum[1][r] = _mm512_setzero_si512();
+        sums[0][0][r] = sums[0][1][r] = sums[1][0][r] = sums[1][1][r] = _mm512_setzero_si512();
     }
     for (int j = 0; j < FEW_BLOCK; j += 8) {
         if (j % 16 == 0) {
@@ -46,8 +46,13 @@ PLONG_INLINE void quant_values_block(
         }
 #pragma GCC unroll 4 /* as a loop it takes half as long again: gcc copies the sums around */
         for (int x = j; x < j + 8; x += 2) {
-            quant_values_pair(type, rows, row + x, at, w, x, sum);
+            quant_values_pair(type, rows, row + x, at, w, x, sums[(x - j) / 2 % 2]);
         }
+    }
+    __m512i sum[2][4];
+    for (int r = 0; r < rows; r++) {
+        sum[0][r] = _mm512_add_epi32(sums[0][0][r], sums[1][0][r]);
+        sum[1][r] = _mm512_add_epi32(sums[0][1][r], sums[1][1][r]);
     }
     const __m512i even = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i odd  = _mm512_add_epi32(even, _mm512_set1_epi32(8));
