@@ -186,10 +186,10 @@ static void keys_few(
     x.v_ahead =
         few_ahead(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, c->one_stream);
     float * const s[2] = { t->mem.s, t->mem.s + PLONG_FEW * FEW_BLOCK };
+    /* Logits are a head ahead of values: something to do while the last products of a head are on their way. */
     head_logits(t, &x, 0, s[0]);
     for (int kv = 0; kv < n_kv; kv++) {
-        if (kv + 1 <
-            n_kv) { /* the processor has something to do while the last of a head's products are on their way */
+        if (kv + 1 < n_kv) {
             head_logits(t, &x, kv + 1, s[(kv + 1) % 2]);
         }
         head_values(t, &x, kv, cover, s[kv % 2]);

@@ -7,20 +7,24 @@
 
 static inline void quant_config(int32_t k_type) { (void) k_type; }
 
-PLONG_INLINE __m128i quant_word(__m128i x, const char * word, const int j) {
-    short y;
-    memcpy(&y, word, sizeof(y));
-    return _mm_insert_epi16(x, y, j);
+PLONG_INLINE short quant_word(const char * p) {
+    short x;
+    memcpy(&x, p, sizeof(x));
+    return x;
 }
 
-/* The words at `at` of 8 rows. Inserted one by one: given all at once, gcc fetches some by way of mask registers. */
+/* The words at `at` of 8 rows. Inserted one by one: given all at once, gcc fetches some by way of mask registers. Not in a
+ * loop: the place is part of the instruction, which not every compiler sees there. */
 PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
     __m128i x = _mm_setzero_si128();
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-        x = quant_word(x, row[j] + at, j);
-    }
-    return x;
+    x         = _mm_insert_epi16(x, quant_word(row[0] + at), 0);
+    x         = _mm_insert_epi16(x, quant_word(row[1] + at), 1);
+    x         = _mm_insert_epi16(x, quant_word(row[2] + at), 2);
+    x         = _mm_insert_epi16(x, quant_word(row[3] + at), 3);
+    x         = _mm_insert_epi16(x, quant_word(row[4] + at), 4);
+    x         = _mm_insert_epi16(x, quant_word(row[5] + at), 5);
+    x         = _mm_insert_epi16(x, quant_word(row[6] + at), 6);
+    return _mm_insert_epi16(x, quant_word(row[7] + at), 7);
 }
 
 /* scale[4]: of m blocks of 16 rows, m <= 4, the first `at` bytes into them; the others stay as they are. */
