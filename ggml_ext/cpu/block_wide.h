@@ -35,6 +35,18 @@ static void pack_values(struct tile_run * t, const struct keys * b, struct packe
     }
 }
 
+/* Asks for the next key of the next block, in K and in V. A few lines at a time, beside the softmax: AMD's cores drop requests
+ * for which they have no room. Intel's gain nothing: of a whole block asked for ahead, few rows survive in the sets that a
+ * stride shares, and the matrix unit's loads want the same places. */
+PLONG_INLINE void ask_next(struct tile_run * t) {
+    const struct plong_call * c = t->call;
+    if (t->asked < t->next->n) {
+        const size_t cell = (size_t) t->next->cell[t->asked++];
+        few_ask(t->k_then + cell * c->k_cell, (int) (t->k_bytes + 63) / 64);
+        few_ask(t->v_then + cell * c->v_cell, (int) (t->v_bytes + 63) / 64);
+    }
+}
+
 /* Rows of a sub and some keys of the block: what is between one softmax and the next. */
 struct part {
     int         sub;
@@ -120,6 +132,7 @@ static bool part_probabilities(
     bool      any = false;
     for (int i = 0; i < rows; i += 4) {
         const bool more = work->left > 0;
+        ask_next(t);
 #pragma GCC unroll 4
         for (int x = 0; x < 4; x++) {
             if (more) {
@@ -136,7 +149,7 @@ static bool part_probabilities(
     return any;
 }
 
-static void block_wide(struct tile_run * t, const struct key_block * block) {
+static void block_wide(struct tile_run * t, const struct key_block * block, const struct key_block * next) {
     const struct keys b    = block_keys(block, 0, BLOCK);
     struct packed     done = { .tame = true };
     struct part       part, then;
@@ -144,6 +157,8 @@ static void block_wide(struct tile_run * t, const struct key_block * block) {
     float *           s     = t->mem.s;
     int               first = -1, last = 0; /* keys of the sub whose probabilities are in p and matter */
     int               filled = 0;           /* where those that are there end */
+    t->next                  = next;
+    t->asked                 = t->call->one_stream ? 0 : next->n;
     for (bool more = find_part(t, &b, 0, 0, &part); more; part = then) {
         elem *           p    = wide_probabilities(t->mem.s, t->mem.p);
         struct wide_work work = { .left = 0 };

@@ -57,6 +57,8 @@ struct tile_run {
     const char *              v_base;
     const char *              k_then; /* the same for the next block, which may be another tile's */
     const char *              v_then;
+    const struct key_block *  next;  /* that block */
+    int                       asked; /* keys of it that memory was asked for, by wide blocks */
 };
 
 /* Rows of keys in the cache. */

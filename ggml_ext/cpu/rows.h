@@ -19,8 +19,7 @@ struct q4_block {
 
 #define ASK_AHEAD 16 /* rows between a request and the use */
 
-/* Asks for rows j .. j + count of n. A block is packed faster than it is computed with, so memory has to keep up only while
- * it is packed: what was asked for a whole block ahead is evicted again from the few sets that rows at a stride share. */
+/* Asks for rows j .. j + count of n. */
 static inline void ask_rows(const void * const * row, int j, int count, int n, int bytes) {
     for (const int end = j + count < n ? j + count : n; j < end; j++) {
         for (int i = 0; i < bytes; i += 64) {

@@ -183,7 +183,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
             run_job_reset(t);
             in_job = true;
         }
-        if (!more && t->job.few) { /* wide blocks ask for their keys themselves */
+        if (!more && (t->job.few || t->call->one_stream)) {
             peek_keys(t, segment, cap, next);
         }
         run_counts(t, b);
@@ -191,7 +191,7 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
         if (t->job.few) {
             block_few(t, b, next);
         } else {
-            block_wide(t, b);
+            block_wide(t, b, next);
         }
         struct key_block * swap = b;
         b                       = next;

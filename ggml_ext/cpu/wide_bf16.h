@@ -3,7 +3,7 @@
 #ifndef PLONG_CPU_WIDE_H
 #define PLONG_CPU_WIDE_H
 
-#define BLOCK 128 /* keys that are packed at a time: the row length of probabilities */
+#define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
 #define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
 #define AHEAD 0
 #define SUB   48 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
