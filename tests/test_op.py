@@ -157,6 +157,17 @@ def test_a_late_key_takes_all(forced: str, logit: float) -> None:
 
 
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
+@pytest.mark.parametrize("size", [3e3, 1e12, -1e12])
+def test_a_key_ahead_changes_no_bit(forced: str, size: float) -> None:
+    case = Case("ahead", seqs=(Seq(400, 40),), kv_type="f32")
+    op = OpCase(case)
+    _set_key(op, "k", 430, size)
+    got, without = op.run(), OpCase(case).run()
+    np.testing.assert_array_equal(got[:30], without[:30])
+    assert (got[30:, :2] != without[30:, :2]).any(axis=2).all()
+
+
+@pytest.mark.parametrize("forced", ISAS, indirect=True)
 @pytest.mark.parametrize("n_keys", [1, 64, 777])
 def test_a_plan_that_covers_all_equals_exact(forced: str, n_keys: int) -> None:
     case = Case("full", seqs=(Seq(n_keys, 33),))

@@ -8,7 +8,7 @@
 typedef uint16_t elem; /* bf16 */
 #define TILE 512       /* bf16 in a tile: 16 rows of 64 bytes */
 
-#define KEYS_TAME 0x4480 /* 1024 in bf16: fixed point does for keys that are all below */
+#define KEYS_TAME 0x5d80 /* 2^60 in bf16: fixed point does for keys that are all below */
 
 /* Row of the tile for values j, j + 1 of 32. Their order is the one in which 16-bit weights come out of a pack
  * instruction: fours of the first 16 and of the second 16 in turn. */

@@ -19,7 +19,8 @@ static inline void vec_scale(float * x, float f, int d) {
     }
 }
 
-/* The maximum of a block of n logits (n a multiple of 16) is taken into m; sums l[VW] (one per lane) and acc follow.
+/* The maximum of a block of n logits (n a multiple of 16) is taken into m, as the next whole number: nothing is rounded when
+ * sums l[VW] (one per lane) and acc follow, and fixed point takes it as it is.
  * Returns false when the block cannot matter to this row: no key, or all of them `skip` below the maximum. */
 PLONG_INLINE bool softmax_max(const float * s, int n, float skip, float * m, float * l, float * acc, int d) {
     vf top = vf_load(s);
@@ -28,7 +29,7 @@ PLONG_INLINE bool softmax_max(const float * s, int n, float skip, float * m, flo
         top = vf_max(top, vf_load(s + i));
     }
     if (vf_any_gt(top, vf_set1(*m + LAZY))) {
-        const float max = vf_hmax(top);
+        const float max = ceilf(vf_hmax(top));
         if (*m != -INFINITY) {
             const float f = exp2f(*m - max);
             vec_scale(l, f, VW);

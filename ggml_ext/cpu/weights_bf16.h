@@ -56,13 +56,15 @@ PLONG_INLINE void wide_exp(const float * s, elem * p, int n, float m, float * l)
 }
 
 /*
- * The same in fixed point, for rows and keys whose logits cannot overflow it: 32 weights at a time in 16 bits each, the
- * exponent in bf16's place above 8 bits of fraction. 2^f - 1 is f less a correction below 0.087, by the first 6 bits of f;
- * the table has it in 1/256, rounded so that the mean square error is least: 1.2 times that of rounding to bf16 alone.
+ * The same in fixed point: 32 weights at a time in 16 bits each, the exponent in bf16's place above 8 bits of fraction.
+ * 2^f - 1 is f less a correction below 0.087, by the first 6 bits of f; the table has it in 1/256, rounded so that the mean
+ * square error is least: 1.2 times that of rounding to bf16 alone.
  */
 #define FIXED_ONE   256.0f
 #define FIXED_BIAS  (127 * 256)
-#define FIXED_REACH 4096.0f /* of sum |q|: with keys below KEYS_TAME logits stay below 2^22 */
+#define FIXED_WHOLE 12582912.0f /* 1.5 * 2^23: a float above it by an integer below 2^22 has that in its last bits */
+#define FIXED_MOST  4096.0f     /* of |m|, so that m's share of that integer is below 2^20 */
+#define FIXED_REACH 0x1p60f     /* of sum |q|: with keys below KEYS_TAME no logit is NaN or infinite */
 #define FIXED_NONE  INFINITY
 
 static const uint8_t fixed_table[64] __attribute__((aligned(64))) = {
@@ -71,15 +73,16 @@ static const uint8_t fixed_table[64] __attribute__((aligned(64))) = {
     20, 20, 19, 18, 18, 17, 16, 16, 14, 14, 13, 12, 10, 10, 8,  7,  6,  4,  3,  2,
 };
 
-/* What wide_fixed() adds to the logits of a row. reach: sum |q|. */
+/* What wide_fixed() adds to the logits of a row: an integer, as m is one. reach: sum |q|. */
 static inline float fixed_shift(float m, float reach) {
-    return reach < FIXED_REACH && fabsf(m) < FIXED_REACH ? (float) FIXED_BIAS - FIXED_ONE * m : FIXED_NONE;
+    return reach < FIXED_REACH && fabsf(m) < FIXED_MOST ? FIXED_WHOLE + (float) FIXED_BIAS - FIXED_ONE * m : FIXED_NONE;
 }
 
+/* Floats of one sign are in order as integers too: what lies far above saturates, what lies far below becomes 0. */
 PLONG_INLINE __m512i fixed_logits(const float * s, vf shift) {
-    const vf one = vf_set1(FIXED_ONE);
-    return _mm512_packus_epi32(
-        _mm512_cvtps_epi32(vf_fma(vf_load(s), one, shift)), _mm512_cvtps_epi32(vf_fma(vf_load(s + 16), one, shift)));
+    const vf      one = vf_set1(FIXED_ONE), whole = vf_set1(FIXED_WHOLE);
+    const __m512i a = (__m512i) vf_fma(vf_load(s), one, shift), b = (__m512i) vf_fma(vf_load(s + 16), one, shift);
+    return _mm512_packus_epi32(_mm512_sub_epi32(a, (__m512i) whole), _mm512_sub_epi32(b, (__m512i) whole));
 }
 
 /* 0, of a key that is masked, becomes -0. */
