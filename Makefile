@@ -5,6 +5,7 @@
 #   make check            format, lint, types and tests: what a change must pass
 #   make bench            every bench, the last line of each is JSON
 #   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer, AMX emulated
+#   make clang            the op's cases with kernels compiled by clang; CLANG=clang-19 names one
 #   make emulate          the op's cases on 64-bit Arm, in qemu-user with gcc's cross compiler
 #   make upstream-tests   llama.cpp's own tests on the patched tree
 #   make build            .venv, and the libraries in pyllama_long/lib
@@ -25,7 +26,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB P
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format-check lint types format bench sanitize emulate upstream-tests build venv clean distclean
+.PHONY: help demo test check format-check lint types format bench sanitize clang emulate upstream-tests build venv clean distclean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +68,15 @@ sanitize: build
 	$(BIN)/cmake -S tests/native -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLONG_SANITIZE=ON
 	$(BIN)/cmake --build build/sanitize --target run_cases
 	build/sanitize/run_cases $(CASES)/*.case
+
+CLANG ?= clang
+
+clang: build
+	$(BIN)/python tests/native_cases.py $(CASES)
+	$(BIN)/cmake -S tests/native -B build/clang -G Ninja -DCMAKE_BUILD_TYPE=Release \
+		-DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(subst clang,clang++,$(CLANG))
+	$(BIN)/cmake --build build/clang --target run_cases
+	build/clang/run_cases $(CASES)/*.case
 
 emulate: build
 	$(BIN)/python tests/native_cases.py $(CASES)

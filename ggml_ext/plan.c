@@ -118,7 +118,7 @@ int64_t plong_phase_keys(
         double count = plong_phase_in_set(ph, p, t) ? 1.0 : 0.0;
         for (int k = 0; k < ph->n_branches; k++) {
             const float w = plong_branch_weight(ph, k, p, h, t);
-            count += w == -INFINITY ? 0.0 : exp(w);
+            count += w == -INFINITY ? 0.0 : exp((double) w);
         }
         if (count > 0.0) {
             if (n < cap) {
