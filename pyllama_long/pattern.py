@@ -74,7 +74,8 @@ def keys(phase: Phase, p: int, head: int = 0) -> Positions:
             offset = t % branch.segment if phase.align == "segment" else t
             t += (head - offset) % branch.rate
             parts.append(np.arange(t, stop[0], branch.rate))
-    return np.unique(np.concatenate(parts))
+    found: Positions = np.unique(np.concatenate(parts))
+    return found
 
 
 def counts(phase: Phase, n: int, head: int = 0) -> Positions:

@@ -35,7 +35,7 @@ def density(
     read, visible = np.zeros((2, rows, columns))
     random = np.random.default_rng(0)
     for row in range(rows):
-        queries = np.arange(row * n // rows, (row + 1) * n // rows)
+        queries: pattern.Positions = np.arange(row * n // rows, (row + 1) * n // rows)
         if len(queries) > 16:
             queries = random.choice(queries, 16, replace=False)
         for p in queries:

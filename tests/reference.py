@@ -57,7 +57,7 @@ def log_weights(phase: Phase, p: Array, h: int, t: Array) -> Array:
 
 def number(head: int, n_head: int, group: int) -> int:
     """The number of a query head in dilated attention: one head of each kv head comes after the other."""
-    return list(np.arange(n_head).reshape(-1, group).T.reshape(-1)).index(head)
+    return [int(h) for h in np.arange(n_head).reshape(-1, group).T.flat].index(head)
 
 
 def keys(phase: Phase, p: int, h: int) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import make_random_gguf
 import numpy as np
 import pytest
-from raw_model import Context, Model
+from raw_model import Context, Logits, Model
 
 from pyllama_long import _native
 from pyllama_long._native import llama_cpp as C
@@ -49,7 +49,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     model.close()
 
 
-def same(a: np.ndarray, b: np.ndarray, step: float = 2e-5) -> None:
+def same(a: Logits, b: Logits, step: float = 2e-5) -> None:
     assert np.abs(a - b).max() <= 20 * step * b.std()
 
 

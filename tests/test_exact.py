@@ -11,7 +11,7 @@ from typing import Any
 import make_random_gguf
 import numpy as np
 import pytest
-from raw_model import Model, nll
+from raw_model import Logits, Model, nll
 
 from pyllama_long import _native
 
@@ -169,7 +169,7 @@ def test_sequences_in_one_batch_equal_each_alone(precise: Model, plan: str, rope
             alone.append(context.decode(tokens))
             context.clear()
     with precise.context(1024, plan, rope, kv_type="f32", n_seq=2, unified=unified) as context:
-        together: list[list[np.ndarray]] = [[], []]
+        together: list[list[Logits]] = [[], []]
         for start in range(0, 150, 50):  # equal parts, and single tokens in turns at the end
             rows = [(t, start + i, s) for s in (0, 1) for i, t in enumerate(texts[s][start : start + 50])]
             logits = context.decode_rows(rows)
@@ -179,7 +179,7 @@ def test_sequences_in_one_batch_equal_each_alone(precise: Model, plan: str, rope
         close(np.concatenate(together[s]), alone[s], "f32")
 
 
-def close(a: np.ndarray, b: np.ndarray, kv_type: str) -> None:
+def close(a: Logits, b: Logits, kv_type: str) -> None:
     """Equal up to what a changed order of float32 sums does: with a rounded cache, now and then a value of it is
     rounded the other way."""
     step = {"f32": 2e-5, "f16": 1e-3, "q8_0": 1e-2}[kv_type]

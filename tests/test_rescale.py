@@ -9,6 +9,7 @@ from typing import Any
 
 import make_random_gguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 from raw_model import Context, Model, nll
 from saved_state import keys, restore, save
@@ -264,7 +265,7 @@ def test_keys_are_turned_by_the_angle_of_their_position(one_layer: Model, rope: 
             assert np.abs(error[weight]).max() < 1e-4
 
 
-def pairs(x: np.ndarray, neox: bool) -> np.ndarray:
+def pairs(x: npt.NDArray[Any], neox: bool) -> npt.NDArray[np.complexfloating]:
     """The rotated pairs of a head as complex numbers."""
     half = len(x) // 2
     return x[:half] + 1j * x[half:] if neox else x[0::2] + 1j * x[1::2]
