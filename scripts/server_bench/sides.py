@@ -71,7 +71,9 @@ def serving(setup: Setup, side: str) -> Iterator[httpx.Client]:
     with log.open("w") as out:
         process = subprocess.Popen(setup.command(side, port), stdout=out, stderr=out, env=environment)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=None) as client:
+        # llama-server closes a connection after a long answer without saying so: each request has its own.
+        own = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=None, limits=own) as client:
             end = time.monotonic() + LOADED_S
             while not healthy(client):
                 if process.poll() is not None or time.monotonic() > end:
