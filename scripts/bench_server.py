@@ -122,6 +122,10 @@ def contexts(model: Path, folder: str, depth: int, streams: int) -> int:
     return int(json.loads(done.stdout)["tokens"])
 
 
+def shown(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+
+
 def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     console = Console()
     for kind, fields in SHOWN.items():
@@ -132,7 +136,7 @@ def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         for name in ("side", *fields):
             table.add_column(name, justify="right" if name != "side" else "left")
         for row in mine:
-            table.add_row(row["side"], *(f"{row[name]:,.4g}" for name in fields))
+            table.add_row(row["side"], *(shown(row[name]) for name in fields))
         console.print(table)
     print(json.dumps({"model": Path(args.model).name, "threads": args.threads, "rows": rows}))
 
