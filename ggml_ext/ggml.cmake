@@ -39,6 +39,17 @@ if (TARGET ggml-cpu)
     elseif (CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
         set(plong_isas neon scalar)
         set(plong_table arm)
+        include(CheckCSourceCompiles)
+        set(CMAKE_REQUIRED_FLAGS "-march=armv8.2-a+bf16")
+        check_c_source_compiles("
+            #include <arm_neon.h>
+            int main(void) { bfloat16x8_t x = vreinterpretq_bf16_u16(vdupq_n_u16(0));
+                             return (int) vaddvq_f32(vbfmmlaq_f32(vdupq_n_f32(0), x, x)); }" PLONG_HAVE_NEONBF16)
+        unset(CMAKE_REQUIRED_FLAGS)
+        if (PLONG_HAVE_NEONBF16)
+            list(PREPEND plong_isas neonbf16)
+            target_compile_definitions(plong-cpu PRIVATE PLONG_NEONBF16)
+        endif()
     else()
         set(plong_isas scalar)
         set(plong_table generic)
@@ -47,6 +58,7 @@ if (TARGET ggml-cpu)
     set(plong_flags_avx512bf16 ${plong_flags_avx512} -mavx512bf16 -mavx512vbmi -mavx512vnni)
     set(plong_flags_amx ${plong_flags_avx512bf16} -mamx-tile -mamx-bf16 -mamx-int8)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
+    set(plong_flags_neonbf16 -march=armv8.2-a+bf16)
 
     target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/tiles.c
         ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)

@@ -130,7 +130,7 @@ def test_perplexity_of_precisions(demo: Model, text_tokens: list[int], n: int, r
     tokens = text_tokens[: 40 * 512]
     assert len(tokens) >= 20_000
     best = _native.isa()
-    isas = (best, "avx512" if best in ("amx", "avx512bf16") else best)
+    isas = (best, {"amx": "avx512", "avx512bf16": "avx512", "neonbf16": "neon"}.get(best, best))
     found = []
     for precision, isa in zip(("auto", "f32"), isas, strict=True):
         before = {name: _native.isa_tiles(name) for name in _native.isas()}

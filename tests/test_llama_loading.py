@@ -88,10 +88,10 @@ def test_kv_types(demo_model: str, kind: str) -> None:
 
 def test_precisions(demo_model: str) -> None:
     best = _native.isa()
-    bf16 = best in ("amx", "avx512bf16")
+    exact = {"amx": "avx512", "avx512bf16": "avx512", "neonbf16": "neon"}.get(best, best)
     shown = {
-        "auto": f"{best}, {'bf16' if bf16 else 'float32'}",
-        "f32": f"{'avx512' if bf16 else best}, float32",
+        "auto": f"{best}, {'float32' if exact == best else 'bf16'}",
+        "f32": f"{exact}, float32",
     }
     for precision, kernels in shown.items():
         model = LongLlama(demo_model, precision=precision)

@@ -19,7 +19,8 @@ EMPTY = ("empty/0/prefill", "empty/0/decode", "empty/1/prefill", "empty/2/prefil
 FLOOR = 2e-6  # what float32 leaves of values around 1 when the naive computation happens to be exact
 
 
-NAIVE = {"amx": "bf16", "avx512bf16": "bf16"}  # what an instruction set computes in; the others: f32
+# what an instruction set computes in; the others: f32
+NAIVE = {"amx": "bf16", "avx512bf16": "bf16", "neonbf16": "bf16"}
 BF16 = [name for name in NAIVE if name in ISAS]
 
 

@@ -11,6 +11,8 @@
 #include "wide_amx.h"
 #elif defined(PLONG_ISA_BF16)
 #include "wide_bf16.h"
+#elif defined(PLONG_ISA_BFMMLA)
+#include "wide_bfmmla.h"
 #else
 #include "wide_f32.h"
 #endif

@@ -4,6 +4,7 @@
 #define PLONG_ISA_AMX
 #define PLONG_ISA_STRING "amx"
 #define PLONG_NAME(x)    x##_amx
+#define PLONG_F32_KERNEL plong_kernel_avx512
 
 #include <cpuid.h>
 #include <stdbool.h>

@@ -3,6 +3,7 @@
 #define PLONG_ISA_BF16
 #define PLONG_ISA_STRING "avx512bf16"
 #define PLONG_NAME(x)    x##_avx512bf16
+#define PLONG_F32_KERNEL plong_kernel_avx512
 
 #include <cpuid.h>
 #include <stdbool.h>

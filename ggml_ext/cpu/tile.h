@@ -230,8 +230,8 @@ static void tile_compute(
 const struct plong_kernel PLONG_NAME(plong_kernel) = {
     .name   = PLONG_ISA_STRING,
     .usable = isa_usable,
-#ifdef PLONG_ISA_BF16
-    .f32 = &plong_kernel_avx512,
+#ifdef PLONG_F32_KERNEL
+    .f32 = &PLONG_F32_KERNEL,
 #else
     .f32 = &PLONG_NAME(plong_kernel),
 #endif

@@ -19,7 +19,7 @@ from pyllama_long import _native
 
 # Seconds. A processor that was idle is slow for some milliseconds, which is longer than a short run takes.
 SHORT = 0.1
-BF16 = ("amx", "avx512bf16")  # instruction sets whose products are of bf16
+BF16 = ("amx", "avx512bf16", "neonbf16")  # instruction sets whose products are of bf16
 
 
 @dataclass(frozen=True)
