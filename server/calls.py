@@ -11,7 +11,7 @@ from typing import Any
 from pyllama_long.server.grammar import Rules, json_text, literal
 from pyllama_long.server.schemas.chat import Tool
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(strict=False)  # models write line breaks into strings as they are
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from llama_cpp.llama_grammar import SchemaConverter
+from llama_cpp.llama_grammar import BuiltinRule, SchemaConverter
 
 from pyllama_long.server.errors import ApiError, bad
+from pyllama_long.server.pattern import CONTROL, rewrite
 
 MAX_BYTES = 1 << 18  # of a grammar
 MAX_DEPTH = 32  # of a schema
@@ -24,11 +26,34 @@ _LONG_LITERALS = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*')
 THINKING = r'( [^<] | "<" [^/] | "</" [^t] )* "</think>" [ \t\n]*'
 
 
+# A character of a JSON string, which holds no control characters.
+CHARACTER = rf'[^"\\{CONTROL}] | "\\" (["\\/bfnrt] | "u" {" ".join(["[0-9a-fA-F]"] * 4)})'
+_ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+_DATA = ("const", "enum", "default", "examples")  # keywords whose values are no schemas
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")  # whose values are schemas by name
+
+
+class _Converter(SchemaConverter):
+    """Whose strings are JSON, whatever stands in them."""
+
+    def _format_literal(self, text: str) -> str:
+        return literal(_readable(text))
+
+    def _add_primitive(self, name: str, rule: Any) -> Any:
+        return super()._add_primitive(name, BuiltinRule(CHARACTER) if name == "char" else rule)
+
+    def _add_rule(self, name: str, rule: str) -> Any:
+        return super()._add_rule(name, CHARACTER if name == "dot" else rule)  # type: ignore[no-untyped-call]
+
+    def _visit_pattern(self, pattern: str, name: str) -> Any:
+        return super()._visit_pattern(rewrite(pattern), name)  # type: ignore[no-untyped-call]
+
+
 class Rules:
     """A grammar in the making. Raises ApiError for schemas that it cannot take."""
 
     def __init__(self) -> None:
-        self._converter: Any = SchemaConverter(  # type: ignore[no-untyped-call]
+        self._converter: Any = _Converter(  # type: ignore[no-untyped-call]
             prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
         )
         self._schemas = 0
@@ -64,6 +89,16 @@ def literal(text: str) -> str:
     return f'"{escaped}"'
 
 
+def _readable(text: str) -> str:
+    """JSON with its characters as they are, but for halves of surrogate pairs."""
+    plain = json_text(json.loads(text))
+    try:
+        plain.encode()
+    except UnicodeEncodeError:
+        return text
+    return plain
+
+
 def check(text: str, param: str) -> str:
     """A grammar that a client may give. Raises ApiError when it is too large or repeats too much."""
     if len(text.encode()) > MAX_BYTES:
@@ -87,22 +122,31 @@ def check(text: str, param: str) -> str:
 
 
 def _check(schema: Any, param: str) -> None:
-    nodes = 0
-    stack = [(schema, 0)]
-    while stack:
-        value, depth = stack.pop()
-        nodes += 1
+    for nodes, (value, depth, kind) in enumerate(_walk(schema), 1):
         if depth > MAX_DEPTH:
             raise bad(
                 f"{param}: the schema is nested deeper than {MAX_DEPTH} levels.", param, "schema_too_large"
             )
         if nodes > MAX_NODES:
             raise bad(f"{param}: the schema has more than {MAX_NODES} values.", param, "schema_too_large")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and kind == "schema":
             _check_object(value, param)
-            stack += [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, list):
-            stack += [(item, depth + 1) for item in value]
+
+
+def _walk(schema: Any) -> Iterator[tuple[Any, int, str]]:
+    """(value, depth, kind) of all values: those of kind "schema" are schemas, or lists of them."""
+    stack = [(schema, 0, "schema")]
+    while stack:
+        value, depth, kind = stack.pop()
+        yield value, depth, kind
+        if isinstance(value, list):
+            stack += [(item, depth + 1, kind) for item in value]
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                inner = kind if kind == "data" else "schema"
+                if kind == "schema":
+                    inner = "data" if key in _DATA else "map" if key in _MAPS else "schema"
+                stack.append((item, depth + 1, inner))
 
 
 def _check_object(value: dict[str, Any], param: str) -> None:
@@ -110,6 +154,9 @@ def _check_object(value: dict[str, Any], param: str) -> None:
         count = value.get(key, 0)
         if isinstance(count, int) and not 0 <= count <= MAX_REPEATS:
             raise bad(f"{param}: {key} must be from 0 to {MAX_REPEATS}.", param, "schema_too_large")
+    for key in ("enum", "anyOf", "oneOf"):
+        if value.get(key) == []:
+            raise bad(f"{param}: {key} is empty, so that nothing fits.", param)
     low, high = (value.get(key) for key in ("minItems", "maxItems"))
     low, high = (value.get(key) for key in ("minLength", "maxLength")) if high is None else (low, high)
     if isinstance(low, int) and isinstance(high, int) and low > high:
@@ -134,23 +181,28 @@ def _check_object(value: dict[str, Any], param: str) -> None:
 
 
 def _with_own_definitions(schema: Any, number: int) -> Any:
-    """A copy whose definitions have the schema's number in their names: rules are named after them."""
+    """A copy as the converter takes it, whose definitions have the schema's number in their names: rules get these."""
     schema = copy.deepcopy(schema)
     if not isinstance(schema, dict):
         return schema
+    if "$ref" in schema:  # the converter would look for definitions no further
+        schema["anyOf"] = [{"$ref": schema.pop("$ref")}]
     for key in ("$defs", "definitions"):
         if isinstance(schema.get(key), dict):
             schema[key] = {f"{name}-{number}": item for name, item in schema[key].items()}
-    stack: list[Any] = [schema]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("$ref"), str):
-                value["$ref"] += f"-{number}"
-            stack += value.values()
-        elif isinstance(value, list):
-            stack += value
+    for value, _, kind in _walk(schema):
+        if not isinstance(value, dict) or kind == "data":
+            continue
+        if kind == "schema" and isinstance(value.get("$ref"), str):
+            value["$ref"] += f"-{number}"
+        for key in [key for key, item in value.items() if item is True and _holds_schema(key, kind)]:
+            value[key] = _ANY
     return schema
+
+
+def _holds_schema(key: str, kind: str) -> bool:
+    """Whether `true` at this key stands for a schema that all values fit."""
+    return kind == "map" or key == "items"
 
 
 def json_text(value: Any) -> str:

@@ -163,3 +163,9 @@ def test_definitions_of_two_tools_do_not_mix() -> None:
         rules.schema({"$ref": "#/$defs/Kind", "$defs": {"Kind": {"const": value}}}, "tools")
     text = rules.build('"x"')
     assert '\\"one\\"' in text and '\\"two\\"' in text
+
+
+def test_a_line_break_within_an_argument_is_read() -> None:
+    said = '<tool_call>\n{"name": "weather", "arguments": {"city": "a\nb"}}\n</tool_call>'
+    found = read(AnswerParser(calls.Hermes(), ["weather"]), said, 5)[2]
+    assert found == [("weather", {"city": "a\nb"})]
