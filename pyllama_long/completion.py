@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import reprlib
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from pyllama_long._native import llama_cpp
@@ -70,9 +72,13 @@ class Completion:
                 block = {key: values + block[key] for key, values in prompt.items()}  # type: ignore[assignment, literal-required]
         if self.echo:
             text = self._prompt_text() + text
+        return {**self._response(text, block, self.finish), "usage": self.usage}
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of the prompt, of the answer as far as it is, and of both."""
         n_prompt, n = len(self.tokens), len(self.text.tokens)
-        usage = {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n}
-        return {**self._response(text, block, self.finish), "usage": usage}
+        return {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n}
 
     def _steps(self) -> Iterator[bool]:
         """Generates; yields False after each token that does not end the answer, and True once at the end."""
@@ -183,7 +189,7 @@ def encode(llama: LongLlama, prompt: str | list[int], suffix: str | None) -> tup
     if isinstance(prompt, str):
         body = llama.tokenize(prompt.encode(), add_bos=False, special=not fills) if prompt else []
     else:
-        body = [int(token) for token in prompt]
+        body = _as_tokens(prompt)
     if marks is not None:
         after = llama.tokenize((suffix or "").encode(), add_bos=False, special=False)
         before, after = [marks[0], *body], [marks[1], *after]
@@ -200,6 +206,18 @@ def encode(llama: LongLlama, prompt: str | list[int], suffix: str | None) -> tup
             stacklevel=4,
         )
     return [*begin, *body, *end], fills
+
+
+def _as_tokens(prompt: Any) -> list[int]:
+    try:
+        if isinstance(prompt, (bytes, bytearray, memoryview, Mapping, Set)):
+            raise TypeError
+        return [index(token) for token in prompt]
+    except TypeError:
+        raise TypeError(
+            f"a prompt is a str, or a list of ints (tokens), not {reprlib.repr(prompt)}: "
+            "decode bytes, and make whole numbers of the tokens"
+        ) from None
 
 
 def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:

@@ -20,7 +20,7 @@ from pyllama_long.evals.phrasings import OPENING
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
-__all__ = ["Answer", "Document", "Fact", "Reading", "build_document", "interview", "most_facts"]
+__all__ = ["Answer", "Document", "Fact", "Reading", "build_document", "interview", "most_facts", "shortest"]
 
 _OPENING = f"<|im_start|>user\n{OPENING}"
 _ENDING = "<|im_end|>\n<|im_start|>assistant\n"
@@ -99,6 +99,19 @@ def most_facts() -> int:
     return len(_WORDS)
 
 
+def _facts(n_facts: int, chance: random.Random) -> tuple[Fact, ...]:
+    words = chance.sample(_WORDS, n_facts)
+    values = [f"{value:0{_DIGITS}}" for value in chance.sample(range(10**_DIGITS), len(words))]
+    low, high = DEPTHS
+    depths = [low + (high - low) * k / max(1, n_facts - 1) for k in range(n_facts)]
+    return tuple(map(Fact, words, values, depths))
+
+
+def shortest(count: Callable[[str], int], n_facts: int = 10, seed: int = 0) -> int:
+    """Tokens of the facts with nothing between them: a document cannot be shorter."""
+    return count(_assemble([], _facts(n_facts, random.Random(seed))))
+
+
 def build_document(count: Callable[[str], int], length: int, n_facts: int = 10, seed: int = 0) -> Document:
     """A document of `length` tokens or a few more, with facts spread evenly over DEPTHS.
 
@@ -107,12 +120,7 @@ def build_document(count: Callable[[str], int], length: int, n_facts: int = 10, 
     """
     if not 1 <= n_facts <= len(_WORDS):
         raise ValueError(f"{n_facts} facts are not from 1 to {len(_WORDS)}")
-    chance = random.Random(seed)
-    words = chance.sample(_WORDS, n_facts)
-    values = [f"{value:0{_DIGITS}}" for value in chance.sample(range(10**_DIGITS), len(words))]
-    low, high = DEPTHS
-    depths = [low + (high - low) * k / max(1, n_facts - 1) for k in range(n_facts)]
-    facts = tuple(map(Fact, words, values, depths))
+    facts = _facts(n_facts, random.Random(seed))
     if count(_assemble([], facts)) > length:
         raise ValueError(
             f"{n_facts} facts do not fit into {length} tokens: ask for fewer, or for a longer document"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-__all__ = ["Array", "GGUFError", "GGUFFile", "Tensor", "Value", "read_gguf"]
+__all__ = ["Array", "GGUFError", "GGUFFile", "RepeatedToken", "Tensor", "Value", "check_tokens", "read_gguf"]
 
 _SCALARS = {
     GGUFValueType.UINT8: "<B",
@@ -31,6 +31,7 @@ _SCALARS = {
     GGUFValueType.FLOAT64: "<d",
     GGUFValueType.BOOL: "<?",
 }
+_TOKENS = "tokenizer.ggml.tokens"
 _LONGEST_NAME = 65535
 _LONGEST_TEXT = 1 << 24
 _MOST_STRINGS = 1 << 23
@@ -42,6 +43,10 @@ _LARGEST_ALIGNMENT = 1 << 20
 
 class GGUFError(ValueError):
     """A file that is not a GGUF file that can be read; the message says what is wrong with it."""
+
+
+class RepeatedToken(GGUFError):
+    """A vocabulary with a token that is there twice, at which llama.cpp ends the process."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,17 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         raise GGUFError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def check_tokens(path: str | os.PathLike[str]) -> None:
+    """Raises RepeatedToken. What else is wrong with a file is left to llama.cpp, which says so itself."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _Reader(Path(path), data, len(data)).metadata(_TOKENS)
+    except RepeatedToken:
+        raise
+    except (GGUFError, OSError, ValueError):
+        return
+
+
 class _Reader:
     """A cursor over the file; `at` never passes `size`."""
 
@@ -112,6 +128,13 @@ class _Reader:
         self.path, self.data, self.size, self.at = path, data, size, 0
 
     def read(self) -> GGUFFile:
+        version, n_tensors, values = self.metadata()
+        tensors = tuple(self.tensor() for _ in range(n_tensors))
+        self.check_extents(values, tensors)
+        return GGUFFile(self.path, self.size, version, values, tensors)
+
+    def metadata(self, last: str = "") -> tuple[int, int, dict[str, Value]]:
+        """Version, number of tensors, and the values as far as the key `last`."""
         if self.data[:4] != b"GGUF":
             raise GGUFError(f"{self.path} is not a GGUF file (it does not begin with GGUF)")
         self.at = 4
@@ -128,9 +151,9 @@ class _Reader:
             if key in values:
                 raise GGUFError(f"{self.path} is damaged: the metadata key {key!r} is there twice")
             values[key] = self.value(key)
-        tensors = tuple(self.tensor() for _ in range(n_tensors))
-        self.check_extents(values, tensors)
-        return GGUFFile(self.path, self.size, version, values, tensors)
+            if key == last:
+                break
+        return version, n_tensors, values
 
     def take(self, n: int, what: str) -> int:
         """The place of the next n bytes, which the cursor passes."""
@@ -187,14 +210,31 @@ class _Reader:
             n = self.count("<Q", 8, f"strings in {key}")
             if n > _MOST_STRINGS:
                 raise GGUFError(f"{self.path} is damaged: {key} has {n} strings")
-            for _ in range(n):
-                self.take(self.number("<Q", key), key)
+            if key == _TOKENS:
+                self.tokens(n)
+            else:
+                for _ in range(n):
+                    self.take(self.number("<Q", key), key)
             return Array(n)
         form = _SCALARS[kind]
         width = struct.calcsize(form)
         n = self.count("<Q", width, f"numbers in {key}")
         start = self.take(n * width, key)
         return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _KEPT_NUMBERS else Array(n)
+
+    def tokens(self, n: int) -> None:
+        """Passes the vocabulary; a word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
+        seen: set[bytes] = set()
+        for i in range(n):
+            length = self.number("<Q", _TOKENS)
+            start = self.take(length, _TOKENS)
+            word = self.data[start : start + length].partition(b"\0")[0] or b"[EMPTY_%d]" % i
+            if word in seen:
+                shown = word[:40].decode("utf-8", errors="replace")
+                raise RepeatedToken(
+                    f"{self.path} is damaged: the token {shown!r} is there twice: download it again"
+                )
+            seen.add(word)
 
     def tensor(self) -> Tensor:
         name = self.text("a tensor's name", _LONGEST_TENSOR_NAME)

@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,23 @@ def _shown_as(signature: inspect.Signature, *more: str) -> Callable[[_F], _F]:
     return mark
 
 
+def _completion_options(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of create_completion by name, defaults included, without self and the prompt."""
+    bound = _COMPLETION.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return {key: value for key, value in bound.arguments.items() if key not in ("self", "prompt")}
+
+
+class _Closed:
+    """In place of the model, the context and the sequence after `close`: what is freed cannot be reached."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RuntimeError("this LongLlama is closed")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RuntimeError("this LongLlama is closed")
+
+
 class LongLlama(llama_cpp.Llama):
     """A drop-in for llama_cpp.Llama that reads contexts far beyond the trained length.
 
@@ -58,7 +75,8 @@ class LongLlama(llama_cpp.Llama):
 
     Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors)
     for text that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit:
-    nothing is ever cut. One call at a time: a stream that is left unfinished ends when the next call begins.
+    nothing is ever cut, but by embed(truncate=True). One call at a time: a stream that is left unfinished
+    ends when the next call begins.
     """
 
     _model: Model
@@ -76,12 +94,12 @@ class LongLlama(llama_cpp.Llama):
         precision: str = "auto",
         **llama_kwargs: Any,
     ) -> None:
-        self._stack = ExitStack()
+        self._stack, self._turn = ExitStack(), 0
         model_path = os.fspath(model_path)
         texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type, "precision": precision}
         self._arguments = {"model_path": model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
         o = loading.options(llama_kwargs)
-        type_k, type_v = (loading.kv_type(kv_type) if t is None else t for t in (o.type_k, o.type_v))
+        type_k, type_v = (loading.kv_type(kv_type if t is None else t) for t in (o.type_k, o.type_v))
         self.precision = loading.precision(precision)
         if not 0 <= n_ctx < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
@@ -120,7 +138,6 @@ class LongLlama(llama_cpp.Llama):
         self._token_nl, self._token_eos = self.token_nl(), self.token_eos()
         self._is_recurrent = llama_cpp.llama_model_is_recurrent(self.model)
         self._is_hybrid = llama_cpp.llama_model_is_hybrid(self.model)
-        self._turn = 0
         self._tail_is_found = False  # by a completion, not set by the caller
         self._chat: tuple[Sequence[Any], str | None] | None = None
         self.sampled_row = -1
@@ -186,9 +203,14 @@ class LongLlama(llama_cpp.Llama):
 
     def close(self) -> None:
         """Frees the model; calls raise RuntimeError afterwards."""
-        if "sequence" in self.__dict__:
-            self.sequence.blocked = "this LongLlama is closed"
+        if "_stack" not in self.__dict__ or isinstance(self.__dict__.get("_ctx"), _Closed):
+            return
+        if isinstance(self.__dict__.get("sequence"), Tokens):
+            self.sequence.block("this LongLlama is closed")  # open streams have it too
+            self._turn += 1
         self._stack.close()
+        closed: Any = _Closed()
+        self._model = self._ctx = self.sequence = self._batch = closed
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 
@@ -201,6 +223,7 @@ class LongLlama(llama_cpp.Llama):
     def check_turn(self, turn: int) -> None:
         """Raises RuntimeError when a later call has begun."""
         if turn != self._turn:
+            self._ctx.ctx  # noqa: B018  closed: says so
             raise RuntimeError("this stream has ended: another call on the same LongLlama has begun")
 
     def cancel(self) -> None:
@@ -284,13 +307,19 @@ class LongLlama(llama_cpp.Llama):
     ) -> Any:
         """As Llama.create_completion. tail: the end of the prompt that a plan's tail phase is for; by
         default the last 256 tokens, or the text after the last blank line when that is shorter."""
-        bound = _COMPLETION.bind(self, prompt, *args, **kwargs)
-        bound.apply_defaults()
-        options = dict(bound.arguments)
-        del options["self"], options["prompt"]
+        options = _completion_options(self, prompt, *args, **kwargs)
         stream = options.pop("stream")
         run = completion.prepare(self, prompt, tail, options)
         return run.stream() if stream else run.answer()
+
+    def prepare_completion(
+        self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any
+    ) -> completion.Completion:
+        """As create_completion, but nothing is evaluated before its `stream` or `answer` is called, once; its
+        `usage` counts tokens also while it streams."""
+        options = _completion_options(self, prompt, *args, **kwargs)
+        del options["stream"]
+        return completion.prepare(self, prompt, tail, options)
 
     @_shown_as(_COMPLETION, "tail")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -307,6 +336,31 @@ class LongLlama(llama_cpp.Llama):
             return super().create_chat_completion(messages, *args, **kwargs)
         finally:
             self._chat = None
+
+    # ---- embeddings ----------------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        input: str | list[str],
+        normalize: bool = False,
+        truncate: bool = False,
+        return_count: bool = False,
+    ) -> Any:
+        """As Llama.embed, but a text of more than n_batch tokens raises ValueError; truncate=True cuts it."""
+        if not truncate and self.context_params.embeddings:
+            for text in [input] if isinstance(input, str) else input:
+                self._check_fits_a_batch(text.encode())
+        return super().embed(input, normalize, truncate, return_count)
+
+    def _check_fits_a_batch(self, text: bytes) -> None:
+        if len(text) + 2 <= self.n_batch:  # no tokenizer gives more tokens than bytes, besides BOS and EOS
+            return
+        n = len(self.tokenize(text))
+        if n > self.n_batch:
+            raise ValueError(
+                f"a text has {n} tokens, and {self.n_batch} can be embedded at once: load the model with n_ctx, "
+                f"n_batch and n_ubatch of {n} or more, or cut it with embed(..., truncate=True)"
+            )
 
     # ---- attention -----------------------------------------------------------------------------------------
 

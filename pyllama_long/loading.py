@@ -22,6 +22,8 @@ from pyllama_long.plan import AttentionPlan, choose_plan
 from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}  # ggml_type
+_THEIRS = {"q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}  # which llama.cpp's own attention reads
+MOST_THREADS = 512  # GGML_MAX_N_THREADS
 _SAME = (
     "pooling_type attention_type rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor "
     "yarn_beta_fast yarn_beta_slow yarn_orig_ctx offload_kqv no_perf"
@@ -41,14 +43,25 @@ def options(given: Mapping[str, Any]) -> SimpleNamespace:
     for name in ("n_batch", "n_ubatch"):
         if given.get(name, 1) < 1:
             raise ValueError(f"{name} is {given[name]}: give 1 or more tokens")
+    for name in ("n_threads", "n_threads_batch"):
+        if (given.get(name) or 0) > MOST_THREADS:
+            raise ValueError(
+                f"{name} is {given[name]}: give at most {MOST_THREADS}, or None to let it be chosen"
+            )
     return SimpleNamespace(**known | ours | {key: given[key] for key in given if key in known})
 
 
-def kv_type(name: str) -> int:
-    """ggml_type of a KV cache type's name."""
-    if name not in KV_TYPES:
-        raise ValueError(f"unknown kv_type {name!r}; known: {', '.join(KV_TYPES)}")
-    return KV_TYPES[name]
+def kv_type(given: str | int) -> int:
+    """ggml_type of a KV cache type's name, or of its number, as llama_cpp's type_k and type_v give it."""
+    if isinstance(given, int):
+        numbers = KV_TYPES | _THEIRS
+        if given not in numbers.values():
+            known = ", ".join(f"{number} ({name})" for name, number in numbers.items())
+            raise ValueError(f"unknown type_k or type_v {given}; known: {known}")
+        return given
+    if given not in KV_TYPES:
+        raise ValueError(f"unknown kv_type {given!r}; known: {', '.join(KV_TYPES)}")
+    return KV_TYPES[given]
 
 
 def precision(name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.errors import ModelError
+from pyllama_long.gguf_file import RepeatedToken, check_tokens
 
 _GGUF_ARRAY = 9  # gguf_type
 _INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
@@ -27,6 +28,10 @@ class Model(_internals.LlamaModel):
         self.sampler, self.custom_samplers = None, []
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         check_file(path)
+        try:
+            check_tokens(path)
+        except RepeatedToken as error:
+            raise ModelError(str(error)) from None
         log.forget()
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:

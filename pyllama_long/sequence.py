@@ -19,6 +19,8 @@ IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 
+LEAST = 9  # tokens of a prompt that are evaluated at once: fewer may take the kernel for decode, which rounds otherwise
+
 
 class Sequence:
     """ids[:held] are the tokens whose keys are in the cache, ids[:length] those that the caller counts.
@@ -47,6 +49,10 @@ class Sequence:
         llama_cpp.llama_synchronize(self.ctx)
         perf = llama_cpp.llama_perf_context(self.ctx)
         return int(perf.n_p_eval + perf.n_eval)
+
+    def block(self, why: str) -> None:
+        """Nothing can be evaluated or sampled any more."""
+        self.blocked, self.live = why, 0
 
     def own(self, length: int) -> None:
         """The caller has filled the cache itself, up to `length` tokens."""
@@ -109,7 +115,7 @@ class Sequence:
 
     def reuse(self, tokens: IntArray) -> IntArray:
         """Continues ids[:length] with tokens as far as the cache holds them. Returns those that are left to
-        evaluate: at least the last one, unless its logits are there."""
+        evaluate: at least LEAST of them, unless the last one's logits are there."""
         self._check(tokens)
         self.sync()
         begin = self.length
@@ -117,7 +123,7 @@ class Sequence:
         if n == len(tokens) and begin + n == self.live == self.held:
             self.length += n
             return tokens[n:]
-        n = min(n, max(0, len(tokens) - 1))
+        n = min(n, max(0, len(tokens) - LEAST))
         if self.keep(begin + n) != begin + n:
             return np.concatenate([self.ids[:begin], tokens])
         return tokens[n:]

@@ -75,6 +75,20 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "exact", "--length", "0"], "--length"),
         (["inspect", "--rope", "spiral"], "unknown policy 'spiral'"),
         (["demo", "--facts", "0"], "--facts"),
+        (
+            ["complete", "text", "--ctx", "99999999999"],
+            "'--ctx': Input should be less than or equal to 2147483647",
+        ),
+        (["complete", "text", "--threads", "513"], "'--threads': Input should be less than or equal to 512"),
+        (["complete", "text", "--tail", "zzz"], "--tail must be the end of the prompt, which 'zzz' is not"),
+        (["demo", "--length", "1000000000000"], "'--length': Input should be less than or equal to 16777216"),
+        (["demo", "--length", "5"], "--length 5 has no room for --facts 10: give at least --length "),
+        (["demo", "--length", "600", "--facts", "69"], "--length 600 has no room for --facts 69"),
+        *(
+            (["serve", option, value], f"'{option}': Input should be")
+            for option in ("--cache-ram", "--cache-disk", "--drain", "--timeout", "--step-ms")
+            for value in ("inf", "nan")
+        ),
     ],
 )
 def test_wrong_usage_is_exit_code_2(
@@ -186,11 +200,67 @@ def test_complete_from_argument_file_and_stdin(capsys: pytest.CaptureFixture[str
     assert (report["plan"], report["share_of_keys"]) == ("exact", 1.0)
 
 
+@pytest.mark.parametrize("prompt", ["hi", "<|im_start|>user\nHello<|im_end|>\n" * 3])
+def test_complete_counts_as_a_completion_does(
+    capsys: pytest.CaptureFixture[str], demo_model: str, prompt: str
+) -> None:
+    from pyllama_long import LongLlama
+
+    llm = LongLlama(demo_model, n_ctx=1024)
+    for most in (1, 7):
+        assert cli.run(["complete", prompt, "--max-tokens", str(most), "--json", *ENOUGH]) == 0
+        report = json.loads(capsys.readouterr().out)
+        sampling = common.Sampling(max_tokens=most, temperature=0).arguments()
+        answer = llm.create_completion(prompt, **sampling)
+        assert report["usage"] == answer["usage"]
+        assert report["text"] == answer["choices"][0]["text"]
+    llm.close()
+
+
+def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+    raw, short = b"a\xff\xfe", ["--max-tokens", "2", "--json", *ENOUGH]
+    asked = program("complete", os.fsdecode(raw), "--tail", os.fsdecode(b"\xfe"), *short)
+    (tmp_path / "prompt").write_bytes(raw)
+    read = program("complete", "-f", str(tmp_path / "prompt"), *short)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    usage, text = (json.loads(asked.stdout)[key] for key in ("usage", "text"))
+    assert (usage, text) == tuple(json.loads(read.stdout)[key] for key in ("usage", "text"))
+    saved = tmp_path / "talk.json"
+    command = [sys.executable, "-m", "pyllama_long", "chat", *ENOUGH, "--max-tokens", "2"]
+    chat = subprocess.run(
+        command, input=b"\xff\xfehi\n/save " + os.fsencode(saved), capture_output=True, timeout=300
+    )
+    assert (chat.returncode, chat.stderr) == (0, b"")
+    assert json.loads(saved.read_text(encoding="utf-8"))[0]["content"] == "\ufffd\ufffdhi"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh to close a stream there")
+@pytest.mark.parametrize(
+    ("redirection", "arguments"),
+    [
+        (">&-", ["inspect"]),
+        (">&-", ["complete", "text", "--max-tokens", "2", *ENOUGH]),
+        ("<&-", ["complete"]),
+        ("<&-", ["chat", *ENOUGH]),
+        ("2>&-", ["inspect", "missing.gguf"]),
+    ],
+    ids=str,
+)
+def test_closed_streams_are_as_dev_null(redirection: str, arguments: list[str]) -> None:
+    def run(how: str) -> tuple[int, bytes, bytes]:
+        command = ["sh", "-c", f'exec "$@" {how}', "sh", sys.executable, "-m", "pyllama_long", *arguments]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run(redirection) == run(redirection.replace("&-", "/dev/null"))
+
+
 @pytest.mark.parametrize("precision", common.PRECISIONS)
 def test_precision_reaches_the_model(precision: str) -> None:
-    from pyllama_long import _native
+    from pyllama_long import _native, loading
 
     assert common.PRECISIONS == _native.PRECISIONS
+    assert common.MOST_THREADS == loading.MOST_THREADS
     llm = common.ModelOptions(precision=precision).open(512)
     assert llm.precision == precision
     llm.close()

@@ -229,6 +229,32 @@ def test_streams_cost_the_same_per_token(llm: LongLlama, monkeypatch: pytest.Mon
     assert pieces <= n
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [[5.9, 6.2], b"abc", bytearray(b"abc"), {300: 1}, ["a"], [[300]], None, np.array([300.0])],
+    ids=str,
+)
+def test_prompts_of_another_type(llm: LongLlama, prompt: Any) -> None:
+    for stream in (False, True):
+        with pytest.raises(TypeError, match="a prompt is a str, or a list of ints"):
+            llm(prompt, max_tokens=1, stream=stream)
+
+
+def test_prompts_of_numpy_integers(llm: LongLlama) -> None:
+    expected = plain(llm([300, 301], max_tokens=4, temperature=0))
+    for prompt in (np.array([300, 301]), [np.int32(300), np.int64(301)], (300, 301)):
+        assert plain(llm(prompt, max_tokens=4, temperature=0)) == expected
+
+
+@pytest.mark.parametrize("request_", [{"max_tokens": 1}, {"max_tokens": 9}, {"stop": "the"}], ids=str)
+def test_a_prepared_completion_counts_while_it_streams(llm: LongLlama, request_: dict[str, Any]) -> None:
+    expected = llm(PROMPT, temperature=0, **request_)
+    run = llm.prepare_completion(PROMPT, temperature=0, **request_)
+    assert run.usage["completion_tokens"] == 0
+    assert joined(list(run.stream())) == expected["choices"][0]["text"]
+    assert run.usage == expected["usage"]
+
+
 def test_cancel_from_another_place(llm: LongLlama) -> None:
     stream = llm(PROMPT, max_tokens=100, temperature=0, stream=True)
     next(stream)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllama_long import cli, filler
-from pyllama_long.demo import Document, build_document, interview, most_facts
+from pyllama_long.demo import Document, build_document, interview, most_facts, shortest
 
 
 def words(text: str) -> int:
@@ -59,6 +59,13 @@ def test_facts_lie_at_their_depths() -> None:
 def test_seeds_give_different_documents() -> None:
     first, second = (build_document(words, 3000, 5, seed) for seed in (0, 1))
     assert first.facts != second.facts and first.text[:500] != second.text[:500]
+
+
+def test_the_shortest_document() -> None:
+    least = shortest(words, 10, 3)
+    assert build_document(words, least, 10, 3).n_tokens == least
+    with pytest.raises(ValueError, match="do not fit"):
+        build_document(words, least - 1, 10, 3)
 
 
 @pytest.mark.parametrize(("length", "n_facts"), [(20, 10), (5000, 0), (5000, most_facts() + 1)])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama_long.gguf_file import Array, GGUFError, GGUFFile, read_gguf
+from pyllama_long.gguf_file import Array, GGUFError, GGUFFile, RepeatedToken, check_tokens, read_gguf
 
 STRING, ARRAY, UINT32, FLOAT32 = 8, 9, 4, 6
 HUGE = 2**63
@@ -94,6 +94,31 @@ BAD = {
     "offset": (header(GOOD, [tensor(offset=2**60)]), "is truncated"),
     "alignment": (header([entry(b"general.alignment", UINT32, bytes(4))], [tensor()]), "alignment"),
 }
+
+
+def words(*tokens: bytes) -> list[bytes]:
+    array = struct.pack("<IQ", STRING, len(tokens)) + b"".join(map(text, tokens))
+    return [entry(b"tokenizer.ggml.tokens", ARRAY, array)]
+
+
+@pytest.mark.parametrize("tokens", [(b"a", b"b", b"a"), (b"a\0b", b"a\0c"), (b"", b"[EMPTY_0]")], ids=str)
+def test_a_token_that_is_there_twice(tmp_path: Path, tokens: tuple[bytes, ...]) -> None:
+    data = header(words(*tokens), [])
+    with pytest.raises(RepeatedToken, match=r"is damaged: the token '.+' is there twice"):
+        read(tmp_path, data)
+    with pytest.raises(RepeatedToken):
+        check_tokens(tmp_path / "model.gguf")
+
+
+def test_tokens_that_differ_and_files_that_have_none(tmp_path: Path, demo_model: str) -> None:
+    # Empty tokens are no repetition: llama.cpp gives each a name of its own.
+    assert read(tmp_path, header(words(b"", b"a", b"", b"A"), [])).values["tokenizer.ggml.tokens"] == Array(4)
+    check_tokens(tmp_path / "model.gguf")
+    check_tokens(demo_model)
+    for data in (b"", b"GGUF", header(GOOD, []), header(words(b"a", b"a")[:0], [], n_entries=HUGE)):
+        (tmp_path / "other.gguf").write_bytes(data)
+        check_tokens(tmp_path / "other.gguf")
+    check_tokens(tmp_path / "missing.gguf")
 
 
 @pytest.mark.parametrize("name", BAD)

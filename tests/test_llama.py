@@ -7,6 +7,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from pyllama_long import LongLlama, _native
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
+from pyllama_long.sequence import LEAST
 
 PROMPT = "Captain Ahab stood upon the deck, and the crew"
 
@@ -68,7 +70,7 @@ def test_completions_reuse_through_resets(llm: LongLlama, counted: Callable[[], 
     counted()
     llm.reset()
     assert llm(prompt, max_tokens=4, temperature=0)["choices"][0]["text"] == text
-    assert counted() <= 4
+    assert counted() <= LEAST + 3
     answer = [*prompt, *ids(llm, 20, 4)]
     llm(answer, max_tokens=1)
     assert counted() == 20
@@ -264,7 +266,7 @@ def test_state_is_saved_and_loaded(llm: LongLlama, counted: Callable[[], int]) -
     counted()
     assert llm.n_tokens == 90
     assert llm(prompt, max_tokens=5, temperature=0)["choices"][0]["text"] == expected
-    assert counted() <= 5
+    assert counted() <= LEAST + 4
 
 
 def test_ram_cache(llm: LongLlama, counted: Callable[[], int]) -> None:
@@ -277,7 +279,7 @@ def test_ram_cache(llm: LongLlama, counted: Callable[[], int]) -> None:
         llm(ids(llm, 200, 20), max_tokens=1)
         counted()
         assert llm(prompt, max_tokens=3, temperature=0)["choices"][0]["text"] == text
-        assert counted() <= 4
+        assert counted() <= LEAST + 2
     finally:
         llm.set_cache(None)
 
@@ -362,6 +364,84 @@ def test_tokenizers_of_a_closed_model(demo_model: str) -> None:
             call()
 
 
+CLOSED: list[Callable[[LongLlama], Any]] = [
+    *(
+        lambda model, name=name: getattr(model, name)()
+        for name in (
+            "n_ctx n_vocab n_embd token_eos token_bos token_nl pooling_type save_state sample explain "
+            "attention_stats mark_tail reset"
+        ).split()
+    ),
+    lambda model: model.ctx,
+    lambda model: model.model,
+    lambda model: model.n_tokens,
+    lambda model: setattr(model, "n_tokens", 3),
+    lambda model: model.input_ids,
+    lambda model: model.eval_tokens,
+    lambda model: model.eval_logits,
+    lambda model: model.scores,
+    lambda model: model.eval([300]),
+    lambda model: model.generate([300]),
+    lambda model: model.embed("the sea " * 9),
+    lambda model: model.create_embedding("the sea"),
+    lambda model: model.set_tail(3),
+    lambda model: model.tokenize(b"the sea"),
+    lambda model: model.detokenize([300]),
+    lambda model: model("the sea", max_tokens=1),
+    lambda model: model.create_chat_completion([{"role": "user", "content": "hello"}]),
+]
+
+
+def test_calls_on_a_closed_model(demo_model: str) -> None:
+    model = LongLlama(demo_model, n_ctx=64, n_batch=16, embedding=True)
+    streams = [model.generate([300, 301]), model("the sea", max_tokens=9, stream=True)]
+    model.eval([300, 301])
+    state, n_ctx = model.save_state(), model.n_ctx()
+    model.close()
+    calls: list[Callable[[LongLlama], Any]] = [*CLOSED, lambda model: model.load_state(state)]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="this LongLlama is closed"):
+            call(model)
+    for stream in streams:
+        with pytest.raises(RuntimeError, match="this LongLlama is closed"):
+            next(stream)
+    model.close()
+    assert "LongLlama" in repr(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.n_ctx() == n_ctx
+    again.close()
+    del model  # its destructor closes once more
+
+
+def test_an_open_stream_of_a_closed_model(demo_model: str) -> None:
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+    model = LongLlama(demo_model, n_ctx=64, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=6))
+    prompt = model.tokenize(b"one two three one two three one two three one two")
+    stream = model.generate(prompt, temp=0.0)
+    next(stream)
+    model.close()
+    with pytest.raises(RuntimeError, match="this LongLlama is closed"):
+        next(stream)
+
+
+def test_texts_that_are_too_long_to_embed(demo_model: str) -> None:
+    model = LongLlama(demo_model, n_ctx=64, n_batch=32, embedding=True)
+    fits, long = "the sea", "the sea and the crew " * 9
+    n = len(model.tokenize(long.encode()))
+    assert n > 32
+    for given in (long, [fits, long]):
+        message = f"a text has {n} tokens, and 32 can be embedded at once: load the model with n_ctx, n_batch"
+        with pytest.raises(ValueError, match=message):
+            model.create_embedding(given)
+        with pytest.raises(ValueError, match=message):
+            model.embed(given)
+    cut, count = model.embed(long, truncate=True, return_count=True)
+    assert count == len(cut) == 32
+    assert model.create_embedding([fits, fits])["usage"]["prompt_tokens"] == 2 * len(model.embed(fits))
+    model.close()
+
+
 def test_signatures_are_shown(llm: LongLlama) -> None:
     import inspect
 
@@ -377,3 +457,13 @@ def test_no_warnings_in_plain_use(demo_model: str) -> None:
         model = LongLlama(demo_model, n_ctx=1024)
         model(PROMPT, max_tokens=2)
         model.close()
+
+
+def test_the_same_call_again_gives_the_same_text(demo_model: str) -> None:
+    """Although the cache holds the prompt by then: enough of it is read again for the same rounding."""
+    with closing(LongLlama(demo_model, n_ctx=512)) as model:
+        for word in "man house voice light end king song salt".split():
+            first, again = (
+                model(f"The {word} of the sea was", max_tokens=12, seed=1, temperature=0.8) for _ in range(2)
+            )
+            assert again["choices"] == first["choices"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,15 @@ def test_precisions(demo_model: str) -> None:
 def test_wrong_arguments(demo_model: str) -> None:
     with pytest.raises(ValueError, match="unknown kv_type 'int3'; known: f32"):
         LongLlama(demo_model, kv_type="int3")
+    for number in (-1, 26, 100000):
+        for name in ("type_k", "type_v"):
+            given: dict[str, Any] = {name: number}
+            with pytest.raises(ValueError, match=f"unknown type_k or type_v {number}; known: 0"):
+                LongLlama(demo_model, **given)
+    with closing(LongLlama(demo_model, n_ctx=64, type_k=6, type_v=6)) as model:  # q5_0
+        assert "llama.cpp's own attention: 6 (" in model.explain()
+    with pytest.raises(ValueError, match="n_threads is 100000: give at most 512"):
+        LongLlama(demo_model, n_threads=100000)
     with pytest.raises(ValueError, match="n_ctx is -5"):
         LongLlama(demo_model, n_ctx=-5)
     with pytest.raises(ValueError, match="n_ctx is 4294967296"):
@@ -177,6 +188,27 @@ def test_truncated_and_foreign_files(
     with pytest.raises(ModelError, match="is not a file"):
         LongLlama(str(tmp_path))
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_fails_half_way_is_freed(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", noise.append)
+    with pytest.raises(ModelError, match="cannot load the LoRA /none"):
+        LongLlama(demo_model, n_ctx=64, lora_path="/none")
+    with pytest.raises(TypeError, match="model_path"):
+        LongLlama()  # type: ignore[call-arg]
+    gc.collect()
+    assert not noise
+
+
+def test_a_vocabulary_with_a_token_twice(demo_model: str, tmp_path: Path) -> None:
+    # llama.cpp ends the process there.
+    data = bytearray(Path(demo_model).with_name("longnet.gguf").read_bytes())
+    data[1187] = 63
+    path = tmp_path / "twice.gguf"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"twice\.gguf is damaged: the token '\?' is there twice"):
+        LongLlama(str(path))
 
 
 def test_a_cache_that_does_not_fit_the_machine(demo_model: str) -> None:

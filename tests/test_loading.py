@@ -40,6 +40,19 @@ def test_threads() -> None:
     assert (params.n_threads, params.n_threads_batch) == (cores, threads)
     params = loading.context_params(loading.options({"n_threads": 3, "n_threads_batch": 5}), 512, 1, 1)
     assert (params.n_threads, params.n_threads_batch) == (3, 5)
+    for name in ("n_threads", "n_threads_batch"):
+        assert loading.options({name: 512})
+        with pytest.raises(ValueError, match=f"{name} is 513: give at most 512"):
+            loading.options({name: 513})
+
+
+def test_kv_types_by_number() -> None:
+    assert {loading.kv_type(name) for name in loading.KV_TYPES} == {0, 1, 2, 8, 30}
+    for number in (*loading.KV_TYPES.values(), 3, 6, 7, 20):
+        assert loading.kv_type(number) == number
+    for number in (-1, 4, 26, 31, 99, 100000):
+        with pytest.raises(ValueError, match=rf"type_v {number}; known: 0 \(f32\), 1 \(f16\), 2 \(q4_0\), 8"):
+            loading.kv_type(number)
 
 
 def test_overrides(demo_model: str) -> None:

@@ -53,8 +53,9 @@ def _options(
 
 def main() -> NoReturn:
     """The program: ends with exit code 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        _never_fail_to_print(stream)
+    _open_what_is_closed()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        _take_any_text(stream)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -103,7 +104,15 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _never_fail_to_print(stream: TextIO) -> None:
+def _open_what_is_closed() -> None:
+    """A standard stream that the caller has closed is as good as /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _take_any_text(stream: TextIO) -> None:
+    """What cannot be decoded or printed becomes the replacement character or a question mark."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

@@ -23,6 +23,7 @@ from pyllama_long.cli.common import (
     Prefill,
     Sampling,
     clean,
+    plain,
     read_text,
     state_folder,
 )
@@ -65,7 +66,7 @@ def command(
     out = Console(highlight=False)
     prefill = Prefill(Console(stderr=True))
     llm = options.open(options.default_ctx(), prefill)
-    chat = Chat(llm, sampling, prefill, out, system)
+    chat = Chat(llm, sampling, prefill, out, plain(system))
     lines = open_input(state_folder() / "history", sorted(chat.commands))
     out.print(Text(f"{options.path().name}, {llm.n_ctx():,} tokens of context; /help for help", style="dim"))
     while True:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,8 @@ PROGRAM = "pyllama-long"
 DEFAULT_CTX = 32768  # of models that were trained at less
 LEAST_CTX = 512
 PRECISIONS = ("auto", "f32")  # of _native, which needs the library
+MOST_THREADS = 512  # of loading, which needs it too
+MOST_CTX = 2**31 - 1
 EMBEDDED = ("demo", "longnet", "longnet-dense")
 
 
@@ -83,7 +86,10 @@ Rope = Annotated[
     ),
 ]
 Ctx = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Context in tokens; 0: chosen.", rich_help_panel=_MODEL)
+    int,
+    typer.Option(
+        min=0, max=MOST_CTX, metavar="N", help="Context in tokens; 0: chosen.", rich_help_panel=_MODEL
+    ),
 ]
 KvType = Annotated[
     str,
@@ -101,7 +107,10 @@ Precision = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, metavar="N", help="CPU threads; 0: chosen.", rich_help_panel=_MODEL)
+    int,
+    typer.Option(
+        min=0, max=MOST_THREADS, metavar="N", help="CPU threads; 0: chosen.", rich_help_panel=_MODEL
+    ),
 ]
 MaxTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest answer.", rich_help_panel=_SAMPLING)
@@ -185,6 +194,17 @@ class ModelOptions:
             **threads,
         )
 
+    @contextmanager
+    def vocabulary(self) -> Iterator[Callable[[str], int]]:
+        """The number of tokens of a text as a prompt, without the rest of the model being loaded."""
+        from pyllama_long import loading, log
+        from pyllama_long.model import Model
+
+        log.install(verbose=False)
+        params, _arrays = loading.model_params(loading.options({"vocab_only": True}))
+        with closing(Model(str(self.path()), params)) as model:
+            yield lambda text: len(model.tokenize(text.encode(), add_bos=True, special=True))
+
     def default_ctx(self) -> int:
         """The trained length, at least 32768 tokens, as far as half of the free memory holds the cache."""
         info = self.info()
@@ -243,6 +263,11 @@ def read_text(path: Path) -> str:
     if b"\0" in data:
         raise CommandError(f"{path} is not a text file")
     return data.decode("utf-8-sig", errors="replace")
+
+
+def plain(argument: str) -> str:
+    """Text of a command line; bytes of it that are no UTF-8 become the replacement character."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", argument)
 
 
 def clean(text: str) -> str:

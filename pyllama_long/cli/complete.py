@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from pyllama_long.cli import common
-from pyllama_long.cli.common import CommandError, Json, ModelOptions, Prefill, Sampling, clean, read_text
+from pyllama_long.cli.common import (
+    CommandError,
+    Json,
+    ModelOptions,
+    Prefill,
+    Sampling,
+    clean,
+    plain,
+    read_text,
+)
 
 EXAMPLES = """\b
 [b]Examples[/b]
@@ -62,24 +70,32 @@ def command(
         raise typer.BadParameter("give PROMPT or -f FILE, not both")
     if prompt is None and file is None and sys.stdin.isatty():
         raise typer.BadParameter("give PROMPT or -f FILE, or pipe a text in")
-    text = prompt if prompt is not None else read_text(file or Path("-"))
+    text = plain(prompt) if prompt is not None else read_text(file or Path("-"))
     if not text:
         raise CommandError("the prompt is empty")
+    tail = None if tail is None else plain(tail)
+    if tail is not None and not text.endswith(tail):
+        raise typer.BadParameter(f"--tail must be the end of the prompt, which {reprlib.repr(tail)} is not")
     options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
     sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     prefill = Prefill(Console(stderr=True))
     llm = options.open(0 if ctx else needed_ctx(options, text, max_tokens), prefill)
-    said, reason, n, first, ended = "", None, 0, 0.0, 0.0
+    from pyllama_long.errors import ContextOverflow
+
+    said, reason, times = "", None, []
     with prefill.reading(llm.n_batch):
-        stream: Iterator[Any] = llm.create_completion(
-            text, tail=tail, stop=stop or [], stream=True, **sampling.arguments()
-        )
-        for chunk in stream:
+        stops = [plain(s) for s in stop or []]
+        try:
+            run = llm.prepare_completion(text, tail=tail, stop=stops, **sampling.arguments())
+        except ContextOverflow:
+            raise
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        for chunk in run.stream():
             piece = chunk["choices"][0]["text"]
             reason = chunk["choices"][0].get("finish_reason") or reason
             if piece:
-                ended = time.perf_counter()
-                n, first = n + 1, first or ended
+                times.append((run.usage["completion_tokens"], time.perf_counter()))
                 prefill.stop()
                 said += piece
                 if not as_json:
@@ -87,18 +103,18 @@ def command(
     if not as_json:
         print()
         return
-    n_prompt = len(llm.tokenize(text.encode()))
+    (n_first, first), (n, ended) = (times[0], times[-1]) if times else ((0, 0.0), (0, 0.0))
     result = {
         "text": said,
         "finish_reason": reason,
-        "usage": {"prompt_tokens": n_prompt, "completion_tokens": llm.n_tokens - n_prompt},
+        "usage": run.usage,
         "plan": str(llm.plan),
         "rope": str(llm.rope),
         "trained_length": llm.n_train,
         "context": llm.n_ctx(),
         "share_of_keys": llm.attention_stats()["share_of_keys"],
         "prefill_tps": round(prefill.rate, 1),
-        "decode_tps": round((n - 1) / (ended - first), 1) if n > 1 and ended > first else None,
+        "decode_tps": round((n - n_first) / (ended - first), 1) if n > n_first else None,
     }
     print(json.dumps(result))
 
@@ -111,11 +127,5 @@ def needed_ctx(options: ModelOptions, text: str, max_tokens: int) -> int:
     )  # no tokenizer gives more tokens than bytes, besides BOS and EOS
     if bound <= info.n_train:
         return 0
-    from pyllama_long import loading, log
-    from pyllama_long.model import Model
-
-    log.install(verbose=False)
-    params, _arrays = loading.model_params(loading.options({"vocab_only": True}))
-    with closing(Model(info.path, params)) as vocabulary:
-        n_prompt = len(vocabulary.tokenize(text.encode(), add_bos=True, special=True))
-    return max(info.n_train, n_prompt + max_tokens + 8)
+    with options.vocabulary() as count:
+        return max(info.n_train, count(text) + max_tokens + 8)

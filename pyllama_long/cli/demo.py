@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyllama_long.cli.common import CommandError, Json, ModelOptions, Prefill, clean
-from pyllama_long.demo import Answer, Fact, Reading, build_document, interview, most_facts
+from pyllama_long.demo import Answer, Fact, Reading, build_document, interview, most_facts, shortest
 
 EXAMPLES = """\b
 [b]Examples[/b]
@@ -23,6 +23,7 @@ EXAMPLES = """\b
 _TIMES = 100  # the default document is so many times the trained length
 _UPSTREAM_LENGTH = 16384  # upstream reads this in a minute; its time grows with the square of the length
 _ANSWER_ROOM = 128  # tokens of a question and its answer
+_MOST_TOKENS = 1 << 24
 _ENOUGH = 0.9  # part of the facts
 
 
@@ -36,7 +37,13 @@ class Run:
 
 def command(
     length: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Tokens of the document; 0: 100 times the trained length.")
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST_TOKENS,
+            metavar="N",
+            help="Tokens of the document; 0: 100 times the trained length.",
+        ),
     ] = 0,
     facts: Annotated[
         int, typer.Option(min=1, max=most_facts(), metavar="N", help="Facts to hide in it.")
@@ -49,6 +56,12 @@ def command(
     options = ModelOptions()
     trained = options.info().n_train
     length = length or _TIMES * trained
+    with options.vocabulary() as count:
+        least = shortest(count, facts, seed)
+    if length < least:
+        raise typer.BadParameter(
+            f"--length {length} has no room for --facts {facts}: give at least --length {least}, or fewer facts"
+        )
     out.print(f"The embedded model was trained at {trained:,} tokens. Here is a document of {length:,},")
     out.print(f"the reference of the Python language, with {facts} facts hidden in it.\n")
     ours = run(options, "skim", "auto", length, facts, seed, out)

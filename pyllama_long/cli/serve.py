@@ -31,6 +31,7 @@ EXAMPLES = """\b
 _NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
 _OVERFLOWS = ("error", "shift", "summarize", "retrieve")
 _GIB = 1 << 30
+_UP_TO_1E6 = {"min": 0.0, "max": 1e6}  # neither inf nor nan
 
 
 def _overflow(value: str) -> str:
@@ -82,7 +83,7 @@ def command(
     ] = None,
     max_body: Annotated[int, _option(panel=_SAFE, help="Largest request, MiB.", min=1, metavar="N")] = 64,
     timeout: Annotated[
-        float, _option(panel=_SAFE, help="Longest answer, seconds; 0: any.", min=0.0, metavar="S")
+        float, _option(panel=_SAFE, help="Longest answer, seconds; 0: any.", metavar="S", **_UP_TO_1E6)
     ] = 0.0,
     overflow: Annotated[
         str,
@@ -98,20 +99,20 @@ def command(
     ] = 8,
     queue: Annotated[int, _option(panel=_LOAD, help="Requests that may wait.", min=0, metavar="N")] = 256,
     step_ms: Annotated[
-        float, _option(panel=_LOAD, help="Longest step while answers stream.", min=1.0, metavar="MS")
+        float, _option(panel=_LOAD, help="Longest step while answers stream.", metavar="MS", min=1.0, max=1e6)
     ] = 200.0,
     cache_ram: Annotated[
-        float, _option(panel=_LOAD, help="Idle texts kept in memory, GiB.", min=0.0, metavar="N")
+        float, _option(panel=_LOAD, help="Idle texts kept in memory, GiB.", metavar="N", **_UP_TO_1E6)
     ] = 1.0,
     cache_disk: Annotated[
-        float, _option(panel=_LOAD, help="Idle texts kept on disk, GiB.", min=0.0, metavar="N")
+        float, _option(panel=_LOAD, help="Idle texts kept on disk, GiB.", metavar="N", **_UP_TO_1E6)
     ] = 0.0,
     cache_dir: Annotated[
         Path | None,
         _option(panel=_LOAD, help="Where, and where sessions are kept.", metavar="FOLDER"),
     ] = None,
     drain: Annotated[
-        float, _option(panel=_LOAD, help="Longest wait for answers at the end, s.", min=0.0, metavar="S")
+        float, _option(panel=_LOAD, help="Longest wait for answers at the end, s.", metavar="S", **_UP_TO_1E6)
     ] = 30.0,
     page: Annotated[bool, _option("--page/--no-page", panel=_NET, help="The page at /.")] = True,
     log_level: Annotated[

@@ -9,9 +9,9 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from pyllama_long.sequence import LEAST as LEAST
 from pyllama_long.sequence import IntArray
 
-LEAST = 9  # tokens of a prompt that are evaluated at once: fewer may take the kernel for decode, which rounds otherwise
 BLOCK = 64  # tokens
 
 
