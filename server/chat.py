@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from fastapi import Request as HttpRequest
 
 from pyllama_long import tail
 from pyllama_long.engine import Request
 from pyllama_long.server import calls, grammar, overflow
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
-from pyllama_long.server.run import Prepared, seeds
+from pyllama_long.server.run import Prepared, seeds, while_connected
 from pyllama_long.server.sampling import sampling, stops
 from pyllama_long.server.schemas.chat import CalledFunction, ChatRequest, Message, NamedTool, Tool
-from pyllama_long.server.state import Loaded, State
+from pyllama_long.server.state import Loaded, State, salt_of, state_of
 from pyllama_long.server.template import content_text
 
 
@@ -90,8 +93,9 @@ def prompt(
     return Prompt(tokens, text, text.rstrip().endswith("<think>"))
 
 
-async def prepare(state: State, loaded: Loaded, request: ChatRequest, salt: str) -> Prepared:
-    """Checks a request and makes the engine's of it. Raises ApiError."""
+async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Prepared:
+    """Checks a request and makes the engine's of it. Raises ApiError, also when the client goes away."""
+    state, salt, started = state_of(http), salt_of(http), time.monotonic()
     loaded.check_extras(request)
     if request.top_logprobs is not None and not request.logprobs:
         raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
@@ -99,8 +103,11 @@ async def prepare(state: State, loaded: Loaded, request: ChatRequest, salt: str)
     make = partial(prompt, loaded, tools=tools.tools, salt=salt)
     mode = request.overflow or state.settings.overflow
     max_tokens = request.max_completion_tokens or request.max_tokens
-    fitted = await overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
-    return await asyncio.to_thread(_requests, state, loaded, request, fitted, tools, max_tokens, salt)
+    fitting = overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
+    fitted = await while_connected(http, fitting)
+    found = await asyncio.to_thread(_requests, state, loaded, request, fitted, tools, max_tokens, salt)
+    found.spent_s = time.monotonic() - started
+    return found
 
 
 def _requests(

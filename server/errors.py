@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
@@ -101,6 +103,15 @@ def validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     if param is None and first["loc"][:1] == ("body",):
         return bad("The body must be a JSON object, sent with Content-Type: application/json.")
     return bad(f"{param}: {text}" if param else text, param, "invalid_value")
+
+
+@contextmanager
+def converting() -> Iterator[None]:
+    """For bringing a request into another shape: pydantic's complaints become what they are for a body."""
+    try:
+        yield
+    except ValidationError as error:
+        raise validation([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
 
 
 def _path(loc: Sequence[Any]) -> list[str]:

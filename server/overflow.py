@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyllama_long.engine import Request, Sampling, events
+from pyllama_long.engine import Request, Sampling
 from pyllama_long.server import errors
+from pyllama_long.server.answer import AnswerParser, Said
+from pyllama_long.server.run import Prepared, submit
 from pyllama_long.server.schemas.chat import Message
 from pyllama_long.server.schemas.common import OverflowMode, OverflowReport
 from pyllama_long.server.template import content_text
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from pyllama_long.server.state import Loaded, State
 
 _LEAST_ANSWER = 16  # tokens
+_HEADING = 32  # tokens that a note takes besides what it tells
 _SUMMARY_SHARE = 8  # a summary takes at most this part of the context
 _CONDENSE = "Condense this part of a conversation to its facts, names, numbers and decisions:\n\n"
 _SUMMARY = "Summary of the earlier conversation:\n"
@@ -56,7 +61,8 @@ async def fit(
     salt: str,
 ) -> Fitted:
     """Makes the prompt of a conversation, without its oldest turns where the mode allows and it takes that.
-    Raises ApiError when it does not fit."""
+    Raises ApiError when it does not fit, and when the server's limit of time is over."""
+    started = time.monotonic()
     whole = await asyncio.to_thread(make, messages)
     n_ctx = loaded.engine.n_ctx
     # Room for the answer, as far as it leaves most of the context to the prompt.
@@ -68,11 +74,19 @@ async def fit(
         raise refused
     system, found = turns(messages)
     fixed = _Conversation(system, found[:1], found[1:], whole, make)
+    shortest = await asyncio.to_thread(fixed.shortest)
+    if shortest > limit:  # what has to stay leaves less room for the answer
+        if len(whole.tokens) < n_ctx:
+            return Fitted(messages, whole)
+        limit = n_ctx - _LEAST_ANSWER
+    if shortest > limit:
+        raise refused
     if mode == "shift":
-        return await asyncio.to_thread(fixed.shifted, limit, refused)
+        return await asyncio.to_thread(fixed.shifted, limit, refused, mode="shift")
+    room = limit - shortest - _HEADING
     if mode == "summarize":
-        return await _summarized(loaded, fixed, limit, refused, salt)
-    return await asyncio.to_thread(_retrieved, state, loaded, fixed, limit, refused, salt)
+        return await _summarized(state, loaded, fixed, limit, room, refused, salt, started)
+    return await asyncio.to_thread(_retrieved, state, loaded, fixed, limit, room, refused, salt)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,12 @@ class _Conversation:
     def dropped(self, n: int) -> list[Message]:
         return [message for turn in self.later[:n] for message in turn]
 
+    def shortest(self) -> int:
+        """Tokens of the conversation without every turn that may go."""
+        if len(self.later) < 2:
+            return len(self.whole.tokens)
+        return len(self.make(self.without(len(self.later) - 1)).tokens)
+
     def least(self, limit: int, refused: errors.ApiError, note: str = "") -> tuple[int, Prompt]:
         """The fewest turns to drop, by bisection. Raises `refused` when the last turn is too long itself."""
         low, high = 1, len(self.later) - 1
@@ -120,40 +140,50 @@ class _Conversation:
         )
         return Fitted(self.without(n, note), prompt, told)
 
-    def shifted(self, limit: int, refused: errors.ApiError) -> Fitted:
+    def shifted(self, limit: int, refused: errors.ApiError, **report: Any) -> Fitted:
         n, prompt = self.least(limit, refused)
-        return self.fitted(n, prompt, "", mode="shift")
+        return self.fitted(n, prompt, "", **report)
 
 
 async def _summarized(
-    loaded: Loaded, conversation: _Conversation, limit: int, refused: errors.ApiError, salt: str
+    state: State,
+    loaded: Loaded,
+    conversation: _Conversation,
+    limit: int,
+    room: int,
+    refused: errors.ApiError,
+    salt: str,
+    started: float,
 ) -> Fitted:
-    """The oldest turns, condensed by the model itself, part by part where they are long."""
+    """The oldest turns, condensed by the model itself, part by part where they are long; only left out where
+    there is no room for a summary."""
     n_ctx = loaded.engine.n_ctx
-    most = max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE)
-    n, _ = await asyncio.to_thread(conversation.least, limit - most - 16, refused)
+    most = min(max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE), room)
+    if most < _LEAST_ANSWER:
+        return await asyncio.to_thread(conversation.shifted, limit, refused, mode="summarize", summary="")
+    n, _ = await asyncio.to_thread(conversation.least, limit - most - _HEADING, refused)
     text = _written(conversation.dropped(n))
-    summary = ""
-    engine = loaded.engine
+    written = []
     for part in await asyncio.to_thread(_parts, loaded, text, n_ctx // 2):
         asked = [Message(role="user", content=f"{_CONDENSE}{part}")]
         tokens = (await asyncio.to_thread(conversation.make, asked)).tokens
-        room = max(_LEAST_ANSWER, most // 2)
-        request = Request(tokens=tokens, max_tokens=room, sampling=Sampling(temperature=0.0), salt=salt)
-        handle = await asyncio.to_thread(engine.submit, request)
-        try:
-            async for event in handle:
-                if isinstance(event, events.Text):
-                    summary += event.text
-        finally:
-            if not handle.ended:
-                handle.cancel()
-        summary += "\n"
-    summary = summary.rpartition("</think>")[2].strip()
+        length = max(_LEAST_ANSWER, most // 2)
+        request = Request(tokens=tokens, max_tokens=length, sampling=Sampling(temperature=0.0), salt=salt)
+        written.append(await _answer(state, loaded, request, started))
+    summary = "\n".join(written).rpartition("</think>")[2].strip()
     summary = await asyncio.to_thread(_end_of, loaded, summary, most)
     note = f"{_SUMMARY}{summary}"
     n, prompt = await asyncio.to_thread(conversation.least, limit, refused, note)
     return conversation.fitted(n, prompt, note, mode="summarize", summary=summary)
+
+
+async def _answer(state: State, loaded: Loaded, request: Request, started: float) -> str:
+    """What the model writes, whole. Raises ApiError, also when it was cancelled or is late."""
+    timeout = state.settings.request_timeout_s
+    prepared = Prepared([request], AnswerParser, spent_s=time.monotonic() - started)
+    run = await submit(loaded.engine, prepared, state.metrics, timeout)
+    async with aclosing(run.pieces()) as pieces:
+        return "".join([piece.text async for _, piece in pieces if isinstance(piece, Said)])
 
 
 def _retrieved(
@@ -161,24 +191,31 @@ def _retrieved(
     loaded: Loaded,
     conversation: _Conversation,
     limit: int,
+    room: int,
     refused: errors.ApiError,
     salt: str,
 ) -> Fitted:
-    """The oldest turns go to the store, and those of them that fit the last message come back."""
-    room = loaded.engine.n_ctx // 4
-    n, _ = conversation.least(limit - room, refused)
+    """The oldest turns go to the store, and those of them that fit the last message come back as far as there is
+    room."""
+    room = max(0, min(loaded.engine.n_ctx // 4 - _HEADING, room))
+    n, prompt = conversation.least(limit - room - _HEADING if room else limit, refused)
     old = [(message.role, content_text(message)) for message in conversation.dropped(n)]
     question = content_text(conversation.later[-1][0])
     taken: list[str] = []
     for text in state.store.search(salt, old, question):
         candidate = "\n\n".join([*taken, text])
-        if len(loaded.engine.tokenize(candidate.encode(), False, False)) > room - 32:
+        if len(loaded.engine.tokenize(candidate.encode(), False, False)) > room:
             break
         taken.append(text)
-    note = _RETRIEVED + "\n\n".join(taken) if taken else ""
-    prompt = conversation.make(conversation.without(n, note))
-    if len(prompt.tokens) > limit:
-        raise refused
+    note = ""
+    while taken:
+        note = _RETRIEVED + "\n\n".join(taken)
+        prompt = conversation.make(conversation.without(n, note))
+        if len(prompt.tokens) <= limit:
+            break
+        taken.pop()
+    if not taken:
+        return conversation.shifted(limit, refused, mode="retrieve", retrieved_messages=0)
     return conversation.fitted(n, prompt, note, mode="retrieve", retrieved_messages=len(taken))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections.abc import Sequence
@@ -125,22 +126,30 @@ def chat_logprobs(tokens: Sequence[events.TokenInfo], n_top: int) -> ChatLogprob
     )
 
 
+class Offsets:
+    """Counts the characters before each token of a text, of which some are spread over several tokens."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+        self._n = 0
+
+    def before(self, token: events.TokenInfo) -> int:
+        """Of the next token; part of a character is at the character's place."""
+        n = self._n
+        self._n += len(self._decoder.decode(token.text_bytes))
+        return n
+
+
 def completion_logprobs(
-    tokens: Sequence[events.TokenInfo], n_top: int, offset: int
-) -> tuple[CompletionLogprobs, int]:
-    """In the shape of legacy completions, and the offset after the last token. offset: characters before."""
-    texts, offsets = [], []
-    for token in tokens:
-        texts.append(token.text_bytes.decode(errors="replace"))
-        offsets.append(offset)
-        offset += len(token.text_bytes.decode(errors="ignore"))
-    found = CompletionLogprobs(
-        tokens=texts,
+    tokens: Sequence[events.TokenInfo], n_top: int, offsets: Offsets
+) -> CompletionLogprobs:
+    """In the shape of legacy completions. offsets: of the tokens before."""
+    return CompletionLogprobs(
+        tokens=[token.text_bytes.decode(errors="replace") for token in tokens],
         token_logprobs=[None if t.logprob is None else _number(t.logprob) for t in tokens],
         top_logprobs=[_best(token, n_top) for token in tokens],
-        text_offset=offsets,
+        text_offset=[offsets.before(token) for token in tokens],
     )
-    return found, offset
 
 
 def _best(token: events.TokenInfo, n_top: int) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
@@ -13,7 +13,7 @@ from fastapi import Request as HttpRequest
 
 from pyllama_long.engine import Engine, Handle, Request, events
 from pyllama_long.server.answer import AnswerParser, Called, Said
-from pyllama_long.server.errors import ApiError, from_engine
+from pyllama_long.server.errors import ApiError, bad, from_engine
 from pyllama_long.server.metrics import Metrics
 from pyllama_long.server.schemas.common import OverflowReport
 
@@ -60,13 +60,14 @@ Piece: TypeAlias = Reading | Scored | Tokens | Said | Called | Done
 @dataclass
 class Prepared:
     """Requests for the engine, and how to read each one's answer. param: the field that prompts come in.
-    one_call: the answer ends with its first tool call."""
+    one_call: the answer ends with its first tool call. spent_s: of the limit of time, by preparing."""
 
     requests: list[Request]
     parser: Callable[[], AnswerParser]
     param: str = "messages"
     one_call: bool = False
     report: OverflowReport | None = None
+    spent_s: float = 0.0
 
 
 @dataclass
@@ -89,11 +90,12 @@ class Run:
         self._late = True
         self.cancel()
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """(choice, piece) of all choices as they come. Raises ApiError."""
         timer = None
         if self.timeout_s:
-            timer = asyncio.get_running_loop().call_later(self.timeout_s, self._time_out)
+            left = max(0.0, self.timeout_s - self.prepared.spent_s)
+            timer = asyncio.get_running_loop().call_later(left, self._time_out)
         queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue()
 
         async def pump(i: int) -> None:
@@ -166,6 +168,10 @@ class Run:
 
 async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s: float) -> Run:
     """Gives requests to the engine. Raises ApiError, and then none of them runs."""
+    most, n = engine.config.n_parallel + engine.config.max_queue, len(prepared.requests)
+    if n > most:
+        message = f"n: {n} answers at once are too many: this server takes {most} (--parallel and --queue)."
+        raise bad(message, "n")
     handles: list[Handle] = []
 
     def all_of_them() -> None:
@@ -190,12 +196,13 @@ async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s
 
 @dataclass
 class Whole:
-    """All of one choice's pieces."""
+    """All of one choice's pieces. said: the tokens of the text."""
 
     text: str = ""
     reasoning: str = ""
     calls: list[Called] = field(default_factory=list)
     tokens: list[events.TokenInfo] = field(default_factory=list)
+    said: list[events.TokenInfo] = field(default_factory=list)
     prompt: tuple[events.TokenInfo, ...] = ()
     done: Done | None = None
 
@@ -205,20 +212,28 @@ async def collect(http: HttpRequest, run: Run) -> list[Whole]:
 
     async def read() -> list[Whole]:
         wholes = [Whole() for _ in run.handles]
+        waiting: list[list[events.TokenInfo]] = [[] for _ in wholes]  # for the text that they belong to
         async for i, piece in run.pieces():
             whole = wholes[i]
             if isinstance(piece, Said) and piece.reasoning:
                 whole.reasoning += piece.text
+                waiting[i].clear()
             elif isinstance(piece, Said):
                 whole.text += piece.text
+                whole.said += waiting[i]
+                waiting[i].clear()
             elif isinstance(piece, Called):
                 whole.calls.append(piece)
+                waiting[i].clear()
             elif isinstance(piece, Tokens):
                 whole.tokens += piece.tokens
+                waiting[i] += piece.tokens
             elif isinstance(piece, Scored):
                 whole.prompt = piece.tokens
             elif isinstance(piece, Done):
                 whole.done = piece
+                if not whole.calls:
+                    whole.said += waiting[i]
         return wholes
 
     return await while_connected(http, read())

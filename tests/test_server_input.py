@@ -119,6 +119,31 @@ def test_fields_that_are_wrong(client: httpx.Client, name: str) -> None:
         assert (error["param"] or "").startswith(param.split(".")[0]), error
 
 
+TWICE: Any = {"description": "x", "name": "weather"}
+
+
+def test_every_api_says_the_same_of_tools_of_one_name(client: httpx.Client) -> None:
+    function, schema = {"type": "function"}, {"input_schema": {"type": "object"}}
+    bodies = {
+        CHAT: HELLO | {"tools": [function | {"function": TWICE}] * 2},
+        "/v1/messages": HELLO | {"max_tokens": 1, "tools": [TWICE | schema] * 2},
+        "/v1/messages/count_tokens": HELLO | {"tools": [TWICE | schema] * 2},
+        "/v1/responses": {"input": "x", "tools": [function | TWICE] * 2},
+    }
+    found = [refused(client.post(path, json=body)) for path, body in bodies.items()]
+    assert {error["param"] for error in found} == {"tools"}
+    assert len({error["message"] for error in found}) == 1 and "\n" not in found[0]["message"]
+
+
+def test_more_answers_than_can_ever_be_taken_are_refused_for_good(demo_model: str) -> None:
+    config = EngineConfig(demo_model, n_ctx=512, n_parallel=1, max_queue=2, n_threads=1)
+    with running(config) as small, small.client() as raw:
+        for path, body in ((CHAT, HELLO), ("/v1/completions", {"prompt": "x"})):
+            error = refused(raw.post(path, json=body | {"n": 4, "max_tokens": 1}))
+            assert error["param"] == "n" and "takes 3" in error["message"]
+            assert len(raw.post(path, json=body | {"n": 3, "max_tokens": 1}).json()["choices"]) == 3
+
+
 def nested(depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {"type": "string"}
     for _ in range(depth):
@@ -137,7 +162,6 @@ SCHEMAS: dict[str, Any] = {
     "into nothing": {"$ref": "#/$defs/none"},
     "not a schema": {"type": "number-ish"},
     "properties as a list": {"type": "object", "properties": [1]},
-    "true inside": {"type": "object", "properties": {"a": True}},
     "upside down": {"type": "array", "items": {"type": "null"}, "minItems": 5, "maxItems": 2},
 }
 
@@ -210,10 +234,13 @@ def test_no_origin_is_allowed_by_default(client: httpx.Client) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(server: Server, client: httpx.Client) -> None:
-    body = HELLO | {"max_tokens": 200, "n": 8, "logit_bias": NO_END}
-    found = client.post(CHAT, json=body)
-    error = refused(found, 503)
-    assert error["code"] == "queue_full" and int(found.headers["Retry-After"]) >= 1
+    body = HELLO | {"max_tokens": 400, "n": 4, "logit_bias": NO_END, "stream": True}
+    with client.stream("POST", CHAT, json=body) as streaming:  # two run, two wait
+        assert streaming.status_code == 200
+        for n in (1, 4):
+            found = client.post(CHAT, json=HELLO | {"n": n})
+            error = refused(found, 503)
+            assert error["code"] == "queue_full" and int(found.headers["Retry-After"]) >= 1
     server.quiet()
 
 

@@ -54,6 +54,26 @@ def test_completion_takes_schemas_and_biases(client: httpx.Client) -> None:
     assert client.post("/completion", json=never).json()["tokens"] != tokens
 
 
+def test_a_stream_has_the_tokens_of_half_a_character(client: httpx.Client) -> None:
+    body = {"prompt": "x", "n_predict": 1, "grammar": 'root ::= "🙂🙂"', "n_probs": 1}
+    whole = client.post("/completion", json=body).json()
+    found = events(client.post("/completion", json=body | {"stream": True}))
+    assert len(whole["tokens"]) == 1 and whole["content"] == ""
+    assert [token for event in found for token in event["tokens"]] == whole["tokens"]
+    probs = [one for event in found for one in event.get("completion_probabilities") or ()]
+    assert [one["id"] for one in probs] == whole["tokens"] and found[-1]["stop"]
+
+
+def test_control_tokens_come_back(client: httpx.Client) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Zürich?"}]
+    text = client.post("/apply-template", json={"messages": messages}).json()["prompt"]
+    body = {"content": text, "parse_special": True}
+    tokens = client.post("/tokenize", json=body).json()["tokens"]
+    assert client.post("/detokenize", json={"tokens": tokens}).json()["content"] == text
+    echo = {"prompt": tokens, "echo": True, "max_tokens": 0}
+    assert client.post("/v1/completions", json=echo).json()["choices"][0]["text"] == text
+
+
 def test_tokenize_and_back(client: httpx.Client) -> None:
     text = "Zürich 東京 <|im_start|>"
     tokens = client.post("/tokenize", json={"content": text}).json()["tokens"]

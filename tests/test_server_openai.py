@@ -6,15 +6,21 @@ import asyncio
 import base64
 import json
 import math
+import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
 from engines import NO_END
 from pydantic import BaseModel
-from running_server import Server, events
+from running_server import Server, events, running
+
+from pyllama_long.engine import EngineConfig
 
 QUESTION = "The pass key for apricot is 40913. What is the pass key for apricot?"
 WEATHER: Any = {
@@ -292,6 +298,22 @@ def test_echo_scores_the_prompt(client: openai.OpenAI, server: Server) -> None:
     assert logprobs.text_offset is not None and logprobs.text_offset[-1] == prompt.rindex(" times")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_count_characters_of_several_tokens(server: Server, stream: bool) -> None:
+    prompt = "🙂🙂 hello 漢字 ab"
+    body = {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 2, "stream": stream}
+    with server.client() as raw:
+        found = raw.post("/v1/completions", json=body)
+    whole = [choice for e in (events(found) if stream else [found.json()]) for choice in e["choices"]]
+    listed = [choice["logprobs"] for choice in whole if choice["logprobs"] is not None]
+    tokens = [token for one in listed for token in one["tokens"]]
+    offsets = [offset for one in listed for offset in one["text_offset"]]
+    assert offsets[0] == 0 and offsets == sorted(offsets)
+    assert offsets[tokens.index(" hell")] == 2 and offsets[tokens.index(" ab")] == prompt.index(" ab")
+    n_prompt = len(server.engine.tokenize(prompt.encode()))
+    assert offsets[n_prompt] == len(prompt)
+
+
 def test_completions_take_tokens_and_stream(client: openai.OpenAI, server: Server) -> None:
     tokens = server.engine.tokenize(b"Once upon a time")
     whole = client.completions.create(model="demo", prompt=tokens, max_tokens=6, temperature=0)
@@ -339,6 +361,30 @@ def test_responses_stream_events_in_order(client: openai.OpenAI) -> None:
     assert deltas == last.response.output_text
 
 
+def test_a_response_that_is_cut_says_so_in_every_event(server: Server) -> None:
+    body = {"input": "Tell me a story.", "max_output_tokens": 3, "stream": True, "temperature": 0}
+    with server.client() as raw:
+        found = events(raw.post("/v1/responses", json=body))
+    (item,) = [event["item"] for event in found if event["type"] == "response.output_item.done"]
+    last = found[-1]
+    assert last["type"] == "response.incomplete" and last["response"]["output"] == [item]
+    assert item["status"] == "incomplete"
+
+
+def test_logprobs_of_streamed_responses_come_with_the_text(server: Server) -> None:
+    body: Any = {"input": QUESTION, "max_output_tokens": 8, "temperature": 0, "top_logprobs": 2}
+    with server.client() as raw:
+        whole = raw.post("/v1/responses", json=body).json()["output"][0]["content"][0]
+        found = events(raw.post("/v1/responses", json=body | {"stream": True}))
+    deltas = [event for event in found if event["type"] == "response.output_text.delta"]
+    listed = [one for delta in deltas for one in delta["logprobs"]]
+    assert len(listed) == 8 and b"".join(bytes(one["bytes"]) for one in listed).decode() == whole["text"]
+    (done,) = [event for event in found if event["type"] == "response.output_text.done"]
+    assert listed == done["logprobs"] == found[-1]["response"]["output"][0]["content"][0]["logprobs"]
+    assert [one["token"] for one in listed] == [one["token"] for one in whole["logprobs"]]
+    assert all(delta["logprobs"] for delta in deltas)
+
+
 def test_responses_call_functions(client: openai.OpenAI) -> None:
     tool: Any = {"type": "function", **WEATHER["function"], "strict": False}
     found = client.responses.create(
@@ -372,6 +418,53 @@ def test_embeddings_in_both_encodings(client: openai.OpenAI, server: Server) -> 
     with server.client() as raw:
         data = raw.post("/v1/embeddings", json={"input": "a cat", "encoding_format": "base64"}).json()
     assert len(base64.b64decode(data["data"][0]["embedding"])) == 4 * 256
+
+
+def waiting(server: Server, n: int) -> None:
+    """Until n wait in the queue."""
+    end = time.monotonic() + 5
+    while server.engine.stats().waiting < n and time.monotonic() < end:
+        time.sleep(0.01)
+    assert server.engine.stats().waiting == n
+
+
+def test_embeddings_leave_threads_to_others(client: openai.OpenAI, server: Server) -> None:
+    n_threads = min(32, (os.cpu_count() or 1) + 4) + 4  # more than asyncio has
+    long = {"input": ["A long text about the sea. " * 200] * 40}
+    with ThreadPoolExecutor(n_threads) as pool, server.client() as raw:
+        sent = [pool.submit(raw.post, "/v1/embeddings", json=long, timeout=4) for _ in range(n_threads)]
+        waiting(server, n_threads - 1)
+        assert ask(client, max_tokens=5).usage.completion_tokens == 5
+        assert not any(one.done() for one in sent)
+        for one in sent:
+            with pytest.raises(httpx.ReadTimeout):
+                one.result()
+    # Nobody waits for them any more: a new one does not, either.
+    begun = time.monotonic()
+    client.embeddings.create(model="demo", input="a cat")
+    assert time.monotonic() - begun < 2
+
+
+def test_embeddings_wait_in_the_queue(demo_model: str) -> None:
+    config = EngineConfig(demo_model, n_ctx=2048, n_threads=1, max_queue=1, embedding=True)
+    long = {"input": ["A long text about the sea. " * 200] * 40}
+    with running(config) as small, small.client() as raw, ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(raw.post, "/v1/embeddings", json=long, timeout=3) for _ in range(2)]
+        waiting(small, 1)
+        full = raw.post("/v1/embeddings", json={"input": "x"})
+        assert full.status_code == 503 and full.json()["error"]["code"] == "queue_full"
+        assert int(full.headers["Retry-After"]) >= 1
+        assert raw.post("/completion", json={"prompt": "x", "n_predict": 1}).status_code == 200
+        for one in sent:
+            with pytest.raises(httpx.ReadTimeout):
+                one.result()
+        small.quiet()
+
+
+def test_embeddings_name_their_field(server: Server) -> None:
+    with server.client() as raw:
+        error = raw.post("/v1/embeddings", json={"input": [99999]}).json()["error"]
+    assert error["param"] == "input" and error["message"].startswith("input: ")
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyllama_long.engine import EngineConfig
 from pyllama_long.server.overflow import turns
 from pyllama_long.server.overflow_store import Store
 from pyllama_long.server.schemas.chat import as_input
+from pyllama_long.server.settings import Settings
 
 FRUIT = ["apricot", "walnut", "cherry", "quince", "melon", "lemon", "peach", "olive"]
 
@@ -86,6 +88,24 @@ def test_a_last_turn_that_is_too_long_is_refused_by_every_mode(client: httpx.Cli
         assert found.status_code == 400 and found.json()["error"]["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("mode", ["shift", "summarize", "retrieve"])
+def test_what_cannot_be_shortened_is_sent_where_it_fits(client: httpx.Client, mode: str) -> None:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 430}], "overflow": mode}
+    found = client.post("/v1/chat/completions", json=body | {"temperature": 0})
+    assert found.status_code == 200, found.text
+    assert 512 * 3 // 4 < found.json()["usage"]["prompt_tokens"] < 512 and "overflow" not in found.json()
+
+
+@pytest.mark.parametrize("mode", ["shift", "summarize", "retrieve"])
+@pytest.mark.parametrize("words", [120, 200, 240, 270, 300, 340])
+def test_a_large_last_turn_is_taken_by_every_mode(client: httpx.Client, mode: str, words: int) -> None:
+    messages = [*conversation("x")[:-1], {"role": "user", "content": "word " * words}]
+    found = client.post("/v1/chat/completions", json={"messages": messages, "overflow": mode})
+    assert found.status_code == 200, found.text
+    assert found.json()["overflow"]["mode"] == mode and found.json()["overflow"]["dropped_messages"] > 0
+    assert found.json()["usage"]["prompt_tokens"] > words + 90
+
+
 def test_retrieve_brings_back_the_turn_that_is_asked_for(client: httpx.Client) -> None:
     found = ask(client, "retrieve").json()
     report = found["overflow"]
@@ -98,6 +118,31 @@ def test_retrieve_brings_back_the_turn_that_is_asked_for(client: httpx.Client) -
 def test_summarize_says_what_it_condensed_to(client: httpx.Client) -> None:
     report = ask(client, "summarize").json()["overflow"]
     assert report["mode"] == "summarize" and report["dropped_messages"] > 0 and report["summary"]
+
+
+LONG: dict[str, Any] = {"messages": conversation("Hello?", 8) * 60, "overflow": "summarize", "max_tokens": 2}
+
+
+def test_a_summary_that_nobody_waits_for_is_cancelled(server: Server) -> None:
+    before = server.engine.stats()
+    with httpx.Client(timeout=0.7) as leaving, pytest.raises(httpx.ReadTimeout):
+        leaving.post(f"{server.url}/v1/chat/completions", json=LONG)
+    server.cancelled(before.cancelled + 1)
+    read = server.engine.stats().prompt_tokens
+    assert read > before.prompt_tokens
+    time.sleep(0.5)
+    assert server.engine.stats().prompt_tokens == read  # no other part was begun
+
+
+def test_summaries_keep_to_the_limit_of_time(demo_model: str) -> None:
+    settings = Settings(model_name="demo", request_timeout_s=0.7)
+    config = EngineConfig(demo_model, n_ctx=512, n_threads=1)
+    with running(config, settings) as server, server.client() as client:
+        begun = time.monotonic()
+        found = client.post("/v1/chat/completions", json=LONG)
+        assert found.status_code == 408 and found.json()["error"]["code"] == "timeout"
+        assert time.monotonic() - begun < 5
+        server.quiet()
 
 
 def test_the_other_apis_tell_it_too(client: httpx.Client) -> None:

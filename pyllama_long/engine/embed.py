@@ -22,22 +22,34 @@ _SALT = "\0embedding"  # which no request has
 
 
 class Embedder:
-    """waiting: lists of texts, with what takes their vectors. cells: that the text of now still needs."""
+    """waiting: lists of texts, with what takes their vectors; cancelling that ends the work on them within a step.
+    cells: that the text of now still needs."""
 
     def __init__(self, loop: Loop, context: Context) -> None:
         self._loop, self._context = loop, context
         self.waiting: list[tuple[list[IntArray], Future[list[FloatArray]]]] = []
         self._running: Generator[None, None, None] | None = None
+        self._future: Future[list[FloatArray]] = Future()  # of what runs
         self.cells = 0
 
     @property
     def busy(self) -> bool:
         return self._running is not None or bool(self.waiting)
 
+    @property
+    def n_waiting(self) -> int:
+        """Lists that have to wait for another one."""
+        left = sum(not future.cancelled() for _, future in list(self.waiting))
+        return left if self._running is not None else max(0, left - 1)
+
     def step(self) -> None:
         """One chunk, if there is anything to do."""
+        if self._running is not None and self._future.cancelled():
+            self.stop()
+            self._loop.queue.changed = True
         if self._running is None and self.waiting:
-            self._running = self._texts(*self.waiting.pop(0))
+            inputs, self._future = self.waiting.pop(0)
+            self._running = self._texts(inputs, self._future)
         if self._running is not None:
             try:
                 next(self._running)
@@ -52,18 +64,22 @@ class Embedder:
         self._running = None
 
     def _texts(self, inputs: list[IntArray], future: Future[list[FloatArray]]) -> Generator[None, None, None]:
+        if future.cancelled():
+            return
         try:
             vectors = []
             for ids in inputs:
                 while self._loop.pool.available() - self._loop.committed < len(ids):
                     yield
                 vectors.append((yield from self._text(ids)))
-            future.set_result(vectors)
         except GeneratorExit:
-            future.set_exception(EngineClosed())
+            fail(future, EngineClosed())
             raise
         except Exception as error:
-            future.set_exception(error)
+            fail(future, error)
+        else:
+            if future.set_running_or_notify_cancel():
+                future.set_result(vectors)
 
     def _text(self, ids: IntArray) -> Generator[None, None, FloatArray]:
         """The model's own pooling, or, where it has none, the mean of the tokens' vectors. Raises DecodeError, and
@@ -88,6 +104,12 @@ class Embedder:
         finally:
             self.cells = 0
             pool.drop(held)
+
+
+def fail(future: Future[list[FloatArray]], error: BaseException) -> None:
+    """Puts an error where vectors are waited for, unless nobody waits any more."""
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
 
 
 def _chunk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from pyllama_long._native import llama_cpp
@@ -85,7 +86,12 @@ class Engine:
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[FloatArray]:
         """A vector [n_embd] for each list of tokens: the model's own pooling, or the mean over the tokens; not
-        normalized. Raises ValueError, ContextOverflow, DecodeError, EngineClosed."""
+        normalized. Raises ValueError, ContextOverflow, DecodeError, EngineClosed, QueueFull."""
+        return self.start_embedding(inputs).result()
+
+    def start_embedding(self, inputs: Sequence[Sequence[int]]) -> Future[list[FloatArray]]:
+        """`embed` without waiting: cancelling what it returns ends the work within a step. Raises ValueError,
+        ContextOverflow, EngineClosed, and QueueFull; lists that wait count as requests do."""
         if not self.config.embedding:
             raise ValueError("this engine makes no embeddings: give embedding=True")
         checked = [as_ids(tokens) for tokens in inputs]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.engine.context import Context
-from pyllama_long.engine.embed import Embedder
+from pyllama_long.engine.embed import Embedder, fail
 from pyllama_long.engine.job import Job
 from pyllama_long.engine.pace import Pace
 from pyllama_long.engine.pool import Pool
@@ -58,11 +58,17 @@ class Loop:
             self.check_open()
             n = len(self._arrived) + len(self.queue)
             slots = max(0, self._config.n_parallel - len(self.running))
-            if n - slots >= self._config.max_queue:
-                seconds = self.counters.request_s * (n + 1) / self._config.n_parallel
-                raise QueueFull(n, min(600.0, max(1.0, seconds)))
+            if n >= slots:
+                self._check_room(n - slots, n)
             self._arrived.append(job)
         self.wake()
+
+    def _check_room(self, excess: int, n: int) -> None:
+        """Raises QueueFull. excess: those of the n requests there that have to wait for others."""
+        embeddings = self._embedder.n_waiting
+        if excess + embeddings >= self._config.max_queue:
+            seconds = self.counters.request_s * (n + embeddings + 1) / self._config.n_parallel
+            raise QueueFull(n + embeddings, min(600.0, max(1.0, seconds)))
 
     def call(self, function: Callable[[], T]) -> T:
         """Runs a function on the loop's thread, between two steps, and returns what it returns."""
@@ -73,13 +79,17 @@ class Loop:
         self.wake()
         return future.result()
 
-    def embed(self, inputs: list[IntArray]) -> list[FloatArray]:
+    def embed(self, inputs: list[IntArray]) -> Future[list[FloatArray]]:
+        """Raises QueueFull and EngineClosed."""
         future: Future[list[FloatArray]] = Future()
         with self._lock:
             self.check_open()
+            if self._embedder.busy:
+                n = len(self._arrived) + len(self.queue)
+                self._check_room(max(0, n + len(self.running) - self._config.n_parallel), n)
             self._embedder.waiting.append((inputs, future))
         self.wake()
-        return future.result()
+        return future
 
     def wake(self) -> None:
         with self._lock:
@@ -101,7 +111,7 @@ class Loop:
         kept = {key: value for key, value in vars(c).items() if key != "request_s"}
         return EngineStats(
             running=len(self.running),
-            waiting=len(self._arrived) + len(self.queue),
+            waiting=len(self._arrived) + len(self.queue) + self._embedder.n_waiting,
             cells_used=pool.cells.used,
             cells_idle=pool.cells.freed_by(idle),
             cells_total=pool.cells.total,
@@ -241,8 +251,10 @@ class Loop:
         for job in self.running:
             job.close()
             job.handle.fail(reason)
-        for _, future in [*self._calls, *self._embedder.waiting]:
+        for _, future in self._calls:
             future.set_exception(reason)
+        for _, waiting_one in self._embedder.waiting:
+            fail(waiting_one, reason)
         self._embedder.stop()
         try:
             for job in self.running:

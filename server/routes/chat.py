@@ -28,7 +28,7 @@ from pyllama_long.server.schemas.chat import (
     ToolCallDelta,
 )
 from pyllama_long.server.schemas.chat import Called as CalledReply
-from pyllama_long.server.state import salt_of, state_of
+from pyllama_long.server.state import state_of
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
@@ -42,7 +42,7 @@ router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 async def create(request: ChatRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
-    prepared = await chat.prepare(state, loaded, request, salt_of(http))
+    prepared = await chat.prepare(http, loaded, request)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("chatcmpl-", state.settings.model_name)
     if request.stream:

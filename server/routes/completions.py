@@ -65,15 +65,18 @@ def prompts(given: Any) -> list[Any]:
     return list(given)
 
 
-def tokens_of(loaded: Loaded, prompt: str | list[int], special: bool, suffix: str | None = None) -> list[int]:
+def tokens_of(
+    loaded: Loaded, prompt: str | list[int], special: bool, suffix: str | None = None, param: str = "prompt"
+) -> list[int]:
     """A prompt as the model wants it. special: names of control tokens in a text become those tokens: such
-    prompts are often templates that the client has filled in. Raises ApiError."""
+    prompts are often templates that the client has filled in. param: the field that it came in. Raises
+    ApiError."""
     engine = loaded.engine
     if isinstance(prompt, list):
         if suffix is not None:
             raise bad("suffix needs a prompt that is text.", "suffix")
         if max(prompt) >= engine.n_vocab:
-            raise bad(f"prompt: a token is outside the vocabulary of {engine.n_vocab}.", "prompt")
+            raise bad(f"{param}: a token is outside the vocabulary of {engine.n_vocab}.", param)
         return prompt
     if suffix:
         if loaded.fim is None:
@@ -82,7 +85,7 @@ def tokens_of(loaded: Loaded, prompt: str | list[int], special: bool, suffix: st
         return [*engine.tokenize(b"", True, False), *loaded.fim.around(before, after)]
     tokens = engine.tokenize(prompt.encode(), True, special)
     if not tokens:
-        raise bad("prompt: there is nothing to continue from.", "prompt")
+        raise bad(f"{param}: a text is empty; give at least one token.", param)
     return tokens
 
 
@@ -118,7 +121,8 @@ def _echoed(loaded: Loaded, request: CompletionRequest) -> list[str]:
     n, given = request.n or 1, prompts(request.prompt)
     if not request.echo:
         return [""] * (n * len(given))
-    texts = [p if isinstance(p, str) else loaded.engine.detokenize(p).decode(errors="replace") for p in given]
+    show = loaded.engine.detokenize
+    texts = [p if isinstance(p, str) else show(p, True).decode(errors="replace") for p in given]
     return [text for text in texts for _ in range(n)]
 
 
@@ -135,7 +139,7 @@ def reply(
         logprobs = None
         if request.logprobs is not None:
             shown = [*(whole.prompt if request.echo else ()), *whole.tokens]
-            logprobs, _ = replies.completion_logprobs(shown, request.logprobs, 0)
+            logprobs = replies.completion_logprobs(shown, request.logprobs, replies.Offsets())
         text, reason = echo + whole.text, cast(Any, whole.done.reason)
         choices.append(CompletionChoice(index=i, text=text, logprobs=logprobs, finish_reason=reason))
     done = [whole.done for whole in wholes if whole.done is not None]
@@ -152,14 +156,14 @@ async def chunks(
 ) -> AsyncIterator[ServerSentEvent]:
     fields, n = cast(Any, head.fields()), len(run.handles)
     waiting: list[list[Any]] = [[] for _ in range(n)]
-    offsets = [0] * n
+    offsets = [replies.Offsets() for _ in range(n)]
     echoes = _echoed(loaded, request)
     done: dict[int, Done] = {}
 
     def chunk(i: int, text: str, finish: str | None = None, **more: Any) -> ServerSentEvent:
         logprobs: CompletionLogprobs | None = None
         if request.logprobs is not None and waiting[i]:
-            logprobs, offsets[i] = replies.completion_logprobs(waiting[i], request.logprobs, offsets[i])
+            logprobs = replies.completion_logprobs(waiting[i], request.logprobs, offsets[i])
             waiting[i] = []
         if echoes[i]:
             text, echoes[i] = echoes[i] + text, ""

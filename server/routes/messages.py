@@ -15,11 +15,11 @@ from pyllama_long.engine import events
 from pyllama_long.server import chat, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import bad
+from pyllama_long.server.errors import bad, converting
 from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.run import Done, Reading, Run, Whole, collect, submit
-from pyllama_long.server.schemas.chat import ChatRequest, Message, Tool
+from pyllama_long.server.schemas.chat import ChatRequest, Message
 from pyllama_long.server.schemas.common import AnthropicErrorReply
 from pyllama_long.server.schemas.messages import (
     Block,
@@ -35,7 +35,7 @@ from pyllama_long.server.schemas.messages import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from pyllama_long.server.state import salt_of, state_of
+from pyllama_long.server.state import state_of
 from pyllama_long.server.template import arguments
 
 router = APIRouter(route_class=StrictRoute, tags=["Anthropic"])
@@ -52,7 +52,7 @@ _REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "
 async def create(request: MessagesRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
-    prepared = await chat.prepare(state, loaded, as_chat(request), salt_of(http))
+    prepared = await chat.prepare(http, loaded, as_chat(request))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("msg_", state.settings.model_name)
     if request.stream:
@@ -81,6 +81,7 @@ async def count(request: CountRequest, http: Request) -> CountReply:
     return CountReply(input_tokens=len(found.tokens))
 
 
+@converting()
 def as_chat(request: CountRequest) -> ChatRequest:
     """The same request in OpenAI's shape."""
     messages: list[Message] = []
@@ -91,16 +92,14 @@ def as_chat(request: CountRequest) -> ChatRequest:
     made: dict[str, Any] = {"messages": messages}
     if request.tools:
         made["tools"] = [
-            Tool.model_validate(
-                {
-                    "type": "function",
-                    "function": {
-                        "name": tool.name,
-                        "description": tool.description,
-                        "parameters": tool.input_schema,
-                    },
-                }
-            )
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.input_schema,
+                },
+            }
             for tool in request.tools
         ]
     choice = request.tool_choice

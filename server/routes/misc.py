@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,24 @@ async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply
         raise bad("This server gives no embeddings: start it with --embeddings.", code="no_embeddings")
     inputs = prompts(request.input)
 
-    def work() -> tuple[list[list[int]], list[Any]]:
-        tokens = [tokens_of(loaded, one, special=False) for one in inputs]
-        return tokens, loaded.engine.embed(tokens)
+    def start() -> tuple[int, Future[list[Any]]]:
+        tokens = [tokens_of(loaded, one, special=False, param="input") for one in inputs]
+        return sum(map(len, tokens)), loaded.engine.start_embedding(tokens)
+
+    async def work() -> tuple[int, list[Any]]:
+        starting = asyncio.get_running_loop().run_in_executor(None, start)
+        try:
+            n_tokens, future = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_cancel_started)
+            raise
+        # No thread waits: other requests need them.
+        return n_tokens, await asyncio.wrap_future(future)
 
     try:
-        tokens, vectors = await while_connected(http, asyncio.to_thread(work))
+        n_tokens, vectors = await while_connected(http, work())
     except Exception as error:
         raise from_engine(error, "input") from None
-    n_tokens = sum(map(len, tokens))
     if request.dimensions not in (None, len(vectors[0])):
         raise bad(f"dimensions: this model gives {len(vectors[0])}.", "dimensions")
     data = [
@@ -80,6 +90,11 @@ async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply
     ]
     usage = EmbeddingUsage(prompt_tokens=n_tokens, total_tokens=n_tokens)
     return EmbeddingReply(data=data, model=state.settings.model_name, usage=usage)
+
+
+def _cancel_started(starting: asyncio.Future[tuple[int, Future[list[Any]]]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result()[1].cancel()
 
 
 def _encoded(vector: Any, encoding: str | None) -> list[float] | str:

@@ -115,27 +115,32 @@ def _last(state: State, run: Run, done: Done, content: str, tokens: list[int]) -
 async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterator[ServerSentEvent]:
     waiting: list[Any] = []
     n_prompt, n = len(run.prepared.requests[0].tokens), 0
+
+    def chunk(text: str, taken: list[Any], reading: Reading | None = None) -> ServerSentEvent:
+        probs = replies.native_probs(taken, request.n_probs) if request.n_probs and taken else None
+        found = NativeReply(
+            content=text,
+            tokens=[token.id for token in taken],
+            stop=False,
+            tokens_predicted=n,
+            tokens_evaluated=n_prompt,
+            completion_probabilities=probs,
+            prompt_progress=None if reading is None else replies.progress(reading),
+        )
+        return sse.event(found)
+
     async for _, piece in run.pieces():
         if isinstance(piece, Tokens):
             waiting += piece.tokens
             n += len(piece.tokens)
-        elif isinstance(piece, (Said, Reading)):
-            if isinstance(piece, Reading) and not request.return_progress:
-                continue
-            text = piece.text if isinstance(piece, Said) else ""
-            taken, waiting = (waiting, []) if isinstance(piece, Said) else ([], waiting)
-            probs = replies.native_probs(taken, request.n_probs) if request.n_probs and taken else None
-            chunk = NativeReply(
-                content=text,
-                tokens=[token.id for token in taken],
-                stop=False,
-                tokens_predicted=n,
-                tokens_evaluated=n_prompt,
-                completion_probabilities=probs,
-                prompt_progress=replies.progress(piece) if isinstance(piece, Reading) else None,
-            )
-            yield sse.event(chunk)
+        elif isinstance(piece, Reading) and request.return_progress:
+            yield chunk("", [], piece)
+        elif isinstance(piece, Said):
+            yield chunk(piece.text, waiting)
+            waiting = []
         elif isinstance(piece, Done):
+            if waiting:  # part of a character, which has no text
+                yield chunk("", waiting)
             yield sse.event(_last(state, run, piece, "", []))
 
 
@@ -164,7 +169,7 @@ async def detokenize(request: DetokenizeRequest, http: Request) -> DetokenizeRep
     engine = state_of(http).loaded.engine
     if any(token >= engine.n_vocab for token in request.tokens):
         raise bad(f"tokens: one is outside the vocabulary of {engine.n_vocab}.", "tokens")
-    raw = await asyncio.to_thread(engine.detokenize, request.tokens)
+    raw = await asyncio.to_thread(engine.detokenize, request.tokens, True)
     return DetokenizeReply(content=raw.decode(errors="replace"))
 
 

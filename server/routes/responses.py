@@ -14,7 +14,7 @@ from sse_starlette import ServerSentEvent
 from pyllama_long.server import chat, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import bad, from_engine
+from pyllama_long.server.errors import bad, converting, from_engine
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.run import Done, Reading, Run, Tokens, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest
@@ -36,7 +36,7 @@ from pyllama_long.server.schemas.responses import (
     ResponsesRequest,
     ResponsesUsage,
 )
-from pyllama_long.server.state import salt_of, state_of
+from pyllama_long.server.state import state_of
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
@@ -52,7 +52,7 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     if request.previous_response_id is not None or request.background:
         field = "background" if request.background else "previous_response_id"
         raise bad(f"{field}: this server keeps no responses; send the whole conversation.", field)
-    prepared = await chat.prepare(state, loaded, as_chat(request), salt_of(http))
+    prepared = await chat.prepare(http, loaded, as_chat(request))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     answer = _Answer(request, run, replies.head("resp_", state.settings.model_name))
     if request.stream:
@@ -65,11 +65,15 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     for call in whole.calls:
         answer.add(call)
     assert whole.done is not None
-    found = answer.reply(whole.done, whole.tokens)
+    texts = [item for item in answer.items if isinstance(item, OutputMessage)]
+    if texts:
+        answer.score(texts[0], whole.said)
+    found = answer.reply(whole.done)
     none = {"overflow"} if found.overflow is None else None
     return Response(found.model_dump_json(exclude=none), media_type="application/json")
 
 
+@converting()
 def as_chat(request: ResponsesRequest) -> ChatRequest:
     """The same request in the shape of a chat."""
     messages: list[dict[str, Any]] = []
@@ -183,10 +187,8 @@ class _Answer:
         self.items.append(new)
         return new
 
-    def reply(self, done: Done | None, tokens: list[Any] | None = None, status: Any = None) -> ResponsesReply:
+    def reply(self, done: Done | None, status: Any = None) -> ResponsesReply:
         request = self.request
-        if self.request.top_logprobs is not None and tokens:
-            self._add_logprobs(tokens)
         cut = done is not None and done.reason == "length"
         if cut and self.items and status is None:
             self.items[-1].status = "incomplete"
@@ -218,11 +220,14 @@ class _Answer:
             found.usage, found.timings = _usage(done), replies.timings(done)
         return found
 
-    def _add_logprobs(self, tokens: list[Any]) -> None:
-        text = next((item for item in self.items if isinstance(item, OutputMessage)), None)
-        if text is not None:
-            listed = replies.chat_logprobs(tokens, self.request.top_logprobs or 0).content
-            text.content[0].logprobs = [one.model_dump() for one in listed]
+    def score(self, item: OutputMessage, tokens: list[Any]) -> list[dict[str, Any]]:
+        """Adds tokens' logprobs to an item, where they were asked for, and returns them."""
+        if self.request.top_logprobs is None:
+            return []
+        listed = replies.chat_logprobs(tokens, self.request.top_logprobs).content
+        found = [one.model_dump() for one in listed]
+        item.content[0].logprobs += found
+        return found
 
     # ---- events --------------------------------------------------------------------------------------------
 
@@ -238,25 +243,30 @@ class _Answer:
     async def stream(self) -> AsyncIterator[ServerSentEvent]:
         yield self.event("response.created", response=self.reply(None, status="in_progress"))
         yield self.event("response.in_progress", response=self.reply(None, status="in_progress"))
-        tokens: list[Any] = []
+        waiting: list[Any] = []  # tokens of the next text
         try:
             async for _, piece in self.run.pieces():
                 if isinstance(piece, Reading) and self.request.return_progress:
                     progress = replies.progress(piece).model_dump()
                     yield self.event("response.prompt_progress", prompt_progress=progress)
                 elif isinstance(piece, Tokens):
-                    tokens += piece.tokens
+                    waiting += piece.tokens
                 elif isinstance(piece, (Said, Called)):
-                    for event in self._grow(piece):
+                    for event in self._grow(piece, waiting):
                         yield event
+                    waiting = []
                 elif isinstance(piece, Done):
-                    if not self.items:
-                        for event in self._grow(Said("")):
+                    last = self.items[-1] if self.items else None
+                    left = waiting if self.request.top_logprobs is not None else []
+                    if last is None or (left and isinstance(last, OutputMessage)):
+                        for event in self._grow(Said(""), left):
                             yield event
+                    if piece.reason == "length":
+                        self.items[-1].status = "incomplete"
                     for event in self._close():
                         yield event
                     kind = "incomplete" if piece.reason == "length" else "completed"
-                    yield self.event(f"response.{kind}", response=self.reply(piece, tokens))
+                    yield self.event(f"response.{kind}", response=self.reply(piece))
         except Exception as error:
             found = from_engine(error)
             failed = self.reply(None, status="failed")
@@ -264,7 +274,7 @@ class _Answer:
             failed.error = ResponsesError(code=code, message=str(found.error["message"]))
             yield self.event("response.failed", response=failed)
 
-    def _grow(self, piece: Said | Called) -> list[ServerSentEvent]:
+    def _grow(self, piece: Said | Called, tokens: list[Any]) -> list[ServerSentEvent]:
         old = self.items[-1] if self.items else None
         new = self.add(piece)
         found = []
@@ -277,9 +287,9 @@ class _Answer:
         if isinstance(piece, Called):
             kind = "response.function_call_arguments.delta"
             found.append(self.event(kind, **place, delta=piece.arguments))
-        elif piece.text:
+        elif piece.text or tokens:
             kind = "reasoning_text" if piece.reasoning else "output_text"
-            more: dict[str, Any] = {} if piece.reasoning else {"logprobs": []}
+            more = {"logprobs": self.score(item, tokens)} if isinstance(item, OutputMessage) else {}
             found.append(
                 self.event(f"response.{kind}.delta", **place, content_index=0, delta=piece.text, **more)
             )
@@ -309,7 +319,7 @@ class _Answer:
             found.append(self.event(kind, **place, name=item.name, arguments=item.arguments))
         else:
             kind, part = ("reasoning_text" if isinstance(item, Reasoning) else "output_text"), item.content[0]
-            more: dict[str, Any] = {} if isinstance(item, Reasoning) else {"logprobs": []}
+            more = {} if isinstance(item, Reasoning) else {"logprobs": item.content[0].logprobs}
             found.append(
                 self.event(f"response.{kind}.done", **place, content_index=0, text=part.text, **more)
             )
