@@ -73,7 +73,7 @@ async def fit(
     if mode == "error":
         raise refused
     system, found = turns(messages)
-    fixed = _Conversation(system, found[:1], found[1:], whole, make)
+    fixed = _Conversation(system, found[:1], found[1:], whole, make, refused)
     shortest = await asyncio.to_thread(fixed.shortest)
     if shortest > limit:  # what has to stay leaves less room for the answer
         if len(whole.tokens) < n_ctx:
@@ -82,11 +82,11 @@ async def fit(
     if shortest > limit:
         raise refused
     if mode == "shift":
-        return await asyncio.to_thread(fixed.shifted, limit, refused, mode="shift")
+        return await asyncio.to_thread(fixed.shifted, limit, mode="shift")
     room = limit - shortest - _HEADING
     if mode == "summarize":
-        return await _summarized(state, loaded, fixed, limit, room, refused, salt, started)
-    return await asyncio.to_thread(_retrieved, state, loaded, fixed, limit, room, refused, salt)
+        return await _summarized(state, loaded, fixed, limit, room, salt, started)
+    return await asyncio.to_thread(_retrieved, state, loaded, fixed, limit, room, salt)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class _Conversation:
     later: list[list[Message]]
     whole: Prompt
     make: Callable[[Sequence[Message]], Prompt]
+    refused: errors.ApiError
 
     def without(self, n: int, note: str = "") -> list[Message]:
         """The conversation without its n oldest turns after the first; note: put behind the system message."""
@@ -117,7 +118,7 @@ class _Conversation:
             return len(self.whole.tokens)
         return len(self.make(self.without(len(self.later) - 1)).tokens)
 
-    def least(self, limit: int, refused: errors.ApiError, note: str = "") -> tuple[int, Prompt]:
+    def least(self, limit: int, note: str = "") -> tuple[int, Prompt]:
         """The fewest turns to drop, by bisection. Raises `refused` when the last turn is too long itself."""
         low, high = 1, len(self.later) - 1
         best: tuple[int, Prompt] | None = None
@@ -129,7 +130,7 @@ class _Conversation:
             else:
                 low = n + 1
         if best is None:
-            raise refused
+            raise self.refused
         return best
 
     def fitted(self, n: int, prompt: Prompt, note: str, **report: Any) -> Fitted:
@@ -140,8 +141,8 @@ class _Conversation:
         )
         return Fitted(self.without(n, note), prompt, told)
 
-    def shifted(self, limit: int, refused: errors.ApiError, **report: Any) -> Fitted:
-        n, prompt = self.least(limit, refused)
+    def shifted(self, limit: int, **report: Any) -> Fitted:
+        n, prompt = self.least(limit)
         return self.fitted(n, prompt, "", **report)
 
 
@@ -151,7 +152,6 @@ async def _summarized(
     conversation: _Conversation,
     limit: int,
     room: int,
-    refused: errors.ApiError,
     salt: str,
     started: float,
 ) -> Fitted:
@@ -160,8 +160,8 @@ async def _summarized(
     n_ctx = loaded.engine.n_ctx
     most = min(max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE), room)
     if most < _LEAST_ANSWER:
-        return await asyncio.to_thread(conversation.shifted, limit, refused, mode="summarize", summary="")
-    n, _ = await asyncio.to_thread(conversation.least, limit - most - _HEADING, refused)
+        return await asyncio.to_thread(conversation.shifted, limit, mode="summarize", summary="")
+    n, _ = await asyncio.to_thread(conversation.least, limit - most - _HEADING)
     text = _written(conversation.dropped(n))
     written = []
     for part in await asyncio.to_thread(_parts, loaded, text, n_ctx // 2):
@@ -173,7 +173,7 @@ async def _summarized(
     summary = "\n".join(written).rpartition("</think>")[2].strip()
     summary = await asyncio.to_thread(_end_of, loaded, summary, most)
     note = f"{_SUMMARY}{summary}"
-    n, prompt = await asyncio.to_thread(conversation.least, limit, refused, note)
+    n, prompt = await asyncio.to_thread(conversation.least, limit, note)
     return conversation.fitted(n, prompt, note, mode="summarize", summary=summary)
 
 
@@ -192,13 +192,12 @@ def _retrieved(
     conversation: _Conversation,
     limit: int,
     room: int,
-    refused: errors.ApiError,
     salt: str,
 ) -> Fitted:
     """The oldest turns go to the store, and those of them that fit the last message come back as far as there is
     room."""
     room = max(0, min(loaded.engine.n_ctx // 4 - _HEADING, room))
-    n, prompt = conversation.least(limit - room - _HEADING if room else limit, refused)
+    n, _ = conversation.least(limit - room - _HEADING if room else limit)
     old = [(message.role, content_text(message)) for message in conversation.dropped(n)]
     question = content_text(conversation.later[-1][0])
     taken: list[str] = []
@@ -207,16 +206,13 @@ def _retrieved(
         if len(loaded.engine.tokenize(candidate.encode(), False, False)) > room:
             break
         taken.append(text)
-    note = ""
     while taken:
         note = _RETRIEVED + "\n\n".join(taken)
         prompt = conversation.make(conversation.without(n, note))
         if len(prompt.tokens) <= limit:
-            break
+            return conversation.fitted(n, prompt, note, mode="retrieve", retrieved_messages=len(taken))
         taken.pop()
-    if not taken:
-        return conversation.shifted(limit, refused, mode="retrieve", retrieved_messages=0)
-    return conversation.fitted(n, prompt, note, mode="retrieve", retrieved_messages=len(taken))
+    return conversation.shifted(limit, mode="retrieve", retrieved_messages=0)
 
 
 def _written(messages: Sequence[Message]) -> str:

@@ -13,6 +13,7 @@ import pyllama_long
 
 if TYPE_CHECKING:
     import httpx
+    import openai
     from llama_cpp import Llama
     from running_server import Server
 
@@ -77,6 +78,17 @@ def client(server: Server) -> Iterator[httpx.Client]:
     """Of the module's server; every answer must be as its OpenAPI says."""
     with server.client() as found:
         yield found
+    assert not server.faults, server.faults[0]
+
+
+@pytest.fixture
+def openai_client(server: Server) -> Iterator[openai.OpenAI]:
+    """The official client of the module's server, which has nothing left to do at the end."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+        yield found
+    server.quiet()
     assert not server.faults, server.faults[0]
 
 

@@ -68,6 +68,7 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     texts = [item for item in answer.items if isinstance(item, OutputMessage)]
     if texts:
         answer.score(texts[0], whole.said)
+    answer.end(whole.done)
     found = answer.reply(whole.done)
     none = {"overflow"} if found.overflow is None else None
     return Response(found.model_dump_json(exclude=none), media_type="application/json")
@@ -187,11 +188,14 @@ class _Answer:
         self.items.append(new)
         return new
 
+    def end(self, done: Done) -> None:
+        """The last item is incomplete where the answer was cut."""
+        if done.reason == "length" and self.items:
+            self.items[-1].status = "incomplete"
+
     def reply(self, done: Done | None, status: Any = None) -> ResponsesReply:
         request = self.request
         cut = done is not None and done.reason == "length"
-        if cut and self.items and status is None:
-            self.items[-1].status = "incomplete"
         choice = request.tool_choice
         found = ResponsesReply(
             id=self.head.id,
@@ -261,8 +265,7 @@ class _Answer:
                     if last is None or (left and isinstance(last, OutputMessage)):
                         for event in self._grow(Said(""), left):
                             yield event
-                    if piece.reason == "length":
-                        self.items[-1].status = "incomplete"
+                    self.end(piece)
                     for event in self._close():
                         yield event
                     kind = "incomplete" if piece.reason == "length" else "completed"
