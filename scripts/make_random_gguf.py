@@ -26,7 +26,7 @@ import gguf
 import numpy as np
 from random_gguf.shapes import ARCHS, PRESETS, Arch, Shape, ShapeError
 from random_gguf.vocab import add_tokenizer, copy_tokenizer
-from random_gguf.weights import Tensor, tensors
+from random_gguf.weights import CONV_TOKENS, STATE_SIZE, Tensor, tensors
 
 __all__ = ["ARCHS", "PRESETS", "Shape", "ShapeError", "write"]
 
@@ -47,7 +47,7 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     writer.add_block_count(s.n_layer)
     writer.add_feed_forward_length(s.n_ff)
     writer.add_head_count(s.n_head)
-    writer.add_head_count_kv(s.n_head_kv)
+    writer.add_head_count_kv(arch.heads_kv(s) if arch.state else s.n_head_kv)
     writer.add_key_length(s.head_dim)
     writer.add_value_length(s.head_dim)
     writer.add_layer_norm_rms_eps(s.rms_eps)
@@ -63,6 +63,13 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
         writer.add_expert_used_count(s.n_expert_used)
         if arch.key != "llama":
             writer.add_expert_feed_forward_length(s.n_ff)
+    if arch.state == "conv":
+        writer.add_shortconv_l_cache(CONV_TOKENS)
+    if arch.state == "ssm":
+        writer.add_ssm_conv_kernel(CONV_TOKENS)
+        writer.add_ssm_inner_size(2 * s.n_embd)
+        writer.add_ssm_state_size(STATE_SIZE)
+        writer.add_ssm_time_step_rank(s.n_embd // 16)
     if s.sliding_window:
         writer.add_sliding_window(s.sliding_window)
         writer.add_sliding_window_pattern(s.sliding_pattern)

@@ -15,7 +15,7 @@ from raw_model import Logits, Model, nll
 
 from pyllama_long import _native
 
-ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe", "mpt")
+ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe", "mpt", "lfm2")
 
 
 @pytest.fixture(scope="module", params=ARCHS)

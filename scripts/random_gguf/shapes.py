@@ -87,6 +87,13 @@ class Arch:
     gated: bool = True  # the feed-forward has a gate
     max_bias: float = 0.0  # of ALiBi, in place of RoPE
     embd_scaled: bool = False  # the graph multiplies the embedding by sqrt(n_embd)
+    state: str = ""  # layers that keep a state in place of keys: conv, every second one; ssm, all
+
+    def heads_kv(self, s: Shape) -> list[int]:
+        """K and V heads of each layer, 0 where it keeps a state."""
+        return [
+            0 if self.state == "ssm" or (self.state and i % 2 == 0) else s.n_head_kv for i in range(s.n_layer)
+        ]
 
 
 ARCHS = {
@@ -105,6 +112,8 @@ ARCHS = {
     ),
     "phi3": Arch("phi3", fused=True),
     "mpt": Arch("mpt", fused=True, gated=False, max_bias=8.0),
+    "lfm2": Arch("lfm2", Shape(rope_base=1e6), qk_norm=True, state="conv"),
+    "mamba": Arch("mamba", state="ssm"),
 }
 LLAMA3 = {"n_vocab": 128256, "n_ctx_train": 131072, "rope_base": 5e5, "rope_scaling": "llama3"}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -21,6 +21,8 @@ Array = NDArray[np.float32]
 BLOCK = 1 << 22  # weights made at a time
 ATTENTION_STD = 2.5
 LOGIT_STD = 3.0
+CONV_TOKENS = 4  # that a convolution sees
+STATE_SIZE = 16  # values of a state space model per channel
 CONTEXT = 1.5  # size of what all layers add, relative to the embedding
 
 
@@ -38,7 +40,9 @@ class Tensor:
     @property
     def matrix(self) -> bool:
         """Takes the model's type; the others stay in F32."""
-        return len(self.shape) > 1 and "ffn_gate_inp" not in self.name
+        return len(self.shape) > 1 and not any(
+            part in self.name for part in ("ffn_gate_inp", "conv", "ssm_a", "ssm_x", "ssm_dt")
+        )
 
     def blocks(self, seed: int) -> Iterator[Array]:
         """The values in order, as matrices of whole rows, at most about BLOCK values each."""
@@ -81,14 +85,19 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
     query = 1.0 if arch.qk_norm else ATTENTION_STD
 
     yield matrix("token_embd", s.n_vocab, s.n_embd, std=embd)
-    yield norm("output_norm", s.n_embd, signs=s.tied)
+    yield norm("token_embd_norm" if arch.key == "lfm2" else "output_norm", s.n_embd, signs=s.tied)
     if not s.tied:
         yield matrix("output", s.n_vocab, s.n_embd, std=LOGIT_STD * unit)
     yield from rope_tensors(s)
-    for i in range(s.n_layer):
+    for i, heads_kv in enumerate(arch.heads_kv(s)):
         blk = f"blk.{i}."
         yield norm(blk + "attn_norm", s.n_embd)
-        if arch.fused:  # one deviation for q and k, with the same product
+        if arch.state == "ssm":
+            yield from state_space(blk, s, branch)
+            continue
+        if not heads_kv:
+            yield from convolution(blk, s, branch)
+        elif arch.fused:  # one deviation for q and k, with the same product
             std = math.sqrt(ATTENTION_STD) * unit
             yield matrix(blk + "attn_qkv", attention + 2 * kv, s.n_embd, std=std)
         else:
@@ -96,11 +105,12 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
                 yield matrix(blk + f"attn_{part}", n, s.n_embd, std=std)
                 if arch.qkv_bias:
                     yield Tensor(blk + f"attn_{part}.bias", (n,), 0.2, mean=0.0)
-        if arch.qk_norm:
+        if heads_kv and arch.qk_norm:
             yield norm(blk + "attn_q_norm", s.head_dim, ATTENTION_STD)
             yield norm(blk + "attn_k_norm", s.head_dim)
-        # The mean of the values read has half a value's size, roughly; the gate's product 0.6.
-        yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
+        if heads_kv:
+            # The mean of the values read has half a value's size, roughly; the gate's product 0.6.
+            yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
         if arch.post_norm:
             yield norm(blk + "post_attention_norm", s.n_embd, branch)
         yield norm(blk + "ffn_norm", s.n_embd)
@@ -120,6 +130,28 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
         yield matrix(blk + "ffn_down", s.n_embd, s.n_ff, std=down)
         if arch.post_norm:
             yield norm(blk + "post_ffw_norm", s.n_embd, branch)
+
+
+def convolution(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
+    """Of a layer that mixes the last CONV_TOKENS tokens."""
+    unit = s.n_embd**-0.5
+    yield matrix(blk + "shortconv.conv", s.n_embd, CONV_TOKENS, std=CONV_TOKENS**-0.5)
+    yield matrix(blk + "shortconv.in_proj", 3 * s.n_embd, s.n_embd, std=unit)
+    yield matrix(blk + "shortconv.out_proj", s.n_embd, s.n_embd, std=out * unit)
+
+
+def state_space(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
+    """Of a Mamba layer, whose state forgets within about 10 to 1,000 tokens."""
+    inner, rank, unit = 2 * s.n_embd, s.n_embd // 16, s.n_embd**-0.5
+    yield matrix(blk + "ssm_in", 2 * inner, s.n_embd, std=unit)
+    yield matrix(blk + "ssm_conv1d", inner, CONV_TOKENS, std=CONV_TOKENS**-0.5)
+    yield Tensor(blk + "ssm_conv1d.bias", (inner,), 0.1, mean=0.0)
+    yield matrix(blk + "ssm_x", rank + 2 * STATE_SIZE, inner, std=2 * inner**-0.5)
+    yield matrix(blk + "ssm_dt", inner, rank, std=rank**-0.5)
+    yield Tensor(blk + "ssm_dt.bias", (inner,), 1.0, mean=-3.0)
+    yield Tensor(blk + "ssm_a", (inner, STATE_SIZE), 0.3, mean=-0.6)
+    yield Tensor(blk + "ssm_d", (inner,), 0.1, mean=1.0)
+    yield matrix(blk + "ssm_out", s.n_embd, inner, std=3 * out * inner**-0.5)
 
 
 def rope_tensors(s: Shape) -> Iterator[Tensor]:
