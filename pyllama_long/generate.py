@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pyllama_long._native import llama_cpp
-from pyllama_long.errors import DecodeError
 from pyllama_long.sequence import FloatArray, IntArray, as_ids
 
 if TYPE_CHECKING:
@@ -58,8 +57,7 @@ class Sampler:
 
     def sample(self, row: int) -> int:
         """The token for the row-th output of the last evaluation (-1: the last one)."""
-        if not self._sequence.live:
-            raise DecodeError("there are no logits to sample from: evaluate tokens first")
+        self._sequence.check_row(row)
         token = int(self._chain.sample(self._ctx, row))
         if self._error is not None:
             error, self._error = self._error, None
@@ -132,7 +130,7 @@ def _loop(
             seq.admit(ids, len(ids) + room)
         pending = seq.reuse(ids)
         if not len(pending) and not 0 < seq.live == seq.length:
-            raise ValueError("nothing to continue from: give at least one token")
+            pending = seq.last()
         progress, n_logits = llama.progress, 1
         while True:
             if len(pending):
@@ -152,8 +150,7 @@ def _loop(
                     break
                 at += 1  # the draft was right: the next row is already there
             known = as_ids([token, *sent]) if sent else np.array([token], np.int32)
-            if at < seq.length and seq.keep(at) != at:
-                known = np.concatenate([seq.ids[:at], known])
+            seq.length = at  # what the draft had wrong is dropped
             guess = _draft(llama, known)
             pending, n_logits = np.concatenate([known, guess]) if len(guess) else known, 1 + len(guess)
     finally:

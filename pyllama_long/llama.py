@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
+from operator import index
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -121,9 +122,7 @@ class LongLlama(llama_cpp.Llama):
         context = loading.open_context(self._model, self.context_params, config)
         self._ctx = self._stack.enter_context(closing(context))
         self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
-        self.sequence = Tokens(
-            self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.context_params.swa_full, self.rope
-        )
+        self.sequence = Tokens(self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope)
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch
 
@@ -267,9 +266,7 @@ class LongLlama(llama_cpp.Llama):
     @n_tokens.setter
     def n_tokens(self, n: int) -> None:
         # Handlers of images and sound fill the cache themselves and then say how far.
-        if n > self.sequence.length:
-            self.sequence.own(n)
-        self.sequence.length = n
+        self.sequence.count(index(n))
 
     @property
     def input_ids(self) -> IntArray:  # type: ignore[override]
@@ -281,7 +278,7 @@ class LongLlama(llama_cpp.Llama):
         any."""
         if self._rows is not None:
             return self._rows
-        if not self.sequence.live:
+        if not 0 < self.sequence.live == self.sequence.length:
             return np.empty((0, self._n_vocab), np.float32)
         return np.array([self.sequence.row()])
 
@@ -420,27 +417,43 @@ class LongLlama(llama_cpp.Llama):
         self.cache = cache
 
     def save_state(self) -> llama_cpp.LlamaState:
-        """The current text and its cache. Logits are not saved."""
+        """The current text and its cache. Of logits, those that logits_all keeps."""
         size = llama_cpp.llama_state_get_size(self.ctx)
         data = np.empty(size, np.uint8)
         n = llama_cpp.llama_state_get_data(self.ctx, _native.byte_pointer(data), size)
-        return llama_cpp.LlamaState(
+        kept = 0 if self._rows is None else self.n_tokens
+        state = llama_cpp.LlamaState(
             input_ids=self.input_ids[: self.n_tokens].copy(),
-            scores=np.empty((0, self._n_vocab), np.float32),
+            scores=np.empty((0, self._n_vocab), np.float32) if not kept else self._scores.copy(),
             n_tokens=self.n_tokens,
             llama_state=data[:n].tobytes(),
             llama_state_size=n,
             seed=self._seed,
         )
+        state.__dict__["foreign"] = self.sequence.foreign
+        return state
 
     def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """Takes a text back that `save_state` gave. Raises RuntimeError when it does not fit this context."""
+        """Takes a text back that `save_state` gave. Raises RuntimeError when it does not fit this context, which
+        keeps its text then."""
+        ids = as_ids(state.input_ids)[: index(state.n_tokens)]
+        if len(ids) != state.n_tokens or len(ids) > self._n_ctx:
+            raise RuntimeError(
+                f"this state does not fit the context: {state.n_tokens} tokens, {len(ids)} of them there, in a "
+                f"window of {self._n_ctx}"
+            )
+        self.sequence.check(ids, 0)
         data = np.frombuffer(state.llama_state, np.uint8)
         log.forget()
-        if llama_cpp.llama_state_set_data(self.ctx, _native.byte_pointer(data), len(data)) != len(data):
+        n = llama_cpp.llama_state_set_data(self.ctx, _native.byte_pointer(data), len(data))
+        if not n or n != len(data):
+            self.sequence.lose()
             raise RuntimeError(f"this state does not fit the context: {log.complaint()}")
-        self.sequence.restore(as_ids(state.input_ids[: state.n_tokens]))
-        self._seed = state.seed
+        self.sequence.restore(ids, getattr(state, "foreign", (0, 0)))
+        if self._rows is not None:
+            self._rows[: len(ids)] = np.nan
+            self._rows[: len(state.scores)] = state.scores
+        self.set_seed(state.seed)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self._arguments)

@@ -26,23 +26,26 @@ class Sequence:
     """ids[:held] are the tokens whose keys are in the cache, ids[:length] those that the caller counts.
 
     length < held after a rewind: the rest stays until something else is written there, and is reused when
-    the same tokens come again. Changes that somebody else made through the raw context are noticed by its
-    token counters.
+    the same tokens come again. length > held where the memory cannot go back, or has lost tokens: they are
+    read again before the next ones. Changes that somebody else made through the raw context are noticed by
+    its token counters and by where its memory begins and ends.
     """
 
-    def __init__(
-        self, ctx: Any, model: Any, n_ctx: int, n_batch: int, swa_full: bool, rope: RopePolicy
-    ) -> None:
+    def __init__(self, ctx: Any, model: Any, n_ctx: int, n_batch: int, rope: RopePolicy) -> None:
         self.ctx, self.n_ctx, self.n_batch, self.rope = ctx, n_ctx, n_batch, rope
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
         self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
+        self.n_rows = 0  # and for so many tokens up to it
+        self.foreign = (0, 0)  # where somebody else has put into the cache what ids does not say
         self.batch = Batch(n_batch)
         self.cancelled = threading.Event()
         self.blocked = ""  # why nothing can be evaluated
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._memory = llama_cpp.llama_get_memory(ctx)
-        self._window = 0 if swa_full else llama_cpp.llama_model_n_swa(model)
+        # Also where swa_full keeps every token at first: cells that the window has left are used again.
+        self._window = int(llama_cpp.llama_model_n_swa(model))
+        self._has_state = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         self._count = self._decoded()
 
     def _decoded(self) -> int:
@@ -54,20 +57,34 @@ class Sequence:
         """Nothing can be evaluated or sampled any more."""
         self.blocked, self.live = why, 0
 
-    def own(self, length: int) -> None:
-        """The caller has filled the cache itself, up to `length` tokens."""
-        self.length = self.held = length
-        self.live, self._count = 0, self._decoded()
+    def count(self, n: int) -> None:
+        """The caller says that the text has n tokens: fewer, as many as the cache holds, or what it has put
+        there itself. Raises ValueError."""
+        if not 0 <= n <= self.n_ctx:
+            raise ValueError(f"n_tokens is {n}: give 0 to {self.n_ctx}, the context window")
+        if n > self.length and (n > self.held or not self.sync()):
+            first, last = self.foreign
+            self.foreign = (min(self.length, first) if last else self.length, n)
+            self.held, self.live, self._count = n, 0, self._decoded()
+        self.length = n
 
-    def restore(self, ids: IntArray) -> None:
+    def restore(self, ids: IntArray, foreign: tuple[int, int] = (0, 0)) -> None:
         """The cache was filled from outside with these tokens [n], and perhaps more after them."""
         n = len(ids)
-        self.ids[:n], self.live = ids, 0
-        self.length, self._count = n, self._decoded()
-        self.held = n if self._memory is None else llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
-        if self.held < n or self.keep(n) != n:
-            self.keep(0)
-            raise RuntimeError(f"the state holds other tokens than its {n}: it cannot be used")
+        self.ids[:n], self.live, self.foreign = ids, 0, foreign
+        self._count = self._decoded()
+        self.held = n if self._memory is None else self._end()
+        self._go_back(n)
+        self.length = n
+
+    def lose(self) -> None:
+        """Nothing that the cache holds can be relied on: it is emptied; what is needed again is read again."""
+        if self._memory is not None:
+            llama_cpp.llama_memory_clear(self._memory, True)
+        self.held = self.live = 0
+
+    def _end(self) -> int:
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
     def sync(self) -> bool:
         """Whether the cache still holds what was evaluated here; `held` shrinks to what can be relied on."""
@@ -75,10 +92,12 @@ class Sequence:
             raise RuntimeError(self.blocked)
         if self._memory is None:
             return True
-        end = llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
-        mine = self._count == self._decoded()
-        if not mine or end < self.held:
-            self.held, self.live = min(self.held if mine else self.length, end), 0
+        end = self._end()
+        mine = self._count == self._decoded() and end == self.held
+        if mine and end and not self._window and not self._has_state:
+            mine = llama_cpp.llama_memory_seq_pos_min(self._memory, 0) == 0
+        if not mine:
+            self.held, self.live = min(self.length, end), 0
         return mine
 
     def admit(self, tokens: IntArray, n: int) -> None:
@@ -116,29 +135,47 @@ class Sequence:
     def reuse(self, tokens: IntArray) -> IntArray:
         """Continues ids[:length] with tokens as far as the cache holds them. Returns those that are left to
         evaluate: at least LEAST of them, unless the last one's logits are there."""
-        self._check(tokens)
+        self.check(tokens, self.length)
         self.sync()
         begin = self.length
         n = self.match(tokens, begin)
-        if n == len(tokens) and begin + n == self.live == self.held:
-            self.length += n
-            return tokens[n:]
-        n = min(n, max(0, len(tokens) - LEAST))
-        if self.keep(begin + n) != begin + n:
-            return np.concatenate([self.ids[:begin], tokens])
+        if not (n == len(tokens) and begin + n == self.live == self.held):
+            n = self._readable(begin + n, begin + min(n, max(0, len(tokens) - LEAST))) - begin
+        self.length = begin + n
         return tokens[n:]
+
+    def last(self) -> IntArray:
+        """Rewinds a text that has no logits by a few tokens and returns them. Raises ValueError when it is empty."""
+        if self.length == 0:
+            raise ValueError("nothing to continue from: give at least one token")
+        begin = self._readable(self.length, max(0, self.length - LEAST))
+        if begin == self.length:
+            raise DecodeError("there are no logits: evaluate a token after what came from elsewhere")
+        tokens: IntArray = self.ids[begin : self.length].copy()
+        self.length = begin
+        return tokens
+
+    def _readable(self, end: int, begin: int) -> int:
+        """The first place from begin on after which ids[:end] are tokens."""
+        first, last = self.foreign
+        return min(last, end) if max(first, begin) < min(last, end) else begin
 
     def keep(self, n: int) -> int:
         """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 where the memory can only
         be emptied (recurrent states, or a sliding window that has moved on)."""
-        if n < self.held and self._memory is not None:
+        self.length = self._go_back(n)
+        return self.length
+
+    def _go_back(self, n: int) -> int:
+        """Drops all but n tokens from the cache. Returns how many it holds then: n, fewer where it held fewer, or 0."""
+        if self._memory is not None and n < max(self.held, self._end()):
             first = llama_cpp.llama_memory_seq_pos_min(self._memory, 0) if self._window else 0
             moved = first > max(0, n - self._window)
             if n == 0 or moved or not llama_cpp.llama_memory_seq_rm(self._memory, 0, n, -1):
                 n = 0
                 if not llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1):
                     llama_cpp.llama_memory_clear(self._memory, True)
-        self.length = self.held = n
+        self.held = n = min(n, self.held)
         self.live = self.live if self.live == n else 0
         return n
 
@@ -157,14 +194,10 @@ class Sequence:
         DecodeError; what was evaluated before that stays.
         """
         n = len(tokens)
-        self._check(tokens)
+        self.check(tokens, self.length)
         self.sync()
-        if self.length < self.held:
-            self._drop_rest()
-        elif self.length > self.held and self._memory is not None:
-            raise DecodeError(
-                f"the cache holds {self.held} of {self.length} tokens: call reset() and start over"
-            )
+        if self._memory is not None and not self.length == self.held == self._end():
+            self._settle(progress)
         total, step = self.length + n, chunk or self.n_batch
         if self.rope.dynamic:
             self._set_factor(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
@@ -182,27 +215,38 @@ class Sequence:
         finally:
             self._count = self._decoded()
 
-    def _check(self, tokens: IntArray) -> None:
+    def check(self, tokens: IntArray, begin: int) -> None:
+        """Raises ValueError for tokens that the model does not have, ContextOverflow where they do not fit after
+        begin."""
         if len(tokens) and not (tokens.min() >= 0 and tokens.max() < self.n_vocab):
             bad = np.flatnonzero((tokens < 0) | (tokens >= self.n_vocab))
             raise ValueError(
                 f"token {tokens[bad[0]]} at index {bad[0]} is outside the vocabulary of {self.n_vocab}"
             )
-        if self.length + len(tokens) > self.n_ctx:
-            raise ContextOverflow(self.length + len(tokens), self.n_ctx)
+        if begin + len(tokens) > self.n_ctx:
+            raise ContextOverflow(begin + len(tokens), self.n_ctx)
 
-    def _drop_rest(self) -> None:
-        length = self.length
-        if self.keep(length) != length:
+    def _settle(self, progress: Progress | None) -> None:
+        """Makes the cache hold ids[:length], no less and no more."""
+        n = self.length
+        at = self._go_back(n)
+        if self._readable(n, at) != at:
             raise DecodeError(
-                f"this model's memory cannot go back to {length} tokens: call reset() and start over"
+                f"the cache holds {at} of {n} tokens, and what is lost came from elsewhere: call reset() and "
+                "start over"
             )
+        self.length = at
+        if at < n:
+            self.extend(self.ids[at:n].copy(), 0, progress)
 
     def _decode(self, part: IntArray, n_logits: int) -> None:
         begin, end = self.length, self.length + len(part)
         self.ids[begin:end] = part
+        self.foreign = (self.foreign[0], min(self.foreign[1], begin))
+        if self.foreign[0] >= self.foreign[1]:
+            self.foreign = (0, 0)
         self.batch.put(part, begin, n_logits)
-        self.live = 0
+        self.live, self.n_rows = 0, n_logits
         log.forget()
         code = llama_cpp.llama_decode(self.ctx, self.batch.batch)
         if code != 0:
@@ -216,17 +260,28 @@ class Sequence:
         if n_logits:
             self.live = end
             if np.isnan(self.row()).any():
-                self.live = 0
+                self.length = begin
+                self.lose()
                 raise DecodeError(
                     f"the model gave logits that are not numbers (NaN) at token {end}: "
                     "the file is damaged, or its values overflow in this KV type; try kv_type='f32'"
                 )
 
     def row(self, i: int = -1) -> FloatArray:
-        """Logits [n_vocab] of the i-th output of the last evaluation; valid until the next one."""
-        if not self.live:
-            raise DecodeError("there are no logits: evaluate tokens first")
+        """Logits [n_vocab] of the i-th output of the last evaluation, -1 the last; valid until the next one."""
+        self.check_row(i)
         return float_view(llama_cpp.llama_get_logits_ith(self.ctx, i), self.n_vocab)
+
+    def check_row(self, i: int) -> None:
+        """Raises DecodeError when there is no i-th output from the end (-1: the last) of the text."""
+        if self.blocked:
+            raise RuntimeError(self.blocked)
+        if not 0 < self.live == self.length:
+            raise DecodeError("there are no logits: evaluate tokens first")
+        if not -self.n_rows <= i < 0:
+            raise DecodeError(
+                f"there are no logits {-i} tokens before the end, only for the last {self.n_rows}"
+            )
 
     def rows(self, n: int) -> FloatArray:
         """Logits [n, n_vocab] of the last n outputs, of which there are exactly n; valid until the next
