@@ -299,8 +299,10 @@ def floats(values: Sequence[float], n: int) -> Any:
     return (c_float * n)(*values)
 
 
-def pointers(values: Sequence[int]) -> Any:
-    return (c_void_p * len(values))(*values)
+def adapters(pointers: Sequence[Any], scales: Sequence[float]) -> tuple[Any, int, Any]:
+    """What llama_set_adapters_lora takes after the context."""
+    n = len(pointers)
+    return (llama_cpp.llama_adapter_lora_p_ctypes * n)(*pointers), n, (c_float * n)(*scales)
 
 
 def byte_pointer(data: npt.NDArray[np.uint8]) -> Any:

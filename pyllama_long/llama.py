@@ -13,10 +13,9 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from pyllama_long import _native, completion, explain, loading, log
+from pyllama_long import _native, completion, explain, loading, log, lora
 from pyllama_long import tail as tails
 from pyllama_long._native import llama_chat_format, llama_cpp
-from pyllama_long.errors import ModelError
 from pyllama_long.generate import Sampler, generate
 from pyllama_long.model import Model
 from pyllama_long.plan import AttentionPlan
@@ -128,7 +127,8 @@ class LongLlama(llama_cpp.Llama):
 
         self.tokenizer_ = o.tokenizer or _native.LlamaTokenizer(self)
         self.lora_base, self.lora_scale, self.lora_path = o.lora_base, o.lora_scale, o.lora_path
-        self._load_lora()
+        if o.lora_path:
+            lora.attach(self._model, self.ctx, [(o.lora_path, o.lora_scale)])
         self.cache = None
         self.draft_model, self.spm_infill = o.draft_model, o.spm_infill
         self._seed = o.seed or llama_cpp.LLAMA_DEFAULT_SEED
@@ -159,19 +159,6 @@ class LongLlama(llama_cpp.Llama):
             raise ValueError(
                 f"attention='upstream' has its own precision, not {self.precision}: give precision='auto'"
             )
-
-    def _load_lora(self) -> None:
-        if not self.lora_path:
-            return
-        log.forget()
-        adapter = llama_cpp.llama_adapter_lora_init(self.model, self.lora_path.encode())
-        if not adapter:
-            raise ModelError(f"cannot load the LoRA {self.lora_path}: {log.complaint()}")
-        self._stack.callback(llama_cpp.llama_adapter_lora_free, adapter)
-        adapters = _native.pointers([adapter])
-        scales = _native.floats([self.lora_scale], 1)
-        if llama_cpp.llama_set_adapters_lora(self.ctx, adapters, 1, scales):
-            raise ModelError(f"the LoRA {self.lora_path} does not fit {self.model_path}")
 
     def _set_chat_format(self, o: Any) -> None:
         self.chat_format, self.chat_handler = o.chat_format, o.chat_handler

@@ -7,12 +7,16 @@ answers in different company would be asked of ggml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
+import numpy as np
+import numpy.typing as npt
 
 
-def write(source: str, path: Path) -> None:
+def write(source: str, path: Path, added: Mapping[str, npt.NDArray[np.float32]] | None = None) -> None:
+    """added: by the names of tensors, what is added to them."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(path, "llama")
     for field in reader.fields.values():
@@ -22,7 +26,8 @@ def write(source: str, path: Path) -> None:
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, weights + (added or {}).get(tensor.name, np.float32(0)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -51,6 +51,8 @@ def command(
     kv_type: common.KvType = "f16",
     precision: common.Precision = "auto",
     threads: common.Threads = 0,
+    lora: common.Lora = None,
+    lora_scale: common.LoraScale = 1.0,
     system: Annotated[str, typer.Option(metavar="TEXT", help="What the model is told first.")] = "",
     max_tokens: common.MaxTokens = 1024,
     temp: common.Temp = 0.7,
@@ -61,7 +63,7 @@ def command(
     seed: common.Seed = -1,
 ) -> None:
     """Talk to a model."""
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
+    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads, lora, lora_scale)
     sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     out = Console(highlight=False)
     prefill = Prefill(Console(stderr=True))

@@ -112,6 +112,11 @@ Threads = Annotated[
         min=0, max=MOST_THREADS, metavar="N", help="CPU threads; 0: chosen.", rich_help_panel=_MODEL
     ),
 ]
+Lora = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A LoRA adapter, as a GGUF file.", rich_help_panel=_MODEL),
+]
+LoraScale = Annotated[float, typer.Option(metavar="X", help="How much of it.", rich_help_panel=_MODEL)]
 MaxTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest answer.", rich_help_panel=_SAMPLING)
 ]
@@ -158,6 +163,8 @@ class ModelOptions:
     kv_type: str = "f16"
     precision: str = "auto"
     threads: int = 0
+    lora: Path | None = None
+    lora_scale: float = 1.0
     _found: dict[str, Path] = field(default_factory=dict, repr=False)
 
     def path(self) -> Path:
@@ -191,6 +198,8 @@ class ModelOptions:
             kv_type=self.kv_type,
             precision=self.precision,
             progress=progress,
+            lora_path=None if self.lora is None else str(self.lora),
+            lora_scale=self.lora_scale,
             **threads,
         )
 

@@ -49,6 +49,8 @@ def command(
     kv_type: common.KvType = "f16",
     precision: common.Precision = "auto",
     threads: common.Threads = 0,
+    lora: common.Lora = None,
+    lora_scale: common.LoraScale = 1.0,
     tail: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The end of the prompt that a plan's tail phase begins at."),
@@ -76,7 +78,7 @@ def command(
     tail = None if tail is None else plain(tail)
     if tail is not None and not text.endswith(tail):
         raise typer.BadParameter(f"--tail must be the end of the prompt, which {reprlib.repr(tail)} is not")
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
+    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads, lora, lora_scale)
     sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     prefill = Prefill(Console(stderr=True))
     llm = options.open(0 if ctx else needed_ctx(options, text, max_tokens), prefill)

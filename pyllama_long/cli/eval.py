@@ -103,6 +103,8 @@ def command(
     kv_type: common.KvType = "f16",
     precision: common.Precision = "auto",
     threads: common.Threads = 0,
+    lora: common.Lora = None,
+    lora_scale: common.LoraScale = 1.0,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
     plot_to: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it (needs matplotlib).")
@@ -120,7 +122,8 @@ def command(
         "last": last,
     }
     own = task_options(task, given)
-    options = ModelOptions(model, hub, kv_type=kv_type, precision=precision, threads=threads)
+    adapter: dict[str, Any] = {"lora": lora, "lora_scale": lora_scale}
+    options = ModelOptions(model, hub, kv_type=kv_type, precision=precision, threads=threads, **adapter)
     info = options.info()
     try:
         tokens = grid.parse_lengths(lengths, info.n_train)
