@@ -107,6 +107,21 @@ class Engine:
     def stats(self) -> EngineStats:
         return self._loop.stats()
 
+    @property
+    def last_turn(self) -> float:
+        """When the engine's thread last began a step, by time.monotonic; now, while it has nothing to do."""
+        return self._loop.last_turn
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request, an embedding or a call waits for the engine's thread."""
+        return self._loop.has_work
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine has ended by itself; None while it runs and after `close`."""
+        return self._loop.failure
+
     def explain(self) -> str:
         """Lengths, plan and RoPE policy with reasons, cache and kernels, as text."""
         return self._explained

@@ -47,6 +47,8 @@ class Loop:
         self._embedder = Embedder(self, context)
         self._errors = 0
         self.turn_began = 0.0  # by time.perf_counter
+        self._last_turn, self._resting = time.monotonic(), False
+        self.failure: str | None = None  # why the thread has ended by itself
         self._thread = threading.Thread(target=self._run, name="pyllama-long-engine", daemon=True)
         self._thread.start()
 
@@ -127,8 +129,20 @@ class Loop:
 
     def check_open(self) -> None:
         """Raises EngineClosed."""
+        if self.failure is not None:
+            raise EngineClosed(self.failure)
         if self._deadline is not None or self._ended:
             raise EngineClosed
+
+    @property
+    def last_turn(self) -> float:
+        """When the thread last began a step, by time.monotonic; now, while it has nothing to do."""
+        return time.monotonic() if self._resting else self._last_turn
+
+    @property
+    def has_work(self) -> bool:
+        """Whether somebody waits for the thread."""
+        return bool(self.running or self._arrived or self._calls or len(self.queue) or self._embedder.busy)
 
     # ---- the thread ----------------------------------------------------------------------------------------
 
@@ -139,19 +153,20 @@ class Loop:
                 pass
         except BaseException as error:
             logger.exception("the engine ends")
-            reason = EngineClosed(f"the engine has failed: {error}")
+            self.failure = f"the engine has failed: {error}"
+            reason = EngineClosed(self.failure)
         finally:
             self._end(reason)
 
     def _turn(self) -> bool:
         """One step with what goes around it; False when the engine is to end."""
         with self._lock:
-            idle = False
+            idle, self._resting = False, True
             while not (self._woken or self.running or self._embedder.busy or self.queue.ready):
                 idle = not self._lock.wait(self._patience())
                 if idle or self._deadline is not None:
                     break
-            self.turn_began = time.perf_counter()
+            self.turn_began, self._last_turn, self._resting = time.perf_counter(), time.monotonic(), False
             self._woken = False
             arrived, self._arrived = self._arrived, []
             calls, self._calls = self._calls, []
@@ -231,32 +246,42 @@ class Loop:
         """After an error that nobody expected: every running request fails, and the cells are emptied."""
         failed = self.running
         self.running = []
-        self._embedder.stop()
-        self._context.clear()
-        self.pool = Pool(self._context, self._store)
-        self.queue.changed = True
-        for job in failed:
-            self.counters.failed += 1
+        try:
+            self._embedder.stop()
+        except Exception:
+            logger.exception("a text that was embedded could not be ended")
+        try:
+            self._context.clear()
+            self.pool = Pool(self._context, self._store)
+        finally:
+            self.queue.changed = True
+            for job in failed:
+                self.counters.failed += 1
+                self._fail(job, DecodeError(f"the engine met an error: {error}"))
+
+    def _fail(self, job: Job, reason: Exception) -> None:
+        """Whoever waits for the request gets the reason, whatever else goes wrong."""
+        job.handle.fail(reason)
+        try:
             job.close()
-            job.handle.fail(DecodeError(f"the engine met an error: {error}"))
+        except Exception:
+            logger.exception("a sampler could not be freed")
 
     def _end(self, reason: EngineClosed) -> None:
         with self._lock:
             self._ended = True
             waiting = self.queue.clear() + self._arrived
             self._arrived = []
-        for job in waiting:
-            job.close()
-            job.handle.fail(reason)
-        for job in self.running:
-            job.close()
-            job.handle.fail(reason)
+        for job in [*waiting, *self.running]:
+            self._fail(job, reason)
         for _, future in self._calls:
             future.set_exception(reason)
+        self._calls.clear()
         for _, waiting_one in self._embedder.waiting:
             fail(waiting_one, reason)
-        self._embedder.stop()
+        self._embedder.waiting.clear()
         try:
+            self._embedder.stop()
             for job in self.running:
                 if job.held is not None:
                     self.pool.release(job.held)
@@ -269,6 +294,7 @@ class Loop:
         except Exception:
             logger.exception("idle sequences could not be kept")
         finally:
+            self.running.clear()
             self._store.close()
             self._context.close()
 
