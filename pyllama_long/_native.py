@@ -27,6 +27,7 @@ try:
     from llama_cpp import _logger as _logger
     from llama_cpp import llama_chat_format as llama_chat_format
     from llama_cpp.llama_cache import LlamaDiskCache as LlamaDiskCache
+    from llama_cpp.llama_grammar import LlamaGrammar as LlamaGrammar
     from llama_cpp.llama_tokenizer import LlamaTokenizer as LlamaTokenizer
 except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error

@@ -7,7 +7,7 @@ import reprlib
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Generator, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,9 @@ class Completion:
 
     def stream(self) -> Iterator[dict[str, Any]]:
         """Chunks; the last one has no text and the reason of the end."""
+        return self.llama.turns.steps(self._chunks())
+
+    def _chunks(self) -> Generator[dict[str, Any], None, None]:
         offset = len(self._prompt_text()) if self.logprobs is not None else 0
         for last in self._steps():
             for begin, end, text in self.text.take(last):
@@ -60,9 +63,10 @@ class Completion:
 
     def answer(self) -> dict[str, Any]:
         """The whole response."""
-        for _ in self._steps():
-            pass
-        self._save()
+        with self.llama.turns.use():
+            for _ in self._steps():
+                pass
+            self._save()
         text = str(self.text) + self.suffix
         block = None
         if self.logprobs is not None:
@@ -157,7 +161,7 @@ def prepare(
         raise ContextOverflow(n, n_ctx)
     if n == 0:
         raise ValueError("the prompt is empty and this model has no BOS token to begin with: give some text")
-    if logprobs is not None and logprobs < 0:
+    if logprobs is not None and index(logprobs) < 0:
         raise ValueError(f"logprobs is {logprobs}: give how many of the likeliest tokens to list, 0 or more")
     llama.place_tail(tokens, text, tail)
     stops = [s.encode() for s in ([stop] if isinstance(stop, str) else stop or [])]
@@ -222,7 +226,7 @@ def _as_tokens(prompt: Any) -> list[int]:
 
 def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:
     room = n_ctx - n
-    if wanted is None or wanted <= 0:
+    if wanted is None or index(wanted) <= 0:
         return room
     if wanted > room:
         warnings.warn(

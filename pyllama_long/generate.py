@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from pyllama_long._native import llama_cpp
+from pyllama_long._native import LlamaGrammar, llama_cpp
 from pyllama_long.sequence import FloatArray, IntArray, as_ids
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
+
+_WHOLE = {"top_k", "mirostat_mode"}
+_NUMBERS = {"top_p", "min_p", "typical_p", "temp", "tfs_z", "mirostat_eta", "mirostat_tau"}
+_NUMBERS |= {"repeat_penalty", "frequency_penalty", "presence_penalty"}
 
 Processor: TypeAlias = Callable[[IntArray, FloatArray], FloatArray]
 
@@ -34,6 +40,8 @@ class Sampler:
     ) -> None:
         self._ctx, self._sequence = llama._ctx, llama.sequence
         self._error: BaseException | None = None
+        options = checked(options)
+        llama.last_n_tokens_size = window(llama.last_n_tokens_size, llama.n_ctx())
         grammar = options.get("grammar")
         if grammar is not None:
             _check_grammar(llama, grammar)
@@ -43,10 +51,13 @@ class Sampler:
         def run(ids: IntArray, scores: FloatArray) -> FloatArray:
             original = scores
             try:
-                for process in processes:
-                    scores = np.asarray(process(ids, scores), np.float32)
+                with llama.turns.outside():
+                    for process in processes:
+                        scores = np.asarray(process(ids, scores), np.float32)
                 if scores.shape != original.shape:
                     raise ValueError(f"a logits processor gave shape {scores.shape}, not {original.shape}")
+                if not np.isfinite(scores.max()):  # also where one is NaN
+                    raise ValueError("a logits processor must leave a token, and none with NaN or infinity")
                 return scores
             except BaseException as error:  # ctypes would print it and go on
                 self._error = error
@@ -68,8 +79,42 @@ class Sampler:
         self._chain.close()
 
 
+def checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a sampler chain as the numbers that llama.cpp takes. Raises TypeError and ValueError."""
+    found = dict(options)
+    for name in _WHOLE & set(found):
+        try:
+            found[name] = max(-(2**31), min(index(found[name]), 2**31 - 1))
+        except TypeError:
+            raise TypeError(f"{name} is {found[name]!r}: give a whole number") from None
+    for name in _NUMBERS & set(found):
+        try:
+            found[name] = float(found[name])
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"{name} is {found[name]!r}: give a number") from None
+        if not math.isfinite(found[name]):
+            raise ValueError(f"{name} is {found[name]}: give a finite number")
+    if found.get("repeat_penalty", 1.0) <= 0:
+        raise ValueError(f"repeat_penalty is {found['repeat_penalty']:g}: give more than 0; 1 is none")
+    if found.get("mirostat_mode", 0) not in (0, 1, 2):
+        raise ValueError(f"mirostat_mode is {found['mirostat_mode']}: give 0 (off), 1 or 2")
+    return found
+
+
+def window(size: Any, n_ctx: int) -> int:
+    """How many tokens the penalties look back: -1 and more than n_ctx mean all."""
+    size = index(size)
+    if size < -1:
+        raise ValueError(f"last_n_tokens_size is {size}: give 0 or more tokens, or -1 for all")
+    return n_ctx if size == -1 else min(size, n_ctx)
+
+
 def _check_grammar(llama: LongLlama, grammar: Any) -> None:
     # A chain with a grammar that llama.cpp could not read ends the process when it is used.
+    if not isinstance(grammar, LlamaGrammar):
+        raise TypeError(
+            f"grammar is a {type(grammar).__name__}: give a LlamaGrammar, as LlamaGrammar.from_string makes"
+        )
     text, root = grammar._grammar.encode(), grammar._root.encode()
     sampler = llama_cpp.llama_sampler_init_grammar(llama._model.vocab, text, root)
     if not sampler:
@@ -81,6 +126,8 @@ def bias(logit_bias: dict[int, float], n_vocab: int) -> Processor:
     """A processor that adds logit_bias[token] to the logits [n_vocab]."""
     ids = as_ids([int(token) for token in logit_bias])
     values = np.array([float(value) for value in logit_bias.values()], np.float32)
+    if not (values < np.inf).all():
+        raise ValueError("logit_bias: give finite numbers, or -inf to forbid a token")
     for token in ids:
         if not 0 <= token < n_vocab:
             raise ValueError(f"logit_bias: token {token} is outside the vocabulary of {n_vocab}")
@@ -140,10 +187,11 @@ def _loop(
             while True:
                 llama.sampled_row = at - seq.length - 1
                 token = sampler.sample(llama.sampled_row)
-                if stopping_criteria is not None and stopping_criteria(
-                    seq.ids[:at], seq.row(llama.sampled_row)
-                ):
-                    return
+                if stopping_criteria is not None:
+                    with llama.turns.outside():
+                        stop = stopping_criteria(seq.ids[:at], seq.row(llama.sampled_row))
+                    if stop:
+                        return
                 sent = yield token
                 llama.check_turn(turn)
                 if sent is not None or at >= seq.length or token != seq.ids[at]:
@@ -164,4 +212,6 @@ def _draft(llama: LongLlama, known: IntArray) -> IntArray:
     room = min(seq.n_ctx - end, seq.n_batch - len(known))
     if llama.draft_model is None or room <= 0:
         return np.empty(0, np.int32)
-    return as_ids(llama.draft_model(np.concatenate([seq.ids[: seq.length], known])))[:room]
+    with llama.turns.outside():
+        draft = llama.draft_model(np.concatenate([seq.ids[: seq.length], known]))
+    return as_ids(draft)[:room]

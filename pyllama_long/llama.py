@@ -16,12 +16,13 @@ import numpy as np
 from pyllama_long import _native, completion, explain, loading, log, lora
 from pyllama_long import tail as tails
 from pyllama_long._native import llama_chat_format, llama_cpp
-from pyllama_long.generate import Sampler, generate
+from pyllama_long.generate import Sampler, generate, window
 from pyllama_long.model import Model
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 from pyllama_long.sequence import FloatArray, IntArray, Progress, as_ids
 from pyllama_long.sequence import Sequence as Tokens
+from pyllama_long.turns import Turns, alone, looking
 
 _ALL_ROWS_BYTES = 1 << 30  # the largest table of all logits that logits_all may keep
 _COMPLETION = inspect.signature(llama_cpp.Llama.create_completion)
@@ -75,8 +76,8 @@ class LongLlama(llama_cpp.Llama):
 
     Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors)
     for text that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit:
-    nothing is ever cut, but by embed(truncate=True). One call at a time: a stream that is left unfinished
-    ends when the next call begins.
+    nothing is ever cut, but by embed(truncate=True). One call at a time: others wait, also those of other
+    threads; a stream that is left unfinished ends when the next call begins. Callbacks may read, not call.
     """
 
     _model: Model
@@ -94,14 +95,14 @@ class LongLlama(llama_cpp.Llama):
         precision: str = "auto",
         **llama_kwargs: Any,
     ) -> None:
-        self._stack, self._turn = ExitStack(), 0
+        self._stack, self.turns = ExitStack(), Turns()
         model_path = os.fspath(model_path)
         texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type, "precision": precision}
         self._arguments = {"model_path": model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
         o = loading.options(llama_kwargs)
         type_k, type_v = (loading.kv_type(kv_type if t is None else t) for t in (o.type_k, o.type_v))
         self.precision = loading.precision(precision)
-        if not 0 <= n_ctx < 2**31:
+        if not 0 <= (n_ctx := index(n_ctx)) < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
         self.verbose, self.model_path, self.progress = o.verbose, model_path, progress
         log.install(o.verbose)
@@ -121,7 +122,9 @@ class LongLlama(llama_cpp.Llama):
         context = loading.open_context(self._model, self.context_params, config)
         self._ctx = self._stack.enter_context(closing(context))
         self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
-        self.sequence = Tokens(self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope)
+        self.sequence = Tokens(
+            self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope, self.turns.outside
+        )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch
 
@@ -131,8 +134,8 @@ class LongLlama(llama_cpp.Llama):
             lora.attach(self._model, self.ctx, [(o.lora_path, o.lora_scale)])
         self.cache = None
         self.draft_model, self.spm_infill = o.draft_model, o.spm_infill
-        self._seed = o.seed or llama_cpp.LLAMA_DEFAULT_SEED
-        self.last_n_tokens_size = o.last_n_tokens_size
+        self.set_seed(o.seed or llama_cpp.LLAMA_DEFAULT_SEED)
+        self.last_n_tokens_size = window(o.last_n_tokens_size, self._n_ctx)
         self._sampler: Any = None
         self._token_nl, self._token_eos = self.token_nl(), self.token_eos()
         self._is_recurrent = llama_cpp.llama_model_is_recurrent(self.model)
@@ -188,34 +191,39 @@ class LongLlama(llama_cpp.Llama):
         self._rows[first : first + len(rows)] = rows
 
     def close(self) -> None:
-        """Frees the model; calls raise RuntimeError afterwards."""
+        """Frees the model; calls raise RuntimeError afterwards, those of other threads within one chunk."""
         if "_stack" not in self.__dict__ or isinstance(self.__dict__.get("_ctx"), _Closed):
             return
+        if self.turns.forked:
+            return  # of another process; to free it would wait for threads that are not here
+        with self.turns.end(self._block):
+            self._block()  # open streams have the sequence too
+            self.turns.begin()
+            self._stack.close()
+            closed: Any = _Closed()
+            self._model = self._ctx = self.sequence = self._batch = closed
+
+    def _block(self) -> None:
         if isinstance(self.__dict__.get("sequence"), Tokens):
-            self.sequence.block("this LongLlama is closed")  # open streams have it too
-            self._turn += 1
-        self._stack.close()
-        closed: Any = _Closed()
-        self._model = self._ctx = self.sequence = self._batch = closed
+            self.sequence.block("this LongLlama is closed")
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 
     def start(self) -> int:
         """Begins a call: forgets `cancel`, ends streams that are still open. Returns the call's number."""
         self.sequence.cancelled.clear()
-        self._turn += 1
-        return self._turn
+        return self.turns.begin()
 
     def check_turn(self, turn: int) -> None:
         """Raises RuntimeError when a later call has begun."""
-        if turn != self._turn:
-            self._ctx.ctx  # noqa: B018  closed: says so
-            raise RuntimeError("this stream has ended: another call on the same LongLlama has begun")
+        self._ctx.ctx  # noqa: B018  closed: says so
+        self.turns.check(turn)
 
     def cancel(self) -> None:
         """Stops the running call within one chunk: it raises Cancelled. From any thread."""
         self.sequence.cancelled.set()
 
+    @alone
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluates tokens after those that `n_tokens` counts, n_batch at a time; what the cache holds
         already is not evaluated again."""
@@ -226,24 +234,36 @@ class LongLlama(llama_cpp.Llama):
             self.sequence.admit(ids, len(ids))
         self.sequence.extend(self.sequence.reuse(ids), 1, self.progress, self.store_rows)
 
+    @alone
     def reset(self) -> None:
         """Starts a new text; the cache stays, to be reused by a prompt that begins the same way."""
         self.sequence.length = 0
 
+    @alone
     def sample(self, *args: Any, **kwargs: Any) -> int:
         bound = _SAMPLE.bind(self, *args, **kwargs)
         options = {key: value for key, value in bound.arguments.items() if key not in ("self", "idx")}
         idx = bound.arguments.get("idx")
+        if not self.sequence.live and self.n_tokens:
+            self.sequence.extend(self.sequence.last())
         with closing(Sampler(self, **options)) as sampler:
-            return sampler.sample(-1 if idx is None else idx - self.n_tokens)
+            return sampler.sample(-1 if idx is None else index(idx) - self.n_tokens)
+
+    def set_seed(self, seed: int) -> None:
+        """The next calls without a seed follow from this one."""
+        try:
+            self._seed = index(seed)
+        except TypeError:
+            raise TypeError(f"seed is {seed!r}: give a whole number") from None
 
     @_shown_as(_GENERATE)
+    @alone
     def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         bound = _GENERATE.bind(self, *args, **kwargs)
         options = {key: value for key, value in bound.arguments.items() if key != "self"}
         if options.get("reset", True):
             self._forget_tail()
-        return generate(self, turn=self.start(), **options)
+        return self.turns.steps(generate(self, turn=self.start(), **options))
 
     @property
     def n_tokens(self) -> int:
@@ -251,6 +271,7 @@ class LongLlama(llama_cpp.Llama):
         return self.sequence.length
 
     @n_tokens.setter
+    @alone
     def n_tokens(self, n: int) -> None:
         # Handlers of images and sound fill the cache themselves and then say how far.
         self.sequence.count(index(n))
@@ -260,6 +281,7 @@ class LongLlama(llama_cpp.Llama):
         return self.sequence.ids
 
     @property
+    @looking
     def scores(self) -> FloatArray:  # type: ignore[override]
         """Logits: [n_ctx, n_vocab] with logits_all where that is small; else the last row [1, n_vocab], if
         any."""
@@ -293,8 +315,9 @@ class LongLlama(llama_cpp.Llama):
         default the last 256 tokens, or the text after the last blank line when that is shorter."""
         options = _completion_options(self, prompt, *args, **kwargs)
         stream = options.pop("stream")
-        run = completion.prepare(self, prompt, tail, options)
-        return run.stream() if stream else run.answer()
+        with self.turns.use():
+            run = completion.prepare(self, prompt, tail, options)
+            return run.stream() if stream else run.answer()
 
     def prepare_completion(
         self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any
@@ -303,7 +326,8 @@ class LongLlama(llama_cpp.Llama):
         `usage` counts tokens also while it streams."""
         options = _completion_options(self, prompt, *args, **kwargs)
         del options["stream"]
-        return completion.prepare(self, prompt, tail, options)
+        with self.turns.use():
+            return completion.prepare(self, prompt, tail, options)
 
     @_shown_as(_COMPLETION, "tail")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -315,14 +339,16 @@ class LongLlama(llama_cpp.Llama):
     ) -> Any:
         """As Llama.create_chat_completion. tail: text of the prompt where the plan's tail phase begins; by
         default the last user message, or its end when it is long."""
-        self._chat = messages, tail
-        try:
-            return super().create_chat_completion(messages, *args, **kwargs)
-        finally:
-            self._chat = None
+        with self.turns.use():
+            self._chat = messages, tail
+            try:
+                return super().create_chat_completion(messages, *args, **kwargs)
+            finally:
+                self._chat = None
 
     # ---- embeddings ----------------------------------------------------------------------------------------
 
+    @alone
     def embed(
         self,
         input: str | list[str],
@@ -348,9 +374,12 @@ class LongLlama(llama_cpp.Llama):
 
     # ---- attention -----------------------------------------------------------------------------------------
 
+    @alone
     def set_tail(self, pos: int | None) -> None:
         """Tokens at positions >= pos belong to the tail phase of the plan; None: only tokens that come
         alone. It holds until it is set again, here or by a completion."""
+        if pos is not None and not 0 <= index(pos) <= self._n_ctx:
+            raise ValueError(f"the tail cannot begin at {pos}: give 0 to {self._n_ctx}, or None")
         self._tail_is_found = False
         _native.set_tail(self.ctx, 0, pos)
 
@@ -374,6 +403,7 @@ class LongLlama(llama_cpp.Llama):
         if self._tail_is_found:
             self.set_tail(None)
 
+    @looking
     def attention_stats(self, reset: bool = False) -> dict[str, float]:
         """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and
         tokens; since loading or the last reset."""
@@ -387,6 +417,7 @@ class LongLlama(llama_cpp.Llama):
             "tokens": stats.n_tokens,
         }
 
+    @looking
     def explain(self) -> str:
         """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream
         computes."""
@@ -403,6 +434,7 @@ class LongLlama(llama_cpp.Llama):
             )
         self.cache = cache
 
+    @looking
     def save_state(self) -> llama_cpp.LlamaState:
         """The current text and its cache. Of logits, those that logits_all keeps."""
         size = llama_cpp.llama_state_get_size(self.ctx)
@@ -420,6 +452,7 @@ class LongLlama(llama_cpp.Llama):
         state.__dict__["foreign"] = self.sequence.foreign
         return state
 
+    @alone
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         """Takes a text back that `save_state` gave. Raises RuntimeError when it does not fit this context, which
         keeps its text then."""

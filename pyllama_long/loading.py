@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +32,26 @@ _SAME = (
 ).split()  # arguments of Llama that llama_context_params has under the same name
 _UPSTREAM = inspect.signature(llama_cpp.Llama.__init__)  # read now: the name may come to mean LongLlama
 _FORMER = {"f16_kv": True, "n_parts": -1}  # options that Llama once had, and what LangChain still gives
+_INT = 2**31 - 1
+_THREADS = f"at most {MOST_THREADS}, or None to let it be chosen"
+# Options that are whole numbers: least, most, and what to give.
+_RANGES: dict[str, tuple[int, int, str]] = {
+    "n_gpu_layers": (-1, _INT, "a number of layers, or -1 for all"),
+    "split_mode": (0, 3, "one of llama_cpp.LLAMA_SPLIT_MODE_*"),
+    "main_gpu": (-1, _INT, "the number of a GPU"),
+    "n_batch": (1, _INT, "1 or more tokens"),
+    "n_ubatch": (1, _INT, "1 or more tokens"),
+    "n_threads": (0, MOST_THREADS, _THREADS),
+    "n_threads_batch": (0, MOST_THREADS, _THREADS),
+    "rope_scaling_type": (-1, 3, "one of llama_cpp.LLAMA_ROPE_SCALING_TYPE_*"),
+    "pooling_type": (-1, 4, "one of llama_cpp.LLAMA_POOLING_TYPE_*"),
+    "attention_type": (-1, 1, "one of llama_cpp.LLAMA_ATTENTION_TYPE_*"),
+    "yarn_orig_ctx": (0, _INT, "a number of tokens, or 0 for the model's own"),
+    "numa": (0, 4, "True, False, or one of llama_cpp.GGML_NUMA_STRATEGY_*"),
+}
+_MAY_BE_NONE = {"n_threads", "n_threads_batch", "rope_scaling_type"}
+_FINITE = {"rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast"}
+_FINITE |= {"yarn_beta_slow", "lora_scale"}
 KV_BYTES = {0: 4.0, 1: 2.0, 2: 18 / 32, 8: 34 / 32, 30: 2.0}  # per value
 
 
@@ -40,15 +62,35 @@ def options(given: Mapping[str, Any]) -> SimpleNamespace:
     if unknown:
         warnings.warn(f"LongLlama ignores unknown options: {', '.join(unknown)}", stacklevel=3)
     ours = {"flash_attn": True, "verbose": False}
-    for name in ("n_batch", "n_ubatch"):
-        if given.get(name, 1) < 1:
-            raise ValueError(f"{name} is {given[name]}: give 1 or more tokens")
-    for name in ("n_threads", "n_threads_batch"):
-        if (given.get(name) or 0) > MOST_THREADS:
-            raise ValueError(
-                f"{name} is {given[name]}: give at most {MOST_THREADS}, or None to let it be chosen"
-            )
-    return SimpleNamespace(**known | ours | {key: given[key] for key in given if key in known})
+    numbers = {name: number(name, given[name]) for name in _RANGES.keys() & given.keys()}
+    finite = {name: finite_number(name, given[name]) for name in _FINITE & given.keys()}
+    taken = {key: given[key] for key in given if key in known}
+    return SimpleNamespace(**known | ours | taken | numbers | finite)
+
+
+def number(name: str, value: Any) -> Any:
+    """An option that is a whole number, within what llama.cpp takes; None stays."""
+    least, most, what = _RANGES[name]
+    if value is None and name in _MAY_BE_NONE:
+        return None
+    try:
+        whole = index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}: give {what}") from None
+    if not least <= whole <= most:
+        raise ValueError(f"{name} is {value}: give {what}")
+    return whole
+
+
+def finite_number(name: str, value: Any) -> float:
+    """An option that is a number, not NaN or infinite."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is {value!r}: give a number") from None
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is {found}: give a finite number")
+    return found
 
 
 def kv_type(given: str | int) -> int:

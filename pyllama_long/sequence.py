@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,8 +32,17 @@ class Sequence:
     its token counters and by where its memory begins and ends.
     """
 
-    def __init__(self, ctx: Any, model: Any, n_ctx: int, n_batch: int, rope: RopePolicy) -> None:
-        self.ctx, self.n_ctx, self.n_batch, self.rope = ctx, n_ctx, n_batch, rope
+    def __init__(
+        self,
+        ctx: Any,
+        model: Any,
+        n_ctx: int,
+        n_batch: int,
+        rope: RopePolicy,
+        outside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """outside: what `progress` is called within."""
+        self.ctx, self.n_ctx, self.n_batch, self.rope, self._outside = ctx, n_ctx, n_batch, rope, outside
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
         self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
@@ -203,6 +213,8 @@ class Sequence:
             self._set_factor(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
         try:
             for i in range(0, n, step):
+                if self.blocked:
+                    raise RuntimeError(self.blocked)
                 if self.cancelled.is_set():
                     raise Cancelled(f"cancelled after {self.length} of {total} tokens")
                 part = tokens[i : i + step]
@@ -211,7 +223,8 @@ class Sequence:
                 if visit:
                     visit(self.length - len(part), self.rows(len(part)))
                 if progress:
-                    progress(self.length, total)
+                    with self._outside():
+                        progress(self.length, total)
         finally:
             self._count = self._decoded()
 
