@@ -1,0 +1,32 @@
+"""GBNF, the grammars of llama.cpp, for llguidance.
+
+reader.py reads them into tree.py's parts; cut.py decides which parts are lexemes, with round.py's look at what follows
+what and automaton.py's at what is in them; lark.py writes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pyllama_long.gbnf.cut import Cut
+from pyllama_long.gbnf.lark import Writer
+from pyllama_long.gbnf.reader import read
+from pyllama_long.gbnf.tree import references
+
+__all__ = ["to_lark"]
+
+
+def to_lark(text: str, token_id: Callable[[str], int] | None = None, ends: Sequence[int] = ()) -> str:
+    """A grammar of llama.cpp, whose first rule is `root`, in llguidance's dialect of Lark: the same language.
+
+    token_id: the id of the one token that a text such as "<think>" is, or ValueError; without it tokens are given by
+    their ids. ends: tokens that end a text, which !<...> does not stand for. Raises ValueError, in one line.
+    """
+    rules = read(text, token_id)
+    used, names = {"root"}, ["root"]
+    for name in names:
+        for other in references(rules[name]):
+            if other not in used:
+                used.add(other)
+                names.append(other)
+    return Writer(Cut({name: rules[name] for name in names}), ends).text()
