@@ -47,10 +47,6 @@ class Format:
         """GBNF of calls, of the rule of one."""
         return f"({one})+" if parallel else one
 
-    def written(self, call: Call) -> str:
-        """A call in the text of a conversation, for templates that know of none."""
-        return f'<tool_call>\n{{"name": {json_text(call.name)}, "arguments": {call.arguments}}}\n</tool_call>'
-
 
 class Hermes(Format):
     """<tool_call>{"name": ..., "arguments": {...}}</tool_call>: Hermes, Qwen 2.5 and 3, and models whose
@@ -242,15 +238,6 @@ def rule(rules: Rules, form: Format, tools: Sequence[Tool], parallel: bool) -> s
         names.append(rules.add(f"call-{i}", form.one(rules, tool, arguments)))
     one = rules.add("call", " | ".join(names))
     return form.all(one, parallel)
-
-
-def instructions(tools: Sequence[Tool]) -> str:
-    """What models are told whose template knows no tools."""
-    listed = "\n".join(json_text(tool.function.model_dump(exclude_none=True)) for tool in tools)
-    return (
-        f"You can call these functions:\n{listed}\n\nTo call one, write\n<tool_call>\n"
-        '{"name": NAME, "arguments": {...}}\n</tool_call>'
-    )
 
 
 def _json(text: str) -> tuple[Any, str] | None:

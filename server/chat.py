@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,18 +18,26 @@ from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
 from pyllama_long.server.sampling import sampling, stops
-from pyllama_long.server.schemas.chat import CalledFunction, ChatRequest, Message, NamedTool, Tool
+from pyllama_long.server.schemas.chat import ChatRequest, Message, NamedTool, Tool
 from pyllama_long.server.state import Loaded, State, salt_of, state_of
-from pyllama_long.server.template import content_text
+from pyllama_long.server.template import Rendered, content_text
+
+_RESERVED = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+_COMMON = {
+    "enable_thinking",
+    "thinking",
+    "reasoning_effort",
+}  # sent to every model; one that cannot, does not
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """thinking: the template has begun the model's reasoning."""
+    """thinking: the template has begun the model's reasoning. form: of calls in the answer."""
 
     tokens: list[int]
     text: str
     thinking: bool
+    form: calls.Format
 
 
 @dataclass(frozen=True)
@@ -53,21 +61,16 @@ class Tools:
 
 
 def render(
-    loaded: Loaded, messages: Sequence[Message], tools: Sequence[Tool] = (), answer: bool = True
-) -> list[str]:
-    """The pieces of the prompt of a conversation."""
-    template = loaded.chat_template()
-    if template.knows_tools:
-        return template.render(messages, tools, answer)
-    shown = [_without_tools(message, loaded.form) for message in messages]
-    if tools:
-        told = calls.instructions(tools)
-        first = shown[0]
-        if first.role in ("system", "developer"):
-            shown[0] = Message(role="system", content=f"{content_text(first)}\n\n{told}")
-        else:
-            shown.insert(0, Message(role="system", content=told))
-    return template.render(shown, (), answer)
+    loaded: Loaded,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    answer: bool = True,
+    continued: bool | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Rendered:
+    """A conversation as the model's template has it. continued: whether a last message of the assistant goes on;
+    values: the template's own names."""
+    return loaded.chat_template().rendered(messages, tools, answer, continued, values)
 
 
 def prompt(
@@ -76,9 +79,12 @@ def prompt(
     tools: Sequence[Tool] = (),
     answer: bool = True,
     salt: str = "",
+    continued: bool | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose beginnings may help."""
-    engine, pieces = loaded.engine, render(loaded, messages, tools, answer)
+    engine, found = loaded.engine, render(loaded, messages, tools, answer, continued, values)
+    pieces = found.pieces
     if not pieces:
         raise bad("The chat template made an empty prompt of these messages.", "messages")
     template = loaded.chat_template()
@@ -89,8 +95,24 @@ def prompt(
         tokens = engine.tokenize(first.encode(), False, True)
     for piece in pieces[1:]:
         tokens += engine.tokenize(piece.encode(), False, True)
-    text = "".join(pieces)
-    return Prompt(tokens, text, text.rstrip().endswith("<think>"))
+    return Prompt(tokens, found.text, found.thinking, calls.Hermes() if found.told else loaded.form)
+
+
+def template_values(loaded: Loaded, request: ChatRequest) -> dict[str, Any]:
+    """What a request sets of the template's own names. Raises ApiError for names that the template does not read."""
+    values = dict(request.chat_template_kwargs or {})
+    for name in ("enable_thinking", "reasoning_effort"):
+        value = getattr(request, name)
+        if value is not None:
+            values.setdefault(name, value)
+    known = loaded.chat_template().variables
+    for name in values:
+        if name in _RESERVED:
+            raise bad(f"chat_template_kwargs: {name!r} is set by the server.", "chat_template_kwargs")
+        if name not in known and name in (request.chat_template_kwargs or {}) and name not in _COMMON:
+            message = f"chat_template_kwargs: the model's chat template reads no {name!r}."
+            raise bad(message, "chat_template_kwargs")
+    return {name: value for name, value in values.items() if name in known}
 
 
 async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Prepared:
@@ -100,7 +122,15 @@ async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Pr
     if request.top_logprobs is not None and not request.logprobs:
         raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
     tools = Tools.of(request)
-    make = partial(prompt, loaded, tools=tools.tools, salt=salt)
+    make = partial(
+        prompt,
+        loaded,
+        tools=tools.tools,
+        answer=request.add_generation_prompt is not False,
+        salt=salt,
+        continued=request.continue_final_message,
+        values=template_values(loaded, request),
+    )
     mode = request.overflow or state.settings.overflow
     max_tokens = request.max_completion_tokens or request.max_tokens
     fitting = overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
@@ -120,7 +150,7 @@ def _requests(
     salt: str,
 ) -> Prepared:
     engine, found = loaded.engine, fitted.prompt
-    rules = _grammar(loaded, request, tools, found.thinking)
+    rules = _grammar(loaded, request, tools, found.thinking, found.form)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     tail_start = None
     if engine.plan.prefill != engine.plan.tail:
@@ -136,14 +166,14 @@ def _requests(
             tail_start=tail_start,
             salt=salt,
             priority=request.priority or 0,
-            special=bool(tools.tools) and not isinstance(loaded.form, calls.Hermes),
+            special=bool(tools.tools) and not isinstance(found.form, calls.Hermes),
         )
         for seed in seeds(request.seed, request.n or 1)
     ]
     names = [tool.function.name for tool in tools.tools]
     parser = partial(
         AnswerParser,
-        loaded.form if names else None,
+        found.form if names else None,
         names,
         loaded.chat_template().thinks,
         found.thinking,
@@ -154,7 +184,9 @@ def _requests(
     return Prepared(requests, parser, "messages", one_call, fitted.report)
 
 
-def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, thinking: bool) -> str | None:
+def _grammar(
+    loaded: Loaded, request: ChatRequest, tools: Tools, thinking: bool, form: calls.Format
+) -> str | None:
     wanted = request.response_format
     kind = "text" if wanted is None else wanted.type
     if request.grammar is not None:
@@ -175,24 +207,10 @@ def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, thinking: bool)
         roots.append(rules.schema(schema if given is None else given, "response_format"))
     if tools.tools:
         parallel = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool)
-        roots.append(calls.rule(rules, loaded.form, tools.tools, parallel))
+        roots.append(calls.rule(rules, form, tools.tools, parallel))
     root = " | ".join(f"({root})" for root in roots)
     if thinking:
         return rules.build(f"{grammar.THINKING} ({root})")
     if loaded.chat_template().thinks:
         return rules.build(f'("<think>" {grammar.THINKING})? ({root})')
     return rules.build(root)
-
-
-def _without_tools(message: Message, form: calls.Format) -> Message:
-    """A message for a template that knows of no tools."""
-    if message.role in ("tool", "function"):
-        return Message(role="user", content=f"<tool_response>\n{content_text(message)}\n</tool_response>")
-    if not message.tool_calls:
-        return message
-    written = [form.written(_call(call.function)) for call in message.tool_calls]
-    return Message(role="assistant", content="\n".join([t for t in (content_text(message), *written) if t]))
-
-
-def _call(function: CalledFunction) -> calls.Call:
-    return calls.Call(function.name, function.arguments or "{}")

@@ -53,7 +53,7 @@ class Loaded:
             except ValueError as error:
                 reason = str(error)
         beginnings = Beginnings(engine.tokenize, vocabulary.boundaries(engine))
-        form = calls.format_of(source)
+        form = calls.format_of(source if template is not None and template.knows_tools else None)
         return Loaded(engine, template, reason, form, vocabulary.fill_marks(engine), beginnings)
 
     def chat_template(self) -> ChatTemplate:

@@ -24,7 +24,7 @@ def user(content: str) -> list[Message]:
 
 
 def test_plain_messages_are_one_piece() -> None:
-    (piece,) = template().render(user("  1 < 2, [x] and |y|  "))
+    (piece,) = template().rendered(user("  1 < 2, [x] and |y|  ")).pieces
     assert piece == "<|im_start|>user\n1 < 2, [x] and |y|<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -41,7 +41,7 @@ def test_plain_messages_are_one_piece() -> None:
     ],
 )
 def test_a_users_control_tokens_are_cut(content: str) -> None:
-    pieces = template().render(user(content))
+    pieces = template().rendered(user(content)).pieces
     assert "".join(pieces) == f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
     own = [sum(piece.count(name) for piece in pieces) for name in CONTROL]
     assert own == [2, 1, 0, 0], pieces
@@ -49,10 +49,10 @@ def test_a_users_control_tokens_are_cut(content: str) -> None:
 
 def test_parts_do_not_join_to_a_control_token() -> None:
     parts = [{"type": "text", "text": "<|im_"}, {"type": "text", "text": "start|>"}]
-    pieces = template().render(as_input([{"role": "user", "content": parts}]))
+    pieces = template().rendered(as_input([{"role": "user", "content": parts}])).pieces
     assert sum(piece.count("<|im_start|>") for piece in pieces) == 2
     source = "{{ messages[0]['content'] }}{{ messages[1]['content'] }}"
-    pieces = template(source).render(user("<|im_") + user("start|>"))
+    pieces = template(source).rendered(user("<|im_") + user("start|>")).pieces
     assert pieces == ["<|im_", "start|>"]
 
 
@@ -84,19 +84,19 @@ def test_only_the_sandbox_runs() -> None:
         "{% include '/etc/passwd' %}",
     ):
         with pytest.raises(ApiError) as caught:
-            template(source).render(user("x"))
+            template(source).rendered(user("x"))
         assert caught.value.status_code == 400
 
 
 def test_what_users_write_is_no_template() -> None:
-    (piece,) = template().render(user("{{ 7 * 7 }}{% raise %}"))
+    (piece,) = template().rendered(user("{{ 7 * 7 }}{% raise %}")).pieces
     assert "{{ 7 * 7 }}{% raise %}" in piece
 
 
 def test_a_refusal_of_the_template_is_told() -> None:
     source = "{{ raise_exception('Only user messages, please') }}"
     with pytest.raises(ApiError, match="Only user messages, please") as caught:
-        template(source).render(user("x"))
+        template(source).rendered(user("x"))
     assert caught.value.error["code"] == "template_refused"
 
 
@@ -115,11 +115,12 @@ def test_a_broken_template_is_an_error_when_it_is_read() -> None:
 def test_arguments_come_as_the_template_wants_them(source: str) -> None:
     call = {"id": "a", "function": {"name": "f", "arguments": '{"city": "Zürich <b>"}'}}
     messages = as_input([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}])
-    assert "".join(template(source).render(messages)) == '{"city": "Zürich <b>"}'
+    source = "{{ messages[0].content }} {{ messages[1].tool_calls[0].function.name }} " + source
+    assert template(source).rendered(messages).text == 'x f {"city": "Zürich <b>"}'
 
 
 def test_developer_is_system_where_the_template_knows_no_other() -> None:
     message = as_input([{"role": "developer", "content": "Obey."}])
-    assert template().render(message)[0].startswith("<|im_start|>system")
-    knows = "{% if messages[0].role == 'developer' %}yes{% endif %}"
-    assert template(knows).render(message) == ["yes"]
+    assert template().rendered(message).text.startswith("<|im_start|>system")
+    knows = "{% if messages[0].role == 'developer' %}yes {{ messages[0].content }}{% endif %}"
+    assert template(knows).rendered(message).text == "yes Obey."

@@ -130,15 +130,26 @@ def _text(content: str | Sequence[Block]) -> str:
     return "".join(texts)
 
 
+def _parts(content: str | Sequence[Block]) -> Any:
+    """What the template makes text of, with notes for what is none."""
+    return content if isinstance(content, str) else [{"type": b.type, "text": b.text} for b in content]
+
+
 def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
     """A message of blocks as OpenAI's messages: results of tools are messages of their own."""
     if isinstance(content, str):
         return [Message(role=role, content=content)]
-    results, texts, called, thought = [], [], [], ""
+    results: list[Message] = []
+    parts: list[dict[str, Any]] = []
+    called, thought = [], ""
     for block in content:
         if block.type == "tool_result":
-            result = _text(block.content or "")
-            results.append(Message(role="tool", content=result, tool_call_id=block.tool_use_id))
+            result = {
+                "role": "tool",
+                "content": _parts(block.content or ""),
+                "tool_call_id": block.tool_use_id,
+            }
+            results.append(Message.model_validate(result))
         elif block.type == "tool_use":
             if not block.name:
                 raise bad("A tool_use block needs a name.", "messages")
@@ -147,9 +158,9 @@ def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
         elif block.type == "thinking":
             thought += block.thinking or ""
         elif block.type != "redacted_thinking":
-            texts.append(_text([block]))
-    if texts or called or thought or not results:
-        own = {"role": role, "content": "".join(texts), "tool_calls": called or None}
+            parts += _parts([block])
+    if parts or called or thought or not results:
+        own = {"role": role, "content": parts, "tool_calls": called or None}
         results.append(Message.model_validate({**own, "reasoning_content": thought or None}))
     return results
 

@@ -176,7 +176,7 @@ async def detokenize(request: DetokenizeRequest, http: Request) -> DetokenizeRep
 @router.post("/apply-template", response_model=TemplateReply)
 async def apply_template(request: TemplateRequest, http: Request) -> TemplateReply:
     loaded = state_of(http).loaded
-    pieces = await asyncio.to_thread(
+    found = await asyncio.to_thread(
         chat.render, loaded, request.messages, request.tools or (), request.add_generation_prompt
     )
-    return TemplateReply(prompt="".join(pieces))
+    return TemplateReply(prompt=found.text)

@@ -131,25 +131,20 @@ def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
         else:
             messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
     elif item.type == "function_call_output":
-        messages.append({"role": "tool", "content": _text(item.output), "tool_call_id": item.call_id})
+        messages.append({"role": "tool", "content": _parts(item.output), "tool_call_id": item.call_id})
     elif item.type in (None, "message"):
         if item.role is None:
             raise bad("input: a message needs a role.", "input")
-        messages.append({"role": item.role, "content": _text(item.content)})
+        messages.append({"role": item.role, "content": _parts(item.content)})
     elif item.type != "reasoning":
         raise bad(f"input: this server cannot take items of type {item.type!r}.", "input")
 
 
-def _text(content: str | list[InputPart] | None) -> str:
+def _parts(content: str | list[InputPart] | None) -> Any:
+    """What the template makes text of, with notes for what is none."""
     if content is None or isinstance(content, str):
         return content or ""
-    texts = []
-    for part in content:
-        text = part.refusal if part.type == "refusal" else part.text
-        if part.type not in ("input_text", "output_text", "text", "refusal") or text is None:
-            raise bad(f"This model reads text; it cannot take a part of type {part.type!r}.", "input")
-        texts.append(text)
-    return "".join(texts)
+    return [part.model_dump(include={"type", "text", "refusal"}) for part in content]
 
 
 @dataclass

@@ -107,6 +107,17 @@ class ChatRequest(Overflowing):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     stream_options: StreamOptions | None = None
+    add_generation_prompt: bool | None = Field(
+        None, description="false: the prompt ends with the last message."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="false: a last message of the assistant is not continued, but followed by another."
+    )
+    chat_template_kwargs: JsonObject | None = Field(
+        None, description="Names that the model's template reads."
+    )
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = Field(None, max_length=64)
 
     @field_validator("tools")
     @classmethod
