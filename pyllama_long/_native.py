@@ -98,6 +98,10 @@ class CStats(ctypes.Structure):
     _fields_ = [(name, c_int64) for name in ("n_queries", "keys_visible", "keys_read", "n_tokens", "n_runs")]
 
 
+class CInitParams(ctypes.Structure):
+    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
+
+
 class CGgufParams(ctypes.Structure):
     _fields_ = [("no_alloc", c_bool), ("ctx", c_void_p)]
 
@@ -144,6 +148,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "gguf_get_arr_n": (c_size_t, [c_void_p, c_int64]),
     "gguf_get_arr_data": (POINTER(ctypes.c_uint8), [c_void_p, c_int64]),
     "gguf_free": (None, [c_void_p]),
+    "ggml_init": (c_void_p, [CInitParams]),
+    "ggml_free": (None, [c_void_p]),
+    "ggml_set_no_alloc": (None, [c_void_p, c_bool]),
+    "ggml_get_no_alloc": (c_bool, [c_void_p]),
 }
 
 
@@ -405,6 +413,26 @@ def progress_callback(visit: Callable[[float], None]) -> Any:
 
 
 # ---- contexts ----------------------------------------------------------------------------------------------
+
+
+class Interrupt:
+    """Stops the `llama_decode` of a context from any thread, between two operations of its graph: it returns 2 then.
+    Asked after each of them, it must not wait for the interpreter's lock. So what is asked is a C function that
+    reads one bool, ggml_get_no_alloc, of a ggml context that holds nothing else."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._flag = lib.ggml_init(CInitParams(1024, None, False))
+        ask = ctypes.cast(lib.ggml_get_no_alloc, llama_cpp.llama_set_abort_callback.argtypes[1])
+        llama_cpp.llama_set_abort_callback(ctx, ask, self._flag)
+
+    def set(self, on: bool) -> None:
+        lib.ggml_set_no_alloc(self._flag, on)
+
+    def close(self) -> None:
+        """After the context was freed."""
+        if self._flag:
+            lib.ggml_free(self._flag)
+        self._flag = None
 
 
 @dataclass(frozen=True)

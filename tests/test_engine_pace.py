@@ -13,7 +13,7 @@ def step(
     """One step; prompt tokens that it took, and its seconds. A token costs more the deeper it is."""
     n = min(left, pace.room(depth, streams, 512)) if left else 0
     seconds = (plain if streams else 0.0) + n * per_token * (1 + depth / 10_000)
-    pace.measured(streams, n, depth, seconds)
+    pace.measured(streams, [(depth, n)] if n else [], seconds)
     return n, seconds
 
 
@@ -32,11 +32,27 @@ def test_streams_keep_their_share_and_gaps_are_short(per_token: float, plain: fl
     assert max(gaps[1:]) < 0.3 + (64 * per_token if per_token > 1e-2 else 0)
 
 
-def test_without_streams_a_prompt_has_the_whole_batch() -> None:
+def test_without_streams_a_step_is_short_too() -> None:
+    """A newcomer waits for it; but chunks of fewer than 64 tokens cost the prompt too much."""
     pace = Pace(0.2, 0.4)
-    assert pace.room(0, 0, 512) == 512
-    pace.measured(0, 512, 0, 10.0)
-    assert pace.room(512, 0, 512) == 512
+    assert pace.room(0, 0, 512) == 64
+    for seconds, n in ((10.0, 64), (0.02, 512), (1.0, 102)):
+        pace = Pace(0.2, 0.4)
+        pace.measured(0, [(0, 512)], seconds)
+        assert pace.room(0, 0, 512) == n
+    pace.measured(2, [(0, 512)], 1.0)
+    assert (pace.room(0, 2, 512), pace.room(0, 0, 512)) == (0, 102)
+
+
+def test_a_step_of_several_prompts_tells_little_of_each() -> None:
+    """What the deep one takes is not laid to the shallow one."""
+    pace = Pace(0.2, 0.4)
+    pace.measured(0, [(0, 512)], 0.512)
+    pace.measured(0, [(30_000, 512)], 5.12)
+    for _ in range(20):
+        pace.measured(0, [(0, 50), (30_000, 50)], 0.55)
+    assert pace.seconds(0, 10) == pytest.approx(0.01, rel=0.05)
+    assert pace.seconds(30_000, 10) == pytest.approx(0.1, rel=0.05)
 
 
 def test_the_first_chunk_beside_streams_is_small() -> None:
@@ -47,15 +63,15 @@ def test_the_first_chunk_beside_streams_is_small() -> None:
 
 def test_a_prompt_always_goes_on() -> None:
     pace = Pace(0.001, 0.4)
-    pace.measured(1, 0, 0, 5.0)
-    pace.measured(0, 512, 0, 500.0)
+    pace.measured(1, [], 5.0)
+    pace.measured(0, [(0, 512)], 500.0)
     assert pace.room(1000, 1, 512) == 1
 
 
 def test_depth_is_learned() -> None:
     pace = Pace(0.2, 0.4)
-    pace.measured(0, 512, 100, 512 * 1e-3)
-    pace.measured(0, 512, 100_000, 512 * 1e-2)
+    pace.measured(0, [(100, 512)], 512 * 1e-3)
+    pace.measured(0, [(100_000, 512)], 512 * 1e-2)
     assert pace.seconds(100, 10) == pytest.approx(0.01)
     assert pace.seconds(100_000, 10) == pytest.approx(0.1)
     assert 0.01 < pace.seconds(10_000, 10) <= 0.1

@@ -68,13 +68,17 @@ class Context:
             self.context_params.n_ubatch = self.context_params.n_batch
         native = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
         context = loading.open_context(self.model, self.context_params, native)
+        self.ctx: Any = context.ctx
+        self._interrupt = self._stack.enter_context(closing(_native.Interrupt(self.ctx)))
         self._ctx = self._stack.enter_context(closing(context))
-        self.ctx: Any = self._ctx.ctx
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # Also where swa_full keeps every token: other sequences may take the cells that the window has left.
         self._window = llama_cpp.llama_model_n_swa(self.model.model)
         self.n_vocab, self.n_batch = self.model.n_vocab(), self.context_params.n_batch
+        # Where an ubatch cannot be taken back, or its cells were those of tokens before it, it has to be finished.
+        self.can_stop = not self.whole_only and self._memory is not None
+        self.n_ubatch = min(self.n_batch, self.context_params.n_ubatch)
         self.has_phases = self.plan.prefill != self.plan.tail
         self.batch, self.candidates = Batch(self.n_batch), Candidates(self.n_vocab)
         self.rows_at_once = int(min(self.n_batch, max(1, _ROWS_BYTES // (4 * self.n_vocab))))
@@ -105,10 +109,15 @@ class Context:
     # ---- evaluating ----------------------------------------------------------------------------------------
 
     def decode(self, n: int) -> int:
-        """llama_decode of the first n rows of `batch`; its code."""
+        """llama_decode of the first n rows of `batch`; its code, 2 after `stop`."""
         self.batch.batch.n_tokens = n
         log.forget()
         return int(llama_cpp.llama_decode(self.ctx, self.batch.batch))
+
+    def stop(self, on: bool) -> None:
+        """Whether a `decode` ends at once, with nothing done; from any thread. Only where one ubatch holds all of it,
+        and can_stop."""
+        self._interrupt.set(on)
 
     def logits(self, n: int) -> FloatArray:
         """[n, n_vocab] of the n rows that were asked for, in their order; valid until the next `decode`."""

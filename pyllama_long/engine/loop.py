@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pyllama_long.engine.config import EngineConfig
@@ -46,6 +47,8 @@ class Loop:
         self.queue = Queue(self, context, store, config.n_parallel)
         self._embedder = Embedder(self, context)
         self._errors = 0
+        self.passed = 0  # steps in a row without a token of the oldest prompt
+        self._open_step = self._stopped = self._was_stopped = False
         self.turn_began = 0.0  # by time.perf_counter
         self._last_turn, self._resting = time.monotonic(), False
         self.failure: str | None = None  # why the thread has ended by itself
@@ -63,6 +66,9 @@ class Loop:
             if n >= slots:
                 self._check_room(n - slots, n)
             self._arrived.append(job)
+            if self._open_step and len(self.running) < self._config.n_parallel:
+                self._open_step, self._stopped = False, True
+                self._context.stop(True)
         self.wake()
 
     def _check_room(self, excess: int, n: int) -> None:
@@ -193,6 +199,23 @@ class Loop:
             return True
         work = self.running or len(self.queue) or self._embedder.busy
         return bool(work) and time.monotonic() < self._deadline
+
+    @contextmanager
+    def interruptible(self, may_stop: bool) -> Iterator[Callable[[], bool]]:
+        """Around an evaluation that a newcomer may end, so that it does not wait for a long prompt's chunk. Never two
+        of them in a row, so that the long prompt goes on. Gives what says whether it was."""
+        with self._lock:
+            self._stopped = False
+            self._open_step = may_stop and not self._was_stopped and not self._arrived
+        try:
+            yield lambda: self._stopped
+        finally:
+            with self._lock:
+                self._open_step = False
+                if self._stopped:
+                    self._context.stop(False)
+            if may_stop:
+                self._was_stopped = self._stopped
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do although nobody asks."""

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pyllama_long.engine.loop import Loop
 
 _GROW = RESERVE // 4  # cells more for an answer without max_tokens
+_SMALL = 64  # tokens: about what a matrix product takes at a time
+_MOST_PASSED = 3  # steps in a row that do without the oldest prompt
+_OWED_STEPS = 2  # chunks that streams wait for when prompts are short
+_STOPPED = 2  # code of llama_decode
+_REST = 0.1  # of a step that is not filled up with other prompts
 
 
 class Step:
@@ -52,24 +57,50 @@ class Step:
         return job.factor == held.factor or loop.pool.set_factor(held, job.factor)
 
     def _choose(self) -> list[tuple[Job, int]]:
-        """Prompt tokens of this step: the shortest rest may take half of the room, the oldest has the rest."""
-        readers = [job for job in self._loop.running if not job.writing]
+        """Prompt tokens of this step. Prompts that end in it go before the others, shortest first, and alone, so
+        that their first tokens do not wait for what longer ones need; streams wait for them a little. After
+        _MOST_PASSED such steps the oldest prompt has its part of one. Otherwise the shortest may take half of the time,
+        the oldest has the rest."""
+        loop, pace, streams, depth = self._loop, self._loop.pace, len(self._writers), self._depth
+        readers = [job for job in loop.running if not job.writing]
         if not readers:
             return []
-        oldest = readers[0]
-        assert oldest.held is not None
-        rows = self._context.n_batch - len(self._writers)
-        room = self._loop.pace.room(oldest.held.n, len(self._writers), self._context.n_batch)
-        shortest = min(readers, key=lambda job: job.wants)
+        oldest, rows = readers[0], self._context.n_batch - streams
+        readers.sort(key=lambda job: (pace.seconds(depth(job), job.wants), job.wants))
         parts: dict[Job, int] = {}
-        if shortest is not oldest and room > 1:
-            parts[shortest] = self._part(shortest, room // 2, rows)
-        for job in readers:
-            left = sum(parts.values()) - parts.get(job, 0)
-            n = self._part(job, room - left, rows - left)
-            if n > parts.get(job, 0):
-                parts[job] = n
+        if loop.passed < _MOST_PASSED and not pace.owes(streams, _OWED_STEPS):
+            parts = self._ending(readers, rows)
+        if not parts:
+            if pace.owes(streams):
+                return []
+            share, order = 1.0, dict.fromkeys([readers[0], oldest, *readers])
+            for job in order:
+                whole = pace.tokens(depth(job), streams, self._context.n_batch)
+                half = 0.5 if job is readers[0] is not oldest else share
+                n = self._part(job, int(half * whole), rows - sum(parts.values()))
+                if n:
+                    parts[job], share = n, share - n / whole
+                if share < _REST:
+                    break
+        loop.passed = 0 if oldest in parts else loop.passed + 1
         return list(parts.items())
+
+    def _ending(self, readers: list[Job], rows: int) -> dict[Job, int]:
+        """The shortest prompts that can be read to their ends in one step, in about twice the time of the first one."""
+        parts: dict[Job, int] = {}
+        for job in readers:
+            n = sum(parts.values())
+            most = self._loop.pace.tokens(self._depth(job), len(self._writers), self._context.n_batch)
+            most = max(_SMALL, 2 * readers[0].wants) - n if parts else max(most, _SMALL)
+            if self._part(job, min(most, job.wants), rows - n) < job.wants:
+                break
+            parts[job] = job.wants
+        return parts
+
+    @staticmethod
+    def _depth(job: Job) -> int:
+        assert job.held is not None
+        return job.held.n
 
     def _part(self, job: Job, room: int, rows: int) -> int:
         """About `room` tokens of a prompt, at most `rows`: never fewer than LEAST while there are more, so that its
@@ -92,8 +123,11 @@ class Step:
             if self._loop.pool.make_room(n):
                 before = self._context.stats()
                 begin = time.perf_counter()
-                code = self._context.decode(n)
+                with self._loop.interruptible(self._may_stop(n)) as stopped:
+                    code = self._context.decode(n)
                 self._decoding += time.perf_counter() - begin
+                if code == _STOPPED and stopped():
+                    return
                 if code == 0:
                     self._done(n_out, before)
                     return
@@ -101,6 +135,11 @@ class Step:
                     self._failed(code)
                     return
             self._shrink()
+
+    def _may_stop(self, n: int) -> bool:
+        """Whether a newcomer may end the step before its end, for it to be begun again later."""
+        goes_on = any(n < job.wants for job, n in self._parts)
+        return goes_on and self._context.can_stop and n <= self._context.n_ubatch
 
     def _fill(self) -> tuple[int, int]:
         """Writes the batch; its rows, and how many of them have logits."""
@@ -152,7 +191,7 @@ class Step:
 
     def _done(self, n_out: int, before: tuple[int, int]) -> None:
         pool = self._loop.pool
-        depth = self._parts[0][0].held.n if self._parts else 0  # type: ignore[union-attr]
+        parts = [(self._depth(job), n) for job, n in self._parts]
         self._count_keys(before)
         for job in self._writers:
             assert job.held is not None
@@ -167,11 +206,10 @@ class Step:
             assert rows is not None
             self._sample(job, at, rows[out])
             at, out = at + 1, out + 1
-        n_prompt = 0
         for job, n in self._parts:
-            at, n_prompt = at + n, n_prompt + n
+            at += n
             out = self._read(job, n, at, out, rows)
-        self._count_time(len(self._writers), n_prompt, depth)
+        self._count_time(len(self._writers), parts)
 
     def _read(self, job: Job, n: int, at: int, out: int, rows: FloatArray | None) -> int:
         """After a chunk of n prompt tokens, whose last row is at - 1; returns the first logits row after it."""
@@ -226,9 +264,10 @@ class Step:
             job.keys_visible += seen
             job.keys_read += seen * share
 
-    def _count_time(self, streams: int, n_prompt: int, depth: int) -> None:
+    def _count_time(self, streams: int, parts: list[tuple[int, int]]) -> None:
         counters, whole = self._loop.counters, time.perf_counter() - self._loop.turn_began
-        self._loop.pace.measured(streams, n_prompt, depth, whole)
+        n_prompt = sum(n for _, n in parts)
+        self._loop.pace.measured(streams, parts, whole)
         counters.steps += 1
         counters.mix("step_ms", 1000 * whole)
         counters.mix("overhead_ms", 1000 * (whole - self._decoding - self._sampling))
