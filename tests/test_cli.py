@@ -77,11 +77,16 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--facts", "0"], "--facts"),
         (
             ["complete", "text", "--ctx", "99999999999"],
-            "'--ctx': Input should be less than or equal to 2147483647",
+            "'--ctx': 99999999999 is not from 0 to 2,147,483,647 tokens",
         ),
         (["complete", "text", "--threads", "513"], "'--threads': Input should be less than or equal to 512"),
         (["complete", "text", "--tail", "zzz"], "--tail must be the end of the prompt, which 'zzz' is not"),
-        (["demo", "--length", "1000000000000"], "'--length': Input should be less than or equal to 16777216"),
+        (
+            ["demo", "--length", "1000000000000"],
+            "'--length': 1000000000000 is not from 0 to 16,777,216 tokens",
+        ),
+        (["chat", "--ctx", "1.0001k"], "'--ctx': 1.0001k is not a whole number of tokens"),
+        (["plan", "exact", "--length", "4x"], "4x is in times of a trained length, and there is no model"),
         (["demo", "--length", "5"], "--length 5 has no room for --facts 10: give at least --length "),
         (["demo", "--length", "600", "--facts", "69"], "--length 600 has no room for --facts 69"),
         *(
@@ -272,7 +277,9 @@ def test_the_context_grows_with_the_prompt(capsys: pytest.CaptureFixture[str]) -
     report = json.loads(capsys.readouterr().out)
     assert report["usage"]["prompt_tokens"] > 512 and report["context"] > report["usage"]["prompt_tokens"]
     assert report["rope"] == "rerope(128)+logn"
-    assert "exceed context window of 512" in failed(capsys, ["complete", long, "--ctx", "512"], 1)
+    assert "do not fit into the context of 512: shorten the text, or use a larger --ctx" in failed(
+        capsys, ["complete", long, "--ctx", "512"], 1
+    )
 
 
 # ---- chat ----
@@ -380,3 +387,52 @@ def test_choosing_a_file_of_the_hub() -> None:
     assert hub.parts(split[0]) == split
     with pytest.raises(common.CommandError, match="owner/name"):
         hub.download("not a repository")
+
+
+# ---- chat ----
+
+
+def test_read_takes_names_and_questions_as_people_write_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyllama_long.cli.chat import file_and_question
+
+    monkeypatch.chdir(tmp_path)
+    Path("two words.txt").write_text("x")
+    for line, path, question in (
+        ("a.txt", "a.txt", ""),
+        ("a.txt what's in it?", "a.txt", "what's in it?"),
+        ('a.txt say "hello" and \'bye', "a.txt", 'say "hello" and \'bye'),
+        ("'a b.txt' what's in it?", "a b.txt", "what's in it?"),
+        ('"a b.txt"', "a b.txt", ""),
+        ("a\\ b.txt why", "a b.txt", "why"),
+        ("two words.txt", "two words.txt", ""),
+        ("two words.txt what's   there", "two words.txt", "what's   there"),
+    ):
+        assert file_and_question(line) == (Path(path), question), line
+    with pytest.raises(common.CommandError, match="the quote ' has no end"):
+        file_and_question("'a b.txt")
+
+
+def test_chat_says_what_is_missing_and_what_was_cut(tmp_path: Path) -> None:
+    whole = Path(common.__file__).parents[1] / "data" / "demo.gguf"
+    path = tmp_path / "plain.gguf"
+    path.write_bytes(whole.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_templatX"))
+    chat = program("chat", "-m", str(path), "--max-tokens", "3", "--temp", "0", stdin="hello\n")
+    assert "this file has no chat template" in chat.stdout
+    assert "cut by --max-tokens 3" in chat.stdout
+    assert "no chat template" not in program("chat", "--max-tokens", "3", stdin="hello\n").stdout
+
+
+def test_warnings_are_one_line_without_a_place() -> None:
+    shown = program("complete", "text", "--ctx", "64", "--max-tokens", "500")
+    assert shown.returncode == 0
+    [line] = [line for line in shown.stderr.splitlines() if "warning" in line]
+    assert line.startswith("pyllama-long: warning: --max-tokens 500 does not fit") and "--ctx" in line
+    assert "sys:1" not in shown.stderr and "n_ctx" not in shown.stderr
+
+
+def test_lengths_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for text, tokens in (("4k", 4096), ("4K", 4096), ("8x", 4096), ("4096", 4096), ("0.5k", 512)):
+        assert cli.run(["inspect", "--ctx", text, "--json"]) == 0
+        assert [row["n_ctx"] for row in json.loads(capsys.readouterr().out)["choices"]] == [tokens]

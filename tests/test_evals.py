@@ -261,11 +261,11 @@ def test_what_is_scored_is_the_tail_of_a_plan(demo_model: str) -> None:
 
 
 def test_lengths_in_tokens_and_in_times_the_trained_length() -> None:
-    assert grid.parse_lengths("4x, 1x,512,0.5x,700", 512) == (256, 512, 700, 2048)
+    assert grid.parse_lengths("4x, 1x,512,0.5x,700,2k,1.5K", 512) == (256, 512, 700, 1536, 2048)
     for text, n_train, message in (
         ("1x", 0, "in tokens"),
         ("0", 512, "is not from 1"),
-        ("4k", 512, "no length"),
+        ("4q", 512, "no length"),
     ):
         with pytest.raises(EvalError, match=message):
             grid.parse_lengths(text, n_train)
@@ -401,3 +401,42 @@ def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
         assert (tmp_path / f"{task}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(EvalError, match=r"give x\.png"):
         plot.check_plot(Path("x.svg"))
+
+
+def test_lengths_that_nobody_asked_for_end_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
+    from pyllama_long.cli import eval as command
+
+    cells = grid.cells(["auto"], ["auto"], [512, 2048, 819_200])
+    for bounded, allowed in ((True, {512, 2048}), (False, {512, 2048, 819_200})):
+        view = command.View(cells, bounded)
+        assert view.begin(cells[0])
+        view.estimate(1.0, 10)
+        assert view.allowed == allowed
+        said = " ".join(capsys.readouterr().err.split())
+        assert "about 4 hours in all" in said
+        assert ("819,200 tokens are left out; --lengths 1x,4x,16x,32x,100x takes all" in said) == bounded
+        assert view.begin(cells[2]) != bounded
+
+
+def test_answers_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "answers.json"
+    options = ["--lengths", "512", "--samples", "2", "--depths", "2", "--answers", str(path)]
+    assert cli.run(["eval", "needle", *options]) == 0
+    printed = capsys.readouterr()
+    answers = json.loads(path.read_text())
+    assert len(answers) == 4 and all(answer["length"] == 512 for answer in answers)
+    for answer in answers:
+        assert answer["value"] in answer["needle"] and answer["right"] == (
+            answer["value"] in answer["answer"]
+        )
+    assert "n = 4 questions per figure, 2 at each depth: 0%, 100%" in printed.out
+    assert "auto at 512: RoPE native, attention exact" in printed.out
+    assert "1/1: auto, auto, 512" in printed.err
+    assert cli.run(["eval", "needle", "--answers", str(tmp_path / "none" / "a.json")]) == 1
+
+
+def test_no_key_looks_like_code() -> None:
+    text = " ".join(f"{w} class return lambda import public string" for w in "abcd efgh ijkl mnop".split())
+    words = "".join(f" {a}{b}{a}{b}" for a in "bdfgklmnprst" for b in "aeiou")
+    found = Haystack.of_text(f"{text}. {words}.")
+    assert not {"class", "return", "lambda", "import", "public", "string"} & set(found.words)

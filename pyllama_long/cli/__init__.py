@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, NoReturn, TextIO
 
@@ -56,6 +57,7 @@ def main() -> NoReturn:
     _open_what_is_closed()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         _take_any_text(stream)
+    warnings.showwarning = _warn
     sys.exit(run(sys.argv[1:]))
 
 
@@ -87,6 +89,9 @@ def _report(error: Exception) -> int:
         return _fail(str(error), 2)
     if type(error).__name__ == "Abort":
         return _fail("stopped", 130)
+    if type(error).__name__ == "ContextOverflow":
+        most = f"{error.n_tokens:,} tokens and an answer do not fit into the context of {error.n_ctx:,}"  # type: ignore[attr-defined]
+        return _fail(f"{most}: shorten the text, or use a larger --ctx", 1)
     if (
         isinstance(error, (CommandError, GGUFError, ImportError))
         or type(error).__module__ == "pyllama_long.errors"
@@ -97,6 +102,14 @@ def _report(error: Exception) -> int:
     if isinstance(error, MemoryError):
         return _fail("not enough memory: try a smaller --ctx, or --kv-type q8_0", 1)
     return _fail(f"{type(error).__name__}: {error} (PYLLAMA_DEBUG=1 shows where)", 1)
+
+
+def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
+    """Warnings are for the user: without the place in the source that they come from."""
+    text = " ".join(str(message).split())
+    for ours, option in (("n_ctx", "--ctx"), ("max_tokens=", "--max-tokens ")):
+        text = text.replace(ours, option)
+    print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -71,6 +71,8 @@ def command(
     chat = Chat(llm, sampling, prefill, out, plain(system))
     lines = open_input(state_folder() / "history", sorted(chat.commands))
     out.print(Text(f"{options.path().name}, {llm.n_ctx():,} tokens of context; /help for help", style="dim"))
+    if not options.info().chat_template:
+        chat.note(f"this file has no chat template: messages are put as {llm.chat_format!r} has them")
     while True:
         try:
             if not chat.take(lines.read()):
@@ -128,11 +130,12 @@ class Chat:
         """Streams an answer to the last message. False: it gave none, and the message is taken back."""
         from pyllama_long.errors import Cancelled, ContextOverflow
 
-        said, why = "", ""
+        said, why, reason = "", "", None
         n, first, ended = 0, 0.0, 0.0
         try:
             with self.prefill.reading(self.llm.n_batch), stopped_by_ctrl_c(self.llm):
                 for chunk in self.chunks():
+                    reason = chunk["choices"][0]["finish_reason"] or reason
                     piece = chunk["choices"][0]["delta"].get("content")
                     if piece:
                         ended = time.perf_counter()
@@ -151,6 +154,10 @@ class Chat:
             self.out.print()
         else:
             self.messages.pop()
+        if reason == "length" and not why:
+            full = self.llm.n_tokens + 1 >= self.llm.n_ctx()
+            why = "cut: the context is full: /clear, or use a larger --ctx"
+            why = why if full else f"cut by --max-tokens {self.sampling.max_tokens}"
         if why:
             self.note(why)
         decode = f", {(n - 1) / (ended - first):,.1f} tokens/s written" if n > 1 and ended > first else ""
@@ -165,18 +172,15 @@ class Chat:
 
     def read(self, rest: str) -> None:
         """FILE [QUESTION]: put a text file before the next message, or before QUESTION"""
-        try:
-            words = shlex.split(rest)
-        except ValueError as error:
-            raise CommandError(f"/read: {error}") from None
-        if not words:
+        if not rest:
             raise CommandError("/read needs a file: /read FILE [QUESTION]")
-        text = read_text(Path(words[0]).expanduser())
+        path, question = file_and_question(rest)
+        text = read_text(path.expanduser())
         n = len(self.llm.tokenize(text.encode(), add_bos=False))
         self.attached.append(text)
-        self.note(f"{words[0]}: {n:,} tokens" + ("" if words[1:] else ", read with your next message"))
-        if words[1:]:
-            self.say(" ".join(words[1:]))
+        self.note(f"{path}: {n:,} tokens" + ("" if question else ", read with your next message"))
+        if question:
+            self.say(question)
 
     def clear(self, rest: str) -> None:
         """forget the conversation"""
@@ -225,6 +229,29 @@ class Chat:
 
     def note(self, text: str) -> None:
         self.out.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def file_and_question(rest: str) -> tuple[Path, str]:
+    """The path that a line begins with, and what follows it: in quotes, with backslashes before blanks, or as it is
+    where such a file exists."""
+    if rest[0] in "'\"":
+        end = rest.find(rest[0], 1)
+        if end < 0:
+            raise CommandError(f"/read: the quote {rest[0]} has no end")
+        return Path(rest[1:end]), rest[end + 1 :].strip()
+    words = re.split(r"(?<!\\)\s+", rest)
+    for n in range(len(words), 1, -1):  # a name with blanks in it, the longest there is
+        found = re.match(r"\s+".join(map(re.escape, words[:n])), rest)
+        if found is not None and _exists(found[0]):
+            return Path(found[0]), rest[found.end() :].strip()
+    return Path(re.sub(r"\\(.)", r"\1", words[0])), rest[len(words[0]) :].strip()
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 @contextmanager

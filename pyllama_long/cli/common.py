@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from pyllama_long import lengths
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import KV_TYPES, ModelInfo, model_info
 
@@ -46,6 +47,23 @@ def _precision(value: str) -> str:
     if value not in PRECISIONS:
         raise typer.BadParameter(f"{value!r}; known: {', '.join(PRECISIONS)}")
     return value
+
+
+def length(least: int = 1, most: int = MOST_CTX, times: bool = True) -> Callable[[str], int]:
+    """A parser of options that are lengths. times: also in times of the trained length."""
+
+    def parse(value: str | int) -> int:
+        try:
+            found = lengths.parse(str(value), least, most) if not isinstance(value, int) else value
+        except lengths.LengthError as error:
+            raise typer.BadParameter(str(error)) from None
+        if isinstance(found, lengths.Times) and not times:
+            raise typer.BadParameter(
+                f"{value} is in times of a trained length, and there is no model: give tokens"
+            )
+        return found
+
+    return parse
 
 
 _MODEL, _SAMPLING = "Model", "Sampling"
@@ -88,7 +106,10 @@ Rope = Annotated[
 Ctx = Annotated[
     int,
     typer.Option(
-        min=0, max=MOST_CTX, metavar="N", help="Context in tokens; 0: chosen.", rich_help_panel=_MODEL
+        parser=length(0),
+        metavar="N",
+        help="Context: tokens (8192, 128k) or times the trained length (4x); 0: chosen.",
+        rich_help_panel=_MODEL,
     ),
 ]
 KvType = Annotated[
@@ -182,6 +203,13 @@ class ModelOptions:
     def info(self) -> ModelInfo:
         return model_info(self.path())
 
+    def n_ctx(self, chosen: int) -> int:
+        """What --ctx says, in tokens; without it, `chosen`."""
+        try:
+            return lengths.in_tokens(self.ctx, self.info().n_train, MOST_CTX) if self.ctx else chosen
+        except lengths.LengthError as error:
+            raise CommandError(f"--ctx: {error}") from None
+
     def open(self, n_ctx: int, progress: Callable[[int, int], None] | None = None) -> LongLlama:
         """Loads the model; n_ctx is for when --ctx is not given."""
         info = self.info()
@@ -192,7 +220,7 @@ class ModelOptions:
         threads = {"n_threads": self.threads, "n_threads_batch": self.threads} if self.threads else {}
         return LongLlama(
             str(self.path()),
-            n_ctx=self.ctx or n_ctx,
+            n_ctx=self.n_ctx(n_ctx),
             attention=self.attention,
             rope=self.rope,
             kv_type=self.kv_type,

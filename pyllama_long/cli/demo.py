@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyllama_long.cli import common
 from pyllama_long.cli.common import CommandError, Json, ModelOptions, Prefill, clean
 from pyllama_long.demo import Answer, Fact, Reading, build_document, interview, most_facts, shortest
 
@@ -39,10 +40,9 @@ def command(
     length: Annotated[
         int,
         typer.Option(
-            min=0,
-            max=_MOST_TOKENS,
+            parser=common.length(0, _MOST_TOKENS, times=False),
             metavar="N",
-            help="Tokens of the document; 0: 100 times the trained length.",
+            help="Tokens of the document (100000, 100k); 0: 100 times the trained length.",
         ),
     ] = 0,
     facts: Annotated[

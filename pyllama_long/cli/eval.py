@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +40,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "pairs": {"depths": 5, "samples": 10, "text": None, "pairs": 100},
     "perplexity": {"text": None, "windows": 10, "last": 256},
 }
+LENGTHS = "1x,4x,16x,32x,100x"
+MOST_MINUTES = 15  # that lengths nobody has asked for may take
+_LINE_SECONDS = 10  # between two lines of progress where there is no terminal
 _RETRIEVAL, _PERPLEXITY = "Needle and pairs", "Perplexity"
 Measure = Callable[["LongLlama", int], list[Row]]
 
@@ -64,8 +69,13 @@ def command(
     model: common.Model = None,
     hub: common.Hub = None,
     lengths: Annotated[
-        str, typer.Option(metavar="N,...", help="In times the trained length (4x) or in tokens (8192).")
-    ] = "1x,4x,16x,32x,100x",
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="In times the trained length (4x) or in tokens (8192, 8k).",
+            show_default=f"{LENGTHS}, as far as {MOST_MINUTES} minutes go",
+        ),
+    ] = None,
     rope: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,6 +116,12 @@ def command(
     lora: common.Lora = None,
     lora_scale: common.LoraScale = 1.0,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
+    answers_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", metavar="FILE", help="Keep the questions and the model's answers, as JSON."
+        ),
+    ] = None,
     plot_to: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it (needs matplotlib).")
     ] = None,
@@ -126,7 +142,7 @@ def command(
     options = ModelOptions(model, hub, kv_type=kv_type, precision=precision, threads=threads, **adapter)
     info = options.info()
     try:
-        tokens = grid.parse_lengths(lengths, info.n_train)
+        tokens = grid.parse_lengths(lengths or LENGTHS, info.n_train)
     except EvalError as error:
         raise typer.BadParameter(str(error), param_hint="--lengths") from None
     if plot_to is not None:
@@ -139,8 +155,13 @@ def command(
         if plan != "upstream":
             AttentionPlan.parse(plan, n_train=info.n_train or None)
     cells = grid.cells(grid.policies(rope or ["auto"], info.n_train, tokens), plans, tokens)
-    view = View(cells)
-    measure = measure_of(task, own, tokens, seed, view)
+    view = View(cells, bounded=lengths is None)
+    answers: list[dict[str, Any]] = []
+    measure = measure_of(task, own, tokens, seed, view, answers)
+    if answers_to is not None:
+        if task == "perplexity":
+            raise typer.BadParameter("--answers belongs to needle and pairs, not to perplexity")
+        write_answers(answers_to, answers)
 
     def open_model(cell: Cell) -> LongLlama:
         chosen = replace(options, attention=cell.plan, rope=cell.rope)
@@ -151,8 +172,14 @@ def command(
     try:
         with view.bar:
             for cell in cells:
-                view.begin(cell)
+                if not view.begin(cell):
+                    continue
+                first = len(answers)
                 rows += grid.run(cell, open_model, measure)
+                for answer in answers[first:]:
+                    answer.update(rope=cell.rope, plan=cell.plan, length=cell.length)
+                if answers_to is not None:
+                    write_answers(answers_to, answers)
     except KeyboardInterrupt:
         stopped = True
     if not as_json:
@@ -164,6 +191,13 @@ def command(
         raise KeyboardInterrupt
     if all("error" in row for row in rows):
         raise CommandError(f"nothing could be measured: {rows[0]['error']}")
+
+
+def write_answers(path: Path, answers: Sequence[dict[str, Any]]) -> None:
+    try:
+        path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def task_options(task: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +223,15 @@ def choose_phrasings(names: str) -> tuple[Phrasing, ...]:
     return tuple(known[name] for name in dict.fromkeys(asked))
 
 
-def measure_of(task: str, own: dict[str, Any], lengths: Sequence[int], seed: int, view: View) -> Measure:
-    """What a task does with a model at a length."""
+def measure_of(
+    task: str,
+    own: dict[str, Any],
+    lengths: Sequence[int],
+    seed: int,
+    view: View,
+    answers: list[dict[str, Any]],
+) -> Measure:
+    """What a task does with a model at a length. answers: where the model's are kept."""
     text = None if own["text"] is None else read_text(own["text"])
     if task == "perplexity":
         from pyllama_long.evals import perplexity
@@ -208,36 +249,98 @@ def measure_of(task: str, own: dict[str, Any], lengths: Sequence[int], seed: int
     needles = Retrieval(
         haystack, own.get("phrasings", PAIRS), own["depths"], own["samples"], own.get("pairs"), seed
     )
-    return lambda llm, length: retrieval.measure(needles, llm, length, view.document)
+    return lambda llm, length: retrieval.measure(needles, llm, length, view.document, answers.append)
 
 
 class View:
-    """One line on stderr, where that is a terminal: which cell, which document, how many tokens of it."""
+    """Which cell, which document, how many tokens of it: a bar on stderr where that is a terminal, else lines; and how
+    long it will take.
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.cells, self.done = cells, -1
-        console = Console(stderr=True)
+    bounded: lengths that take the whole beyond MOST_MINUTES are left out, unless the user wants them.
+    """
+
+    def __init__(self, cells: Sequence[Cell], bounded: bool = False) -> None:
+        self.cells, self.bounded, self.done = cells, bounded, -1
+        self.allowed = {cell.length for cell in cells}
+        self.console = Console(stderr=True, highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
             TimeElapsedColumn(),
-            console=console,
+            console=self.console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("", total=1)
+        self.label, self.said, self.began, self.estimated = "", 0.0, 0.0, False
 
-    def begin(self, cell: Cell) -> None:
+    def begin(self, cell: Cell) -> bool:
+        """Whether the cell is measured."""
+        if self.began and not self.estimated:  # the cells have one document each
+            self.estimated = True
+            self.estimate(time.monotonic() - self.began, 1)
         self.done += 1
+        self.cell = cell
         self.label = f"{self.done + 1}/{len(self.cells)}: {cell.rope}, {cell.plan}, {cell.length:,}"
         self.bar.update(self.task, description=self.label, completed=0, total=cell.length)
+        if cell.length in self.allowed:
+            self.line(self.label)
+        return cell.length in self.allowed
 
     def document(self, i: int, n: int) -> None:
         self.bar.update(self.task, description=f"{self.label}, document {i + 1}/{n}", completed=0)
+        now = time.monotonic()
+        if i == 0:
+            self.began = now
+        elif not self.estimated:
+            self.estimated = True
+            self.estimate(now - self.began, n)
+        if now - self.said >= _LINE_SECONDS:
+            self.line(f"{self.label}, document {i + 1}/{n}")
 
     def progress(self, done: int, total: int) -> None:
         self.bar.update(self.task, completed=done, total=total)
+        if time.monotonic() - self.said >= _LINE_SECONDS:
+            self.line(f"{self.label}, {done:,}/{total:,} tokens")
+
+    def line(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.said = time.monotonic()
+            self.console.print(text, markup=False, soft_wrap=True)
+
+    def estimate(self, seconds: float, n: int) -> None:
+        """After the first of n documents of the first cell: says what all take, and leaves out what takes too long."""
+        per_token = seconds / self.cell.length
+        left, total = self.cells[self.done :], 0.0
+        for length in sorted({cell.length for cell in left}):
+            total += sum(cell.length == length for cell in left) * n * length * per_token
+            if self.bounded and total > 60 * MOST_MINUTES and length != self.cell.length:
+                self.allowed.discard(length)
+        self.console.print(
+            f"about {duration(total)} in all, or more: long texts take longer per token", soft_wrap=True
+        )
+        dropped = sorted({cell.length for cell in left} - self.allowed)
+        if not dropped:
+            return
+        named = ", ".join(f"{length:,}" for length in dropped)
+        if self.console.is_terminal and sys.stdin.isatty():
+            self.bar.stop()
+            if typer.confirm(f"that is over {MOST_MINUTES} minutes: measure {named} tokens too?", err=True):
+                self.allowed.update(dropped)
+            self.bar.start()
+        else:
+            self.console.print(
+                f"over {MOST_MINUTES} minutes: {named} tokens are left out; --lengths {LENGTHS} takes all",
+                soft_wrap=True,
+            )
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int) -> None:
@@ -252,8 +355,27 @@ def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int)
         shown = [figure([row for row in mine if row["length"] == n]) for n in lengths]
         table.add_row(Text(rope), Text(plan), *shown)
     out.print(table)
+    for line in notes(rows):
+        out.print(Text(line, style="dim"), soft_wrap=True)
     for reason in dict.fromkeys(row["error"] for row in rows if "error" in row):
         out.print(Text(f"refused: {reason}"), soft_wrap=True)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """How much a figure stands on, and what `auto` became."""
+    found = []
+    asked = [row for row in rows if row.get("depth") is not None and "error" not in row]
+    if asked:
+        first = [row for row in asked if all(row[key] == asked[0][key] for key in ("rope", "plan", "length"))]
+        depths = ", ".join(f"{row['depth']:.0%}" for row in first)
+        n = sum(row["samples"] for row in first)
+        found.append(f"n = {n} questions per figure, {first[0]['samples']} at each depth: {depths}")
+    for row in rows:
+        if "auto" in (row["rope"], row["plan"]) and "error" not in row:
+            used = [f"RoPE {row['rope_used']}"] if row["rope"] == "auto" else []
+            used += [f"attention {row['plan_used']}"] if row["plan"] == "auto" else []
+            found.append(f"auto at {row['length']:,}: {', '.join(used)}")
+    return list(dict.fromkeys(found))
 
 
 def figure(rows: Sequence[Row]) -> str:

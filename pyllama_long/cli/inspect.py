@@ -12,7 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyllama_long.cli.common import Attention, Hub, Json, KvType, ModelOptions, Rope, available_memory, size
+from pyllama_long.cli.common import (
+    Attention,
+    Ctx,
+    Hub,
+    Json,
+    KvType,
+    ModelOptions,
+    Rope,
+    available_memory,
+    size,
+)
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import KV_TYPES, ModelInfo
 from pyllama_long.plan import ALL, choose_plan
@@ -22,6 +32,7 @@ EXAMPLES = """\b
 [b]Examples[/b]
   pyllama-long inspect model.gguf
   pyllama-long inspect --hf ggml-org/gemma-3-1b-it-GGUF
+  pyllama-long inspect model.gguf --ctx 128k
   pyllama-long inspect model.gguf --kv-type q8_0 --json
 """
 _STEPS = (1, 4, 16, 100)  # times the trained length
@@ -35,11 +46,14 @@ def command(
     attention: Attention = "auto",
     rope: Rope = "auto",
     kv_type: KvType = "f16",
+    ctx: Ctx = 0,
     as_json: Json = False,
 ) -> None:
     """Show a model's architecture, trained length, RoPE keys, memory needs, and what would be chosen."""
-    info = ModelOptions(model=model, hub=hub).info()
-    lengths = [step * info.n_train for step in _STEPS]
+    options = ModelOptions(model=model, hub=hub, ctx=ctx)
+    info = options.info()
+    steps = [step * info.n_train for step in _STEPS if info.n_train]
+    lengths = [options.n_ctx(0)] if ctx else steps
     report = {
         **asdict(info),
         "kv_bytes_per_token": {kind: info.kv_bytes_per_token(kind) for kind in KV_TYPES},

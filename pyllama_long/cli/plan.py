@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyllama_long.cli import common
 from pyllama_long.cli.common import CommandError, Json
 from pyllama_long.plan import AttentionPlan
 
@@ -30,7 +31,10 @@ def command(
         str, typer.Argument(metavar="PLAN", help="A plan or the name of a preset.", show_default=False)
     ],
     length: Annotated[
-        int, typer.Option(min=1, max=_MOST_TOKENS, metavar="N", help="Tokens in the drawing.")
+        int,
+        typer.Option(
+            parser=common.length(1, _MOST_TOKENS, times=False), metavar="N", help="Tokens in the drawing."
+        ),
     ] = 16384,
     head: Annotated[
         int,
@@ -43,7 +47,10 @@ def command(
         int | None, typer.Option(min=0, metavar="N", help="Queries at the end that are in the tail phase.")
     ] = None,
     trained: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trained length of the model, for `skim`.")
+        int | None,
+        typer.Option(
+            parser=common.length(times=False), metavar="N", help="Trained length of the model, for `skim`."
+        ),
     ] = None,
     width: Annotated[int, typer.Option(min=8, max=512, metavar="N", help="Characters per line.")] = 64,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the drawing as a PNG too.")] = None,

@@ -145,7 +145,7 @@ def command(
     folder = cache_dir.expanduser() if cache_dir is not None else None
     config = {
         "model_path": str(path),
-        "n_ctx": ctx or options.default_ctx(),
+        "n_ctx": options.n_ctx(0) or options.default_ctx(),
         "n_parallel": parallel,
         "max_queue": queue,
         "attention": attention,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pyllama_long import lengths
 from pyllama_long.errors import DecodeError
 from pyllama_long.evals import EvalError
 from pyllama_long.rope import RopeError, RopePolicy
@@ -36,7 +36,6 @@ POLICIES = (
     "rerope+logn",
 )
 Row: TypeAlias = dict[str, Any]
-_LENGTH = re.compile(r"(?P<times>\d+(?:\.\d+)?)x|(?P<tokens>\d+)")
 _MOST_TOKENS = 1 << 28
 
 
@@ -50,29 +49,26 @@ class Cell:
 
 
 def parse_lengths(text: str, n_train: int) -> tuple[int, ...]:
-    """`1x,4x,8192` in tokens, ascending; n_train: the trained length, 0 when unknown. Raises EvalError."""
+    """`1x,4x,8192,16k` in tokens, ascending; n_train: the trained length, 0 when unknown. Raises EvalError."""
     found = set()
-    for piece in (piece.strip() for piece in text.split(",")):
-        match = _LENGTH.fullmatch(piece)
-        if match is None:
-            raise EvalError(f"{piece!r} is no length: write 4x (times the trained length) or 8192 (tokens)")
-        if match["times"] and not n_train:
-            raise EvalError(f"the model does not say its trained length: write {piece} in tokens")
-        length = int(match["tokens"]) if match["tokens"] else round(float(match["times"]) * n_train)
-        if not 1 <= length <= _MOST_TOKENS:
-            raise EvalError(f"{piece} is not from 1 to {_MOST_TOKENS:,} tokens")
-        found.add(length)
+    for piece in text.split(","):
+        try:
+            found.add(
+                max(1, lengths.in_tokens(lengths.parse(piece, most=_MOST_TOKENS), n_train, _MOST_TOKENS))
+            )
+        except lengths.LengthError as error:
+            raise EvalError(str(error)) from None
     return tuple(sorted(found))
 
 
-def policies(asked: Iterable[str], n_train: int, lengths: Sequence[int]) -> tuple[str, ...]:
+def policies(asked: Iterable[str], n_train: int, at: Sequence[int]) -> tuple[str, ...]:
     """The policies asked for, `all` being POLICIES. Raises RopeError for one that cannot be read."""
     found: list[str] = []
     for text in asked:
         if text.strip() == "all":
-            found += [policy for policy in POLICIES if _is_known(policy, n_train, lengths[0])]
+            found += [policy for policy in POLICIES if _is_known(policy, n_train, at[0])]
         else:
-            for length in lengths:
+            for length in at:
                 RopePolicy.parse(text, n_train=n_train or None, n_ctx=length)
             found.append(text)
     return tuple(dict.fromkeys(found))
@@ -86,8 +82,8 @@ def _is_known(text: str, n_train: int, length: int) -> bool:
     return True
 
 
-def cells(ropes: Iterable[str], plans: Sequence[str], lengths: Sequence[int]) -> list[Cell]:
-    return [Cell(rope, plan, length) for rope in ropes for plan in plans for length in lengths]
+def cells(ropes: Iterable[str], plans: Sequence[str], at: Sequence[int]) -> list[Cell]:
+    return [Cell(rope, plan, length) for rope in ropes for plan in plans for length in at]
 
 
 def run(

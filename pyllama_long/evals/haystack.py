@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import keyword
 import random
 import re
 from collections import Counter
@@ -19,6 +20,14 @@ _WORD = re.compile(r"(?<![\w'-])[a-z]{4,9}(?![\w'-])")
 _MOST_WORDS = 60  # of a sentence; longer ones are cut
 _COMMONEST = 300  # words at most that are too common to be keys
 _LEAST_KEYS = 50
+# Words that a model takes for code: asked for "the code for return", it writes a program.
+_CODE = frozenset(keyword.kwlist) | set(
+    "array boolean byte case catch char code const data default define double echo enum equals error exec false file "
+    "final float function goto index input integer interface java javascript json kernel list local loop main module "
+    "null object output package parse print private process program protected public python query root script select "
+    "shell short signed static string struct super switch syntax system table template this throw throws true tuple "
+    "type typedef undefined union unsigned value variable virtual void volatile where".split()
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Haystack:
     @classmethod
     def of_sentences(cls, sentences: tuple[str, ...]) -> Haystack:
         count = Counter(word for sentence in sentences for word in _WORD.findall(sentence))
-        words = [word for word, _ in count.most_common()]
+        words = [word for word, _ in count.most_common() if word not in _CODE]
         words = words[min(_COMMONEST, len(words) // 10) :]
         if len(words) < _LEAST_KEYS:
             raise EvalError(

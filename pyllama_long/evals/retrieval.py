@@ -16,11 +16,16 @@ __all__ = ["ask", "is_right", "measure", "read"]
 
 
 def measure(
-    task: Retrieval, llm: LongLlama, length: int, watch: Callable[[int, int], None]
+    task: Retrieval,
+    llm: LongLlama,
+    length: int,
+    watch: Callable[[int, int], None],
+    keep: Callable[[dict[str, Any]], None] = lambda answer: None,
 ) -> list[dict[str, Any]]:
     """For each depth: depth, samples, accuracy, and [right, asked] of each phrasing.
 
-    watch: called with the index of the document that is read next, and how many there are. Raises EvalError.
+    watch: called with the index of the document that is read next, and how many there are. keep: called with each
+    question, the answer, and whether it is right. Raises EvalError.
     """
     prompt = Prompt(llm)
     outlines = task.outlines(prompt, length)
@@ -31,8 +36,22 @@ def measure(
         read(llm, document)
         for needle in document.asked:
             score = scores[needle.depth].setdefault(needle.phrasing.name, [0, 0])
-            score[0] += is_right(ask(prompt, document, needle), needle)
+            answer = ask(prompt, document, needle)
+            right = is_right(answer, needle)
+            score[0] += right
             score[1] += 1
+            keep(
+                {
+                    "document": i,
+                    "depth": round(needle.depth, 4),
+                    "phrasing": needle.phrasing.name,
+                    "needle": needle.text,
+                    "question": needle.question,
+                    "value": needle.value,
+                    "answer": answer,
+                    "right": bool(right),
+                }
+            )
     return [_of_depth(depth, score) for depth, score in scores.items()]
 
 
