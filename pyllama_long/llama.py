@@ -15,7 +15,7 @@ import numpy as np
 
 from pyllama_long import _native, completion, explain, loading, log, lora
 from pyllama_long import tail as tails
-from pyllama_long._native import llama_chat_format, llama_cpp
+from pyllama_long._native import llama_cpp
 from pyllama_long.generate import Sampler, generate, window
 from pyllama_long.model import Model
 from pyllama_long.plan import AttentionPlan
@@ -170,8 +170,7 @@ class LongLlama(llama_cpp.Llama):
         if self.chat_format is None and self.chat_handler is None:
             self.chat_format = "llama-2"
             if "chat_template.default" in self._chat_handlers:
-                guess = llama_chat_format.guess_chat_format_from_gguf_metadata(self.metadata)
-                self.chat_format = guess or "chat_template.default"
+                self.chat_format = "chat_template.default"
 
     def _keep_all_rows(self, logits_all: bool) -> None:
         self._logits_all, self._rows = logits_all, None

@@ -8,13 +8,11 @@ import inspect
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from types import SimpleNamespace
 from typing import Any
-
-import jinja2
 
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_chat_format, llama_cpp
@@ -22,6 +20,7 @@ from pyllama_long.errors import ModelError
 from pyllama_long.model import Model, read_hints
 from pyllama_long.plan import AttentionPlan, choose_plan
 from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
+from pyllama_long.template import Ask, ChatTemplate
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}  # ggml_type
 _THEIRS = {"q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}  # which llama.cpp's own attention reads
@@ -320,18 +319,38 @@ def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) 
         templates["chat_template.default"] = metadata[prefix]
     text = {token: model.token_get_text(token) if token != -1 else "" for token in (eos, bos)}
     handlers = {}
-    for name, template in templates.items():
+    for name, source in templates.items():
         try:
-            formatter = llama_chat_format.Jinja2ChatFormatter(
-                template=template, eos_token=text[eos], bos_token=text[bos], stop_token_ids=[eos]
-            )
-        except jinja2.TemplateError as error:
-            warnings.warn(
-                f"the chat template {name} of {model.path_model} cannot be read: {error}", stacklevel=3
-            )
+            template = ChatTemplate(source, text[bos], text[eos], ())
+        except ValueError as error:
+            warnings.warn(f"{name} of {model.path_model}: {error}", stacklevel=3)
             continue
-        handlers[name] = formatter.to_chat_handler()
+        formatter = _formatter(template, text[eos])
+        handlers[name] = llama_chat_format.chat_formatter_to_chat_completion_handler(formatter)
     return handlers
+
+
+def _formatter(template: ChatTemplate, eos: str) -> Any:
+    """A model's own template as llama_cpp calls it."""
+
+    def render(*, messages: Sequence[Any], tools: Any = None, **_: Any) -> Any:
+        found = template.render([_as_text(message) for message in messages], Ask(tools or ()))
+        return llama_chat_format.ChatFormatterResponse(
+            prompt=found.text, stop=[eos] if eos else [], added_special=True
+        )
+
+    return render
+
+
+def _as_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with one text for its parts. Raises ValueError for parts that are none."""
+    content = message.get("content")
+    if isinstance(content, list):
+        kinds = [part.get("type") for part in content if part.get("type") != "text"]
+        if kinds:
+            raise ValueError(f"this model reads text; it cannot take a part of type {kinds[0]!r}")
+        content = "".join(part.get("text") or "" for part in content)
+    return {**message, "content": content}
 
 
 @functools.cache

@@ -467,3 +467,17 @@ def test_the_same_call_again_gives_the_same_text(demo_model: str) -> None:
                 model(f"The {word} of the sea was", max_tokens=12, seed=1, temperature=0.8) for _ in range(2)
             )
             assert again["choices"] == first["choices"]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_every_role_of_a_chat_may_have_parts(llm: LongLlama, role: str) -> None:
+    """The file's own template is used, with one text for the parts, and nobody's turn is lost."""
+    parts = [{"type": "text", "text": "Say "}, {"type": "text", "text": "something."}]
+    told = []
+    for content in (parts, "Say something."):
+        messages = [{"role": role, "content": content}, {"role": "user", "content": "Yes?"}]
+        llm.create_chat_completion(messages=messages, max_tokens=1)
+        told.append(llm.detokenize(llm.input_ids[: llm.n_tokens].tolist(), special=True))
+    assert told[0] == told[1] and f"<|im_start|>{role}\nSay something.".encode() in told[0]
+    with pytest.raises(ValueError, match="image_url"):
+        llm.create_chat_completion(messages=[{"role": "user", "content": [{"type": "image_url"}]}])
