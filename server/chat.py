@@ -177,6 +177,9 @@ def _requests(
         names,
         loaded.chat_template().thinks,
         found.thinking,
+        loaded.chat_template().thinking,
+        {tool.function.name: tool.function.parameters or {} for tool in tools.tools},
+        tools.forced,
     )
     one_call = bool(names) and (
         request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool)

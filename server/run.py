@@ -152,7 +152,7 @@ class Run:
                 self.metrics.used(event.usage)
                 if event.reason == "cancelled" and not ended_by_call:
                     raise self._why_cancelled()
-                for piece in [] if ended_by_call else parser.finish():
+                for piece in [] if ended_by_call else parser.finish(event.reason == "length"):
                     yield piece
                 reason = "tool_calls" if parser.n_calls else "stop"
                 if event.reason == "length":  # the last call may be cut

@@ -169,3 +169,178 @@ def test_a_line_break_within_an_argument_is_read() -> None:
     said = '<tool_call>\n{"name": "weather", "arguments": {"city": "a\nb"}}\n</tool_call>'
     found = read(AnswerParser(calls.Hermes(), ["weather"]), said, 5)[2]
     assert found == [("weather", {"city": "a\nb"})]
+
+
+WRITE = {
+    "write": {
+        "$defs": {"Mode": {"enum": ["on", "7"]}},
+        "type": "object",
+        "properties": {
+            "text": {"type": "string"},
+            "other": {"type": "string"},
+            "count": {"type": "integer"},
+            "maybe": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "either": {"type": ["integer", "string"]},
+            "mode": {"$ref": "#/$defs/Mode"},
+            "on": {"type": "boolean"},
+            "list": {"type": "array"},
+        },
+    }
+}
+
+
+def xml(**values: str) -> str:
+    told = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    return f"<tool_call>\n<function=write>\n{told}</function>\n</tool_call>"
+
+
+def glm(**values: str) -> str:
+    told = "".join(
+        f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in values.items()
+    )
+    return f"<tool_call>write\n{told}</tool_call>"
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("written", [xml, glm])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "90210",
+        "true",
+        "null",
+        '{"a": 1}',
+        "",
+        "  two  spaces ",
+        "a\n\nb\n",
+        "a < b > c & d",
+        "<parameter=x>\n1\n</parameter>",
+        "</parameter>",
+        "x</function>y",
+        "</function>\n</tool",
+        "a</parameter>\n<parameter=unknown>\nb",
+        "</arg_value>",
+        "<tool_call>",
+        "[TOOL_CALLS]",
+        "</think>",
+    ],
+)
+def test_a_text_is_what_the_model_wrote(value: str, written: Any, size: int) -> None:
+    parser = AnswerParser(calls.Xml(), ["write"], schemas=WRITE)
+    assert read(parser, "So:\n" + written(text=value, other="1"), size) == (
+        "So:",
+        "",
+        [("write", {"text": value, "other": "1"})],
+    )
+
+
+@pytest.mark.parametrize("written", [xml, glm])
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("count", "5", 5),
+        ("count", "5.0", 5),
+        ("count", "many", "many"),
+        ("maybe", "null", None),
+        ("maybe", "3", 3),
+        ("either", "3", 3),
+        ("either", "x", "x"),
+        ("mode", "7", "7"),
+        ("on", "True", True),
+        ("on", "false", False),
+        ("list", '[1, "a"]', [1, "a"]),
+        ("unknown", "1", 1),
+        ("unknown", "one", "one"),
+    ],
+)
+def test_the_schema_decides_what_a_value_is(key: str, text: str, value: Any, written: Any) -> None:
+    parser = AnswerParser(calls.Xml(), ["write"], schemas=WRITE)
+    assert read(parser, written(**{key: text}), 5)[2] == [("write", {key: value})]
+
+
+LONG = "x < y and \\\"{'z'}\\\" [1] </par " * 2000
+ENDLESS = {
+    "hermes": (
+        calls.Hermes(),
+        '<tool_call>{"name": "write", "arguments": {"text": "',
+        LONG,
+        '"}}</tool_call>',
+    ),
+    "xml": (calls.Xml(), "<tool_call>\n<function=write>\n<parameter=text>\n", LONG, xml()[-24:]),
+    "xml ends": (calls.Xml(), "<tool_call>\n<function=write>\n<parameter=text>\n", "</parameter>" * 3000, ""),
+    "glm": (calls.Hermes(), "<tool_call>write\n<arg_key>text</arg_key><arg_value>", LONG, ""),
+    "mistral": (calls.Mistral(True), '[TOOL_CALLS]write[ARGS]{"text": "', LONG, '"}'),
+    "llama": (calls.Llama3(), '{"name": "write", "parameters": {"text": "', LONG, '"}}'),
+    "deepseek": (calls.DeepSeek(), '<｜tool▁call▁begin｜>write<｜tool▁sep｜>{"text": "', LONG, '"}'),
+    "kimi": (
+        calls.Hermes(),
+        "<|tool_call_begin|>functions.write:0<|tool_call_argument_begin|>",
+        '{"a":' * 9000,
+        "",
+    ),
+    "text": (calls.Hermes(), "", LONG, ""),
+    "space": (calls.Hermes(), "", " \n" * 20_000, ""),
+    "marks": (calls.Hermes(), "", "<tool_call>{" * 4000, ""),
+    "brackets": (calls.Llama3(), "", "{" * 40_000, ""),
+    "reasoning": (calls.Hermes(), "<think>", "</thin" * 8000, "</think>"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_each_character_is_looked_at_a_few_times(name: str) -> None:
+    """However long an answer is, in pieces of three characters."""
+    form, begin, middle, end = ENDLESS[name]
+    looked = []
+    for n in (1, 2):
+        parser = AnswerParser(form, ["write"], thinks=True, schemas=WRITE)
+        read_all = begin + middle * n + end
+        for i in range(0, len(read_all), 3):
+            parser.feed(read_all[i : i + 3])
+            assert len(parser.input.text) < 1024
+        parser.finish()
+        looked.append(parser.input.looked / len(read_all))
+    assert max(looked) < 100 and looked[1] < 1.2 * looked[0] + 1
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_call_that_is_cut_is_no_markup(name: str) -> None:
+    """At every place: text before it, calls that are whole, and one whose arguments end where the answer does."""
+    form, text, said, called = ANSWERS[name]
+    for n in range(len(text)):
+        parser = AnswerParser(form, ["weather", "add"], forced=True)
+        pieces = parser.feed(text[:n]) + parser.finish(cut=True)
+        found = [p for p in pieces if isinstance(p, Called)]
+        spoken = "".join(p.text for p in pieces if isinstance(p, Said))
+        assert said.startswith(spoken) or (text[:n].startswith(spoken) and "weather" not in spoken)
+        for i, call in enumerate(found):
+            assert call.name == called[i][0]
+            if i < len(found) - 1:
+                assert json.loads(call.arguments) == called[i][1]
+
+
+def test_what_is_cut_and_may_be_no_call_is_text() -> None:
+    for text in ('{"colour": "re', '{"name": "some'):
+        parser = AnswerParser(calls.Llama3(), ["weather"])
+        pieces = parser.feed(text) + parser.finish(cut=True)
+        assert [p.text for p in pieces if isinstance(p, Said)] == [text]
+    parser = AnswerParser(calls.Hermes(), ["weather"])
+    pieces = parser.feed('<tool_call>{"name": "weather", "arguments": {"city": "Ro') + parser.finish(cut=True)
+    assert [(p.name, p.arguments) for p in pieces if isinstance(p, Called)] == [("weather", '{"city": "Ro')]
+
+
+@pytest.mark.parametrize("size", [1, 6, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>Rome</arg_value></tool_call>",
+        "<seed:tool_call>\n<function=weather>\n<parameter=city>Rome</parameter>\n</function>\n</seed:tool_call>",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
+        '{"city": "Rome"}<|tool_call_end|><|tool_calls_section_end|>',
+        '<function=weather>{"city": "Rome"}</function>',
+        '<tool_call>[{"name": "weather", "arguments": {"city": "Rome"}}]</tool_call>',
+        '[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS]{"city": "Rome"}',
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Rome"}<｜tool▁call▁end｜>',
+    ],
+)
+def test_other_formats_of_models(text: str, size: int) -> None:
+    assert read(AnswerParser(calls.Hermes(), ["weather"]), text, size) == ("", "", ROME)
