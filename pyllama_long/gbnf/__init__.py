@@ -1,19 +1,24 @@
 """GBNF, the grammars of llama.cpp, for llguidance.
 
-reader.py reads them into tree.py's parts; cut.py decides which parts are lexemes, with round.py's look at what follows
-what and automaton.py's at what is in them; lark.py writes the result.
+reader.py reads them into tree.py's parts, and counts.py bounds their repetitions; cut.py decides which parts are
+lexemes, with round.py's look at what follows what and automaton.py's at what is in them; lark.py writes the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pyllama_long.gbnf import counts
 from pyllama_long.gbnf.cut import Cut
 from pyllama_long.gbnf.lark import Writer
 from pyllama_long.gbnf.reader import read
 from pyllama_long.gbnf.tree import references
 
 __all__ = ["to_lark"]
+
+# Text that has no alternative would be looked up to its end in one step, however long, and only its usual tokens let
+# through; llama.cpp takes any tokens that write it.
+_OPTIONS = '%llguidance {"no_forcing": true}\n'
 
 
 def to_lark(text: str, token_id: Callable[[str], int] | None = None, ends: Sequence[int] = ()) -> str:
@@ -23,10 +28,11 @@ def to_lark(text: str, token_id: Callable[[str], int] | None = None, ends: Seque
     their ids. ends: tokens that end a text, which !<...> does not stand for. Raises ValueError, in one line.
     """
     rules = read(text, token_id)
+    counts.check(rules, "root")
     used, names = {"root"}, ["root"]
     for name in names:
         for other in references(rules[name]):
             if other not in used:
                 used.add(other)
                 names.append(other)
-    return Writer(Cut({name: rules[name] for name in names}), ends).text()
+    return _OPTIONS + Writer(Cut({name: rules[name] for name in names}), ends).text()
