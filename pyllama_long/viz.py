@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from os import PathLike
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pyllama_long import pattern
 from pyllama_long.plan import AttentionPlan, Phase, PlanError
 
-__all__ = ["density", "longest_path", "pattern_png", "pattern_text", "shares"]
+__all__ = ["density", "distances", "longest_path", "pattern_png", "pattern_text", "shares"]
 
 _SHADES = "·░▒▓█"  # visible but not read, then up to 1/4, 1/2, 3/4 and all of the keys
 
@@ -111,12 +111,71 @@ def longest_path(
     return longest
 
 
+def distances(
+    plan: AttentionPlan, n: int, start: int, n_head: int = 1, *, tail: int = 0
+) -> npt.NDArray[np.int32]:
+    """Layers [n] between token `start` and each other one, by breadth-first search; -1 where none are enough.
+
+    To tokens before it: after how many layers `start` can have seen them; to those after it: after how many they
+    can have seen `start`. Hops as in `longest_path`.
+    """
+    if n < 1 or n_head < 1 or not 0 <= start < n:
+        raise PlanError(f"distances need a token from 0 to {n - 1}, not {start}, and at least one head")
+    found = np.full(n, -1, np.int32)
+    for hops, frontier in enumerate(_seen_from(plan, start, n - tail, n_head)):
+        found[frontier] = hops
+    seen = np.zeros(n, bool)
+    seen[start] = True
+    hops = 0
+    while True:
+        hops += 1
+        blind = start + np.flatnonzero(~seen[start:])
+        new = np.concatenate(
+            [
+                queries[_reads(phase, queries, n_head, seen)]
+                for phase, queries in (
+                    (plan.prefill, blind[blind < n - tail]),
+                    (plan.tail, blind[blind >= n - tail]),
+                )
+            ]
+        )
+        if not len(new):
+            return found
+        found[new], seen[new] = hops, True
+
+
+def _reads(
+    phase: Phase, queries: pattern.Positions, n_head: int, marked: pattern.Mask
+) -> npt.NDArray[np.bool_]:
+    """Whether each query reads a key t with marked[t], with any head."""
+
+    def some(mask: pattern.Mask, start: pattern.Positions, stop: pattern.Positions) -> npt.NDArray[np.bool_]:
+        count = np.concatenate([[0], np.cumsum(mask)])
+        hits: npt.NDArray[np.bool_] = count[np.maximum(start, stop)] > count[start]
+        return hits
+
+    far, near = pattern.set_parts(phase, queries)
+    found = some(marked, np.zeros_like(far), far) | some(marked, near, queries + 1)
+    places = np.arange(len(marked))
+    for head in range(min(n_head, pattern.period(phase))):
+        for branch, (start, stop) in zip(phase.branches, pattern.spans(phase, queries, head), strict=True):
+            if head < branch.rate or phase.weight == "stride":
+                found |= some(marked & pattern.on_lattice(phase, branch, head, places), start, stop)
+    return found
+
+
 def _hops(plan: AttentionPlan, start: int, tail_from: int, n_head: int) -> int | None:
+    steps = list(_seen_from(plan, start, tail_from, n_head))
+    return len(steps) - 1 if sum(map(len, steps)) == start + 1 else None
+
+
+def _seen_from(plan: AttentionPlan, start: int, tail_from: int, n_head: int) -> Iterator[pattern.Positions]:
+    """What `start` sees first after 0, 1, 2, ... layers, as long as there is something."""
     seen = np.zeros(start + 1, bool)
     seen[start] = True
     frontier = np.array([start])
-    hops = 0
-    while not seen.all():
+    while len(frontier):
+        yield frontier
         reached = seen.copy()
         for phase, queries in (
             (plan.prefill, frontier[frontier < tail_from]),
@@ -125,11 +184,7 @@ def _hops(plan: AttentionPlan, start: int, tail_from: int, n_head: int) -> int |
             if len(queries):
                 _mark_keys(phase, queries, n_head, reached)
         frontier = np.flatnonzero(reached & ~seen)
-        if not len(frontier):
-            return None
         seen = reached
-        hops += 1
-    return hops
 
 
 def _mark_keys(phase: Phase, queries: pattern.Positions, n_head: int, reached: pattern.Mask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from math import ceil
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from reference import keys
 from test_plan import plans
 
+from pyllama_long import pattern
 from pyllama_long.plan import AttentionPlan, PlanError
-from pyllama_long.viz import density, longest_path, pattern_png, pattern_text, shares
+from pyllama_long.viz import density, distances, longest_path, pattern_png, pattern_text, shares
 
 
 def test_text_shows_sinks_and_window() -> None:
@@ -127,3 +129,33 @@ def test_what_cannot_be_drawn_says_so() -> None:
     ):
         with pytest.raises(PlanError):
             make()
+
+
+@pytest.mark.parametrize(
+    "text", ["window(5)", "sinks(2)+window(4)", "dilated(w0=16, n=3)", "longnet", "sinks(4)"]
+)
+@pytest.mark.parametrize("start", [0, 37, 99])
+def test_distances_are_those_of_a_search_over_single_keys(text: str, start: int) -> None:
+    n, heads = 100, 4
+    plan = AttentionPlan.parse(text)
+    reads: list[set[int]] = [
+        set().union(*(pattern.keys(plan.prefill, q, h).tolist() for h in range(heads))) for q in range(n)
+    ]
+
+    def search(edges: list[set[int]]) -> list[int]:
+        away, queue = [-1] * n, deque([start])
+        away[start] = 0
+        while queue:
+            at = queue.popleft()
+            for t in edges[at]:
+                if away[t] < 0:
+                    away[t] = away[at] + 1
+                    queue.append(t)
+        return away
+
+    read_by: list[set[int]] = [{q for q in range(n) if t in reads[q]} for t in range(n)]
+    found = distances(plan, n, start, heads)
+    assert found[: start + 1].tolist() == search(reads)[: start + 1]
+    assert found[start:].tolist() == search(read_by)[start:]
+    if start == n - 1 and (path := longest_path(plan, n, heads)) is not None:
+        assert found.max() == path

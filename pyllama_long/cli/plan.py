@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +21,7 @@ EXAMPLES = """\b
 [b]Examples[/b]
   pyllama-long plan 'sinks(64)+window(4096)'
   pyllama-long plan longnet --length 65536 --heads 4 --png longnet.png
+  pyllama-long plan longnet --length 4k --heads 4 --from 1000
   pyllama-long plan skim --trained 512 --length 4096
   pyllama-long plan 'prefill: sinks(4)+window(508) | tail: exact; dense_layers=2' --json
 """
@@ -52,6 +55,12 @@ def command(
             parser=common.length(times=False), metavar="N", help="Trained length of the model, for `skim`."
         ),
     ] = None,
+    start: Annotated[
+        int | None,
+        typer.Option(
+            "--from", min=0, metavar="T", help="Show the distances in layers from token T to all others."
+        ),
+    ] = None,
     width: Annotated[int, typer.Option(min=8, max=512, metavar="N", help="Characters per line.")] = 64,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the drawing as a PNG too.")] = None,
     as_json: Json = False,
@@ -62,6 +71,9 @@ def command(
     found = AttentionPlan.parse(plan, n_train=trained)
     shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
     path = viz.longest_path(found, length, heads)
+    if start is not None and start >= length:
+        raise typer.BadParameter(f"--from {start} is not a token from 0 to {length - 1}")
+    away = None if start is None else viz.distances(found, length, start, heads)
     if png is not None:
         try:
             viz.pattern_png(found, png, length, head, tail=tail)
@@ -74,6 +86,7 @@ def command(
             "heads": heads,
             "shares": {str(n): share for n, share in shares.items()},
             "longest_path": path,
+            **({} if away is None else {"from": start, "distances": away.tolist()}),
             "png": str(png) if png else None,
         }
         print(json.dumps(result))
@@ -96,5 +109,26 @@ def command(
     if path is not None:
         hops = f"{path} layer{'s'[: path != 1]} join any token to the last one"
     console.print(f"\nlongest path at {length:,}: {hops}", soft_wrap=True)
+    if away is not None:
+        _show_distances(console, away, start or 0, width)
     if png is not None:
         console.print(f"wrote {png}", markup=False, soft_wrap=True)
+
+
+def _show_distances(console: Console, away: npt.NDArray[np.int32], start: int, width: int) -> None:
+    """A line of the largest distances of neighbours, and how many tokens are how far."""
+    parts = [part for part in np.array_split(away, min(width, len(away))) if len(part)]
+    digits = "".join(
+        "∞" if (part < 0).any() else str(part.max()) if part.max() < 10 else "+" for part in parts
+    )
+    console.print(
+        f"\nlayers between token {start:,} and the others (largest of {len(away) / len(parts):.3g} tokens):"
+    )
+    console.print(Text(digits), soft_wrap=True)
+    table = Table("layers", "tokens before", "tokens after", box=None, pad_edge=False)
+    for hops in sorted(set(away.tolist()), key=lambda n: (n < 0, n)):
+        if hops:
+            name = f"{hops}" if hops > 0 else "never"
+            before, after = (int((part == hops).sum()) for part in (away[:start], away[start + 1 :]))
+            table.add_row(name, f"{before:,}", f"{after:,}")
+    console.print(table)
