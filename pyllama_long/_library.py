@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+_SPINS = "300"
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _PATTERNS = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.so")}
 
 
@@ -27,6 +29,16 @@ def claim() -> None:
     """Points llama_cpp at our folder. llama_cpp reads the variable once, when it is first imported."""
     if "llama_cpp" not in sys.modules and find("llama") is not None:
         os.environ["LLAMA_CPP_LIB_PATH"] = str(folder().resolve())
+        spin_shortly()
+
+
+def spin_shortly() -> None:
+    """Lets libgomp's threads wait for one another in sleep after some hundred turns of a loop, where the user has not
+    said how they are to wait. Beside other busy processes its own count, billions, takes the processors from those that
+    are waited for; alone a short one costs nothing. Read once, when libgomp is loaded: what has loaded it before
+    decides for the process. Child processes inherit it."""
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def require() -> Path:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,12 +150,12 @@ def test_a_damaged_file_is_ignored_and_deleted(
     else:
         raw[at] ^= 0x5A
     path.write_bytes(raw)
-    (path.parent / "left.seq.4194305.part").write_bytes(b"x")
+    (path.parent / f"{path.name}.0123456789abcdef-4194305.plseq-part").write_bytes(b"x")
     with caplog.at_level(logging.WARNING), Engine(config) as engine:
         again = ask(engine, prompt)
         assert (again.cached, again.ids) == (0, expected)
         assert not path.exists()
-        assert not list(path.parent.glob("*.part"))
+        assert not list(path.parent.glob("*part"))
     assert "deleted" in caplog.text
 
 
@@ -279,6 +282,74 @@ def test_sessions_that_cannot_be(config: EngineConfig, demo_model: str) -> None:
             engine.sessions.save([300], "name")
 
 
+def test_sessions_count_on_disk(config: EngineConfig) -> None:
+    with Engine(replace(config, cache_ram=0)) as engine:
+        ask(engine, prose(engine, 400))
+        size = engine.sessions.save(prose(engine, 400), "a").n_bytes
+    config = replace(config, cache_ram=0, cache_disk=int(2.5 * size))
+    with Engine(config) as engine:
+        prompt = prose(engine, 400)
+        ask(engine, prompt)
+        engine.sessions.save(prompt, "b")
+        engine.sessions.save(prompt, "b")
+        with pytest.raises(OSError, match="delete others"):
+            engine.sessions.save(prompt, "c")
+        engine.sessions.delete("a")
+        engine.sessions.save(prompt, "c")
+    assert sum(path.stat().st_size for path in Path(str(config.cache_dir)).rglob("*.*")) <= config.cache_disk
+
+
+def test_saves_at_the_same_time_leave_one_whole_file(config: EngineConfig) -> None:
+    with Engine(config) as engine:
+        prompt = prose(engine, 400)
+        ask(engine, prompt)
+        with ThreadPoolExecutor(8) as pool:
+            sizes = list(
+                pool.map(lambda i: engine.sessions.save(prompt[: 200 + i], "one").n_tokens, range(40))
+            )
+        assert sizes == [200 + i for i in range(40)]
+        assert engine.sessions.restore("one").n_tokens in sizes
+    assert not list(Path(str(config.cache_dir)).rglob("*part"))
+    path = Path(str(config.cache_dir)) / "together.seq"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: seqfile.write(path, HEADER, IDS, STATE), range(64)))
+    assert seqfile.read(path)[0] == HEADER
+
+
+def test_odd_entries_of_the_folder_stop_nothing(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not ours stays, whatever it is; what is named as ours and is none goes, or is passed by."""
+    folder = Path(str(config.cache_dir))
+    sessions = folder / "sessions"
+    sessions.mkdir(parents=True)
+    mine = []
+    for place, suffix in ((folder, ".seq"), (sessions, ".session")):
+        for k, stem in enumerate(("a", "b" * 32)):
+            (place / f"{stem}{suffix}").mkdir()
+            os.mkfifo(place / f"{k}{'c' * 31}{suffix}")
+            (place / f"{k}{'d' * 31}{suffix}").symlink_to("nowhere")
+            with socket.socket(socket.AF_UNIX) as odd:
+                monkeypatch.chdir(place)  # for such names may not be long
+                odd.bind(f"{k}{'e' * 31}{suffix}")
+        mine += [place / f"notes{suffix}", place / "film.part", place / "x.12.part"]
+    for path in mine:
+        path.write_bytes(b"mine")
+    deep = b'{"model":' + b"[" * 60_000
+    head = b"PLSEQ\x00\x01\n"
+    bad = [deep, b"{}", b"[1]", b'{"n_tokens": 1e999}', b'{"factor": NaN}', b"\xff"]
+    for i, text in enumerate(bad):
+        (folder / f"{i:032x}.seq").write_bytes(head + struct.pack("<I", len(text)) + text)
+    with (folder / f"{'f' * 32}.seq").open("wb") as f:
+        f.truncate(1 << 42)
+    with Engine(config) as engine:
+        ask(engine, prose(engine, 100))
+        assert engine.sessions.list() == []
+        assert engine.sessions.save(prose(engine, 100), "name").n_tokens == 100
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    assert len(files(config)) == 8 + 1 + 1  # odd ones, notes and the text
+
+
 _SCRIPT = """
 import itertools, sys
 from pathlib import Path
@@ -319,7 +390,7 @@ def test_a_killed_process_leaves_whole_files(config: EngineConfig, demo_model: s
                 got = ask(engine, prompt)
                 with Engine(replace(config, cache_disk=0, cache_dir=None)) as other:
                     assert ask(other, prompt).ids == got.ids
-        assert not list(Path(str(config.cache_dir)).rglob("*.part"))
+        assert not list(Path(str(config.cache_dir)).rglob("*part"))
 
 
 _LEAVES = """

@@ -8,10 +8,14 @@ The checksum is over everything before it. Files are written beside their place 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
+import stat
 import struct
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +29,10 @@ from pyllama_long.sequence import IntArray
 
 _MAGIC = b"PLSEQ\x00\x01\n"
 _MOST_HEADER = 1 << 16
+_MOST_BYTES = 1 << 48  # of a state: what a size in a header is bounded by before it is looked at
+_MOST_TOKENS = 1 << 27
+HEAD = 1024  # bytes that a file has about, besides tokens and state
+_PART_SUFFIX = ".plseq-part"
 _PART = 1 << 22  # bytes that are hashed and written at once
 Bytes = npt.NDArray[np.uint8]
 
@@ -51,7 +59,7 @@ def write(path: Path, header: Header, ids: IntArray, state: Bytes) -> int:
     """Writes a file, whole or not at all; returns its size. Raises OSError."""
     text = json.dumps(asdict(header)).encode()
     assert len(text) <= _MOST_HEADER and len(ids) == header.n_tokens and len(state) == header.n_bytes
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}-{os.getpid()}{_PART_SUFFIX}")
     try:
         with beside.open("xb") as f:
             digest, size = hashlib.sha256(), 0
@@ -78,13 +86,24 @@ def _parts(head: bytes, ids: IntArray, state: Bytes) -> Iterator[memoryview]:
 
 
 def clean(folder: Path) -> None:
-    """Removes what processes that have ended did not finish."""
-    for path in folder.glob("*.part"):
-        pid = path.name.split(".")[-2]
-        if pid.isdecimal() and int(pid) != os.getpid() and _runs(int(pid)):
-            continue
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    """Removes what processes that have ended did not finish. Files that `write` did not name stay. Raises OSError where
+    the folder cannot be read."""
+    for path in listed(folder, _PART_SUFFIX):
+        pid = path.name[: -len(_PART_SUFFIX)].rpartition("-")[2]
+        if pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def listed(folder: Path, suffix: str) -> list[Path]:
+    """The plain files of a folder with names that end so; links, folders, pipes and sockets are not among them.
+    Raises OSError."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            Path(entry.path)
+            for entry in entries
+            if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False)
+        )
 
 
 def _runs(pid: int) -> bool:
@@ -101,16 +120,19 @@ def _runs(pid: int) -> bool:
 
 def peek(path: Path) -> tuple[Header, IntArray]:
     """Header and tokens, whose checksum is not looked at. Raises Damaged and OSError."""
-    with path.open("rb") as f:
+    with _open(path) as f:
         header, _ = _head(f, path)
         return header, np.frombuffer(_exactly(f, 4 * header.n_tokens), np.int32)
 
 
 def read(path: Path) -> tuple[Header, IntArray, Bytes]:
     """All of it. Raises Damaged and OSError."""
-    with path.open("rb") as f:
+    with _open(path) as f:
         header, head = _head(f, path)
-        data = np.empty(4 * header.n_tokens + header.n_bytes, np.uint8)
+        try:
+            data = np.empty(4 * header.n_tokens + header.n_bytes, np.uint8)
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, "it does not fit into main memory", str(path)) from error
         digest = hashlib.sha256(head)
         with ThreadPoolExecutor(1) as hashing:  # one part is hashed while the next is read
             for i in range(0, len(data), _PART):
@@ -123,12 +145,25 @@ def read(path: Path) -> tuple[Header, IntArray, Bytes]:
     return header, data[: 4 * header.n_tokens].view(np.int32), data[4 * header.n_tokens :]
 
 
+def _open(path: Path) -> io.BufferedReader:
+    """A plain file: nothing that a reader could wait at."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Damaged(f"{path} is no plain file")
+    return os.fdopen(fd, "rb")
+
+
 def _head(f: BinaryIO, path: Path) -> tuple[Header, bytes]:
     size = os.fstat(f.fileno()).st_size
-    start = _exactly(f, len(_MAGIC) + 4)
-    (length,) = struct.unpack("<I", start[len(_MAGIC) :])
-    if not start.startswith(_MAGIC) or length > _MOST_HEADER:
+    start = f.read(len(_MAGIC) + 4)
+    if not start.startswith(_MAGIC):
         raise Damaged(f"{path} is no saved sequence")
+    if len(start) < len(_MAGIC) + 4:
+        raise Damaged(f"{path} is cut off")
+    (length,) = struct.unpack("<I", start[len(_MAGIC) :])
+    if length > _MOST_HEADER:
+        raise Damaged(f"{path} has a header of {length} bytes, more than there can be")
     text = _exactly(f, length)
     header = _parse(text, path)
     if size != len(start) + length + 4 * header.n_tokens + header.n_bytes + 32:
@@ -142,10 +177,11 @@ def _parse(text: bytes, path: Path) -> Header:
         header = Header(**values)
         kinds = {"model": str, "salt": str, "name": str, "n_tokens": int, "n_bytes": int}
         good = all(type(values.get(key, "")) is kind for key, kind in kinds.items())
-        good = good and float(header.factor) >= 1 and float(header.created) >= 0
-    except (TypeError, ValueError, AttributeError) as error:
+        good = good and all(type(values[key]) in (int, float) for key in ("factor", "created"))
+        good = good and 1 <= header.factor < 1e6 and 0 <= header.created < 1e15
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError, OverflowError) as error:
         raise Damaged(f"{path} has a header that cannot be read") from error
-    if not good or header.n_tokens < 1 or header.n_bytes < 1:
+    if not good or not (1 <= header.n_tokens < _MOST_TOKENS and 1 <= header.n_bytes < _MOST_BYTES):
         raise Damaged(f"{path} has a header that cannot be right")
     return header
 

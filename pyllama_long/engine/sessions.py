@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,8 +49,13 @@ class Sessions:
     def __init__(self, loop: Loop, context: Context, store: Store, model: str, folder: Path | None) -> None:
         self._loop, self._context, self._store, self._model = loop, context, store, model
         self._folder = None if folder is None else folder / "sessions"
-        if self._folder is not None and self._folder.is_dir():
-            seqfile.clean(self._folder)
+        self._saving = threading.Lock()
+        try:
+            if self._folder is not None and self._folder.is_dir():
+                seqfile.clean(self._folder)
+                store.count_sessions(self._size())
+        except OSError as error:
+            logger.warning("sessions cannot be read: %s", error)
 
     def save(self, what: Handle | Sequence[int], name: str, salt: str = "") -> SessionInfo:
         """Writes what is cached of a request's text, or of tokens. For a handle, its own salt counts. Raises
@@ -62,7 +69,10 @@ class Sessions:
         held = self._loop.call(lambda: self._state(ids, hashes, hashed))
         text, factor, data = held if held is not None else self._stored(ids, hashes, hashed)
         header = Header(self._model, hashed, factor, len(text), len(data), time.time(), name)
-        size = seqfile.write(path, header, text, data)
+        with self._saving:  # one after the other, so that they are counted
+            n = len(data) + 4 * len(text) + seqfile.HEAD
+            self._store.make_room(n, self._size(path))
+            size = seqfile.write(path, header, text, data)
         return SessionInfo(name, len(text), size, header.created, True)
 
     def restore(self, name: str, salt: str = "") -> SessionInfo:
@@ -70,6 +80,12 @@ class Sessions:
         for a file that is damaged or was made under other settings."""
         path = self._path(name, salt)
         try:
+            header, ids = seqfile.peek(path)
+            if header.n_tokens > self._context.n_ctx():
+                raise ValueError(
+                    f"the session {name!r} has {header.n_tokens} tokens, more than the context of "
+                    f"{self._context.n_ctx()}"
+                )
             header, ids, _ = seqfile.read(path)
         except FileNotFoundError:
             raise KeyError(name) from None
@@ -90,7 +106,7 @@ class Sessions:
         if self._folder is None or not self._folder.is_dir():
             return []
         found = []
-        for path in self._folder.glob(f"*{_SUFFIX}"):
+        for path in seqfile.listed(self._folder, _SUFFIX):
             try:
                 header, _ = seqfile.peek(path)
                 size = path.stat().st_size
@@ -104,10 +120,21 @@ class Sessions:
 
     def delete(self, name: str, salt: str = "") -> None:
         """Raises KeyError when there is none."""
-        try:
-            self._path(name, salt).unlink()
-        except FileNotFoundError:
-            raise KeyError(name) from None
+        with self._saving:
+            try:
+                self._path(name, salt).unlink()
+            except FileNotFoundError:
+                raise KeyError(name) from None
+            self._store.count_sessions(self._size())
+
+    def _size(self, besides: Path | None = None) -> int:
+        """Bytes of all sessions but one."""
+        assert self._folder is not None
+        total = 0
+        for path in seqfile.listed(self._folder, _SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size if path != besides else 0
+        return total
 
     def _path(self, name: str, salt: str) -> Path:
         if self._folder is None:

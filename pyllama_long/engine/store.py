@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pyllama_long.engine")
 _SAMPLES, _SAMPLE = 16, 1 << 16  # of a model file: places, bytes at each
 SUFFIX = ".seq"
+_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 
 
 @dataclass(eq=False)
@@ -47,6 +50,13 @@ class Stored:
     pinned: bool = False  # a session's: the store does not delete its file
     moving: bool = False  # to disk
     gone: bool = False
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("a cached sequence cannot be deleted: %s", error)
 
 
 def salt_hash(salt: str) -> str:
@@ -81,20 +91,29 @@ class Store:
         self._lock = threading.RLock()  # around the index, the sizes, and `data` and `path` of each text
         self._files: ThreadPoolExecutor | None = None
         self.ram_bytes = self.disk_bytes = self.spilled = self.restored = 0
+        self._session_bytes = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._scan(folder)
 
     def _scan(self, folder: Path) -> None:
+        """Only files that are named as ours are: what else there is in the folder is somebody else's."""
         seqfile.clean(folder)
         found: list[Stored] = []
-        for path in folder.glob(f"*{SUFFIX}"):
+        for path in seqfile.listed(folder, SUFFIX):
+            if _NAME.fullmatch(path.name) is None:
+                continue
             try:
                 header, ids = seqfile.peek(path)
                 stat = path.stat()
-            except (OSError, Damaged) as error:
+                if stat.st_size > self._disk:
+                    raise Damaged(f"{path} has {stat.st_size} bytes, more than cache_disk")
+            except Damaged as error:
                 logger.warning("a cached sequence is deleted: %s", error)
-                path.unlink(missing_ok=True)
+                _delete(path)
+                continue
+            except OSError as error:
+                logger.warning("a cached sequence is not used: %s", error)
                 continue
             if header.model == self._model:
                 stored = self.describe(header, ids)
@@ -190,6 +209,27 @@ class Store:
         with self._lock:
             self.index.add(stored)
 
+    def make_room(self, n: int, session_bytes: int) -> None:
+        """For a session of n more bytes beside those of session_bytes: idle texts on disk go. Raises OSError when
+        cache_disk is less."""
+        with self._lock:
+            if not self._disk:
+                return
+            if session_bytes + n > self._disk:
+                raise OSError(
+                    errno.ENOSPC,
+                    f"sessions may take {self._disk} bytes (cache_disk) in all: delete others first",
+                )
+            self._session_bytes = session_bytes + n
+            self._shrink_disk()
+
+    def count_sessions(self, n: int) -> None:
+        """They take n bytes on disk, which count."""
+        with self._lock:
+            self._session_bytes = n
+            if self._disk:
+                self._shrink_disk()
+
     def drop(self, stored: Stored) -> None:
         """The data could not be used."""
         with self._lock:
@@ -201,7 +241,7 @@ class Store:
         if not self._disk:
             return
         with self._lock:
-            room = self._disk
+            room = self._disk - self._session_bytes
             for stored in sorted(self.index, key=lambda s: s.used_at, reverse=True):
                 room -= stored.size if stored.data is None else len(stored.data)
                 if room < 0 and not stored.pinned and not stored.moving:
@@ -234,10 +274,7 @@ class Store:
             stored.data = None
         if stored.path is not None and not stored.pinned:
             self.disk_bytes -= stored.size
-            try:
-                stored.path.unlink(missing_ok=True)
-            except OSError as error:
-                logger.warning("a cached sequence cannot be deleted: %s", error)
+            _delete(stored.path)
             stored.path = None
 
     def _shrink_ram(self, limit: int) -> None:
@@ -247,7 +284,7 @@ class Store:
             if size <= limit:
                 break
             size -= n
-            if n <= self._disk and self._folder is not None:
+            if n <= self._disk - self._session_bytes and self._folder is not None:
                 stored.moving = True
                 self._submit(self._write, stored, self._folder)
             else:
@@ -256,7 +293,7 @@ class Store:
     def _shrink_disk(self) -> None:
         on_disk = (s for s in self.index if s.path is not None and not s.pinned)
         for stored in sorted(on_disk, key=lambda s: s.used_at):
-            if self.disk_bytes <= self._disk:
+            if self.disk_bytes + self._session_bytes <= self._disk:
                 break
             self._forget(stored)
 
@@ -292,7 +329,7 @@ class Store:
             if not size and not stored.gone:
                 self._forget(stored)
             elif size and stored.gone:
-                path.unlink(missing_ok=True)
+                _delete(path)
             elif size:
                 stored.path, stored.size = path, size
                 self.disk_bytes += size
@@ -307,8 +344,11 @@ class Store:
                 return data
             logger.warning("a saved sequence is not used: %s holds another text now", path)
         except Damaged as error:
-            logger.warning("a saved sequence is deleted: %s", error)
-            path.unlink(missing_ok=True)
+            if stored.pinned:
+                logger.warning("a session is not used: %s", error)
+            else:
+                logger.warning("a saved sequence is deleted: %s", error)
+                _delete(path)
         except OSError as error:
             logger.warning("a saved sequence is not used: %s", error)
         self.drop(stored)
