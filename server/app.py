@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyllama_long import __version__
-from pyllama_long.server import errors, logs, openapi
+from pyllama_long.server import errors, fields, logs, openapi
 from pyllama_long.server.routes import chat, completions, messages, misc, native, responses, sessions
 from pyllama_long.server.security import PUBLIC, host_is_allowed
 from pyllama_long.server.settings import Settings
@@ -50,7 +50,7 @@ def create_app(settings: Settings, loader: Loader) -> FastAPI:
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "Retry-After", fields.HEADER],
         )
     app.add_middleware(_Observed, state=state)
     return app

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from pyllama_long.server import fields
 from pyllama_long.server.errors import ApiError, bad
 
 _EXACT = 2**53  # whole numbers below it are the same as floats
@@ -124,6 +125,9 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
+            answer = await handle(StrictRequest(request.scope, request.receive))
+            if names := fields.header(request):
+                answer.headers[fields.HEADER] = names
+            return answer
 
         return strict

@@ -18,7 +18,7 @@ from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
 from pyllama_long.server.sampling import sampling, stops
-from pyllama_long.server.schemas.chat import ChatRequest, Message, NamedTool, Tool
+from pyllama_long.server.schemas.chat import AllowedChoice, ChatRequest, Message, NamedTool, Tool
 from pyllama_long.server.state import Loaded, State, salt_of, state_of
 from pyllama_long.server.template import Rendered, content_text
 
@@ -55,6 +55,9 @@ class Tools:
             if not named:
                 raise bad(f"tool_choice: there is no tool {choice.function.name!r}.", "tool_choice")
             return Tools(named, True)
+        if isinstance(choice, AllowedChoice):
+            allowed = {one.function.name for one in choice.allowed_tools.tools}
+            tools, choice = [t for t in tools if t.function.name in allowed], choice.allowed_tools.mode
         if choice == "required" and not tools:
             raise bad("tool_choice is required, and there are no tools.", "tool_choice")
         return Tools([] if choice == "none" else tools, choice == "required")

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from starlette.types import Scope
 
-PUBLIC = ("/health", "/", "/web/app.js", "/web/style.css")  # the page holds nothing; it asks for the key
+PUBLIC = (
+    "/health",
+    "/v1/health",
+    "/",
+    "/web/app.js",
+    "/web/style.css",
+)  # the page holds nothing; it asks for the key
 _MAX_KEY_FILE = 1 << 20
 
 

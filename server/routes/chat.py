@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
-from pyllama_long.server import chat, replies, sse
+from pyllama_long.server import chat, fields, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.openapi import streamed
@@ -33,6 +33,7 @@ from pyllama_long.server.state import state_of
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
 
+@router.post("/chat/completions", include_in_schema=False)
 @router.post(
     "/v1/chat/completions",
     response_model=ChatReply,
@@ -42,6 +43,7 @@ router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 async def create(request: ChatRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
+    fields.check(request, http)
     prepared = await chat.prepare(http, loaded, request)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("chatcmpl-", state.settings.model_name)
@@ -49,8 +51,12 @@ async def create(request: ChatRequest, http: Request) -> Response:
         return sse.response(http, run, chunks(request, run, head))
     wholes = await collect(http, run)
     found = reply(request, prepared, wholes, head)
-    none = {"overflow"} if found.overflow is None else None
-    return Response(found.model_dump_json(exclude=none), media_type="application/json")
+    body = found.model_dump(exclude={"overflow"} if found.overflow is None else None)
+    for choice in body["choices"]:
+        for key in ("reasoning_content", "tool_calls"):
+            if choice["message"][key] is None:
+                del choice["message"][key]
+    return JSONResponse(body)
 
 
 def reply(request: ChatRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head) -> ChatReply:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
-from pyllama_long.server import replies, sse
+from pyllama_long.server import fields, replies, sse
 from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad
@@ -41,6 +41,7 @@ from pyllama_long.server.state import Loaded, State, salt_of, state_of
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
 
+@router.post("/completions", include_in_schema=False)
 @router.post(
     "/v1/completions",
     response_model=CompletionReply,
@@ -49,6 +50,7 @@ router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 async def create(request: CompletionRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
+    fields.check(request, http)
     prepared = await asyncio.to_thread(prepare, state, loaded, request, salt_of(http))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("cmpl-", state.settings.model_name)
@@ -59,14 +61,14 @@ async def create(request: CompletionRequest, http: Request) -> Response:
 
 
 def prompts(given: Any) -> list[Any]:
-    """The prompts of a request: texts or lists of tokens."""
-    if isinstance(given, str) or isinstance(given[0], int):
+    """The prompts of a request: texts, or lists of tokens and texts."""
+    if isinstance(given, str) or any(isinstance(one, int) for one in given):
         return [given]
     return list(given)
 
 
 def tokens_of(
-    loaded: Loaded, prompt: str | list[int], special: bool, suffix: str | None = None, param: str = "prompt"
+    loaded: Loaded, prompt: str | list[Any], special: bool, suffix: str | None = None, param: str = "prompt"
 ) -> list[int]:
     """A prompt as the model wants it. special: names of control tokens in a text become those tokens: such
     prompts are often templates that the client has filled in. param: the field that it came in. Raises
@@ -75,9 +77,14 @@ def tokens_of(
     if isinstance(prompt, list):
         if suffix is not None:
             raise bad("suffix needs a prompt that is text.", "suffix")
-        if max(prompt) >= engine.n_vocab:
+        if max((one for one in prompt if isinstance(one, int)), default=0) >= engine.n_vocab:
             raise bad(f"{param}: a token is outside the vocabulary of {engine.n_vocab}.", param)
-        return prompt
+        found: list[int] = []
+        for i, one in enumerate(prompt):  # a text at the beginning brings BOS, as in llama-server
+            found += [one] if isinstance(one, int) else engine.tokenize(one.encode(), i == 0, special)
+        if not found:
+            raise bad(f"{param}: a text is empty; give at least one token.", param)
+        return found
     if suffix:
         if loaded.fim is None:
             raise bad("This model cannot fill in the middle: leave suffix out.", "suffix", "no_fim")
@@ -122,7 +129,12 @@ def _echoed(loaded: Loaded, request: CompletionRequest) -> list[str]:
     if not request.echo:
         return [""] * (n * len(given))
     show = loaded.engine.detokenize
-    texts = [p if isinstance(p, str) else show(p, True).decode(errors="replace") for p in given]
+    texts = [
+        p
+        if isinstance(p, str)
+        else show(tokens_of(loaded, p, request.parse_special), True).decode(errors="replace")
+        for p in given
+    ]
     return [text for text in texts for _ in range(n)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -12,12 +13,13 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import events
-from pyllama_long.server import chat, replies, sse
+from pyllama_long.server import chat, fields, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad, converting
 from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
+from pyllama_long.server.routes.client_tools import CLIENT_TOOLS
 from pyllama_long.server.run import Done, Reading, Run, Whole, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest, Message
 from pyllama_long.server.schemas.common import AnthropicErrorReply
@@ -33,6 +35,7 @@ from pyllama_long.server.schemas.messages import (
     StopReason,
     TextBlock,
     ThinkingBlock,
+    ToolInput,
     ToolUseBlock,
 )
 from pyllama_long.server.state import state_of
@@ -40,6 +43,7 @@ from pyllama_long.server.template import arguments
 
 router = APIRouter(route_class=StrictRoute, tags=["Anthropic"])
 
+_SERVERS = ("redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -52,11 +56,14 @@ _REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "
 async def create(request: MessagesRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
+    fields.check(request, http)
+    skipped = _skipped(request)
+    fields.ignored(http, *skipped)
     prepared = await chat.prepare(http, loaded, as_chat(request))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("msg_", state.settings.model_name)
     if request.stream:
-        return sse.response(http, run, stream(run, head), anthropic=True)
+        return sse.response(http, run, stream(run, head, skipped), anthropic=True)
     (whole,) = await collect(http, run)
     assert whole.done is not None
     found = MessageReply(
@@ -67,13 +74,16 @@ async def create(request: MessagesRequest, http: Request) -> Response:
         usage=_usage(whole.done.usage),
         timings=replies.timings(whole.done),
         overflow=prepared.report,
+        ignored=skipped or None,
     )
-    none = {"overflow"} if found.overflow is None else None
+    none = {name for name in ("overflow", "ignored") if getattr(found, name) is None}
     return Response(found.model_dump_json(exclude=none), media_type="application/json")
 
 
 @router.post("/v1/messages/count_tokens", response_model=CountReply)
 async def count(request: CountRequest, http: Request) -> CountReply:
+    fields.check(request, http)
+    fields.ignored(http, *_skipped(request))
     loaded = state_of(http).loaded
     made = as_chat(request)
     shown = chat.Tools.of(made).tools
@@ -90,18 +100,8 @@ def as_chat(request: CountRequest) -> ChatRequest:
     for message in request.messages:
         messages += _messages(message.role, message.content)
     made: dict[str, Any] = {"messages": messages}
-    if request.tools:
-        made["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool.input_schema,
-                },
-            }
-            for tool in request.tools
-        ]
+    if shown := [found for tool in request.tools or () if (found := _tool(tool)) is not None]:
+        made["tools"] = shown
     choice = request.tool_choice
     if choice is not None:
         if choice.type == "tool":
@@ -113,10 +113,39 @@ def as_chat(request: CountRequest) -> ChatRequest:
         if choice.disable_parallel_tool_use:
             made["parallel_tool_calls"] = False
     if isinstance(request, MessagesRequest):
-        skipped = {"messages", "system", "tools", "tool_choice", "stop_sequences", "stream"}
-        made.update(request.model_dump(exclude=skipped, exclude_none=True))
+        other = {"messages", "system", "tools", "tool_choice", "stop_sequences", "stream", "output_config"}
+        made.update(request.model_dump(include=set(type(request).model_fields) - other, exclude_none=True))
+        config = request.output_config
+        if config is not None and config.format is not None:
+            made["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"schema": config.format.schema_},
+            }
         made["stop"] = request.stop_sequences
     return ChatRequest.model_validate(made)
+
+
+def _tool(tool: ToolInput) -> dict[str, Any] | None:
+    """A tool as a function; None: one that Anthropic's servers would run."""
+    told, schema = tool.description, tool.input_schema
+    if not tool.own:
+        kind = next(
+            (one for one in CLIENT_TOOLS if tool.type and re.fullmatch(rf"{one}_\d{{8}}", tool.type)), None
+        )
+        if kind is None:
+            return None
+        told, schema = CLIENT_TOOLS[kind]
+    function = {"name": tool.name, "description": told, "parameters": schema}
+    return {"type": "function", "function": function}
+
+
+def _skipped(request: CountRequest) -> list[str]:
+    """Names of what is left out of the prompt and of the answer."""
+    config = request.output_config if isinstance(request, MessagesRequest) else None
+    return [
+        *(f"tools.{i}.{tool.type}" for i, tool in enumerate(request.tools or ()) if _tool(tool) is None),
+        *(["output_config.effort"] if config is not None and config.effort else []),
+    ]
 
 
 def _text(content: str | Sequence[Block]) -> str:
@@ -157,7 +186,7 @@ def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
             called.append({"id": block.id, "type": "function", "function": function})
         elif block.type == "thinking":
             thought += block.thinking or ""
-        elif block.type != "redacted_thinking":
+        elif block.type not in _SERVERS:
             parts += _parts([block])
     if parts or called or thought or not results:
         own = {"role": role, "content": parts, "tool_calls": called or None}
@@ -196,7 +225,7 @@ def _usage(usage: events.Usage) -> MessageUsage:
     )
 
 
-async def stream(run: Run, head: replies.Head) -> AsyncIterator[ServerSentEvent]:
+async def stream(run: Run, head: replies.Head, skipped: list[str]) -> AsyncIterator[ServerSentEvent]:
     """Anthropic's events: blocks that begin, grow and stop."""
     prepared = run.prepared
     n_prompt, n_cached = len(prepared.requests[0].tokens), 0
@@ -215,8 +244,10 @@ async def stream(run: Run, head: replies.Head) -> AsyncIterator[ServerSentEvent]
             stop_sequence=None,
             usage=usage,
             overflow=prepared.report,
+            ignored=skipped or None,
         )
-        body = message.model_dump(exclude={"timings", *(() if prepared.report else ("overflow",))})
+        none = {name for name in ("overflow", "ignored") if getattr(message, name) is None}
+        body = message.model_dump(exclude={"timings", *none})
         return sse.event({"type": "message_start", "message": body}, "message_start")
 
     def begin(block: OutBlock) -> ServerSentEvent:

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from pyllama_long import __version__
-from pyllama_long.server import metrics
+from pyllama_long.server import fields, metrics
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import ApiError, bad, from_engine
 from pyllama_long.server.routes.completions import prompts, tokens_of
@@ -36,12 +36,14 @@ _WEB = Path(__file__).resolve().parent.parent / "web"
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
 
 
+@router.get("/models", include_in_schema=False)
 @router.get("/v1/models", response_model=ModelList, tags=["OpenAI"])
 async def models(http: Request) -> ModelList:
     state = state_of(http)
     return ModelList(data=[_model(state.settings.model_name, state.loaded)])
 
 
+@router.get("/models/{model:path}", include_in_schema=False)
 @router.get("/v1/models/{model:path}", response_model=ModelInfo, tags=["OpenAI"])
 async def model(model: str, http: Request) -> ModelInfo:
     state = state_of(http)
@@ -56,8 +58,11 @@ def _model(name: str, loaded: Loaded) -> ModelInfo:
     return ModelInfo(id=name, created=loaded.created, meta=meta)
 
 
+@router.post("/embedding", include_in_schema=False)
+@router.post("/embeddings", include_in_schema=False)
 @router.post("/v1/embeddings", response_model=EmbeddingReply, tags=["OpenAI"])
 async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply:
+    fields.check(request, http)
     state = state_of(http)
     loaded = state.loaded
     if not loaded.engine.config.embedding:
@@ -85,11 +90,26 @@ async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply
     if request.dimensions not in (None, len(vectors[0])):
         raise bad(f"dimensions: this model gives {len(vectors[0])}.", "dimensions")
     data = [
-        Embedding(index=i, embedding=_encoded(vector, request.encoding_format))
+        Embedding(
+            index=i, embedding=_encoded(scaled(vector, request.embd_normalize), request.encoding_format)
+        )
         for i, vector in enumerate(vectors)
     ]
     usage = EmbeddingUsage(prompt_tokens=n_tokens, total_tokens=n_tokens)
     return EmbeddingReply(data=data, model=state.settings.model_name, usage=usage)
+
+
+def scaled(vector: Any, norm: int) -> Any:
+    """A vector as llama-server's numbers of norms ask: -1 as it is, 0 so that the largest is 32,760, p so that
+    its p-norm is 1. Zeros stay zeros."""
+    values = np.asarray(vector, np.float64)
+    largest = np.abs(values).max(initial=0.0)
+    if norm < 0 or largest == 0:
+        return values
+    if norm == 0:
+        return values / largest * 32760
+    values = values / largest  # powers of large values are no overflow
+    return values / (np.abs(values) ** norm).sum() ** (1 / norm)
 
 
 def _cancel_started(starting: asyncio.Future[tuple[int, Future[list[Any]]]]) -> None:
@@ -103,6 +123,8 @@ def _encoded(vector: Any, encoding: str | None) -> list[float] | str:
     return [float(value) for value in vector]
 
 
+@router.head("/health", include_in_schema=False)
+@router.get("/v1/health", include_in_schema=False)
 @router.get("/health", response_model=Health, tags=["state"], responses={503: {"model": Health}})
 async def health(http: Request) -> Response:
     state = state_of(http)
@@ -153,6 +175,7 @@ def _file(name: str, kind: str) -> FileResponse:
 page = APIRouter(include_in_schema=False)
 
 
+@page.head("/")
 @page.get("/")
 async def index() -> Response:
     return _file("index.html", "text/html")

@@ -7,18 +7,19 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
-from pyllama_long.server import chat, grammar, replies, sse
+from pyllama_long.server import chat, fields, grammar, replies, sse, vocabulary
 from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad
 from pyllama_long.server.openapi import streamed
-from pyllama_long.server.routes.completions import tokens_of
-from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, collect, seeds, submit
+from pyllama_long.server.routes.completions import prompts, tokens_of
+from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
 from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.schemas.common import MAX_BIAS, MAX_N
 from pyllama_long.server.schemas.completions import NativeReply, NativeRequest
 from pyllama_long.server.schemas.tools import (
     DetokenizeReply,
@@ -27,6 +28,7 @@ from pyllama_long.server.schemas.tools import (
     TemplateRequest,
     TokenizeReply,
     TokenizeRequest,
+    TokenizerInfo,
     TokenPiece,
 )
 from pyllama_long.server.state import Loaded, State, salt_of, state_of
@@ -38,22 +40,41 @@ router = APIRouter(route_class=StrictRoute, tags=["llama.cpp"])
 
 @router.post(
     "/completion",
-    response_model=NativeReply,
+    response_model=NativeReply | list[NativeReply],
     responses=streamed(NativeReply, "Chunks, then [DONE]; with stream."),
 )
 async def completion(request: NativeRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
+    fields.check(request, http)
     prepared = await asyncio.to_thread(_prepare, state, loaded, request, salt_of(http))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     if request.stream:
         return sse.response(http, run, _chunks(state, request, run))
-    (whole,) = await collect(http, run)
+    found = [_whole(state, request, i, whole) for i, whole in enumerate(await collect(http, run))]
+    return JSONResponse(found[0] if len(found) == 1 else found)
+
+
+def _whole(state: State, request: NativeRequest, i: int, whole: Whole) -> dict[str, Any]:
     assert whole.done is not None
-    found = _last(state, run, whole.done, whole.text, [token.id for token in whole.tokens])
+    found = _last(state, i, whole.done, whole.text, [token.id for token in whole.tokens])
     if request.n_probs:
         found.completion_probabilities = replies.native_probs(whole.tokens, request.n_probs)
-    return Response(found.model_dump_json(exclude_none=True), media_type="application/json")
+    return _picked(found.model_dump(exclude_none=True), request.response_fields)
+
+
+def _picked(found: dict[str, Any], wanted: list[str] | None) -> dict[str, Any]:
+    """Only the fields that were asked for; `a/b` is b of a, by its own name, as llama-server has it."""
+    if not wanted:
+        return found
+    picked = {}
+    for path in wanted:
+        value: Any = found
+        for name in path.split("/"):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            picked[path.rpartition("/")[2]] = value
+    return picked
 
 
 def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) -> Prepared:
@@ -66,38 +87,54 @@ def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) ->
         made = grammar.Rules()
         rules = made.build(made.schema(request.json_schema, "json_schema"))
     (seed,) = seeds(request.seed, 1)
-    bias = _bias(request.logit_bias) or {}
+    bias = _bias(loaded, request.logit_bias)
     if request.ignore_eos:
         bias = {**bias, **{str(token): NEVER for token in loaded.engine.model.end_tokens}}
-    one = EngineRequest(
-        tokens=tokens_of(loaded, request.prompt, request.parse_special),
-        max_tokens=None if wanted in (None, -1) else wanted,
-        sampling=sampling(loaded.engine, state.settings, request, seed, bias, rules),
-        stop=stops(request.stop),
-        logprobs=request.n_probs or None,
-        salt=salt,
-        priority=request.priority or 0,
-    )
-    return Prepared([one], AnswerParser, "prompt")
+    chosen = sampling(loaded.engine, state.settings, request, seed, bias, rules)
+    given = prompts(request.prompt)
+    if len(given) > 4 * MAX_N:
+        raise bad(f"At most {4 * MAX_N} prompts per request.", "prompt")
+    requests = [
+        EngineRequest(
+            tokens=tokens_of(loaded, one, request.parse_special),
+            max_tokens=None if wanted in (None, -1) else wanted,
+            sampling=chosen,
+            stop=stops(request.stop),
+            logprobs=request.n_probs or None,
+            salt=salt,
+            priority=request.priority or 0,
+        )
+        for one in given
+    ]
+    return Prepared(requests, AnswerParser, "prompt")
 
 
-def _bias(given: list[list[Any]] | dict[str, float] | None) -> dict[str, float] | None:
-    """llama.cpp's pairs [token, bias], where false means never."""
-    if not isinstance(given, list):
-        return given
+def _bias(loaded: Loaded, given: list[list[Any]] | dict[str, Any] | None) -> dict[str, float]:
+    """llama.cpp's pairs [token, bias], or an object of them. A text stands for each of its tokens, false for
+    never."""
+    pairs: list[Any] = [list(pair) for pair in given.items()] if isinstance(given, dict) else given or []
     found = {}
-    for pair in given:
-        if len(pair) != 2 or type(pair[0]) is not int or type(pair[1]) not in (int, float, bool):
-            raise bad("logit_bias: give pairs of a token and a number, or false.", "logit_bias")
-        value = NEVER if pair[1] is False else float(pair[1])
-        found[str(pair[0])] = max(NEVER, min(-NEVER, value))
+    for pair in pairs:
+        if len(pair) != 2 or type(pair[0]) not in (int, str) or type(pair[1]) not in (int, float, bool):
+            raise bad("logit_bias: give pairs of a token or a text and a number, or false.", "logit_bias")
+        key, value = pair
+        if value is True:
+            raise bad("logit_bias: a bias is a number, or false for never.", "logit_bias")
+        tokens = [key]
+        if isinstance(key, str) and not (isinstance(given, dict) and key.isascii() and key.isdigit()):
+            tokens = loaded.engine.tokenize(key.encode(), False, True)
+        for token in tokens:
+            found[str(token)] = NEVER if value is False else max(NEVER, min(-NEVER, float(value)))
+    if len(found) > MAX_BIAS:
+        raise bad(f"logit_bias: at most {MAX_BIAS} tokens.", "logit_bias")
     return found
 
 
-def _last(state: State, run: Run, done: Done, content: str, tokens: list[int]) -> NativeReply:
+def _last(state: State, i: int, done: Done, content: str, tokens: list[int]) -> NativeReply:
     usage = done.usage
     stop_type: Literal["eos", "limit", "word"] = "limit" if done.reason == "length" else "eos"
     return NativeReply(
+        index=i,
         content=content,
         tokens=tokens,
         stop=True,
@@ -113,47 +150,57 @@ def _last(state: State, run: Run, done: Done, content: str, tokens: list[int]) -
 
 
 async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterator[ServerSentEvent]:
-    waiting: list[Any] = []
-    n_prompt, n = len(run.prepared.requests[0].tokens), 0
+    n_prompts = [len(one.tokens) for one in run.prepared.requests]
+    waiting: list[list[Any]] = [[] for _ in n_prompts]
+    n = [0] * len(n_prompts)
 
-    def chunk(text: str, taken: list[Any], reading: Reading | None = None) -> ServerSentEvent:
+    def shown(found: NativeReply) -> ServerSentEvent:
+        return sse.event(_picked(found.model_dump(exclude_none=True), request.response_fields))
+
+    def chunk(i: int, text: str, reading: Reading | None = None) -> ServerSentEvent:
+        taken, waiting[i] = ([], waiting[i]) if reading is not None else (waiting[i], [])
         probs = replies.native_probs(taken, request.n_probs) if request.n_probs and taken else None
         found = NativeReply(
+            index=i,
             content=text,
             tokens=[token.id for token in taken],
             stop=False,
-            tokens_predicted=n,
-            tokens_evaluated=n_prompt,
+            tokens_predicted=n[i],
+            tokens_evaluated=n_prompts[i],
             completion_probabilities=probs,
             prompt_progress=None if reading is None else replies.progress(reading),
         )
-        return sse.event(found)
+        return shown(found)
 
-    async for _, piece in run.pieces():
+    async for i, piece in run.pieces():
         if isinstance(piece, Tokens):
-            waiting += piece.tokens
-            n += len(piece.tokens)
+            waiting[i] += piece.tokens
+            n[i] += len(piece.tokens)
         elif isinstance(piece, Reading) and request.return_progress:
-            yield chunk("", [], piece)
+            yield chunk(i, "", piece)
         elif isinstance(piece, Said):
-            yield chunk(piece.text, waiting)
-            waiting = []
+            yield chunk(i, piece.text)
         elif isinstance(piece, Done):
-            if waiting:  # part of a character, which has no text
-                yield chunk("", waiting)
-            yield sse.event(_last(state, run, piece, "", []))
+            if waiting[i]:  # part of a character, which has no text
+                yield chunk(i, "")
+            yield shown(_last(state, i, piece, "", []))
 
 
 @router.post("/tokenize", response_model=TokenizeReply)
 async def tokenize(request: TokenizeRequest, http: Request) -> TokenizeReply:
+    fields.check(request, http)
     engine = state_of(http).loaded.engine
-    raw = request.content.encode()
-    tokens = await asyncio.to_thread(engine.tokenize, raw, request.add_special, request.parse_special)
-    if not request.with_pieces:
-        return TokenizeReply(tokens=tokens)
-    return TokenizeReply(
-        tokens=[TokenPiece(id=t, piece=_piece(engine.detokenize([t], True))) for t in tokens]
-    )
+    text = request.content if request.content is not None else request.prompt
+    if text is None or (request.content is not None and request.prompt is not None):
+        raise bad("Give content, or prompt.", "content")
+    special = request.add_special if request.add_special is not None else request.add_special_tokens
+    if special is None:
+        special = request.content is None  # vLLM's default, or llama-server's
+    tokens = await asyncio.to_thread(engine.tokenize, text.encode(), special, request.parse_special)
+    found: list[Any] = tokens
+    if request.with_pieces:
+        found = [TokenPiece(id=t, piece=_piece(engine.detokenize([t], True))) for t in tokens]
+    return TokenizeReply(tokens=found, count=len(tokens), max_model_len=engine.n_ctx)
 
 
 def _piece(raw: bytes) -> str | list[int]:
@@ -166,15 +213,32 @@ def _piece(raw: bytes) -> str | list[int]:
 
 @router.post("/detokenize", response_model=DetokenizeReply)
 async def detokenize(request: DetokenizeRequest, http: Request) -> DetokenizeReply:
+    fields.check(request, http)
     engine = state_of(http).loaded.engine
     if any(token >= engine.n_vocab for token in request.tokens):
         raise bad(f"tokens: one is outside the vocabulary of {engine.n_vocab}.", "tokens")
     raw = await asyncio.to_thread(engine.detokenize, request.tokens, True)
-    return DetokenizeReply(content=raw.decode(errors="replace"))
+    text = raw.decode(errors="replace")
+    return DetokenizeReply(content=text, prompt=text)
+
+
+@router.get("/tokenizer_info", response_model=TokenizerInfo)
+async def tokenizer_info(http: Request) -> TokenizerInfo:
+    """What clients that tokenize here ask first, as of vLLM."""
+    engine = state_of(http).loaded.engine
+    bos, eos = vocabulary.ends(engine)
+    return TokenizerInfo(
+        model_max_length=engine.n_ctx,
+        bos_token=bos or None,
+        eos_token=eos or None,
+        pad_token=eos or None,
+        chat_template=engine.chat_template,
+    )
 
 
 @router.post("/apply-template", response_model=TemplateReply)
 async def apply_template(request: TemplateRequest, http: Request) -> TemplateReply:
+    fields.check(request, http)
     loaded = state_of(http).loaded
     found = await asyncio.to_thread(
         chat.render, loaded, request.messages, request.tools or (), request.add_generation_prompt

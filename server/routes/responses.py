@@ -11,19 +11,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
-from pyllama_long.server import chat, replies, sse
+from pyllama_long.server import chat, fields, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad, converting, from_engine
+from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.run import Done, Reading, Run, Tokens, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest
 from pyllama_long.server.schemas.responses import (
+    AllowedChoice,
     FunctionCall,
+    FunctionTool,
     Incomplete,
     InputDetails,
     InputItem,
     InputPart,
+    NamedChoice,
+    OtherTool,
     OutputDetails,
     OutputItem,
     OutputMessage,
@@ -38,9 +43,18 @@ from pyllama_long.server.schemas.responses import (
 )
 from pyllama_long.server.state import state_of
 
+# Items about tools that are left out; nothing of theirs was said by this model.
+_LEFT_OUT = {
+    *("web_search_call file_search_call code_interpreter_call image_generation_call mcp_list_tools".split()),
+    *("mcp_call mcp_approval_request mcp_approval_response computer_call computer_call_output".split()),
+    *("local_shell_call local_shell_call_output shell_call shell_call_output".split()),
+    *("apply_patch_call apply_patch_call_output compaction".split()),
+}
+
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
 
+@router.post("/responses", include_in_schema=False)
 @router.post(
     "/v1/responses",
     response_model=ResponsesReply,
@@ -52,9 +66,12 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     if request.previous_response_id is not None or request.background:
         field = "background" if request.background else "previous_response_id"
         raise bad(f"{field}: this server keeps no responses; send the whole conversation.", field)
+    fields.check(request, http)
+    skipped = _skipped(request)
+    fields.ignored(http, *skipped)
     prepared = await chat.prepare(http, loaded, as_chat(request))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
-    answer = _Answer(request, run, replies.head("resp_", state.settings.model_name))
+    answer = _Answer(request, run, replies.head("resp_", state.settings.model_name), skipped)
     if request.stream:
         return sse.response(http, run, answer.stream())
     (whole,) = await collect(http, run)
@@ -70,8 +87,7 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
         answer.score(texts[0], whole.said)
     answer.end(whole.done)
     found = answer.reply(whole.done)
-    none = {"overflow"} if found.overflow is None else None
-    return Response(found.model_dump_json(exclude=none), media_type="application/json")
+    return Response(found.model_dump_json(exclude=_absent(found)), media_type="application/json")
 
 
 @converting()
@@ -98,15 +114,20 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
     made["max_completion_tokens"] = request.max_output_tokens
     if request.top_logprobs is not None:
         made["logprobs"] = True
-    if request.tools:
+    if request.truncation == "auto" and request.overflow is None:
+        made["overflow"] = "shift"  # what OpenAI does under that name
+    if functions := _functions(request):
         made["tools"] = [
             {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
-            for tool in request.tools
+            for tool in functions
         ]
     choice = request.tool_choice
-    if choice is not None:
-        named = None if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}
-        made["tool_choice"] = named or choice
+    if isinstance(choice, AllowedChoice):
+        named = [_named(one.name) for one in choice.tools if isinstance(one, NamedChoice)]
+        allowed = {"mode": choice.mode, "tools": named}
+        made["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+    elif choice is not None:
+        made["tool_choice"] = choice if isinstance(choice, str) else _named(choice.name)
     form = request.text.format if request.text is not None else None
     if form is not None:
         made["response_format"] = {"type": form.type}
@@ -117,10 +138,34 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
     return ChatRequest.model_validate(made)
 
 
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _functions(request: ResponsesRequest) -> list[FunctionTool]:
+    return [tool for tool in request.tools or () if isinstance(tool, FunctionTool)]
+
+
+def _skipped(request: ResponsesRequest) -> list[str]:
+    """Names of what is left out of the prompt."""
+    tools = (
+        f"tools.{i}.{tool.type}" for i, tool in enumerate(request.tools or ()) if isinstance(tool, OtherTool)
+    )
+    items = request.input if isinstance(request.input, list) else []
+    return [*tools, *(f"input.{i}.{item.type}" for i, item in enumerate(items) if item.type in _LEFT_OUT)]
+
+
+def _absent(found: ResponsesReply) -> set[str]:
+    """Fields of ours that have nothing to say."""
+    return {name for name in ("overflow", "ignored") if getattr(found, name) is None}
+
+
 def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
-    if item.type == "function_call":
+    if item.type in ("function_call", "custom_tool_call"):
         if not item.name:
-            raise bad("input: a function_call needs a name.", "input")
+            raise bad(f"input: a {item.type} needs a name.", "input")
+        if item.type == "custom_tool_call":
+            item = item.model_copy(update={"arguments": json_text({"input": item.input or ""})})
         call = {
             "id": item.call_id,
             "type": "function",
@@ -130,13 +175,16 @@ def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
             messages[-1].setdefault("tool_calls", []).append(call)
         else:
             messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-    elif item.type == "function_call_output":
+    elif item.type in ("function_call_output", "custom_tool_call_output"):
         messages.append({"role": "tool", "content": _parts(item.output), "tool_call_id": item.call_id})
     elif item.type in (None, "message"):
         if item.role is None:
             raise bad("input: a message needs a role.", "input")
         messages.append({"role": item.role, "content": _parts(item.content)})
-    elif item.type != "reasoning":
+    elif item.type == "item_reference":
+        message = "input: this server keeps no items: send them whole (store: false in the client's options)."
+        raise bad(message, "input", "item_not_found")
+    elif item.type != "reasoning" and item.type not in _LEFT_OUT:
         raise bad(f"input: this server cannot take items of type {item.type!r}.", "input")
 
 
@@ -154,6 +202,7 @@ class _Answer:
     request: ResponsesRequest
     run: Run
     head: replies.Head
+    skipped: list[str]
     items: list[OutputItem] = field(default_factory=list)
     number: int = 0
 
@@ -212,8 +261,10 @@ class _Answer:
             else choice
             if isinstance(choice, str)
             else choice.model_dump(),
-            tools=[{"strict": None, "parameters": None, **tool.model_dump()} for tool in request.tools or ()],
+            tools=[{"strict": None, "parameters": None, **t.model_dump()} for t in _functions(request)],
+            truncation=request.truncation or "disabled",
             overflow=self.run.prepared.report,
+            ignored=self.skipped or None,
         )
         if done is not None:
             found.usage, found.timings = _usage(done), replies.timings(done)
@@ -232,9 +283,7 @@ class _Answer:
 
     def event(self, type: str, **fields: Any) -> ServerSentEvent:
         if "response" in fields:
-            fields["response"] = fields["response"].model_dump(
-                exclude={"overflow"} if fields["response"].overflow is None else None
-            )
+            fields["response"] = fields["response"].model_dump(exclude=_absent(fields["response"]))
         found = {"type": type, "sequence_number": self.number, **fields}
         self.number += 1
         return sse.event(found, type)

@@ -10,11 +10,11 @@ from pyllama_long.server.schemas.common import (
     MAX_BIAS,
     MAX_LOGPROBS,
     MAX_N,
-    MAX_TOKENS,
     MAX_TOOLS,
     Bias,
     Body,
     JsonObject,
+    Most,
     Overflowing,
     OverflowReport,
     PromptProgress,
@@ -75,6 +75,16 @@ class NamedTool(Body):
     function: NamedFunction
 
 
+class AllowedTools(Body):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(max_length=MAX_TOOLS)
+
+
+class AllowedChoice(Body):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class JsonSchema(Body):
     name: str | None = None
     description: str | None = None
@@ -94,8 +104,8 @@ class StreamOptions(Body):
 
 class ChatRequest(Overflowing):
     messages: list[Message] = Field(min_length=1, max_length=100_000)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: Most = None
+    max_completion_tokens: Most = None
     n: int | None = Field(None, ge=1, le=MAX_N)
     stop: Stop | Stops | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIAS)] | None = None
@@ -104,7 +114,7 @@ class ChatRequest(Overflowing):
     response_format: ResponseFormat | None = None
     grammar: str | None = Field(None, description="GBNF, as llama-server takes it.")
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     stream_options: StreamOptions | None = None
     add_generation_prompt: bool | None = Field(

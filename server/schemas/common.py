@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_N = 16
 MAX_LOGPROBS = 20
@@ -20,13 +20,29 @@ Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+def _unlimited(value: Any) -> Any:
+    return None if type(value) is int and value == -1 else value
+
+
+Most = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)
+]  # -1: no limit
+MostOrNone = Annotated[Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)]
 OverflowMode = Literal["error", "shift", "summarize", "retrieve"]
 
 
 class Body(BaseModel):
-    """A request: unknown fields are ignored, types are not converted."""
+    """A request or a part of one: types are not converted."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class Open(Body):
+    """A request whose unknown fields are kept, so that they can be named."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
 
 class Reply(BaseModel):
@@ -35,7 +51,7 @@ class Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class Sampled(Body):
+class Sampled(Open):
     """Fields of every route that writes text; None: the server's default."""
 
     model: str | None = Field(None, max_length=1024)
@@ -44,7 +60,7 @@ class Sampled(Body):
     top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, ge=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    repeat_penalty: float | None = Field(None, ge=1e-3, le=100)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: Seed | None = None

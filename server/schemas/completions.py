@@ -15,6 +15,7 @@ from pyllama_long.server.schemas.common import (
     MAX_TOKENS,
     Bias,
     JsonObject,
+    MostOrNone,
     PromptProgress,
     Reply,
     Sampled,
@@ -27,16 +28,18 @@ from pyllama_long.server.schemas.common import (
 
 Tokens = Annotated[list[Token], Field(min_length=1)]
 Prompts = Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+Mixed = Annotated[list[str | Token], Field(min_length=1)]
+MixedPrompts = Annotated[list[str | Mixed], Field(min_length=1, max_length=MAX_INPUTS)]
 TokenPrompts = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class CompletionRequest(Sampled):
-    prompt: str | Prompts | Tokens | TokenPrompts
+    prompt: str | Prompts | Tokens | TokenPrompts | Mixed | MixedPrompts
     suffix: str | None = None
     parse_special: bool = Field(
         True, description="Names of control tokens in the prompt become those tokens, as everywhere."
     )
-    max_tokens: int | None = Field(16, ge=0, le=MAX_TOKENS)
+    max_tokens: MostOrNone = 16
     n: int | None = Field(None, ge=1, le=MAX_N)
     best_of: int | None = Field(None, ge=1, le=MAX_N)
     echo: bool | None = None
@@ -78,16 +81,19 @@ class CompletionReply(Reply):
 class NativeRequest(Sampled):
     """llama.cpp's names."""
 
-    prompt: str | Tokens
+    prompt: str | Prompts | Tokens | TokenPrompts | Mixed | MixedPrompts
     n_predict: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     max_tokens: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     stop: Stop | Stops | None = None
     n_probs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    logit_bias: Annotated[list[list[Any]], Field(max_length=MAX_BIAS)] | dict[str, Bias] | None = None
+    logit_bias: Annotated[list[list[Any]], Field(max_length=MAX_BIAS)] | dict[str, Any] | None = None
     grammar: str | None = None
     json_schema: JsonObject | None = None
     ignore_eos: bool = False
     parse_special: bool = True
+    response_fields: Annotated[list[str], Field(max_length=64)] | None = Field(
+        None, description="Only these fields are returned; `a/b` is b of a."
+    )
 
 
 class NativeProb(Reply):

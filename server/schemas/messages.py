@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pyllama_long.server.schemas.common import (
     MAX_TOKENS,
     MAX_TOOLS,
     Body,
     JsonObject,
+    Open,
     Overflowing,
     OverflowReport,
     Reply,
@@ -39,10 +40,22 @@ class MessageInput(Body):
 
 
 class ToolInput(Body):
-    type: Literal["custom"] | None = None
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    """Of the client, with a schema, or of a type that Anthropic defines."""
+
+    type: str | None = Field(None, max_length=64)
+    name: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
     description: str | None = None
-    input_schema: JsonObject
+    input_schema: JsonObject | None = None
+
+    @property
+    def own(self) -> bool:
+        return self.type in (None, "custom")
+
+    @model_validator(mode="after")
+    def _whole(self) -> ToolInput:
+        if self.own and (self.name is None or self.input_schema is None):
+            raise ValueError("a tool needs a name and an input_schema")
+        return self
 
 
 class ToolChoice(Body):
@@ -51,7 +64,17 @@ class ToolChoice(Body):
     disable_parallel_tool_use: bool | None = None
 
 
-class CountRequest(Body):
+class OutputFormat(Body):
+    type: Literal["json_schema"]
+    schema_: JsonObject = Field(alias="schema")
+
+
+class OutputConfig(Body):
+    format: OutputFormat | None = None
+    effort: str | None = None
+
+
+class CountRequest(Open):
     model: str | None = Field(None, max_length=1024)
     messages: list[MessageInput] = Field(min_length=1, max_length=100_000)
     system: str | list[Block] | None = None
@@ -62,6 +85,7 @@ class CountRequest(Body):
 class MessagesRequest(CountRequest, Overflowing):
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)
     stop_sequences: Stops | None = None
+    output_config: OutputConfig | None = None
 
 
 class CountReply(Reply):
@@ -71,7 +95,6 @@ class CountReply(Reply):
 class TextBlock(Reply):
     type: Literal["text"] = "text"
     text: str
-    citations: None = None
 
 
 class ThinkingBlock(Reply):
@@ -111,6 +134,7 @@ class MessageReply(Reply):
     usage: MessageUsage
     timings: Timings | None = None
     overflow: OverflowReport | None = None
+    ignored: list[str] | None = None
 
 
 class MessageEvent(Reply):

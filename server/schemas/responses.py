@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pyllama_long.server.schemas.common import (
     MAX_LOGPROBS,
-    MAX_TOKENS,
     MAX_TOOLS,
     Body,
     JsonObject,
+    Most,
     Overflowing,
     OverflowReport,
     Reply,
@@ -34,6 +34,7 @@ class InputItem(Body):
     call_id: str | None = Field(None, max_length=256)
     name: str | None = Field(None, max_length=256)
     arguments: str | None = None
+    input: str | None = None
     output: str | list[InputPart] | None = None
 
 
@@ -45,9 +46,29 @@ class FunctionTool(Body):
     strict: bool | None = None
 
 
+class OtherTool(Body):
+    """A tool that OpenAI's server runs, or that only some models know."""
+
+    type: str = Field(min_length=1, max_length=64)
+    name: str | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _other(cls, given: str) -> str:
+        if given == "function":
+            raise ValueError("a function needs a name")
+        return given
+
+
 class NamedChoice(Body):
     type: Literal["function"]
     name: str
+
+
+class AllowedChoice(Body):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedChoice | OtherTool] = Field(max_length=MAX_TOOLS)
 
 
 class TextFormat(Body):
@@ -64,11 +85,12 @@ class TextOptions(Body):
 class ResponsesRequest(Overflowing):
     input: str | Annotated[list[InputItem], Field(min_length=1, max_length=100_000)]
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_output_tokens: Most = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    tools: Annotated[list[FunctionTool | OtherTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     background: bool | None = None
@@ -165,10 +187,11 @@ class ResponsesReply(Reply):
     tool_choice: str | JsonObject
     tools: list[JsonObject]
     top_p: float | None = None
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponsesUsage | None = None
     timings: Timings | None = None
     overflow: OverflowReport | None = None
+    ignored: list[str] | None = None
 
 
 class ResponsesEvent(Reply):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pyllama_long.server.schemas.chat import Message, Tool
-from pyllama_long.server.schemas.common import MAX_INPUTS, MAX_TOOLS, Body, Reply, Token
+from pyllama_long.server.schemas.common import MAX_INPUTS, MAX_TOOLS, Body, Open, Reply, Token
 from pyllama_long.server.schemas.completions import Prompts, TokenPrompts, Tokens
 
 SESSION_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -26,11 +26,14 @@ class ModelList(Reply):
     data: list[ModelInfo]
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(Open):
     model: str | None = Field(None, max_length=1024)
     input: str | Prompts | Tokens | TokenPrompts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1, le=1 << 20)
+    embd_normalize: int = Field(
+        2, ge=-1, le=64, description="As llama-server: 2 for length 1, -1 for as it is, 0 for int16's range."
+    )
 
 
 class Embedding(Reply):
@@ -51,10 +54,14 @@ class EmbeddingReply(Reply):
     usage: EmbeddingUsage
 
 
-class TokenizeRequest(Body):
-    content: str
-    add_special: bool = False
-    parse_special: bool = Field(False, description="Names of control tokens in the text become those tokens.")
+class TokenizeRequest(Open):
+    """content: as llama-server; prompt: as vLLM."""
+
+    content: str | None = None
+    prompt: str | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool = Field(True, description="Names of control tokens in the text become those tokens.")
     with_pieces: bool = False
 
 
@@ -65,17 +72,33 @@ class TokenPiece(Reply):
 
 class TokenizeReply(Reply):
     tokens: list[int] | list[TokenPiece]
+    count: int
+    max_model_len: int
 
 
-class DetokenizeRequest(Body):
+class DetokenizeRequest(Open):
     tokens: list[Token]
 
 
 class DetokenizeReply(Reply):
+    """The text, by llama-server's name and by vLLM's."""
+
     content: str
+    prompt: str
 
 
-class TemplateRequest(Body):
+class TokenizerInfo(Reply):
+    """As vLLM tells it; texts of control tokens are null where the model has none."""
+
+    tokenizer_class: str = "GGUF"
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
+class TemplateRequest(Open):
     messages: list[Message] = Field(min_length=1, max_length=100_000)
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     add_generation_prompt: bool = True

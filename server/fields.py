@@ -1,0 +1,104 @@
+"""Fields of requests that this server does not act on: refused by name, or named in a header of the answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from pyllama_long.server.errors import bad
+
+HEADER = "X-Ignored-Fields"
+_MOST = 32  # names in the header
+_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+_FORMAT = "give response_format, json_schema or grammar where the route has it"
+
+# Those that would change the answer, with the values at which they do not, and what to do.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    # llama-server
+    "t_max_predict_ms": ((0, -1), "set max_tokens"),
+    "post_sampling_probs": ((), "leave it out: probabilities are of before sampling"),
+    "n_indent": ((0,), "leave it out"),
+    "lora": ((), "start the server with the adapter"),
+    "image_data": ((), "this model reads text"),
+    "multimodal_data": ((), "this model reads text"),
+    "n_predict": ((-1,), "use max_tokens on this route"),
+    "n_probs": ((0,), "use logprobs on this route"),
+    "json_schema": ((), "use response_format of a chat, or json_schema of /completion"),
+    "response_format": (({"type": "text"},), "use a chat, or json_schema of /completion"),
+    "ignore_eos": ((), "use /completion"),
+    "continue_final_message": ((), "end the messages with an assistant's"),
+    "adaptive_target": ((-1,), "leave it out"),
+    "logit_bias": ((), "use it on the other routes"),
+    # vLLM, SGLang, TGI
+    **dict.fromkeys(
+        "guided_json guided_regex guided_choice guided_grammar structured_outputs structural_tag regex ebnf "
+        "guided_decoding_backend guided_whitespace_pattern".split(),
+        ((), _FORMAT),
+    ),
+    "min_tokens": ((0,), "leave it out"),
+    "min_new_tokens": ((0,), "leave it out"),
+    "stop_token_ids": ((), "use stop"),
+    "bad_words": ((), "use logit_bias"),
+    "allowed_token_ids": ((), "use logit_bias or grammar"),
+    "use_beam_search": ((), "leave it out"),
+    "length_penalty": ((1,), "leave it out"),
+    "prompt_logprobs": ((), "use echo with logprobs of /v1/completions"),
+    "include_stop_str_in_output": ((), "leave it out"),
+    "no_stop_trim": ((), "leave it out"),
+    "skip_special_tokens": ((True,), "leave it out"),
+    "truncate_prompt_tokens": ((), "use overflow"),
+    "logits_processors": ((), "leave it out"),
+    "top_a": ((0,), "leave it out"),
+    "tfs_z": ((1,), "leave it out"),
+    "chat_template": ((), "the model's own is used"),
+    "chat_template_kwargs": ((), "use it in a chat"),
+    "documents": ((), "put them into the messages"),
+    "add_generation_prompt": ((True,), "leave it out"),
+    # OpenAI, Anthropic
+    "modalities": ((["text"],), "this model writes text"),
+    "audio": ((), "this model writes text"),
+    "functions": ((), "use tools"),
+    "function_call": (("none", "auto"), "use tool_choice"),
+    "web_search_options": ((), "this server looks nothing up"),
+    "conversation": ((), "this server keeps no conversations; send the messages"),
+    "prompt": ((), "this server keeps no prompts; send the text"),
+    "mcp_servers": ((), "this server calls no others"),
+    "container": ((), "this server runs no code"),
+    "output_format": ((), "use output_config.format"),
+    "n": ((1,), "this route gives one answer"),
+    "best_of": ((1,), "this route gives one answer"),
+    "stop": ((), "this route has another name for it, or none"),
+    "grammar": ((), "use a chat or /completion"),
+    "max_tool_calls": ((), "leave it out"),
+}
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+
+
+def check(request: BaseModel, http: Request) -> None:
+    """Raises ApiError for a field that would change the answer; other fields that this route does not know are
+    named in a header of the answer."""
+    found = []
+    for name, value in (request.model_extra or {}).items():
+        if any(value is none or (type(value) is type(none) and value == none) for none in _NOTHING):
+            continue
+        neutral, advice = _REFUSED.get(name, (None, ""))
+        if neutral is None:
+            found.append(name)
+        elif not any(value == one and (type(value) is bool) == (type(one) is bool) for one in neutral):
+            raise bad(f"{name}: this server does not know it here: {advice}.", name, "unsupported_parameter")
+    ignored(http, *found)
+
+
+def ignored(http: Request, *names: str) -> None:
+    """Notes what the answer's header is to name."""
+    http.scope.setdefault("ignored", []).extend(names)
+
+
+def header(http: Request) -> str | None:
+    """The header's value, of ASCII only."""
+    names = list(dict.fromkeys(_NAME.sub("?", name[:64]) for name in http.scope.get("ignored", ())))
+    more = ["..."] if len(names) > _MOST else []
+    return ", ".join(names[:_MOST] + more) or None
