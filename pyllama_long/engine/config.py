@@ -77,7 +77,7 @@ class Sampling:
         for name in ("presence_penalty", "frequency_penalty"):
             _within(name, getattr(self, name), -100, 100)
         for token, value in self.logit_bias.items():
-            if math.isnan(value):
+            if math.isnan(value) or value == math.inf:
                 raise ValueError(f"logit_bias of token {token} is not a number")
         if self.grammar is not None:
             _check_grammar(self.grammar)

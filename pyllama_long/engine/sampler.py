@@ -14,6 +14,7 @@ from pyllama_long.errors import DecodeError
 from pyllama_long.sequence import FloatArray
 
 _LAST_N = 64  # tokens that penalties look back at, as in llama_cpp
+_COLDEST = 1e-6  # below it logits divided by the temperature are no numbers: the likeliest is taken
 
 
 class Sampler:
@@ -29,7 +30,7 @@ class Sampler:
         self._chain: Any = None
         self._grammar = _grammar(sampling.grammar, vocab) if sampling.grammar is not None else None
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-        plain = sampling.temperature == 0 and penalties == (1.0, 0.0, 0.0) and not sampling.logit_bias
+        plain = sampling.temperature < _COLDEST and penalties == (1.0, 0.0, 0.0) and not sampling.logit_bias
         if not plain or self._grammar:
             self._chain = _chain(sampling, penalties, n_vocab)
 
@@ -88,7 +89,7 @@ def _chain(s: Sampling, penalties: tuple[float, float, float], n_vocab: int) -> 
         add(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(table), table))
     if penalties != (1.0, 0.0, 0.0):
         add(llama_cpp.llama_sampler_init_penalties(n_vocab, _LAST_N, *penalties))
-    if s.temperature == 0:
+    if s.temperature < _COLDEST:
         add(llama_cpp.llama_sampler_init_greedy())
         return chain
     seed = random.getrandbits(32) if s.seed is None else s.seed & 0xFFFFFFFF

@@ -123,6 +123,7 @@ def _encoded(vector: Any, encoding: str | None) -> list[float] | str:
     return [float(value) for value in vector]
 
 
+@router.head("/v1/health", include_in_schema=False)
 @router.head("/health", include_in_schema=False)
 @router.get("/v1/health", include_in_schema=False)
 @router.get("/health", response_model=Health, tags=["state"], responses={503: {"model": Health}})

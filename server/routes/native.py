@@ -20,7 +20,7 @@ from pyllama_long.server.routes.completions import prompts, tokens_of
 from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
 from pyllama_long.server.sampling import sampling, stops
 from pyllama_long.server.schemas.common import MAX_BIAS, MAX_N
-from pyllama_long.server.schemas.completions import NativeReply, NativeRequest
+from pyllama_long.server.schemas.completions import NativeReply, NativeRequest, PickedReply
 from pyllama_long.server.schemas.tools import (
     DetokenizeReply,
     DetokenizeRequest,
@@ -40,13 +40,15 @@ router = APIRouter(route_class=StrictRoute, tags=["llama.cpp"])
 
 @router.post(
     "/completion",
-    response_model=NativeReply | list[NativeReply],
+    response_model=NativeReply | list[NativeReply] | PickedReply,
     responses=streamed(NativeReply, "Chunks, then [DONE]; with stream."),
 )
 async def completion(request: NativeRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
     fields.check(request, http)
+    if request.stream and request.response_fields:
+        raise bad("response_fields: not with stream.", "response_fields")
     prepared = await asyncio.to_thread(_prepare, state, loaded, request, salt_of(http))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     if request.stream:
@@ -154,9 +156,6 @@ async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterat
     waiting: list[list[Any]] = [[] for _ in n_prompts]
     n = [0] * len(n_prompts)
 
-    def shown(found: NativeReply) -> ServerSentEvent:
-        return sse.event(_picked(found.model_dump(exclude_none=True), request.response_fields))
-
     def chunk(i: int, text: str, reading: Reading | None = None) -> ServerSentEvent:
         taken, waiting[i] = ([], waiting[i]) if reading is not None else (waiting[i], [])
         probs = replies.native_probs(taken, request.n_probs) if request.n_probs and taken else None
@@ -170,7 +169,7 @@ async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterat
             completion_probabilities=probs,
             prompt_progress=None if reading is None else replies.progress(reading),
         )
-        return shown(found)
+        return sse.event(found)
 
     async for i, piece in run.pieces():
         if isinstance(piece, Tokens):
@@ -183,7 +182,7 @@ async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterat
         elif isinstance(piece, Done):
             if waiting[i]:  # part of a character, which has no text
                 yield chunk(i, "")
-            yield shown(_last(state, i, piece, "", []))
+            yield sse.event(_last(state, i, piece, "", []))
 
 
 @router.post("/tokenize", response_model=TokenizeReply)

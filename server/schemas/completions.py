@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from pyllama_long.server.schemas.chat import StreamOptions
 from pyllama_long.server.schemas.common import (
@@ -93,6 +93,14 @@ class NativeRequest(Sampled):
     parse_special: bool = True
     response_fields: Annotated[list[str], Field(max_length=64)] | None = Field(
         None, description="Only these fields are returned; `a/b` is b of a."
+    )
+
+
+class PickedReply(BaseModel):
+    """With response_fields: some of the fields only."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"not": {"required": ["content", "stop", "tokens_evaluated"]}}
     )
 
 
