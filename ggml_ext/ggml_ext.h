@@ -28,6 +28,7 @@ extern "C" {
 #define PLONG_ABI_VERSION  5
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
+#define PLONG_LONGEST      (1 << 30) /* segment, rate, chunk or window at most: the sum of two is a number still */
 
 /* ---- attention plan ------------------------------------------------------------------------------------------- */
 

@@ -21,6 +21,9 @@ static const char * phase_check(const struct plong_phase * ph) {
         return "attention plan: too many dilated branches";
     }
     for (int i = 0; i < ph->n_branches; i++) {
+        if (ph->segment[i] > PLONG_LONGEST) {
+            return "attention plan: a dilated segment is longer than 2^30 tokens";
+        }
         if (ph->rate[i] < 1 || ph->segment[i] < ph->rate[i]) {
             return "attention plan: a dilated branch needs 1 <= rate <= segment length";
         }
@@ -157,27 +160,28 @@ bool plong_branch_range(
     const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out) {
     const int32_t w = ph->segment[k], r = ph->rate[k], s = h % r;
     const int64_t last = (int64_t) p1 - ph->window;
-    int32_t       end  = last < 0 ? 0 : (int32_t) last + 1, beg;
+    int32_t       end  = last < 0 ? 0 : (int32_t) last + 1;
+    int64_t       beg;
     if (k > 0 && plong_phase_nests(ph)) {
         end = min_i32(end, plong_branch_begin(ph, k - 1, p1));
     }
     if (ph->align == PLONG_ALIGN_QUERY) {
         const int32_t lo = max_i32(0, p0 - w + 1);
-        beg              = lo + ((s - lo % r) + r) % r;
+        beg              = (int64_t) lo + ((s - lo % r) + r) % r;
     } else {
         /* a tile never crosses a segment boundary of its plan: plong_phase_cut() sees to that */
         const int32_t lo  = p0 - p0 % w;
-        const int32_t row = p0 + ((s - (p0 - lo) % r) + r) % r; /* the first at or after p0 that takes part */
+        const int64_t row = (int64_t) p0 + ((s - (p0 - lo) % r) + r) % r; /* the first at or after p0 that takes part */
         if (row > p1) {
             return false;
         }
-        beg = lo + s;
+        beg = (int64_t) lo + s;
     }
     const int64_t head = plong_phase_head(ph), skip = beg < head ? (head - beg + r - 1) / r * r : 0;
     if (beg + skip >= end) {
         return false;
     }
-    *out = (struct plong_range) { .beg = beg + (int32_t) skip, .end = end, .stride = r, .branch = k };
+    *out = (struct plong_range) { .beg = (int32_t) (beg + skip), .end = end, .stride = r, .branch = k };
     return true;
 }
 
@@ -232,8 +236,9 @@ int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
             continue;
         }
         /* each position once, so every rule but the first branch's must be looked at key by key */
-        for (int32_t t = r.beg; t < r.end; t += r.stride) {
-            bool seen = plong_phase_in_set(ph, p, t);
+        for (int64_t at = r.beg; at < r.end; at += r.stride) {
+            const int32_t t    = (int32_t) at;
+            bool          seen = plong_phase_in_set(ph, p, t);
             for (int i = 0; !seen && i < k; i++) {
                 seen = plong_branch_joins(ph, i, p, h) && plong_branch_reads(ph, i, p, h, t);
             }

@@ -48,6 +48,9 @@ const char * plong_rope_check(const struct plong_rope * rope) {
             return "RoPE policy: the trained length is missing";
         }
     }
+    if (rope->map != PLONG_MAP_ABSOLUTE && (rope->chunk > PLONG_LONGEST || rope->local > PLONG_LONGEST)) {
+        return "RoPE policy: a chunk, group or window is longer than 2^30 tokens";
+    }
     switch (rope->map) {
         case PLONG_MAP_DCA:
             if (rope->local < 0 || rope->chunk < 2 || rope->local >= rope->chunk) {

@@ -140,6 +140,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_llama_stats": (None, [c_void_p, POINTER(CStats)]),
     "plong_llama_stats_reset": (None, [c_void_p]),
     "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
+    "plong_llama_memory": (c_int64, [c_void_p]),
     "gguf_init_from_file": (c_void_p, [c_char_p, CGgufParams]),
     "gguf_find_key": (c_int64, [c_void_p, c_char_p]),
     "gguf_find_tensor": (c_int64, [c_void_p, c_char_p]),

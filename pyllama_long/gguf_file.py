@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-__all__ = ["Array", "GGUFError", "GGUFFile", "RepeatedToken", "Tensor", "Value", "check_tokens", "read_gguf"]
+__all__ = [
+    "Array",
+    "GGUFError",
+    "GGUFFile",
+    "RepeatedToken",
+    "Tensor",
+    "Value",
+    "check_tokens",
+    "first_part",
+    "read_gguf",
+    "read_parts",
+    "split_parts",
+]
 
 _SCALARS = {
     GGUFValueType.UINT8: "<B",
@@ -39,6 +52,7 @@ _KEPT_NUMBERS = 4096
 _LONGEST_TENSOR_NAME = 64
 _MOST_DIMS = 4
 _LARGEST_ALIGNMENT = 1 << 20
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
 class GGUFError(ValueError):
@@ -108,6 +122,36 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         raise GGUFError(f"{path} does not exist") from None
     except OSError as error:
         raise GGUFError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def split_parts(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """All files of a model that is split, from the name of any of them (NAME-00001-of-00003.gguf); () for others."""
+    path = Path(path)
+    match = _PART.fullmatch(path.name)
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return ()
+    n = int(match[3])
+    return tuple(path.with_name(f"{match[1]}-{i:05d}-of-{n:05d}.gguf") for i in range(1, n + 1))
+
+
+def first_part(path: str | os.PathLike[str]) -> Path:
+    """The file that llama.cpp loads a split model from; the path itself where the model is one file. Raises GGUFError
+    where parts are missing."""
+    parts = split_parts(path)
+    missing = [part.name for part in parts if not part.exists()]
+    if missing and len(missing) < len(parts):
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise GGUFError(f"{path} is one of {len(parts)} parts, and {shown} is missing beside it: download it")
+    return parts[0] if parts and not missing else Path(path)
+
+
+def read_parts(path: str | os.PathLike[str]) -> GGUFFile:
+    """Reads the headers of a model and of all its parts: the values of the first, everybody's tensors, the size of all
+    files together. Raises GGUFError."""
+    first = read_gguf(first_part(path))
+    rest = [read_gguf(part) for part in split_parts(path)[1:]]
+    tensors = [tensor for file in (first, *rest) for tensor in file.tensors]
+    return replace(first, size=sum(file.size for file in (first, *rest)), tensors=tuple(tensors))
 
 
 def check_tokens(path: str | os.PathLike[str]) -> None:

@@ -109,9 +109,12 @@ class LongLlama(llama_cpp.Llama):
         loading.start_backend(o.numa)
         self.numa, self.tensor_split, self.kv_overrides = o.numa, o.tensor_split, o.kv_overrides
         self.model_params, self._arrays = loading.model_params(o)
-        self._model = self._stack.enter_context(closing(Model(model_path, self.model_params, o.verbose)))
+        asked = loading.context_params(o, n_ctx, type_k, type_v)
+        self._model = self._stack.enter_context(
+            closing(Model(model_path, self.model_params, o.verbose, asked, loading.overrides(o)))
+        )
         self.metadata = self._model.metadata()
-        self.n_train = self._model.n_ctx_train() or int(self._meta("context_length", "512"))
+        self.n_train = loading.trained_length(self._model, self.metadata)
         n_ctx = n_ctx or self.n_train
         self._choose(attention, rope, n_ctx, o)
 

@@ -19,7 +19,8 @@ from pyllama_long._native import _internals, llama_chat_format, llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.model import Model, read_hints
 from pyllama_long.plan import AttentionPlan, choose_plan
-from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
+from pyllama_long.rope import RopePolicy, Takes, choose_rope
+from pyllama_long.rope_scaling import read_scaling
 from pyllama_long.template import Ask, ChatTemplate
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}  # ggml_type
@@ -156,6 +157,13 @@ def model_params(o: SimpleNamespace) -> tuple[llama_cpp.llama_model_params, list
     return params, arrays
 
 
+def overrides(o: SimpleNamespace) -> bytes:
+    """The array of llama_model_kv_override that kv_overrides asks for, or nothing."""
+    params, _arrays = model_params(o)
+    n = len(o.kv_overrides or ()) + 1
+    return b"".join(bytes(params.kv_overrides[i]) for i in range(n)) if o.kv_overrides else b""
+
+
 def _override(slot: Any, key: str, value: bool | int | float | str) -> None:
     kinds = {
         bool: ("BOOL", "val_bool"),
@@ -210,6 +218,17 @@ class Settled:
     upstream: bool
 
 
+def trained_length(model: Model, metadata: Mapping[str, str]) -> int:
+    """Tokens that a model knows with the RoPE scaling of its file; 512 where the file does not say. Raises
+    ModelError."""
+    arch = metadata.get("general.architecture", "")
+    n_train = model.n_ctx_train() or int(metadata.get(f"{arch}.context_length", "0")) or 512
+    try:
+        return read_scaling(metadata, arch, n_train, read_hints(model.path_model, arch).rope_factors).n_train
+    except ValueError as error:
+        raise ModelError(f"cannot load {model.path_model}: {error}") from None
+
+
 def settle(
     model: Model,
     metadata: Mapping[str, str],
@@ -227,6 +246,7 @@ def settle(
         return metadata.get(f"{arch}.{name}", default)
 
     hints = read_hints(model.path_model, arch or "")
+    takes = Takes(model.has_rope(), model.takes.no_map, model.takes.no_scaling)
     upstream = attention == "upstream"
     if isinstance(attention, AttentionPlan):
         plan, plan_reason = attention, "asked for"
@@ -243,11 +263,9 @@ def settle(
         policy, reason = native, "llama.cpp's own attention has no other positions"
     elif isinstance(rope, RopePolicy):
         policy, reason = rope, "asked for"
-    elif rope == "auto" and not model.has_rope():
-        policy, reason = native, WITHOUT_ROPE
     else:
-        scaling = meta("rope.scaling.type") or hints.rope_factors
-        policy, reason = choose_rope(rope, n_train, n_ctx, scaling, meta("rope.extension"), plan.reach)
+        scaling = read_scaling(metadata, arch or "", n_train, hints.rope_factors).name
+        policy, reason = choose_rope(rope, n_train, n_ctx, scaling, meta("rope.extension"), plan.reach, takes)
     if upstream and str(policy) != "native":
         raise ValueError(f"attention='upstream' cannot run the RoPE policy {policy}: give rope='native'")
     return Settled(plan, plan_reason, policy, reason, upstream)

@@ -14,6 +14,7 @@ from pyllama_long._native import llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import GGUFError, read_gguf
 from pyllama_long.model import Model
+from pyllama_long.probe import probe
 
 _TEXTS = ("general.type", "general.architecture", "adapter.type")
 _NUMBERS = tuple(GGMLQuantizationType[name] for name in ("I8", "I16", "I32", "I64", "F64"))
@@ -38,6 +39,7 @@ def _scale(given: float) -> float:
 
 def _load(model: Model, path: str) -> Any:
     _check(path)
+    probe(model.path_model, lora=path)
     log.forget()
     adapter = llama_cpp.llama_adapter_lora_init(model.model, os.fsencode(path))
     if not adapter:

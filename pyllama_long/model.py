@@ -13,25 +13,44 @@ import numpy as np
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.errors import ModelError
-from pyllama_long.gguf_file import RepeatedToken, check_tokens
+from pyllama_long.gguf_file import GGUFError, RepeatedToken, check_tokens, first_part
+from pyllama_long.probe import Probed, probe
+from pyllama_long.rope_scaling import TENSORS
 
 _GGUF_ARRAY = 9  # gguf_type
 _INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
 
 
 class Model(_internals.LlamaModel):
-    """llama_cpp's model object with its own loading, tokenizing and metadata."""
+    """llama_cpp's model object with its own loading, tokenizing and metadata.
 
-    def __init__(self, path: str, params: llama_cpp.llama_model_params, verbose: bool = False) -> None:
+    context: what contexts of it will be opened with, for what `takes` says. overrides: bytes of those of params.
+    Any part of a split model stands for all of them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        params: llama_cpp.llama_model_params,
+        verbose: bool = False,
+        context: llama_cpp.llama_context_params | None = None,
+        overrides: bytes = b"",
+    ) -> None:
         self.path_model, self.params, self.verbose = path, params, verbose
         self._exit_stack = ExitStack()
         self.sampler, self.custom_samplers = None, []
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+        try:
+            path = str(first_part(path))
+        except GGUFError as error:
+            raise ModelError(f"cannot load {path}: {error}") from None
+        self.path_model = path
         check_file(path)
         try:
             check_tokens(path)
         except RepeatedToken as error:
             raise ModelError(str(error)) from None
+        self.takes: Probed = probe(path, context, overrides=overrides)
         log.forget()
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
@@ -176,9 +195,8 @@ def read_hints(path: str, arch: str) -> Hints:
         segments, rates = (
             _integers(gguf, f"{arch}.attention.dilated.{name}") for name in ("segment_lengths", "rates")
         )
-        tensors = {"rope_factors_long.weight": "longrope", "rope_freqs.weight": "llama3"}
         found = (
-            kind for name, kind in tensors.items() if _native.lib.gguf_find_tensor(gguf, name.encode()) >= 0
+            kind for name, kind in TENSORS.items() if _native.lib.gguf_find_tensor(gguf, name.encode()) >= 0
         )
         return Hints((segments, rates) if segments and rates else None, next(found, None))
     finally:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from pyllama_long.gguf_file import GGUFError, GGUFFile, read_gguf
+from pyllama_long.gguf_file import GGUFError, GGUFFile, read_parts
+from pyllama_long.rope_scaling import TENSORS, read_scaling
 
 __all__ = ["KV_TYPES", "ModelInfo", "model_info"]
 
@@ -22,7 +23,8 @@ _ALIBI = ("bloom", "refact")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Counts are 0 where the file does not say. kv_heads has one number per layer."""
+    """Counts are 0 where the file does not say. n_train: with the RoPE scaling that the file carries.
+    kv_heads has one number per layer."""
 
     path: str
     file_bytes: int
@@ -55,8 +57,10 @@ class ModelInfo:
 
 
 def model_info(path: str | os.PathLike[str]) -> ModelInfo:
-    """Reads the header of a GGUF file. Raises GGUFError when it is not one, or not a language model's."""
-    file = read_gguf(path)
+    """Reads the header of a GGUF file, and of its other parts where it is split.
+
+    Raises GGUFError when it is not one, or not a language model's."""
+    file = read_parts(path)
     architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
         raise GGUFError(f"{file.path} does not name an architecture: it is not a language model's file")
@@ -65,9 +69,12 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
     n_head = max(keys.per_layer("attention.head_count", n_layer), default=0)
     width = keys.number("embedding_length")
     head_length = width // n_head if n_head else 0
-    scaling = keys.text("rope.scaling.type")
-    if scaling in ("", "none"):
-        scaling = "llama3" if any(t.name == "rope_freqs.weight" for t in file.tensors) else ""
+    names = {tensor.name for tensor in file.tensors}
+    tensors = next((kind for name, kind in TENSORS.items() if name in names), None)
+    try:
+        scaling = read_scaling(file.values, architecture, keys.number("context_length"), tensors)
+    except ValueError as error:
+        raise GGUFError(f"{file.path} is damaged: {error}") from None
     types = Counter[str]()
     for tensor in file.tensors:
         types[tensor.type.name] += tensor.elements
@@ -81,7 +88,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
         architecture=architecture,
         parameters=sum(types.values()),
         weights=types.most_common(1)[0][0] if types else "",
-        n_train=keys.number("context_length"),
+        n_train=scaling.n_train,
         n_vocab=getattr(tokens, "count", 0) or keys.number("vocab_size"),
         n_layer=n_layer,
         n_head=n_head,
@@ -93,7 +100,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
             for k, v in rope.items()
             if isinstance(v, (int, float, str))
         },
-        rope_scaling=scaling or None,
+        rope_scaling=scaling.name or None,
         rope_extension=keys.text("rope.extension"),
         alibi=architecture in _ALIBI or keys.positive("attention.max_alibi_bias"),
         dilated=keys.dilated(),

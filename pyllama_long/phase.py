@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from pyllama_long import _terms
-from pyllama_long._terms import ALL
+from pyllama_long._terms import ALL, LONGEST
 
 Weight = Literal["count", "stride", "none"]
 Align = Literal["segment", "query"]
@@ -46,8 +46,8 @@ class Branch:
     rate: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.segment <= ALL:
-            raise PlanError(f"dilated: segment {self.segment} is not from 1 to {ALL}")
+        if not 1 <= self.segment <= LONGEST:
+            raise PlanError(f"dilated: segment {self.segment} is not from 1 to {LONGEST}")
         if not 1 <= self.rate <= self.segment:
             raise PlanError(f"dilated: rate {self.rate} is not from 1 to its segment {self.segment}")
 

@@ -26,7 +26,7 @@ from typing import Literal, get_args
 
 from pyllama_long import _terms
 
-__all__ = ["WITHOUT_ROPE", "RopeError", "RopePolicy", "choose_rope"]
+__all__ = ["WITHOUT_ROPE", "RopeError", "RopePolicy", "Takes", "choose_rope"]
 
 Freq = Literal["native", "linear", "ntk", "yarn", "llama3", "longrope"]
 Map = Literal["absolute", "dca", "self-extend", "rerope"]
@@ -138,14 +138,16 @@ class RopePolicy:
             raise RopeError(
                 f"{self.map} takes {given} values, chunk={self.chunk} and local={self.local} are given"
             )
-        if given and not 1 <= self.chunk <= _terms.ALL:
-            raise RopeError(f"{self.map}: {_VALUES[self.map][0]} {self.chunk} is not from 1 to {_terms.ALL}")
+        if given and not 1 <= self.chunk <= _terms.LONGEST:
+            raise RopeError(
+                f"{self.map}: {_VALUES[self.map][0]} {self.chunk} is not from 1 to {_terms.LONGEST}"
+            )
         if self.map == "dca" and not 0 <= self.local < self.chunk >= 2:
             raise RopeError(
                 f"dca: local {self.local} is not from 0 to below its chunk {self.chunk} (2 or more)"
             )
-        if self.map == "self-extend" and not 1 <= self.local <= _terms.ALL:
-            raise RopeError(f"self-extend: window {self.local} is not from 1 to {_terms.ALL}")
+        if self.map == "self-extend" and not 1 <= self.local <= _terms.LONGEST:
+            raise RopeError(f"self-extend: window {self.local} is not from 1 to {_terms.LONGEST}")
 
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None, n_ctx: int | None = None) -> RopePolicy:
@@ -231,6 +233,21 @@ class RopePolicy:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Takes:
+    """What a model takes, as llama.cpp and our hooks say when they are asked: why not, or ""."""
+
+    rope: bool = True
+    no_map: str = ""
+    no_scaling: str = ""
+
+    def refusal(self, policy: RopePolicy) -> str:
+        """Why the model cannot run a policy, or ""."""
+        if policy.map != "absolute" and self.no_map:
+            return self.no_map
+        return self.no_scaling if policy.freq != "native" else ""
+
+
 def choose_rope(
     text: str,
     n_train: int,
@@ -238,6 +255,7 @@ def choose_rope(
     gguf_scaling: str | None,
     extension: str = "",
     reach: int = _terms.ALL,
+    takes: Takes | None = None,
 ) -> tuple[RopePolicy, str]:
     """The policy for a model and a context length, and one line that says why it was taken.
 
@@ -245,11 +263,14 @@ def choose_rope(
     n_train is then the length that this scaling reaches, and the frequencies are not scaled a second time.
     extension: the policy that the GGUF names for lengths beyond n_train (`{arch}.rope.extension`), or "".
     reach: of the attention plan: how many tokens back a query reads at most. A plan that stays within n_train
-    never shows the model a distance that it does not know.
+    never shows the model a distance that it does not know. takes: what the model can run, among which `auto` stays.
     """
+    takes = takes or Takes()
     scaling = None if gguf_scaling in (None, "", "none") else gguf_scaling
     automatic = text.strip() == "auto"
     own = f", which the GGUF's own {scaling} scaling reaches" if scaling and automatic else ""
+    if automatic and not takes.rope:
+        return RopePolicy(n_train=n_train), WITHOUT_ROPE
     beyond = f"auto: {n_ctx} tokens are beyond the trained length {n_train}{own}; "
     if automatic and n_ctx <= n_train:
         return (
@@ -261,15 +282,10 @@ def choose_rope(
             f"auto: no query reads further than {reach} tokens back, within the trained length {n_train}{own}"
         )
         return RopePolicy(n_train=n_train), why
-    if automatic and extension:
-        text, why = extension, beyond + "the GGUF names this policy"
-    elif automatic and n_ctx <= _REACH * n_train and not scaling:
-        text, why = "dynamic-yarn", beyond + "YaRN's factor follows each text, and a short one is not scaled"
-    elif automatic:
-        text = f"rerope({max(1, n_train // 2)})+logn"
-        why = beyond + "ReRoPE with log-n kept retrieval best there without training"
-    else:
-        why = "asked for"
+    why = "asked for"
+    if automatic:
+        text, found = _beyond(n_train, n_ctx, bool(scaling), extension, takes)
+        why = beyond + found
     policy = RopePolicy.parse(text, n_train=n_train, n_ctx=n_ctx)
     if scaling and policy.freq != "native":
         raise RopeError(
@@ -279,6 +295,32 @@ def choose_rope(
     if not automatic and min(n_ctx, reach) > n_train and policy.freq == "native" and policy.map == "absolute":
         why += f"; the model knows only {n_train} positions"
     return policy, why
+
+
+def _beyond(n_train: int, n_ctx: int, scaling: bool, extension: str, takes: Takes) -> tuple[str, str]:
+    """The first policy for lengths beyond n_train that the model takes, and why it is that one."""
+    yarn = "YaRN's factor follows each text, and a short one is not scaled"
+    choices = [(extension, "the GGUF names this policy")] if extension else []
+    if n_ctx <= _REACH * n_train and not scaling:
+        choices.append(("dynamic-yarn", yarn))
+    choices.append(
+        (
+            f"rerope({max(1, n_train // 2)})+logn",
+            "ReRoPE with log-n kept retrieval best there without training",
+        )
+    )
+    if n_ctx > _REACH * n_train and not scaling:
+        choices.append(
+            ("dynamic-yarn", f"{yarn}; beyond {_REACH} times the trained length expect it to lose facts")
+        )
+    reasons: list[str] = []
+    for text, why in choices:
+        policy = RopePolicy.parse(text, n_train=n_train, n_ctx=n_ctx)
+        refusal = takes.refusal(policy)
+        if not refusal:
+            return text, "; ".join([*reasons, why])
+        reasons.append(f"{policy} is left out ({refusal})")
+    return "native", "; ".join([*reasons, f"the model knows only {n_train} positions"])
 
 
 def _freq(call: _terms.Call, n_train: int | None, n_ctx: int | None) -> dict[str, object]:

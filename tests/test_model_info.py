@@ -65,7 +65,9 @@ def test_scaling_and_dilated_keys(tmp_path: Path) -> None:
     assert info.dilated == ((2048, 4096), (1, 2))
     assert info.rope_scaling == "llama3"
     yarn = entry(b"llama.rope.scaling.type", STRING, text(b"yarn"))
-    assert info_of(tmp_path, *SHAPE, yarn).rope_scaling == "yarn"
+    four = entry(b"llama.rope.scaling.factor", FLOAT32, struct.pack("<f", 4))
+    assert info_of(tmp_path, *SHAPE, yarn, four).rope_scaling == "yarn"
+    assert info_of(tmp_path, *SHAPE, yarn).rope_scaling is None  # llama.cpp takes a missing factor for 1
 
 
 def test_no_architecture(tmp_path: Path) -> None:

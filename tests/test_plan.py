@@ -130,7 +130,7 @@ def test_defaults() -> None:
         ("dilated(segments=16/8, rates=1/2)", "segments 16/8 must ascend"),
         ("dilated(segments=8, rates=9)", "rate 9 is not from 1 to its segment 8"),
         ("dilated(n=17)", "n=17 branches, at most 16"),
-        ("dilated(n=16, alpha=9)", "is not from 1 to 2147483647"),
+        ("dilated(n=16, alpha=9)", "is not from 1 to 1073741824"),
         ("dilated(8)", "dilated: unknown '8'; known: segments="),
         ("dilated(blocks=8)", "dilated: unknown 'blocks'; known: segments="),
         ("dilated(weight=mean)", "unknown weight 'mean'; known: count, stride, none"),

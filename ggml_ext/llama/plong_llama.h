@@ -54,6 +54,34 @@ LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
  * Returns the length that the whole text has. */
 LLAMA_API size_t plong_llama_layers(const struct llama_context * ctx, char * buf, size_t n);
 
+/* ---- trying a file out ------------------------------------------------------------------------------------------ */
+
+#define PLONG_PROBE_LENGTHS 8
+#define PLONG_PROBE_TEXT    512
+
+struct plong_probe {
+    const char *                           path;
+    const char *                           lora;      /* an adapter, or NULL */
+    const struct llama_model_kv_override * overrides; /* or NULL */
+    struct llama_context_params            context;   /* of the contexts that will be asked for */
+    int32_t                                n_lengths;
+    uint32_t                               lengths[PLONG_PROBE_LENGTHS]; /* contexts whose memory is asked for */
+};
+
+struct plong_probed {
+    int64_t memory[PLONG_PROBE_LENGTHS];  /* bytes of K, V and states; -1: no such context opens */
+    char    no_scaling[PLONG_PROBE_TEXT]; /* why no policy of frequencies can be used, or "" */
+    char    no_map[PLONG_PROBE_TEXT];     /* why no position map can be used, or "" */
+    char    error[PLONG_PROBE_TEXT];
+};
+
+/* Bytes of K, V and states of a context. */
+LLAMA_API int64_t plong_llama_memory(const struct llama_context * ctx);
+
+/* Loads a model without its weights, opens contexts, and decodes some tokens: whatever in the file ends a process ends
+ * this one. Returns 0, 1 where llama.cpp refuses the file (its log says why), or 2 for an exception that left it. */
+LLAMA_API int32_t plong_llama_probe(const struct plong_probe * probe, struct plong_probed * out);
+
 #ifdef __cplusplus
 }
 #endif

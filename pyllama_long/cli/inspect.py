@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pyllama_long.cli.common import (
+    LEAST_CTX,
+    MOST_CTX,
     Attention,
     Ctx,
     Hub,
@@ -26,7 +29,7 @@ from pyllama_long.cli.common import (
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import KV_TYPES, ModelInfo
 from pyllama_long.plan import ALL, choose_plan
-from pyllama_long.rope import WITHOUT_ROPE, RopePolicy, choose_rope
+from pyllama_long.rope import Takes, choose_rope
 
 EXAMPLES = """\b
 [b]Examples[/b]
@@ -52,38 +55,64 @@ def command(
     """Show a model's architecture, trained length, RoPE keys, memory needs, and what would be chosen."""
     options = ModelOptions(model=model, hub=hub, ctx=ctx)
     info = options.info()
-    steps = [step * info.n_train for step in _STEPS if info.n_train]
+    steps = [min(MOST_CTX, step * info.n_train) for step in _STEPS if info.n_train]
     lengths = [options.n_ctx(0)] if ctx else steps
+    takes, sizes = _ask(info, lengths, kv_type)
     report = {
         **asdict(info),
         "kv_bytes_per_token": {kind: info.kv_bytes_per_token(kind) for kind in KV_TYPES},
     }
-    report["choices"] = [choice(info, n, attention, rope, kv_type) for n in lengths] if info.n_train else []
+    report["choices"] = [choice(info, n, attention, rope, kv_type, takes, sizes.get(n)) for n in lengths]
     if as_json:
         print(json.dumps(report))
     else:
         _show(info, report["choices"], kv_type)
 
 
-def choice(info: ModelInfo, n: int, attention: str, rope: str, kv_type: str) -> dict[str, Any]:
-    """What LongLlama takes at a context of n tokens, and the bytes that it needs."""
+def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict[int, int]]:
+    """What llama.cpp and our hooks say of the model: which policies it takes, and the bytes of K, V and states of
+    contexts. A file that llama.cpp refuses is shown by its header. Raises ModelError for one that ends a process."""
+    from pyllama_long import loading
+    from pyllama_long.gguf_file import first_part
+    from pyllama_long.probe import probe
+
+    kind = loading.kv_type(kv_type)
+    params = loading.context_params(loading.options({}), LEAST_CTX, kind, kind)
+    found = probe(first_part(info.path), params, tuple(lengths))
+    if found.refused:
+        print(f"llama.cpp does not load this file: {found.refused}", file=sys.stderr)
+        return Takes(rope=not info.alibi), {}
+    sizes = {n: size for n, size in zip(lengths, found.memory, strict=True) if size >= 0}
+    return Takes(not info.alibi, found.no_map, found.no_scaling), sizes
+
+
+def choice(
+    info: ModelInfo,
+    n: int,
+    attention: str,
+    rope: str,
+    kv_type: str,
+    takes: Takes | None = None,
+    kv_bytes: int | None = None,
+) -> dict[str, Any]:
+    """What LongLlama takes at a context of n tokens, and the bytes that it needs. kv_bytes: as llama.cpp says; None:
+    as the header says."""
+    takes = takes or Takes(rope=not info.alibi)
+    kv_bytes = int(n * info.kv_bytes_per_token(kv_type)) if kv_bytes is None else kv_bytes
     try:
         plan_text, plan_reason, reach = "upstream", "asked for", ALL
         if attention != "upstream":
             plan, plan_reason = choose_plan(attention, info.n_train, info.dilated)
             plan_text, reach = str(plan), plan.reach
-        if rope == "auto" and info.alibi:
-            policy, rope_reason = RopePolicy(n_train=info.n_train), WITHOUT_ROPE
-        else:
-            policy, rope_reason = choose_rope(
-                rope, info.n_train, n, info.rope_scaling, info.rope_extension, reach
-            )
+        policy, rope_reason = choose_rope(
+            rope, info.n_train, n, info.rope_scaling, info.rope_extension, reach, takes
+        )
     except OverflowError as error:
         raise GGUFError(f"{info.path} is damaged: {error}") from None
     return {
         "n_ctx": n,
-        "kv_bytes": int(n * info.kv_bytes_per_token(kv_type)),
-        "memory_bytes": info.memory(n, kv_type),
+        "kv_bytes": kv_bytes,
+        "memory_bytes": info.file_bytes + kv_bytes,
         "attention": plan_text,
         "attention_reason": plan_reason,
         "rope": str(policy),

@@ -47,10 +47,10 @@ class Context:
         if on_progress is not None:
             report = on_progress
             params.progress_callback = _native.progress_callback(lambda share: report(int(100 * share), 100))
-        self.model = self._stack.enter_context(closing(Model(config.model_path, params)))
+        asked = loading.context_params(o, config.n_ctx, kind, kind)
+        self.model = self._stack.enter_context(closing(Model(config.model_path, params, context=asked)))
         self.metadata = self.model.metadata()
-        arch = self.metadata.get("general.architecture")
-        self.n_train = self.model.n_ctx_train() or int(self.metadata.get(f"{arch}.context_length", "512"))
+        self.n_train = loading.trained_length(self.model, self.metadata)
         n_ctx = config.n_ctx or self.n_train
         settled = loading.settle(
             self.model, self.metadata, config.attention, config.rope, (self.n_train, n_ctx), o
