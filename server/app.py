@@ -80,6 +80,7 @@ class _Guard:
             await answer(scope, receive, send)
             return
         scope["salt"] = salt or ""
+        self._state.lanes.begin(scope)
         await self._app(scope, receive, send)
 
 
@@ -112,9 +113,21 @@ class _Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            names = [name for name, _ in scope["headers"]]
+            if b"transfer-encoding" in names and b"content-length" in names:
+                both = errors.bad("Both Content-Length and Transfer-Encoding: send one.", code="two_lengths")
+                answer = errors.reply(both, scope["path"], scope["request_id"])
+                answer.headers["Connection"] = "close"
+                await answer(scope, receive, sending)
+            else:
+                await self._app(scope, receive, sending)
         except asyncio.CancelledError:
             gone = True
+            if status == 0 and self._state.status == "draining":
+                ended = errors.ApiError(
+                    503, "The server is shutting down.", code="shutting_down", retry_after=5
+                )
+                await errors.reply(ended, scope["path"], scope["request_id"])(scope, receive, sending)
             raise
         except Exception as error:
             if isinstance(error, OSError) and status:

@@ -12,14 +12,16 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from pyllama_long.server import fields
+from pyllama_long.server import fields, lanes
 from pyllama_long.server.errors import ApiError, bad
 
 _EXACT = 2**53  # whole numbers below it are the same as floats
 MAX_DEPTH = 64  # of arrays and objects
 _DRAINED = 4  # times the limit is read and thrown away, so that the client reads the answer
+_BODY_S, _BODY_RATE = 60.0, 1 << 20  # seconds for a body, and bytes of the limit for one more
 _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_MARKS = re.compile(rb'"[^"]*"?|[\[{]|[\]}]|,')
+_MOST_VALUES = 4_000_000  # a value takes up to 30 times its text in memory
 _LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -27,13 +29,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def parse(data: bytes) -> Any:
     """JSON in UTF-8. Raises ApiError for anything else: NaN, numbers beyond floats, doubled keys, lone
     surrogates, and more than MAX_DEPTH levels."""
-    depth = 0
-    for match in _BRACKETS.finditer(data):
-        first = match.group()[:1]
-        if first != b'"':
-            depth += 1 if first in b"[{" else -1
-            if depth > MAX_DEPTH:
-                raise bad(f"The JSON is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+    _check_shape(data)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -56,6 +52,28 @@ def parse(data: bytes) -> Any:
     except RecursionError:
         raise bad("The JSON is nested too deeply.", code="invalid_json") from None
     return value
+
+
+def _check_shape(data: bytes) -> None:
+    """Raises ApiError for more than MAX_DEPTH levels or _MOST_VALUES values, before anything is built."""
+    # Without escapes a string ends at its next quote, which takes a regular expression no memory to find.
+    plain = data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
+    depth = values = 0
+    for match in _MARKS.finditer(plain):
+        first = plain[match.start()]
+        if first == 0x22:  # a string
+            continue
+        if first == 0x2C:  # a comma
+            values += 1
+        elif first in b"[{":
+            values += 1
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise bad(f"The JSON is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+        else:
+            depth -= 1
+        if values > _MOST_VALUES:
+            raise bad(f"The JSON has more than {_MOST_VALUES} values.", code="invalid_json")
 
 
 def _constant(name: str) -> Any:
@@ -90,7 +108,12 @@ class StrictRequest(Request):
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            self._body = await self._read(int(self.app.state.max_body))
+            limit = int(self.app.state.max_body)
+            try:
+                self._body = await asyncio.wait_for(self._read(limit), _BODY_S + limit / _BODY_RATE)
+            except asyncio.TimeoutError:
+                message = "The body did not come in time."
+                raise ApiError(408, message, type="timeout_error", code="slow_body") from None
         return self._body
 
     async def _read(self, limit: int) -> bytes:
@@ -115,7 +138,8 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         data = await self.body()
-        return await asyncio.to_thread(parse, data) if len(data) > _IN_THREAD else parse(data)
+        lanes.received(len(data), self.receive)
+        return await lanes.run(parse, data) if len(data) > _IN_THREAD else parse(data)
 
 
 class StrictRoute(APIRoute):

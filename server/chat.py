@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from fastapi import Request as HttpRequest
 
 from pyllama_long import tail
 from pyllama_long.engine import Request
-from pyllama_long.server import calls, grammar, overflow
+from pyllama_long.server import calls, grammar, lanes, overflow
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
@@ -138,7 +137,7 @@ async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Pr
     max_tokens = request.max_completion_tokens or request.max_tokens
     fitting = overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
     fitted = await while_connected(http, fitting)
-    found = await asyncio.to_thread(_requests, state, loaded, request, fitted, tools, max_tokens, salt)
+    found = await lanes.run(_requests, state, loaded, request, fitted, tools, max_tokens, salt)
     found.spent_s = time.monotonic() - started
     return found
 
@@ -158,7 +157,8 @@ def _requests(
     tail_start = None
     if engine.plan.prefill != engine.plan.tail:
         shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
-        tail_start = tail.of_chat(engine.model, found.tokens, shown, None)
+        with engine.using():
+            tail_start = tail.of_chat(engine.model, found.tokens, shown, None)
     requests = [
         Request(
             tokens=found.tokens,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyllama_long.engine import Request, Sampling
-from pyllama_long.server import errors
+from pyllama_long.server import errors, lanes
 from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.run import Prepared, submit
 from pyllama_long.server.schemas.chat import Message
@@ -63,7 +62,7 @@ async def fit(
     """Makes the prompt of a conversation, without its oldest turns where the mode allows and it takes that.
     Raises ApiError when it does not fit, and when the server's limit of time is over."""
     started = time.monotonic()
-    whole = await asyncio.to_thread(make, messages)
+    whole = await lanes.run(make, messages)
     n_ctx = loaded.engine.n_ctx
     # Room for the answer, as far as it leaves most of the context to the prompt.
     limit = n_ctx - max(_LEAST_ANSWER, min(max_tokens or n_ctx, n_ctx // 4))
@@ -74,7 +73,7 @@ async def fit(
         raise refused
     system, found = turns(messages)
     fixed = _Conversation(system, found[:1], found[1:], whole, make, refused)
-    shortest = await asyncio.to_thread(fixed.shortest)
+    shortest = await lanes.run(fixed.shortest)
     if shortest > limit:  # what has to stay leaves less room for the answer
         if len(whole.tokens) < n_ctx:
             return Fitted(messages, whole)
@@ -82,11 +81,11 @@ async def fit(
     if shortest > limit:
         raise refused
     if mode == "shift":
-        return await asyncio.to_thread(fixed.shifted, limit, mode="shift")
+        return await lanes.run(lambda: fixed.shifted(limit, mode="shift"))
     room = limit - shortest - _HEADING
     if mode == "summarize":
         return await _summarized(state, loaded, fixed, limit, room, salt, started)
-    return await asyncio.to_thread(_retrieved, state, loaded, fixed, limit, room, salt)
+    return await lanes.run(_retrieved, state, loaded, fixed, limit, room, salt)
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,7 @@ class _Conversation:
         low, high = 1, len(self.later) - 1
         best: tuple[int, Prompt] | None = None
         while low <= high:
+            lanes.check()
             n = (low + high) // 2
             prompt = self.make(self.without(n, note))
             if len(prompt.tokens) <= limit:
@@ -160,20 +160,20 @@ async def _summarized(
     n_ctx = loaded.engine.n_ctx
     most = min(max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE), room)
     if most < _LEAST_ANSWER:
-        return await asyncio.to_thread(conversation.shifted, limit, mode="summarize", summary="")
-    n, _ = await asyncio.to_thread(conversation.least, limit - most - _HEADING)
+        return await lanes.run(lambda: conversation.shifted(limit, mode="summarize", summary=""))
+    n, _ = await lanes.run(conversation.least, limit - most - _HEADING)
     text = _written(conversation.dropped(n))
     written = []
-    for part in await asyncio.to_thread(_parts, loaded, text, n_ctx // 2):
+    for part in await lanes.run(_parts, loaded, text, n_ctx // 2):
         asked = [Message(role="user", content=f"{_CONDENSE}{part}")]
-        tokens = (await asyncio.to_thread(conversation.make, asked)).tokens
+        tokens = (await lanes.run(conversation.make, asked)).tokens
         length = max(_LEAST_ANSWER, most // 2)
         request = Request(tokens=tokens, max_tokens=length, sampling=Sampling(temperature=0.0), salt=salt)
         written.append(await _answer(state, loaded, request, started))
     summary = "\n".join(written).rpartition("</think>")[2].strip()
-    summary = await asyncio.to_thread(_end_of, loaded, summary, most)
+    summary = await lanes.run(_end_of, loaded, summary, most)
     note = f"{_SUMMARY}{summary}"
-    n, prompt = await asyncio.to_thread(conversation.least, limit, note)
+    n, prompt = await lanes.run(conversation.least, limit, note)
     return conversation.fitted(n, prompt, note, mode="summarize", summary=summary)
 
 
@@ -202,11 +202,13 @@ def _retrieved(
     question = content_text(conversation.later[-1][0])
     taken: list[str] = []
     for text in state.store.search(salt, old, question):
+        lanes.check()
         candidate = "\n\n".join([*taken, text])
         if len(loaded.engine.tokenize(candidate.encode(), False, False)) > room:
             break
         taken.append(text)
     while taken:
+        lanes.check()
         note = _RETRIEVED + "\n\n".join(taken)
         prompt = conversation.make(conversation.without(n, note))
         if len(prompt.tokens) <= limit:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _MAX_ROWS = 200_000
+_MAX_BYTES = 256 << 20  # of all texts together
 _MAX_WORDS = 64
 _WORD = re.compile(r"\w+")
 _SCHEMA = """
@@ -20,12 +21,15 @@ CREATE TABLE IF NOT EXISTS known (conversation TEXT, digest TEXT, PRIMARY KEY (c
 
 
 class Store:
-    """path: a file; None: in memory. Any thread may use it."""
+    """path: a file; None: in memory. most_bytes: of texts that are kept. Any thread may use it."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, most_bytes: int = _MAX_BYTES) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(str(path) if path else ":memory:", check_same_thread=False)
         self._db.executescript(_SCHEMA)
+        self._most_bytes = most_bytes
+        (found,) = self._db.execute("SELECT sum(length(CAST(text AS BLOB))) FROM turns").fetchone()
+        self.n_bytes = int(found or 0)
 
     def search(self, salt: str, old: Sequence[tuple[str, str]], question: str, most: int = 8) -> list[str]:
         """Adds (role, text) messages that it does not know yet, and returns the texts of those that have most in
@@ -41,6 +45,7 @@ class Store:
                 added = self._db.execute("INSERT OR IGNORE INTO known VALUES (?, ?)", (name, digest))
                 if added.rowcount:
                     row = (text, role, name, digest)
+                    self.n_bytes += len(text.encode())
                     self._db.execute(
                         "INSERT INTO turns (text, role, conversation, place) VALUES (?, ?, ?, ?)", row
                     )
@@ -57,7 +62,17 @@ class Store:
         return [f"{role}: {text}" for role, text, place in rows if place in wanted][:most]
 
     def _trim(self) -> None:
-        """Forgets the oldest turns beyond the limit."""
+        """Forgets the oldest turns beyond the limits."""
+        oldest_first = self._db.execute("SELECT rowid, length(CAST(text AS BLOB)) FROM turns ORDER BY rowid")
+        last, left = None, self.n_bytes
+        while left > self._most_bytes and (row := oldest_first.fetchone()) is not None:
+            last, left = row[0], left - row[1]
+        oldest_first.close()
+        if last is not None:
+            places = "SELECT conversation, place FROM turns WHERE rowid <= ?"
+            self._db.execute(f"DELETE FROM known WHERE (conversation, digest) IN ({places})", (last,))
+            self._db.execute("DELETE FROM turns WHERE rowid <= ?", (last,))
+            self.n_bytes = left
         (n,) = self._db.execute("SELECT count(*) FROM known").fetchone()
         if n > _MAX_ROWS:
             oldest = "SELECT rowid FROM turns ORDER BY rowid LIMIT ?"
@@ -66,6 +81,8 @@ class Store:
                 f"DELETE FROM known WHERE (conversation, digest) IN ({places})", (n - _MAX_ROWS,)
             )
             self._db.execute(f"DELETE FROM turns WHERE rowid IN ({oldest})", (n - _MAX_ROWS,))
+            (found,) = self._db.execute("SELECT sum(length(CAST(text AS BLOB))) FROM turns").fetchone()
+            self.n_bytes = int(found or 0)
 
     def close(self) -> None:
         with self._lock:

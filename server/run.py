@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 from fastapi import Request as HttpRequest
 
 from pyllama_long.engine import Engine, Handle, Request, events
+from pyllama_long.server import lanes
 from pyllama_long.server.answer import AnswerParser, Called, Said
 from pyllama_long.server.errors import ApiError, bad, from_engine
 from pyllama_long.server.metrics import Metrics
@@ -176,10 +177,11 @@ async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s
 
     def all_of_them() -> None:
         for request in prepared.requests:
+            lanes.check()
             handles.append(engine.submit(request))
 
     # Checking a grammar and copying a long prompt take their time.
-    work = asyncio.get_running_loop().run_in_executor(None, all_of_them)
+    work = lanes.start(all_of_them)
     try:
         await asyncio.shield(work)
     except BaseException as error:

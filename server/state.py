@@ -13,7 +13,7 @@ from fastapi import Request
 from pyllama_long.phase import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
-from pyllama_long.server import calls, logs, vocabulary
+from pyllama_long.server import calls, lanes, logs, vocabulary
 from pyllama_long.server.beginnings import Beginnings
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.metrics import Metrics
@@ -88,6 +88,7 @@ class State:
     def __init__(self, settings: Settings, loader: Loader) -> None:
         self.settings, self.keys, self.metrics = settings, Keys(settings.api_keys), Metrics()
         self.store = Store(settings.store)
+        self.lanes = lanes.Lanes(settings.request_timeout_s)
         self.status: Literal["loading", "ok", "failed", "draining"] = "loading"
         self.progress: float | None = None
         self.error: BaseException | None = None
@@ -131,12 +132,29 @@ class State:
             raise ApiError(503, "The model is being loaded.", code="loading", retry_after=2)
         return self._loaded
 
+    def stop(self) -> None:
+        """Ends what still runs: streams get an error event, other requests a 503. For any thread."""
+        self.status = "draining"
+        self.lanes.stop()
+        if self._loaded is not None:
+            self._loaded.engine.close(0.0)
+
+    def stuck_s(self) -> float:
+        """Seconds for which the engine's thread has not turned although something waits for it."""
+        engine = None if self._loaded is None else self._loaded.engine
+        return 0.0 if engine is None or not engine.has_work else max(0.0, time.monotonic() - engine.last_turn)
+
+    @property
+    def is_loading(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self, drain_s: float = 0.0) -> None:
         self.status = "draining"
         if self._thread is not None:
             self._thread.join(_LOADING_S)  # a model that is still being loaded ends with the process
         if self._loaded is not None:
             self._loaded.engine.close(drain_s)
+        self.lanes.stop()
         self.store.close()
 
 

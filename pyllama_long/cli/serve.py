@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +34,7 @@ EXAMPLES = """\b
 _NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
 _OVERFLOWS = ("error", "shift", "summarize", "retrieve")
 _GIB = 1 << 30
+_LAST_WORDS_S = 5  # for writing the errors of what did not end within --drain
 _UP_TO_1E6 = {"min": 0.0, "max": 1e6}  # neither inf nor nan
 
 
@@ -160,7 +164,12 @@ def command(
         "cache_dir": None if folder is None else str(folder),
     }
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise CommandError(f"--cache-dir {folder}: cannot be written ({error.strerror})") from None
     settings = Settings(
         model_name=alias or path.stem,
         api_keys=tuple(keys),
@@ -194,6 +203,7 @@ def serve(
 
     from pyllama_long.engine import Engine, EngineConfig
     from pyllama_long.server.app import create_app
+    from pyllama_long.server.protocol import Protocol
 
     engine_config = EngineConfig(**config)
     with listen(host, port) as listening:
@@ -203,7 +213,8 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            http=Protocol,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_WORDS_S,
             timeout_keep_alive=30,
             ssl_certfile=None if tls is None else tls[0],
             ssl_keyfile=None if tls is None else tls[1],
@@ -223,13 +234,31 @@ def serve(
                 server.should_exit = True
             elif state.status == "ok":
                 print(f"{settings.model_name} is ready at {url}", flush=True)
+                print(_about(state), file=sys.stderr, flush=True)
 
         state.on_loaded = on_loaded
-        with _signals(server, state):
+        with _signals(server, state, settings.drain_s):
             server.run(sockets=[listening])
     if state.error is not None:
         raise state.error
+    if state.is_loading or state.lanes.is_busy:  # threads inside the library, which only the process can end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
+
+
+def _about(state: Any) -> str:
+    """What runs, in lines."""
+    engine = state.loaded.engine
+    times = engine.n_ctx / engine.n_train
+    return (
+        f"context {engine.n_ctx} tokens, {times:.3g} times the trained {engine.n_train}; "
+        f"{engine.config.n_parallel} at once\n"
+        f"attention {engine.plan}, rope {engine.rope}\n"
+        "paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/embeddings, "
+        "/completion, /health"
+    )
 
 
 @contextmanager
@@ -237,7 +266,10 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
     """A listening socket. Raises CommandError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address[:2], family=family, backlog=2048, reuse_port=False)
+        both = address[0] == "::" and socket.has_dualstack_ipv6()
+        listening = socket.create_server(
+            address[:2], family=family, backlog=2048, reuse_port=False, dualstack_ipv6=both
+        )
     except OSError as error:
         reason = error.strerror or str(error)
         raise CommandError(
@@ -248,19 +280,32 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _signals(server: Any, state: Any) -> Iterator[None]:
+def _signals(server: Any, state: Any, drain_s: float) -> Iterator[None]:
     """The first SIGINT or SIGTERM drains, the second stops; neither ends in a traceback."""
 
     @contextmanager
     def capture() -> Iterator[None]:
         yield
 
+    def after(seconds: float, function: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, function)
+        timer.daemon = True
+        timer.start()
+
+    def end(seconds: float) -> None:
+        after(seconds, state.stop)
+
+    def force() -> None:
+        server.force_exit = True
+
     def on_signal(number: int, _frame: object) -> None:
         if server.should_exit:
-            server.force_exit = True
             print("stopping", file=sys.stderr, flush=True)
+            end(0.0)
+            after(_LAST_WORDS_S / 2, force)
             return
         server.should_exit = True
+        end(drain_s)
         if state.status == "ok":
             state.status = "draining"
         print("finishing what is running; once more stops", file=sys.stderr, flush=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from pyllama_long import _native, explain, loading, log
 from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
 from pyllama_long.engine.config import EngineConfig
+from pyllama_long.errors import EngineClosed
 from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray
 
@@ -29,6 +31,8 @@ class Context:
 
     def __init__(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> None:
         self._stack = ExitStack()
+        self._users, self._closing = 0, False
+        self._left = threading.Condition()
         try:
             self._open(config, on_progress)
         except BaseException:
@@ -93,7 +97,25 @@ class Context:
         """Cells."""
         return int(llama_cpp.llama_n_ctx(self.ctx))
 
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """For threads that read the model beside the engine's own: it is not freed within. Raises EngineClosed."""
+        with self._left:
+            if self._closing:
+                raise EngineClosed
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._users -= 1
+                self._left.notify_all()
+
     def close(self) -> None:
+        """Waits for the last of those who are `using` the model, then frees it."""
+        with self._left:
+            self._closing = True
+            self._left.wait_for(lambda: not self._users)
         self._stack.close()
 
     def explain(self) -> str:

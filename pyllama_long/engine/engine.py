@@ -6,6 +6,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pyllama_long._native import llama_cpp
@@ -65,7 +66,8 @@ class Engine:
         """Starts a request, or lets it wait. Raises ContextOverflow when it can never fit, QueueFull,
         EngineClosed, and ValueError for tokens, a grammar or sampling that cannot be used."""
         self._loop.check_open()
-        job = Job(next(self._numbers), request, self._context, self._loop.wake)
+        with self._context.using():
+            job = Job(next(self._numbers), request, self._context, self._loop.wake)
         try:
             self._loop.submit(job)
         except BaseException:
@@ -75,14 +77,23 @@ class Engine:
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         """Token ids of UTF-8 text; special: names of control tokens in it become those tokens."""
-        return self._context.model.tokenize(text, add_bos, special)
+        with self._context.using():
+            return self._context.model.tokenize(text, add_bos, special)
+
+    def using(self) -> AbstractContextManager[None]:
+        """The model is not freed within, also when another thread closes the engine. Raises EngineClosed."""
+        return self._context.using()
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
-        return self._context.model.detokenize(list(tokens), special)
+        with self._context.using():
+            return self._context.model.detokenize(list(tokens), special)
 
     def token_text(self, token: int) -> str:
         """The name of a token, control tokens included; empty for -1."""
-        return self._context.model.piece(token, True).decode(errors="replace") if token >= 0 else ""
+        if token < 0:
+            return ""
+        with self._context.using():
+            return self._context.model.piece(token, True).decode(errors="replace")
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[FloatArray]:
         """A vector [n_embd] for each list of tokens: the model's own pooling, or the mean over the tokens; not

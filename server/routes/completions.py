@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
-from pyllama_long.server import fields, replies, sse
+from pyllama_long.server import fields, lanes, replies, sse
 from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad
@@ -51,7 +50,7 @@ async def create(request: CompletionRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
     fields.check(request, http)
-    prepared = await asyncio.to_thread(prepare, state, loaded, request, salt_of(http))
+    prepared = await lanes.run(prepare, state, loaded, request, salt_of(http))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("cmpl-", state.settings.model_name)
     if request.stream:

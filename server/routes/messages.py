@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +12,7 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import events
-from pyllama_long.server import chat, fields, replies, sse
+from pyllama_long.server import chat, fields, lanes, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad, converting
@@ -87,7 +86,7 @@ async def count(request: CountRequest, http: Request) -> CountReply:
     loaded = state_of(http).loaded
     made = as_chat(request)
     shown = chat.Tools.of(made).tools
-    found = await asyncio.to_thread(chat.prompt, loaded, made.messages, shown)
+    found = await lanes.run(chat.prompt, loaded, made.messages, shown)
     return CountReply(input_tokens=len(found.tokens))
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from pyllama_long import __version__
-from pyllama_long.server import fields, metrics
+from pyllama_long.server import fields, lanes, metrics
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import ApiError, bad, from_engine
 from pyllama_long.server.routes.completions import prompts, tokens_of
@@ -32,6 +32,7 @@ from pyllama_long.server.schemas.tools import (
 from pyllama_long.server.state import Loaded, state_of
 
 router = APIRouter(route_class=StrictRoute)
+_STUCK_S = 30.0  # without a turn of the engine; one step on a slow machine takes seconds
 _WEB = Path(__file__).resolve().parent.parent / "web"
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
 
@@ -74,7 +75,7 @@ async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply
         return sum(map(len, tokens)), loaded.engine.start_embedding(tokens)
 
     async def work() -> tuple[int, list[Any]]:
-        starting = asyncio.get_running_loop().run_in_executor(None, start)
+        starting = lanes.start(start)
         try:
             n_tokens, future = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -129,15 +130,17 @@ def _encoded(vector: Any, encoding: str | None) -> list[float] | str:
 @router.get("/health", response_model=Health, tags=["state"], responses={503: {"model": Health}})
 async def health(http: Request) -> Response:
     state = state_of(http)
-    found = Health(status=state.status, progress=state.progress)
-    headers = {} if state.status == "ok" else {"Retry-After": "2"}
-    return JSONResponse(found.model_dump(), 200 if state.status == "ok" else 503, headers)
+    stuck = state.stuck_s()
+    status = "stuck" if state.status == "ok" and stuck > _STUCK_S else state.status
+    found = Health(status=status, progress=state.progress)
+    headers = {} if status == "ok" else {"Retry-After": "2"}
+    return JSONResponse(found.model_dump(), 200 if status == "ok" else 503, headers)
 
 
 @router.get("/metrics", tags=["state"], response_class=Response)
 async def prometheus(http: Request) -> Response:
     """Metrics in Prometheus's text format."""
-    text = await asyncio.to_thread(state_of(http).metrics.text)
+    text = await lanes.run(state_of(http).metrics.text)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
-from pyllama_long.server import chat, fields, grammar, replies, sse, vocabulary
+from pyllama_long.server import chat, fields, grammar, lanes, replies, sse, vocabulary
 from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad
@@ -49,7 +48,7 @@ async def completion(request: NativeRequest, http: Request) -> Response:
     fields.check(request, http)
     if request.stream and request.response_fields:
         raise bad("response_fields: not with stream.", "response_fields")
-    prepared = await asyncio.to_thread(_prepare, state, loaded, request, salt_of(http))
+    prepared = await lanes.run(_prepare, state, loaded, request, salt_of(http))
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     if request.stream:
         return sse.response(http, run, _chunks(state, request, run))
@@ -195,7 +194,7 @@ async def tokenize(request: TokenizeRequest, http: Request) -> TokenizeReply:
     special = request.add_special if request.add_special is not None else request.add_special_tokens
     if special is None:
         special = request.content is None  # vLLM's default, or llama-server's
-    tokens = await asyncio.to_thread(engine.tokenize, text.encode(), special, request.parse_special)
+    tokens = await lanes.run(engine.tokenize, text.encode(), special, request.parse_special)
     found: list[Any] = tokens
     if request.with_pieces:
         found = [TokenPiece(id=t, piece=_piece(engine.detokenize([t], True))) for t in tokens]
@@ -216,7 +215,7 @@ async def detokenize(request: DetokenizeRequest, http: Request) -> DetokenizeRep
     engine = state_of(http).loaded.engine
     if any(token >= engine.n_vocab for token in request.tokens):
         raise bad(f"tokens: one is outside the vocabulary of {engine.n_vocab}.", "tokens")
-    raw = await asyncio.to_thread(engine.detokenize, request.tokens, True)
+    raw = await lanes.run(engine.detokenize, request.tokens, True)
     text = raw.decode(errors="replace")
     return DetokenizeReply(content=text, prompt=text)
 
@@ -239,7 +238,7 @@ async def tokenizer_info(http: Request) -> TokenizerInfo:
 async def apply_template(request: TemplateRequest, http: Request) -> TemplateReply:
     fields.check(request, http)
     loaded = state_of(http).loaded
-    found = await asyncio.to_thread(
+    found = await lanes.run(
         chat.render, loaded, request.messages, request.tools or (), request.add_generation_prompt
     )
     return TemplateReply(prompt=found.text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
 from pyllama_long.engine import SessionInfo
-from pyllama_long.server import chat
+from pyllama_long.server import chat, lanes
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.routes.completions import tokens_of
@@ -33,7 +32,7 @@ async def save(request: SessionRequest, http: Request) -> Session:
     loaded = state_of(http).loaded
     if (request.messages is None) == (request.prompt is None):
         raise bad("Give messages or prompt.", "messages")
-    tokens = await asyncio.to_thread(_tokens, loaded, request)
+    tokens = await lanes.run(_tokens, loaded, request)
     info = await _call(request.name, loaded.engine.sessions.save, tokens, request.name, salt_of(http))
     return _shown(info)
 
@@ -61,7 +60,7 @@ def _tokens(loaded: Loaded, request: SessionRequest) -> list[int]:
 
 async def _call(name: str, work: Callable[..., Any], *args: Any) -> Any:
     try:
-        return await asyncio.to_thread(work, *args)
+        return await lanes.run(work, *args)
     except KeyError:
         raise ApiError(404, f"There is no session {name!r}.", param="name", code="no_session") from None
     except OSError as error:

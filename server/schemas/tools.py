@@ -109,7 +109,7 @@ class TemplateReply(Reply):
 
 
 class Health(Reply):
-    status: Literal["ok", "loading", "failed", "draining"]
+    status: Literal["ok", "loading", "failed", "draining", "stuck"]
     progress: float | None = None
 
 

@@ -1,0 +1,172 @@
+"""Threads in which requests are prepared: a lane for small bodies and one for large ones, bounded per client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starlette.types import Receive, Scope
+
+from pyllama_long.server.errors import ApiError
+
+T = TypeVar("T")
+_LARGE = 1 << 16  # bytes of a body, from which its work goes to the large lane
+_SMALL_THREADS, _LARGE_THREADS = 6, 2
+_PER_CLIENT = (
+    512,
+    32,
+)  # pieces of work in the small and the large lane that run or wait, of one key or address
+_MOST = (2048, 128)  # of all
+_current: contextvars.ContextVar[Work | None] = contextvars.ContextVar("work", default=None)
+
+
+class Lanes:
+    """Of one server; `enter` is called by its event loop, `stop` by any thread."""
+
+    def __init__(self, timeout_s: float = 0.0) -> None:
+        self.timeout_s, self.stopped = timeout_s, False
+        self._pools = (
+            ThreadPoolExecutor(_SMALL_THREADS, "small"),
+            ThreadPoolExecutor(_LARGE_THREADS, "large"),
+        )
+        gate = threading.Event()
+        for pool, n in zip(self._pools, (_SMALL_THREADS, _LARGE_THREADS), strict=True):
+            for _ in range(n):  # all threads are there from the beginning
+                pool.submit(gate.wait)
+        gate.set()
+        self._there: Counter[tuple[bool, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def begin(self, scope: Scope) -> None:
+        """What this request's task prepares from now on belongs to one piece of work."""
+        client = scope.get("client")
+        address = client[0] if client else ""
+        salt = scope.get("salt", "")
+        _current.set(Work(self, address if salt in ("", "public") else salt))
+
+    def enter(self, work: Work, function: Callable[[], T]) -> Future[T]:
+        """Raises ApiError, 429 or 503, where a lane is full."""
+        large = work.n_bytes >= _LARGE
+        place = (large, work.client)
+        with self._lock:
+            if self.stopped:
+                raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+            if self._there[place] >= _PER_CLIENT[large]:
+                message = "Too many of your requests are being prepared: wait for some of them."
+                raise ApiError(429, message, type="rate_limit_error", code="too_many_requests", retry_after=2)
+            if sum(n for (lane, _), n in self._there.items() if lane == large) >= _MOST[large]:
+                raise ApiError(503, "The server is busy: try again later.", code="busy", retry_after=2)
+            self._there[place] += 1
+
+        def left(_: Future[T]) -> None:
+            with self._lock:
+                self._there[place] -= 1
+                if not self._there[place]:
+                    del self._there[place]
+
+        future = self._pools[large].submit(function)
+        future.add_done_callback(left)
+        return future
+
+    def stop(self) -> None:
+        """What waits is cancelled, what runs ends at its next `check`."""
+        self.stopped = True
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def is_busy(self) -> bool:
+        with self._lock:
+            return bool(self._there)
+
+
+class Work:
+    """The preparation of one request. n_bytes: of its body. receive: tells when the client goes."""
+
+    def __init__(self, lanes: Lanes, client: str) -> None:
+        self.lanes, self.client, self.n_bytes = lanes, client, 0
+        self.receive: Receive | None = None
+        self.cancelled = False
+        self._started = time.monotonic()
+
+    def check(self) -> None:
+        """Raises ApiError when nobody waits for the work any more, or it is late."""
+        if self.cancelled:
+            raise ApiError(499, "The client has gone.", code="client_closed_request")
+        if self.lanes.stopped:
+            raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+        if (left := self.left_s()) is not None and left <= 0:
+            message = f"Preparing the request took longer than the limit of {self.lanes.timeout_s:g} s."
+            raise ApiError(408, message, type="timeout_error", code="timeout")
+
+    def left_s(self) -> float | None:
+        limit = self.lanes.timeout_s
+        return limit - (time.monotonic() - self._started) if limit else None
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        future = start(function, *args)
+        waited: set[asyncio.Future[Any]] = {future}
+        watch = None if self.receive is None else asyncio.ensure_future(_gone(self.receive))
+        if watch is not None:
+            waited.add(watch)
+        try:
+            await asyncio.wait(waited, timeout=self.left_s(), return_when=asyncio.FIRST_COMPLETED)
+            if not future.done():
+                late = watch is None or not watch.done()
+                if not late:
+                    self.cancelled = True
+                self.check()
+            return await future
+        except asyncio.CancelledError:
+            self.cancelled = not self.lanes.stopped
+            self.check()  # a lane that was stopped has cancelled it
+            raise
+        finally:
+            if watch is not None:
+                watch.cancel()
+            if not future.done():
+                self.cancelled = True
+                future.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def received(n_bytes: int, receive: Receive) -> None:
+    """The body of the current request has come."""
+    work = _current.get()
+    if work is not None:
+        work.n_bytes, work.receive = n_bytes, receive
+
+
+def check() -> None:
+    """For work in a thread, between two pieces of it. Raises ApiError when it is to end."""
+    work = _current.get()
+    if work is not None:
+        work.check()
+
+
+def start(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    """Begins work in the current request's lane. Raises ApiError."""
+    work = _current.get()
+    context = contextvars.copy_context()
+    if work is None:
+        return asyncio.get_running_loop().run_in_executor(None, lambda: context.run(function, *args))
+    work.check()
+    return asyncio.wrap_future(work.lanes.enter(work, lambda: context.run(function, *args)))
+
+
+async def run(function: Callable[..., T], *args: Any) -> T:
+    """`start`, and its result. Raises ApiError when the client goes, or the limit of time is over."""
+    work = _current.get()
+    if work is None:
+        return await asyncio.to_thread(function, *args)
+    return await work.run(function, *args)

@@ -1,0 +1,101 @@
+"""HTTP/1.1 as uvicorn has it, with limits for connections that ask nothing, and answers for half-closed ones."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections import Counter
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_S = 20.0  # until a new connection's request line and headers are there
+_POLL_S = 0.5
+_SPARE_FILES = 128  # for what is no connection
+_CLOSED = 7  # TCP_CLOSE, of linux/tcp_states.h
+_there: Counter[str] = Counter()
+
+
+def most_connections() -> int:
+    """As many as there may be files, less some for everything else."""
+    return max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
+
+
+class Protocol(H11Protocol):
+    """One connection. per_address: the most of one address; half of what files allow."""
+
+    _eof = False
+    _asked: asyncio.TimerHandle | None = None
+    _address: str | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        most = most_connections()
+        if _there.total() >= most or _there[address] >= most // 2:
+            transport.abort()
+            return
+        self._address = address
+        _there[address] += 1
+        self._asked = self.loop.call_later(HEADER_S, self._silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._address is not None:
+            _there[self._address] -= 1
+            if not _there[self._address]:
+                del _there[self._address]
+            self._address = None
+        self._stop_asking()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._stop_asking()
+        elif self._asked is None and (before is None or before.response_complete):  # the next one's headers
+            self._asked = self.loop.call_later(HEADER_S, self._silent)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._eof and not self.transport.is_closing():
+            self.transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that has sent its request and says no more still gets its answer; one that is gone is known by
+        what its machine says to the next bytes."""
+        if self.cycle is None or self.cycle.more_body or self.cycle.response_complete:
+            return False
+        self._eof = True
+        unanswered = self.conn.our_state is h11.SEND_RESPONSE and not self.cycle.response_started
+        if unanswered and self.scope["http_version"] == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.loop.call_later(_POLL_S / 10, self._poll)
+        return True
+
+    def _poll(self) -> None:
+        if self.transport.is_closing():
+            return
+        found: Any = self.transport.get_extra_info("socket")
+        try:
+            gone = found.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            if hasattr(socket, "TCP_INFO"):
+                gone = gone or found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED
+        except OSError:
+            gone = True
+        if gone:
+            self.transport.abort()
+        else:
+            self.loop.call_later(_POLL_S, self._poll)
+
+    def _silent(self) -> None:
+        self._asked = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_asking(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked = None

@@ -1,0 +1,112 @@
+"""Connections and bodies that would cost other clients their answers, and the end of a server under load."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import serving
+from test_server_serve import stream
+
+from pyllama_long.cli.serve import listen
+from pyllama_long.server.body import parse
+from pyllama_long.server.errors import ApiError
+from pyllama_long.server.overflow_store import Store
+
+
+def exchange(url: str, request: bytes, half_close: bool = False) -> bytes:
+    host, _, port = url.rpartition("/")[2].partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(request)
+        if half_close:
+            raw.shutdown(socket.SHUT_WR)
+        found = b""
+        while data := raw.recv(1 << 16):
+            found += data
+    return found
+
+
+def test_streams_longer_than_the_drain_end_with_an_error_event() -> None:
+    with serving("--ctx", "60000", "--drain", "0.5") as (process, url):
+        said: list[str] = []
+        thread = stream(url, 50_000, said)
+        time.sleep(0.6)
+        process.send_signal(signal.SIGTERM)
+        thread.join(20)
+        assert process.wait(20) == 0
+        assert said[0].rstrip().endswith("data: [DONE]") and "shutting_down" in said[0]
+
+
+def test_a_signal_while_prompts_are_prepared_is_no_crash() -> None:
+    with serving("--ctx", "512", "--drain", "0") as (process, url):
+        body = json.dumps({"content": "word and " * 400_000}).encode()
+        threads = [threading.Thread(target=lambda: _ignore(url, body), daemon=True) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def _ignore(url: str, body: bytes) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"{url}/tokenize", content=body, headers={"Content-Type": "application/json"}, timeout=60)
+
+
+def test_small_requests_pass_large_ones_and_odd_connections_get_answers() -> None:
+    with serving("--ctx", "512") as (_, url):
+        body = json.dumps({"content": "word and " * 170_000}).encode()
+        for _ in range(24):
+            threading.Thread(target=_ignore, args=(url, body), daemon=True).start()
+        time.sleep(0.3)
+        slowest = 0.0
+        for _ in range(5):
+            began = time.monotonic()
+            assert httpx.post(f"{url}/tokenize", json={"content": "few words"}, timeout=30).status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 2.0
+        small = json.dumps({"prompt": "Once", "n_predict": 3}).encode()
+        head = b"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        length = b"Content-Length: %d\r\n" % len(small)
+        found = exchange(url, head + length + b"\r\n" + small, half_close=True)
+        assert b"HTTP/1.1 200" in found and b'"tokens_predicted":3' in found
+        both = exchange(url, head + length + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        assert both.startswith(b"HTTP/1.1 400") and b"two_lengths" in both
+
+
+def test_a_long_string_takes_memory_of_its_own_size() -> None:
+    for data in (b'{"x": "' + b"word " * 400_000 + b'"}', b'{"x": "' + b'\\"' * 1_000_000 + b'"}'):
+        tracemalloc.start()
+        parse(data)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 8 * len(data)
+    for tail in (b'\\\\"', b'\\\\\\""'):  # the string ends here, so brackets after it count
+        with pytest.raises(ApiError, match="nested deeper"):
+            parse(b'{"x": "' + tail + b", " + b"[" * 70)
+
+
+def test_an_ipv6_wildcard_takes_ipv4_too() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with listen("::", 0) as listening:
+        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), timeout=5).close()
+
+
+def test_old_turns_are_bounded_by_bytes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "turns.sqlite", most_bytes=10_000)
+    old = [("user", f"number{i} " + "x" * 900) for i in range(30)]
+    store.search("salt", old, "number29")
+    assert store.search("salt", old[-1:], "number29") and 0 < store.n_bytes <= 10_000
+    store.close()
+    again = Store(tmp_path / "turns.sqlite", most_bytes=10_000)
+    assert 0 < again.n_bytes <= 10_000
+    again.close()
