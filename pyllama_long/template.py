@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -185,7 +186,13 @@ class ChatTemplate:
     def _filled(self, own: Any, given: Any, values: dict[str, Any], ask: Ask, answer: bool) -> str:
         try:
             return self._run(own, given, values, ask, answer)
-        except TypeError as error:  # of templates that put arguments into the text as they come
+        except TypeError as error:
+            if given is None:
+                try:  # templates that go through the tools also when there are none
+                    return self._run(own, [], values, ask, answer)
+                except TypeError:
+                    pass
+            # templates that put arguments into the text as they come
             if any(isinstance(a, dict) for a in conversation.arguments_of(own)):
                 try:
                     return self._run(conversation.with_text_arguments(own), given, values, ask, answer)
@@ -198,6 +205,8 @@ class ChatTemplate:
             **values,
             "messages": own,
             "tools": given,
+            "functions": json.dumps(given or [], ensure_ascii=False, indent=4),  # Firefunction's, and:
+            "datetime": datetime.now().strftime("%B %d %Y"),
             "add_generation_prompt": answer,
             **self._tokens,
         }
