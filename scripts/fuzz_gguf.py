@@ -315,6 +315,7 @@ def fuzz_states(count: int, seed: int, limit: float) -> dict[str, Any]:
 
     def work(data: bytes) -> str:
         state.llama_state, state.llama_state_size = data, len(data)
+        llm = LongLlama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1)  # one does not outlive a fork
         try:
             llm.load_state(state)
             llm.eval([1, 2])
@@ -323,6 +324,8 @@ def fuzz_states(count: int, seed: int, limit: float) -> dict[str, Any]:
             return f"error: {error}"
         return "loads"
 
+    if forked(lambda: work(raw), limit) != ("ok", "loads"):
+        raise RuntimeError("the state does not load before it is damaged")
     for _ in range(count):
         data = bytearray(raw)
         what = rng.randrange(5)
