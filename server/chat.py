@@ -12,7 +12,7 @@ from fastapi import Request as HttpRequest
 
 from pyllama_long import tail
 from pyllama_long.engine import Request
-from pyllama_long.server import calls, grammar, lanes, overflow
+from pyllama_long.server import calls, grammar, lanes, overflow, reading
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
@@ -169,7 +169,8 @@ def _requests(
             tail_start=tail_start,
             salt=salt,
             priority=request.priority or 0,
-            special=bool(tools.tools) and not isinstance(found.form, calls.Hermes),
+            special=bool(tools.tools)
+            and any(mark in loaded.chat_template().source for mark in reading.CONTROL),
         )
         for seed in seeds(request.seed, request.n or 1)
     ]
