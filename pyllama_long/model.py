@@ -17,6 +17,8 @@ from pyllama_long.gguf_file import GGUFError, RepeatedToken, check_tokens, first
 from pyllama_long.probe import Probed, probe
 from pyllama_long.rope_scaling import TENSORS
 
+_FAILED = -(2**31)  # from llama_tokenize: the reason is logged
+_LONGEST_TEXT = 2**30  # bytes: llama.cpp counts in 32 bits
 _GGUF_ARRAY = 9  # gguf_type
 _INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
 
@@ -60,6 +62,9 @@ class Model(_internals.LlamaModel):
             raise ModelError(f"cannot load {path}: {reason}{hint}")
         self._exit_stack.callback(self._free)
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+        if llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            self._exit_stack.close()
+            raise ModelError(f"cannot use {path}: it has no vocabulary (tokenizer.ggml.model is 'none')")
 
     def _free(self) -> None:
         llama_cpp.llama_model_free(self.model)
@@ -73,15 +78,23 @@ class Model(_internals.LlamaModel):
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
         """Token ids of UTF-8 text; special: names of control tokens in the text become those tokens."""
         self._check_open()
+        if len(text) > _LONGEST_TEXT:
+            raise ValueError(f"a text of {len(text)} bytes is longer than {_LONGEST_TEXT}")
         size = len(text) + 16  # no tokenizer gives more tokens than bytes, besides BOS and EOS
+        failed = False
         while True:
             ids = np.empty(size, np.int32)
             pointer = _native.token_pointer(ids)
             n = llama_cpp.llama_tokenize(self.vocab, text, len(text), pointer, size, add_bos, special)
-            if n >= 0:
+            if n >= 0 and (n == 0 or ids[:n].min() >= 0):
                 return [int(i) for i in ids[:n].tolist()]
-            if -n <= size:
-                raise ValueError(f"cannot tokenize a text of {len(text)} bytes: llama.cpp returned {n}")
+            if n == _FAILED and not failed:  # again, for the reason: the log belongs to all threads
+                failed = True
+                log.forget()
+                continue
+            if -n <= size or n == _FAILED:
+                reason = "the vocabulary has no token for a part of it" if n >= 0 else log.complaint()
+                raise ValueError(f"cannot tokenize a text of {len(text)} bytes: {reason}")
             size = -n
 
     def piece(self, token: int, special: bool = False) -> bytes:
