@@ -319,6 +319,11 @@ def byte_pointer(data: npt.NDArray[np.uint8]) -> Any:
     return _pointer(data, ctypes.c_uint8)
 
 
+def tokenize_address() -> int:
+    """Of llama_tokenize, for libraries that call it themselves."""
+    return ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, c_void_p).value or 0
+
+
 def token_pointer(ids: npt.NDArray[np.int32]) -> Any:
     return _pointer(ids, c_int32)
 
@@ -391,15 +396,15 @@ class Candidates:
         self.table["id"], self.table["logit"], self.table["p"] = self._ids, logits, 0
         self.array.size, self.array.selected, self.array.sorted = len(self._ids), -1, False
 
-    def one(self, token: int) -> None:
-        """This token alone, with logit 0."""
-        self.table[0] = (token, 0.0, 0.0)
-        self.array.size, self.array.selected, self.array.sorted = 1, -1, False
+    def some(self, ids: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
+        """The tokens `ids` alone, with their logits of all [n]."""
+        rows = self.table[: len(ids)]
+        rows["id"], rows["logit"], rows["p"] = ids, logits[ids], 0
+        self.array.size, self.array.selected, self.array.sorted = len(ids), -1, False
 
-    def chosen(self) -> tuple[int, float]:
-        """Token and logit of the row that a sampler selected, else of the first one."""
-        row = self.table[max(0, self.array.selected)]
-        return int(row["id"]), float(row["logit"])
+    def chosen(self) -> int:
+        """The token of the row that a sampler selected, else of the first one."""
+        return int(self.table[max(0, self.array.selected)]["id"])
 
 
 def progress_callback(visit: Callable[[float], None]) -> Any:

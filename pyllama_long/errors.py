@@ -33,6 +33,10 @@ class DecodeError(RuntimeError):
     """llama.cpp could not evaluate a batch, or the model gave logits that are not numbers."""
 
 
+class GrammarError(DecodeError):
+    """The grammar of an answer grew past its limits, or allows nothing to come next."""
+
+
 class QueueFull(RuntimeError):
     """As many requests wait as may. retry_after_s: seconds after which there is likely room."""
 

@@ -12,7 +12,8 @@ from fastapi import Request as HttpRequest
 
 from pyllama_long import tail
 from pyllama_long.engine import Request
-from pyllama_long.server import calls, grammar, lanes, overflow, reading
+from pyllama_long.grammar import Lark
+from pyllama_long.server import calls, forced, grammar, lanes, overflow, reading
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
@@ -180,7 +181,7 @@ def _requests(
         found.form if names else None,
         names,
         loaded.chat_template().thinks,
-        found.thinking,
+        found.thinking and not isinstance(rules, str),
         loaded.chat_template().thinking,
         {tool.function.name: tool.function.parameters or {} for tool in tools.tools},
         tools.forced,
@@ -193,7 +194,8 @@ def _requests(
 
 def _grammar(
     loaded: Loaded, request: ChatRequest, tools: Tools, thinking: bool, form: calls.Format
-) -> str | None:
+) -> str | Lark | None:
+    """What the answer is held to. A client's own grammar holds from the first token on; others after thinking."""
     wanted = request.response_format
     kind = "text" if wanted is None else wanted.type
     if request.grammar is not None:
@@ -202,7 +204,7 @@ def _grammar(
         return request.grammar
     if kind == "text" and not tools.forced:
         return None
-    rules, roots = grammar.Rules(), []
+    rules, roots = grammar.Rules(loaded.controls), []
     if kind != "text" and not tools.forced:
         assert wanted is not None
         schema: Any = {"type": "object"}
@@ -214,10 +216,12 @@ def _grammar(
         roots.append(rules.schema(schema if given is None else given, "response_format"))
     if tools.tools:
         parallel = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool)
-        roots.append(calls.rule(rules, form, tools.tools, parallel))
+        roots.append(forced.rule(rules, form, tools.tools, parallel))
     root = " | ".join(f"({root})" for root in roots)
+    marks = loaded.chat_template().thinking
+    if marks is None:
+        return rules.build(root)
+    thought = f"{rules.until(marks[1])} /[ \\t\\n]*/"
     if thinking:
-        return rules.build(f"{grammar.THINKING} ({root})")
-    if loaded.chat_template().thinks:
-        return rules.build(f'("<think>" {grammar.THINKING})? ({root})')
-    return rules.build(root)
+        return rules.build(f"{thought} ({root})")
+    return rules.build(f"({rules.literal(marks[0])} {thought})? ({root})")

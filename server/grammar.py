@@ -1,136 +1,181 @@
-"""Structured output: JSON schemas to GBNF, with bounds on what a request may ask for."""
+"""Structured output: JSON schemas and the texts around them as one grammar, within bounds."""
 
 from __future__ import annotations
 
-import copy
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
-from llama_cpp.llama_grammar import BuiltinRule, SchemaConverter
+from pyllama_long.grammar import Lark, json_error
+from pyllama_long.server.errors import bad
 
-from pyllama_long.server.errors import ApiError, bad
-from pyllama_long.server.pattern import CONTROL, rewrite
+MAX_DEPTH = 64  # of a schema
+MAX_NODES = 20_000
+MAX_PROPERTIES = 1000
+MAX_PATTERN = 8192  # characters
+MAX_MULTIPLE = 10_000  # each remainder is a state
+MAX_LEAST = 1_000_000  # items or characters that an answer may have to have
+_PATTERNS = 4  # that may meet in one value before a compilation is tried where it can be ended
+_TRIAL_S = 2.0
 
-MAX_BYTES = 1 << 18  # of a grammar
-MAX_DEPTH = 32  # of a schema
-MAX_NODES = 4096
-MAX_REPEATS = 200  # llama.cpp's parser calls itself for each
-MAX_PROPERTIES = 256
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
-_REPEAT = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
-_LONG_LITERALS = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*')
-
-# Anything up to </think>, which ends it.
-THINKING = r'( [^<] | "<" [^/] | "</" [^t] )* "</think>" [ \t\n]*'
-
-
-# A character of a JSON string, which holds no control characters.
-CHARACTER = rf'[^"\\{CONTROL}] | "\\" (["\\/bfnrt] | "u" {" ".join(["[0-9a-fA-F]"] * 4)})'
-_ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
 _DATA = ("const", "enum", "default", "examples")  # keywords whose values are no schemas
-_MAPS = ("properties", "patternProperties", "$defs", "definitions")  # whose values are schemas by name
-
-
-class _Converter(SchemaConverter):
-    """Whose strings are JSON, whatever stands in them."""
-
-    def _format_literal(self, text: str) -> str:
-        return literal(_readable(text))
-
-    def _add_primitive(self, name: str, rule: Any) -> Any:
-        return super()._add_primitive(name, BuiltinRule(CHARACTER) if name == "char" else rule)
-
-    def _add_rule(self, name: str, rule: str) -> Any:
-        return super()._add_rule(name, CHARACTER if name == "dot" else rule)  # type: ignore[no-untyped-call]
-
-    def _visit_pattern(self, pattern: str, name: str) -> Any:
-        return super()._visit_pattern(rewrite(pattern), name)  # type: ignore[no-untyped-call]
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # of schemas by name
+_OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
+_BESIDE_REFERENCE = {"$ref", "$defs", "definitions", "title", "description", "default", "examples"}
+_WHITE = r" |\n[ \t]{0,20}"  # between the tokens of JSON: what models write, and never without end
+# Formats of the JSON Schema standard; others are notes, as the standard has it.
+_FORMATS = frozenset(
+    "date-time date time duration email idn-email hostname idn-hostname ipv4 ipv6 uri uri-reference iri "
+    "iri-reference uuid uri-template json-pointer relative-json-pointer regex".split()
+)
 
 
 class Rules:
-    """A grammar in the making. Raises ApiError for schemas that it cannot take."""
+    """A grammar in the making, in llguidance's Lark. controls: ids of control tokens by name: they are no text.
+    Raises ApiError for schemas that it cannot take."""
 
-    def __init__(self) -> None:
-        self._converter: Any = _Converter(  # type: ignore[no-untyped-call]
-            prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
-        )
-        self._schemas = 0
+    def __init__(self, controls: Mapping[str, int] | None = None) -> None:
+        self._rules: dict[str, str] = {}
+        self._controls = dict(controls or {})
+        names = sorted(self._controls, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, names))) if names else None
 
     def schema(self, schema: Any, param: str) -> str:
         """The name of a rule for JSON that fits the schema."""
-        _check(schema, param)
-        self._schemas += 1
-        own = _with_own_definitions(schema, self._schemas)
-        try:
-            own = self._converter.resolve_refs(own, f"schema-{self._schemas}")
-            return str(self._converter.visit(own, f"schema-{self._schemas}"))
-        except ApiError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise bad(f"{param}: no grammar can be made of this schema: {reason}", param) from None
+        return self.add("json", f"%json {json.dumps(checked(schema, param))}")
 
     def add(self, name: str, body: str) -> str:
-        return str(self._converter._add_rule(name, body))
+        """Adds a rule; its name, which begins with `name`."""
+        name = f"{name}_{len(self._rules)}"
+        self._rules[name] = body
+        return name
 
-    def build(self, root: str) -> str:
-        """The grammar, whose first rule is root."""
-        self._converter._rules["root"] = root
-        rules = self._converter._rules
-        text = "\n".join(f"{name} ::= {rules[name]}" for name in ("root", *sorted(rules.keys() - {"root"})))
-        return check(text, "response_format")
+    def literal(self, text: str) -> str:
+        """A text as it stands; names of control tokens in it are those tokens."""
+        if self._control is None:
+            return json_text(text)
+        parts, at = [], 0
+        for found in self._control.finditer(text):
+            parts += [json_text(text[at : found.start()])] if found.start() > at else []
+            parts.append(f"<[{self._controls[found.group()]}]>")
+            at = found.end()
+        parts += [json_text(text[at:])] if at < len(text) or not parts else []
+        return " ".join(parts)
 
+    def until(self, end: str) -> str:
+        """A rule for any text up to the first `end`, which it includes."""
+        if end in self._controls:
+            return self.add("text", f"/(?s:.*)/ {self.literal(end)}")
+        name = self.add("text", "/(?s:.*)/")
+        self._rules[f"{name}[suffix={json_text(end)}]"] = self._rules.pop(name)
+        return name
 
-def literal(text: str) -> str:
-    """A text in GBNF."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
-
-
-def _readable(text: str) -> str:
-    """JSON with its characters as they are, but for halves of surrogate pairs."""
-    plain = json_text(json.loads(text))
-    try:
-        plain.encode()
-    except UnicodeEncodeError:
-        return text
-    return plain
-
-
-def check(text: str, param: str) -> str:
-    """A grammar that a client may give. Raises ApiError when it is too large or repeats too much."""
-    if len(text.encode()) > MAX_BYTES:
-        raise bad(f"{param}: the grammar is larger than {MAX_BYTES} bytes.", param, "grammar_too_large")
-    depth = 0
-    bare = _LONG_LITERALS.sub("", text)
-    for c in bare:
-        depth += (c in "([") - (c in ")]" and depth > 0)
-        if depth > MAX_REPEATS + MAX_DEPTH:
-            raise bad(f"{param}: the grammar is nested too deeply.", param, "grammar_too_large")
-    total = 1
-    for match in _REPEAT.finditer(bare):
-        count = max(int(n[:9] or 0) for n in (match.group(1), match.group(2) or "0"))
-        if count > MAX_REPEATS:
-            raise bad(f"{param}: at most {MAX_REPEATS} repetitions.", param, "grammar_too_large")
-        # Repetitions may stand inside one another, which multiplies what llama.cpp makes of them.
-        total *= max(1, count)
-        if total > 1_000_000:
-            raise bad(f"{param}: the repetitions multiply to too many.", param, "grammar_too_large")
-    return text
+    def build(self, root: str) -> Lark:
+        return Lark("\n".join([f"start: {root}", *(f"{name}: {body}" for name, body in self._rules.items())]))
 
 
-def _check(schema: Any, param: str) -> None:
+def checked(schema: Any, param: str) -> Any:
+    """The schema as llguidance takes it: without its own options, and with what it would leave out refused. Raises
+    ApiError that names the keyword."""
+    schema = json.loads(json.dumps(schema))  # a copy
+    patterns, merged = 0, False
     for nodes, (value, depth, kind) in enumerate(_walk(schema), 1):
         if depth > MAX_DEPTH:
-            raise bad(
-                f"{param}: the schema is nested deeper than {MAX_DEPTH} levels.", param, "schema_too_large"
-            )
+            message = f"{param}: the schema is nested deeper than {MAX_DEPTH} levels."
+            raise bad(message, param, "schema_too_large")
         if nodes > MAX_NODES:
             raise bad(f"{param}: the schema has more than {MAX_NODES} values.", param, "schema_too_large")
         if isinstance(value, dict) and kind == "schema":
             _check_object(value, param)
+            patterns += sum(key in value for key in ("pattern", "format", "patternProperties"))
+            merged = merged or _is_merged(value)
+    if not isinstance(schema, dict):
+        if not isinstance(schema, bool):
+            raise bad(f"{param}: a schema is an object, true or false.", param)
+        schema = {} if schema else {"not": {}}
+    if not merged:
+        _close(schema)
+    schema["x-guidance"] = {"whitespace_pattern": _WHITE}
+    text = json.dumps(schema)
+    if patterns > _PATTERNS and merged and not _is_quick(text):
+        raise bad(f"{param}: too many patterns meet in one value.", param, "schema_too_large")
+    error = json_error(text)
+    if error.startswith("oneOf"):
+        error = "oneOf is taken only where at most one of its schemas can fit: use anyOf"
+    if error:
+        raise bad(f"{param}: no grammar can be made of this schema: {error}", param)
+    return schema
+
+
+def _is_merged(value: dict[str, Any]) -> bool:
+    """Whether keywords of several places bind one value."""
+    if "allOf" in value or ("properties" in value and ("anyOf" in value or "oneOf" in value)):
+        return True
+    return "$ref" in value and not value.keys() <= _BESIDE_REFERENCE
+
+
+def _close(schema: dict[str, Any]) -> None:
+    """Objects get no properties that the schema does not name, unless it says so: models would go on inventing."""
+    for value, _, kind in _walk(schema):
+        if kind != "schema" or not isinstance(value, dict) or not isinstance(value.get("properties"), dict):
+            continue
+        named = value["properties"].keys()
+        if value.keys().isdisjoint(_OPEN) and set(_texts(value.get("required"))) <= named:
+            value["additionalProperties"] = False
+
+
+def _is_quick(text: str) -> bool:
+    """Whether a compilation ends in time, tried in a process that can be ended: what some patterns cost together
+    doubles with each."""
+    program = (
+        "import sys, llguidance as l; "
+        "l.LLMatcher.validate_grammar(l.LLMatcher.grammar_from_json_schema(sys.stdin.read()))"
+    )
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-c", program], input=text.encode(), timeout=_TRIAL_S, capture_output=True
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _check_object(value: dict[str, Any], param: str) -> None:
+    value.pop("x-guidance", None)
+    for key in ("anyOf", "oneOf", "allOf", "enum"):
+        if key in value and value[key] == []:
+            raise bad(f"{param}: {key} is empty: nothing fits it.", param)
+    properties = value.get("properties")
+    if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
+        raise bad(f"{param}: more than {MAX_PROPERTIES} properties.", param, "schema_too_large")
+    for key in ("minItems", "minLength"):
+        if isinstance(value.get(key), int) and value[key] > MAX_LEAST:
+            raise bad(
+                f"{param}: {key} is above {MAX_LEAST}: no answer is that long.", param, "schema_too_large"
+            )
+    multiple = value.get("multipleOf")
+    if isinstance(multiple, (int, float)) and abs(multiple) > MAX_MULTIPLE:
+        raise bad(f"{param}: multipleOf is above {MAX_MULTIPLE}.", param, "schema_too_large")
+    pattern = value.get("pattern")
+    if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
+        raise bad(f"{param}: a pattern is longer than {MAX_PATTERN} characters.", param, "schema_too_large")
+    if isinstance(value.get("format"), str) and value["format"] not in _FORMATS:
+        del value["format"]
+    if isinstance(value.get("$ref"), str):
+        value["$ref"] = quote(value["$ref"], safe="#/$%~:?&=+,;@!*'()[]-._")
+    least = value.get("minProperties")
+    if isinstance(least, int) and least <= len(set(_texts(value.get("required")))):
+        del value["minProperties"]
+    elif least is not None:
+        raise bad(f"{param}: no grammar can be made of minProperties.", param)
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _walk(schema: Any) -> Iterator[tuple[Any, int, str]]:
@@ -142,67 +187,14 @@ def _walk(schema: Any) -> Iterator[tuple[Any, int, str]]:
         if isinstance(value, list):
             stack += [(item, depth + 1, kind) for item in value]
         elif isinstance(value, dict):
-            for key, item in value.items():
-                inner = kind if kind == "data" else "schema"
-                if kind == "schema":
-                    inner = "data" if key in _DATA else "map" if key in _MAPS else "schema"
-                stack.append((item, depth + 1, inner))
+            stack += [(item, depth + 1, _kind(key, kind)) for key, item in value.items()]
 
 
-def _check_object(value: dict[str, Any], param: str) -> None:
-    for key in _COUNTS:
-        count = value.get(key, 0)
-        if isinstance(count, int) and not 0 <= count <= MAX_REPEATS:
-            raise bad(f"{param}: {key} must be from 0 to {MAX_REPEATS}.", param, "schema_too_large")
-    for key in ("enum", "anyOf", "oneOf"):
-        if value.get(key) == []:
-            raise bad(f"{param}: {key} is empty, so that nothing fits.", param)
-    low, high = (value.get(key) for key in ("minItems", "maxItems"))
-    low, high = (value.get(key) for key in ("minLength", "maxLength")) if high is None else (low, high)
-    if isinstance(low, int) and isinstance(high, int) and low > high:
-        raise bad(f"{param}: a minimum of {low} is above the maximum of {high}.", param)
-    pattern = value.get("pattern")
-    if isinstance(pattern, str):
-        total = 1
-        for match in _REPEAT.finditer(pattern):
-            total *= max(int(n[:9] or 1) for n in (match.group(1) or "1", match.group(2) or "1"))
-        if len(pattern) > 512 or total > MAX_REPEATS:
-            raise bad(f"{param}: the pattern is too long or repeats too much.", param, "schema_too_large")
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError):
-            raise bad(f"{param}: the pattern is no regular expression.", param) from None
-    properties = value.get("properties")
-    if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
-        raise bad(f"{param}: more than {MAX_PROPERTIES} properties.", param, "schema_too_large")
-    ref = value.get("$ref")
-    if isinstance(ref, str) and not re.match(r"^#/(\$defs|definitions)/[^/]+$", ref):
-        raise bad(f"{param}: $ref must point into #/$defs/.", param)
-
-
-def _with_own_definitions(schema: Any, number: int) -> Any:
-    """A copy as the converter takes it, whose definitions have the schema's number in their names: rules get these."""
-    schema = copy.deepcopy(schema)
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:  # the converter would look for definitions no further
-        schema["anyOf"] = [{"$ref": schema.pop("$ref")}]
-    for key in ("$defs", "definitions"):
-        if isinstance(schema.get(key), dict):
-            schema[key] = {f"{name}-{number}": item for name, item in schema[key].items()}
-    for value, _, kind in _walk(schema):
-        if not isinstance(value, dict) or kind == "data":
-            continue
-        if kind == "schema" and isinstance(value.get("$ref"), str):
-            value["$ref"] += f"-{number}"
-        for key in [key for key, item in value.items() if item is True and _holds_schema(key, kind)]:
-            value[key] = _ANY
-    return schema
-
-
-def _holds_schema(key: str, kind: str) -> bool:
-    """Whether `true` at this key stands for a schema that all values fit."""
-    return kind == "map" or key == "items"
+def _kind(key: str, kind: str) -> str:
+    """Of what stands at `key` in a value of a kind."""
+    if kind == "schema":
+        return "data" if key in _DATA else "map" if key in _MAPS else "schema"
+    return "schema" if kind == "map" else "data"
 
 
 def json_text(value: Any) -> str:

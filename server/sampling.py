@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyllama_long.engine import Engine, Sampling
+from pyllama_long.grammar import Lark
 from pyllama_long.server.errors import bad
-from pyllama_long.server.grammar import check
 from pyllama_long.server.schemas.common import Sampled
 from pyllama_long.server.settings import Settings
 
@@ -19,7 +19,7 @@ def sampling(
     request: Sampled,
     seed: int | None,
     logit_bias: Mapping[str, float] | None,
-    grammar: str | None,
+    grammar: str | Lark | None,
 ) -> Sampling:
     """What was asked for, and defaults for the rest."""
     given = {name: getattr(request, name) for name in _NAMES if getattr(request, name) is not None}
@@ -28,7 +28,7 @@ def sampling(
         temperature=temperature,
         seed=seed,
         logit_bias=_bias(engine, logit_bias or {}),
-        grammar=None if grammar is None else check(grammar, "grammar"),
+        grammar=grammar,
         **given,
     )
 

@@ -34,7 +34,7 @@ Loader = Callable[[Callable[[int, int], None]], "Engine"]
 @dataclass
 class Loaded:
     """An engine and what the server reads from its model once. template: None, with the reason, when the GGUF
-    has none that can be used."""
+    has none that can be used. controls: ids of control tokens by name."""
 
     engine: Engine
     template: ChatTemplate | None
@@ -42,6 +42,7 @@ class Loaded:
     form: calls.Format
     fim: vocabulary.FillMarks | None
     beginnings: Beginnings
+    controls: dict[str, int]
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod
@@ -49,12 +50,13 @@ class Loaded:
         source, template, reason = engine.chat_template, None, "this model's file has no chat template"
         if source is not None:
             try:
-                template = ChatTemplate(source, *vocabulary.ends(engine), vocabulary.control_texts(engine))
+                template = ChatTemplate(source, *vocabulary.ends(engine), list(vocabulary.controls(engine)))
             except ValueError as error:
                 reason = str(error)
         beginnings = Beginnings(engine.tokenize, vocabulary.boundaries(engine))
         form = calls.format_of(source if template is not None and template.knows_tools else None)
-        return Loaded(engine, template, reason, form, vocabulary.fill_marks(engine), beginnings)
+        controls = vocabulary.controls(engine)
+        return Loaded(engine, template, reason, form, vocabulary.fill_marks(engine), beginnings, controls)
 
     def chat_template(self) -> ChatTemplate:
         if self.template is None:

@@ -26,9 +26,9 @@ class FillMarks:
         return [self.before, *before, self.after, *after, self.middle]
 
 
-def control_texts(engine: Engine) -> list[str]:
-    """Names that become tokens only where control tokens are allowed."""
-    return [text for _, _, text in _controls(engine)]
+def controls(engine: Engine) -> dict[str, int]:
+    """Control tokens by name. The names become tokens only where control tokens are allowed."""
+    return {text: i for i, _, text in _controls(engine)}
 
 
 def boundaries(engine: Engine) -> dict[int, str]:

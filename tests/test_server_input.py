@@ -152,11 +152,13 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 SCHEMAS: dict[str, Any] = {
-    "deep": nested(40),
-    "many": {"enum": [str(i) for i in range(10_000)]},
-    "a long string": {"type": "string", "maxLength": 10**9},
+    "deep": nested(80),
+    "many": {"enum": [str(i) for i in range(30_000)]},
+    "a long string": {"type": "string", "minLength": 10**9},
     "many items": {"type": "array", "items": {"type": "null"}, "minItems": 10**9},
-    "a pattern that repeats": {"type": "string", "pattern": "^(a{100}){100}$"},
+    "patterns that meet": {
+        "allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{i}}}"} for i in range(20)]
+    },
     "a pattern that is none": {"type": "string", "pattern": "^(((($"},
     "remote": {"$ref": "https://example.com/schema.json"},
     "into nothing": {"$ref": "#/$defs/none"},

@@ -63,7 +63,7 @@ def test_tokens_of_a_hostile_message(demo_model: str) -> None:
     from pyllama_long.server.state import Loaded
 
     with Engine(EngineConfig(demo_model, n_ctx=512, n_threads=1)) as engine:
-        assert vocabulary.control_texts(engine)[:2] == ["<|bos|>", "<|im_start|>"]
+        assert list(vocabulary.controls(engine))[:2] == ["<|bos|>", "<|im_start|>"]
         loaded = Loaded.of(engine)
         control = {engine.token_bos, engine.token_eos, *engine.tokenize(b"<|im_start|>", False, True)}
 

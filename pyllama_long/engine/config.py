@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pyllama_long.grammar import Lark
+
 _MOST_PARALLEL = 128
 _MOST_STOPS = 64
-_GRAMMAR_BYTES = 1 << 20
-_GRAMMAR_DEPTH = 256  # of brackets: llama.cpp's parser calls itself for each
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EngineConfig:
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen; names as in llama_cpp. temperature 0: always the likeliest. grammar: GBNF text
-    whose first rule is `root`. seed: None for a random one. Raises ValueError."""
+    with a rule `root`, or Lark. seed: None for a random one. Raises ValueError."""
 
     temperature: float = 0.8
     top_k: int = 40
@@ -66,7 +66,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    grammar: str | None = None
+    grammar: str | Lark | None = None
 
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0, 100)
@@ -79,8 +79,6 @@ class Sampling:
         for token, value in self.logit_bias.items():
             if math.isnan(value) or value == math.inf:
                 raise ValueError(f"logit_bias of token {token} is not a number")
-        if self.grammar is not None:
-            _check_grammar(self.grammar)
 
 
 @dataclass(frozen=True)
@@ -117,17 +115,3 @@ class Request:
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # false for what is not a number, too
         raise ValueError(f"{name} is {value}: give a value from {low:g} to {high:g}")
-
-
-def _check_grammar(text: str) -> None:
-    if not text.strip():
-        raise ValueError("the grammar is empty: give a rule `root`, or None")
-    if len(text.encode()) > _GRAMMAR_BYTES:
-        raise ValueError(f"the grammar is longer than {_GRAMMAR_BYTES} bytes")
-    if "\0" in text:
-        raise ValueError("the grammar contains a zero byte")
-    depth = 0
-    for c in text:
-        depth += (c == "(") - (c == ")" and depth > 0)
-        if depth > _GRAMMAR_DEPTH:
-            raise ValueError(f"the grammar has more than {_GRAMMAR_DEPTH} brackets inside one another")

@@ -58,7 +58,7 @@ class Job:
         self.scored = 0  # prompt tokens
         self._prompt_scores: list[TokenInfo] = []
         self._scores: list[logprobs.Logprob] = []
-        self.sampler = Sampler(request.sampling, model.vocab, context.n_vocab)
+        self.sampler = Sampler(request.sampling, model)
         self.handle = Handle(f"req-{number}", request.salt, self.ids.tolist(), on_cancel)
         self.held: Held | None = None
         self.last = -1  # the token that is evaluated next, once the prompt is

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ class Loop:
         self.pool = Pool(context, store)
         self.pace = Pace(config.step_ms / 1000, config.prefill_share)
         self.counters = Counters()
+        self.masks = ThreadPoolExecutor(1, "pyllama-long-masks")  # of grammars
         self.running: list[Job] = []
         self._lock = threading.Condition()
         self._arrived: list[Job] = []
@@ -303,6 +304,7 @@ class Loop:
         for _, waiting_one in self._embedder.waiting:
             fail(waiting_one, reason)
         self._embedder.waiting.clear()
+        self.masks.shutdown()
         try:
             self._embedder.stop()
             for job in self.running:

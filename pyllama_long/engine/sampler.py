@@ -1,16 +1,17 @@
-"""One request's choice of tokens: llama.cpp's sampler chain, and its grammar."""
+"""One request's choice of tokens: llama.cpp's sampler chain, and the grammar that it is held to."""
 
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from pyllama_long import log
 from pyllama_long._native import Candidates, llama_cpp
 from pyllama_long.engine.config import Sampling
-from pyllama_long.errors import DecodeError
+from pyllama_long.errors import GrammarError
+from pyllama_long.gbnf import to_lark
+from pyllama_long.grammar import Constraint, Lark
+from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray
 
 _LAST_N = 64  # tokens that penalties look back at, as in llama_cpp
@@ -20,60 +21,76 @@ _COLDEST = 1e-6  # below it logits divided by the temperature are no numbers: th
 class Sampler:
     """Made and checked on any thread, used by the engine's; `close` frees it. Raises ValueError.
 
-    A grammar is tried on the token that the chain chose; only when it refuses, on all tokens.
+    constraint: the grammar's, whose mask is made while the batch before the token is evaluated. It is tried on the
+    token that the chain chose; only when it refuses, the chain chooses among the tokens that are allowed.
     """
 
-    def __init__(self, sampling: Sampling, vocab: Any, n_vocab: int) -> None:
+    def __init__(self, sampling: Sampling, model: Model) -> None:
+        n_vocab = model.n_vocab()
         for token in sampling.logit_bias:
             if not 0 <= token < n_vocab:
                 raise ValueError(f"logit_bias: token {token} is outside the vocabulary of {n_vocab}")
         self._chain: Any = None
-        self._grammar = _grammar(sampling.grammar, vocab) if sampling.grammar is not None else None
+        self.constraint = _constraint(sampling.grammar, model)
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
         plain = sampling.temperature < _COLDEST and penalties == (1.0, 0.0, 0.0) and not sampling.logit_bias
-        if not plain or self._grammar:
+        if not plain or self.constraint:
             self._chain = _chain(sampling, penalties, n_vocab)
 
     def sample(self, ctx: Any, row: int, logits: FloatArray, candidates: Candidates) -> int:
         """The token for batch row `row`, whose logits [n_vocab] are given. candidates: for its own use until
-        it returns. Raises DecodeError."""
+        it returns. Raises GrammarError."""
         if self._chain is None:
             return int(logits.argmax())
-        if self._grammar is None:
+        if self.constraint is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, ctx, row))
-        candidates.fill(logits)
-        llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
-        token, _ = candidates.chosen()
-        candidates.one(token)
-        llama_cpp.llama_sampler_apply(self._grammar, candidates.pointer)
-        if candidates.chosen()[1] == -np.inf:
-            candidates.fill(logits)
-            llama_cpp.llama_sampler_apply(self._grammar, candidates.pointer)
-            if not np.isfinite(candidates.table["logit"].max()):
-                # Accepting a token that the grammar refuses would end the process.
-                raise DecodeError("the grammar allows no token here")
-            llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
-            token, _ = candidates.chosen()
-        llama_cpp.llama_sampler_accept(self._grammar, token)
+        token = self._constrained(self.constraint, logits, candidates)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
+    def _constrained(self, constraint: Constraint, logits: FloatArray, candidates: Candidates) -> int:
+        only = constraint.only()
+        if only is not None:
+            constraint.take(only)
+            return only
+        candidates.fill(logits)
+        llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
+        token = candidates.chosen()
+        if not constraint.allows(token):
+            allowed = constraint.allowed()
+            if len(allowed) == 0:
+                raise GrammarError("the grammar allows no token here")
+            candidates.some(allowed, logits)
+            llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
+            token = candidates.chosen()
+        constraint.take(token)
+        return token
+
+    @property
+    def ended(self) -> bool:
+        """Whether the grammar lets nothing follow."""
+        return self.constraint is not None and self.constraint.ended
+
     def close(self) -> None:
-        for sampler in (self._chain, self._grammar):
-            if sampler is not None:
-                llama_cpp.llama_sampler_free(sampler)
-        self._chain = self._grammar = None
+        if self._chain is not None:
+            llama_cpp.llama_sampler_free(self._chain)
+        self._chain = self.constraint = None
 
 
-def _grammar(text: str, vocab: Any) -> Any:
-    log.forget()
-    grammar = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), b"root")
-    if not grammar:
-        raise ValueError(
-            "the grammar cannot be read: check its GBNF rules, the first of which is `root`; "
-            + log.complaint()
-        )
-    return grammar
+def _constraint(grammar: str | Lark | None, model: Model) -> Constraint | None:
+    if grammar is None:
+        return None
+    if isinstance(grammar, str):
+        grammar = Lark(to_lark(grammar, partial(_token, model), model.end_tokens))
+    return Constraint(model, grammar)
+
+
+def _token(model: Model, text: str) -> int:
+    """The token that a text is. Raises ValueError."""
+    found = model.tokenize(text.encode(), add_bos=False, special=True)
+    if len(found) != 1:
+        raise ValueError(f"{text!r} is not one token of this model")
+    return found[0]
 
 
 def _chain(s: Sampling, penalties: tuple[float, float, float], n_vocab: int) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +15,7 @@ from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
 from pyllama_long.engine.prefix import LEAST
 from pyllama_long.errors import DecodeError
+from pyllama_long.grammar import Constraint
 from pyllama_long.sequence import FloatArray
 
 if TYPE_CHECKING:
@@ -123,8 +126,11 @@ class Step:
             if self._loop.pool.make_room(n):
                 before = self._context.stats()
                 begin = time.perf_counter()
+                masks = self._prepare_masks()
                 with self._loop.interruptible(self._may_stop(n)) as stopped:
                     code = self._context.decode(n)
+                if masks is not None:
+                    masks.result()
                 self._decoding += time.perf_counter() - begin
                 if code == _STOPPED and stopped():
                     return
@@ -140,6 +146,12 @@ class Step:
         """Whether a newcomer may end the step before its end, for it to be begun again later."""
         goes_on = any(n < job.wants for job, n in self._parts)
         return goes_on and self._context.can_stop and n <= self._context.n_ubatch
+
+    def _prepare_masks(self) -> Future[None] | None:
+        """Finds the tokens that grammars allow next, on another thread, while the batch is evaluated."""
+        found = [job.sampler.constraint for job in self._writers]
+        constraints = [constraint for constraint in found if constraint is not None]
+        return self._loop.masks.submit(_prepare, constraints) if constraints else None
 
     def _fill(self) -> tuple[int, int]:
         """Writes the batch; its rows, and how many of them have logits."""
@@ -249,7 +261,11 @@ class Step:
         self._sampling += time.perf_counter() - begin
         if context.is_eog(token):
             loop.finish(job, "stop")
-        elif job.push(token, logits):
+            return
+        full = job.push(token, logits)
+        if job.sampler.ended:
+            loop.finish(job, "stop")
+        elif full:
             loop.finish(job, "length")
         else:
             job.send()
@@ -275,3 +291,9 @@ class Step:
             counters.mix("prefill_tokens_per_s", n_prompt / whole)
         else:
             counters.mix("decode_tokens_per_s", streams / whole)
+
+
+def _prepare(constraints: list[Constraint]) -> None:
+    for constraint in constraints:
+        with suppress(DecodeError):  # the request ends when its next token is chosen
+            constraint.prepare()

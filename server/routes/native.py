@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
+from pyllama_long.grammar import Lark
 from pyllama_long.server import chat, fields, grammar, lanes, replies, sse, vocabulary
 from pyllama_long.server.answer import AnswerParser, Said
 from pyllama_long.server.body import StrictRoute
@@ -81,11 +82,11 @@ def _picked(found: dict[str, Any], wanted: list[str] | None) -> dict[str, Any]:
 def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) -> Prepared:
     loaded.check_extras(request)
     wanted = request.n_predict if request.n_predict is not None else request.max_tokens
-    rules = request.grammar or None
+    rules: str | Lark | None = request.grammar or None
     if request.json_schema is not None:
         if rules is not None:
             raise bad("Give grammar or json_schema, not both.", "json_schema")
-        made = grammar.Rules()
+        made = grammar.Rules(loaded.controls)
         rules = made.build(made.schema(request.json_schema, "json_schema"))
     (seed,) = seeds(request.seed, 1)
     bias = _bias(loaded, request.logit_bias)
