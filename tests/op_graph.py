@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from ctypes import POINTER, c_bool, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,13 @@ import reference
 from cases import Array, Case, layout, tensors
 
 from pyllama_long import _native
+from pyllama_long._native import CInitParams as InitParams
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
 GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 I32 = 26
 NAIVE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "f16", "q4_0": "f16"}
-
-
-class InitParams(ctypes.Structure):
-    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
 
 
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
