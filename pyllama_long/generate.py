@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pyllama_long._native import LlamaGrammar, llama_cpp
+from pyllama_long.errors import GrammarError
+from pyllama_long.gbnf import to_lark
+from pyllama_long.grammar import Constraint, Lark
+from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray, IntArray, as_ids
 
 if TYPE_CHECKING:
@@ -42,10 +46,8 @@ class Sampler:
         self._error: BaseException | None = None
         options = checked(options)
         llama.last_n_tokens_size = window(llama.last_n_tokens_size, llama.n_ctx())
-        grammar = options.get("grammar")
-        if grammar is not None:
-            _check_grammar(llama, grammar)
-
+        grammar = options.pop("grammar", None)
+        self._constraint = None if grammar is None else _constraint(llama._model, grammar)
         processes = as_processors(logits_processor)
 
         def run(ids: IntArray, scores: FloatArray) -> FloatArray:
@@ -58,12 +60,12 @@ class Sampler:
                     raise ValueError(f"a logits processor gave shape {scores.shape}, not {original.shape}")
                 if not np.isfinite(scores.max()):  # also where one is NaN
                     raise ValueError("a logits processor must leave a token, and none with NaN or infinity")
-                return scores
+                return scores if self._constraint is None else _held(scores, self._constraint.allowed())
             except BaseException as error:  # ctypes would print it and go on
                 self._error = error
                 return original
 
-        processors = llama_cpp.LogitsProcessorList([run]) if processes else None
+        processors = llama_cpp.LogitsProcessorList([run]) if processes or self._constraint else None
         self._chain = llama._init_sampler(logits_processor=processors, **options)
 
     def sample(self, row: int) -> int:
@@ -73,6 +75,8 @@ class Sampler:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        if self._constraint is not None:
+            self._constraint.take(token)
         return token
 
     def close(self) -> None:
@@ -109,17 +113,30 @@ def window(size: Any, n_ctx: int) -> int:
     return n_ctx if size == -1 else min(size, n_ctx)
 
 
-def _check_grammar(llama: LongLlama, grammar: Any) -> None:
-    # A chain with a grammar that llama.cpp could not read ends the process when it is used.
+def _held(scores: FloatArray, allowed: IntArray) -> FloatArray:
+    """The logits of the tokens that a grammar allows, -inf for others. Raises GrammarError where none is left."""
+    held = np.full_like(scores, -np.inf)
+    held[allowed] = scores[allowed]
+    if not np.isfinite(held.max()):
+        raise GrammarError("the grammar allows no token here")
+    return held
+
+
+def _constraint(model: Model, grammar: Any) -> Constraint:
+    """llama.cpp's own sampler is left out: ambiguous grammars hold it for hours, in a call that nothing stops, and a
+    token that it refuses ends the process."""
     if not isinstance(grammar, LlamaGrammar):
         raise TypeError(
             f"grammar is a {type(grammar).__name__}: give a LlamaGrammar, as LlamaGrammar.from_string makes"
         )
-    text, root = grammar._grammar.encode(), grammar._root.encode()
-    sampler = llama_cpp.llama_sampler_init_grammar(llama._model.vocab, text, root)
-    if not sampler:
-        raise ValueError("the grammar cannot be read: check its GBNF rules, the first of which is `root`")
-    llama_cpp.llama_sampler_free(sampler)
+
+    def token(text: str) -> int:
+        found = model.tokenize(text.encode(), add_bos=False, special=True)
+        if len(found) != 1:
+            raise ValueError(f"{text} is not one token of this model")
+        return found[0]
+
+    return Constraint(model, Lark(to_lark(grammar._grammar, token, model.end_tokens)))
 
 
 def bias(logit_bias: dict[int, float], n_vocab: int) -> Processor:

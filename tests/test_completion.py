@@ -166,6 +166,10 @@ def test_grammar(llm: LongLlama) -> None:
 
     grammar = LlamaGrammar.from_string('root ::= "yes" | "no"', verbose=False)
     assert llm(PROMPT, grammar=grammar, max_tokens=8, seed=1)["choices"][0]["text"] in ("yes", "no")
+    # llama.cpp's own sampler would hold these for hours.
+    for hostile in ('root ::= x{200}\nx ::= "a"? "b"? "c"?', 'root ::= r\nr ::= "a" r r | ""'):
+        text = llm(PROMPT, grammar=LlamaGrammar(_grammar=hostile), max_tokens=8, seed=1)["choices"][0]["text"]
+        assert set(text) <= set("abc")
     broken = LlamaGrammar(_grammar="root ::= (")
     with pytest.raises(ValueError, match="grammar cannot be read"):
         llm(PROMPT, grammar=broken, max_tokens=8)
