@@ -242,7 +242,7 @@ def _grammars(rng: random.Random, n: int) -> Iterator[tuple[str, str]]:
     for name, grammar in WRITTEN.items():
         yield from [(name, grammar)] * 8
     for i in range(n):
-        yield "generated", generated(rng, 1 + i % 5, 1 + i % 3)
+        yield "generated", generated(rng, 1 + i % 5, 1 + i % 2)
 
 
 def main() -> int:

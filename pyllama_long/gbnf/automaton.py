@@ -18,6 +18,18 @@ class TooLarge(Exception):
     pass
 
 
+class Budget:
+    """Work that is left. Raises TooLarge when it is spent."""
+
+    def __init__(self, work: int) -> None:
+        self._left = work
+
+    def spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise TooLarge
+
+
 @dataclass(slots=True)
 class Automaton:
     """Glushkov's: a position per character of the expression. Repetitions with counts are taken as ones without, which
@@ -67,7 +79,7 @@ class _Builder:
     def __init__(self, rules: Mapping[str, Node]) -> None:
         self.automaton = Automaton()
         self._rules = rules
-        self._work = 0
+        self._spend = Budget(MAX_WORK).spend
 
     def add(self, node: Node, depth: int) -> tuple[set[int], set[int], bool]:
         """Its first and last positions, and whether it may be empty."""
@@ -122,11 +134,6 @@ class _Builder:
         self._spend(len(ends) * len(begins))
         for p in ends:
             self.automaton.follow[p] |= begins
-
-    def _spend(self, work: int) -> None:
-        self._work += work
-        if self._work > MAX_WORK:
-            raise TooLarge
 
 
 def first_bytes(ranges: Ranges) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from pyllama_long.gbnf.automaton import TooLarge
+from pyllama_long.gbnf.automaton import Budget, TooLarge
 from pyllama_long.gbnf.round import Machines, Round
 from pyllama_long.gbnf.tree import (
     EMPTY,
@@ -31,6 +31,7 @@ from pyllama_long.gbnf.tree import (
 )
 
 _MAX_ROUNDS = 30
+_MAX_WORK = 300_000  # under a second
 
 
 class Cut:
@@ -45,9 +46,10 @@ class Cut:
         self._characters_of: dict[Node, tuple[Node, ...]] = {}
         self._characters = False  # whether only single ones are lexemes
         machines: Machines = {}
+        budget = Budget(_MAX_WORK)
         for _ in range(_MAX_ROUNDS):
             try:
-                found = Round(self, machines).conflicts()
+                found = Round(self, machines, budget).conflicts()
             except TooLarge:
                 break
             if not found:

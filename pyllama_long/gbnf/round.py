@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol, TypeAlias
 
-from pyllama_long.gbnf.automaton import MARK, Automaton, Meeting, TooLarge, build, meet
+from pyllama_long.gbnf.automaton import MARK, Automaton, Budget, Meeting, TooLarge, build, meet
 from pyllama_long.gbnf.tree import Alt, Node, Ref, Repeat, Token
 
 Machines: TypeAlias = dict[Node, Automaton | None]  # None: too large to be made
 
 _MAX_LEXEMES = 4000
-_MAX_WORK = 300_000  # pairs of lexemes
+_MEETING = 5  # what it costs to see how two lexemes meet, in pairs that are noted
 
 _TOKENS = Meeting(0, 0, True)  # of tokens, which end by themselves
 
@@ -32,9 +32,9 @@ class Round:
 
     What may stand after a lexeme is taken over all places that its rule is used at."""
 
-    def __init__(self, cut: Cutting, machines: Machines) -> None:
-        """machines: kept from round to round."""
-        self._cut, self._machines = cut, machines
+    def __init__(self, cut: Cutting, machines: Machines, budget: Budget) -> None:
+        """machines, budget: of all rounds."""
+        self._cut, self._machines, self._budget = cut, machines, budget
         self._lexemes: list[Node] = []
         self._index: dict[Node, int] = {}
         self._begins: dict[
@@ -171,20 +171,15 @@ class Round:
 
         beside = [0] * len(begin)
         todo: list[tuple[int, int]] = []
-        work = 0
 
         def join(left: int, right: int) -> None:
-            nonlocal work
             for i in _bits(left):
                 new = right & like[i] & ~beside[i]
                 beside[i] |= new
-                work += 1
+                self._budget.spend(1 + new.bit_count())
                 for j in _bits(new):
                     beside[j] |= 1 << i
                     todo.append((i, j))
-                    work += 1
-            if work > _MAX_WORK:
-                raise TooLarge
 
         root = self._begins["root"][0]
         join(root, root)
@@ -209,6 +204,7 @@ class Round:
             return _TOKENS
         key = (self._lexemes[i], self._lexemes[j])
         if key not in self._meetings:
+            self._budget.spend(_MEETING)
             self._meetings[key] = meet(a, b)
         return self._meetings[key]
 
