@@ -16,7 +16,7 @@ import reference
 from cases import Array, Case, layout, tensors
 
 from pyllama_long import _native
-from pyllama_long._native import CInitParams as InitParams
+from pyllama_long._native import CInitParams
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
@@ -26,7 +26,7 @@ NAIVE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "f16", "q4_0": "f16
 
 
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "ggml_init": (c_void_p, [InitParams]),
+    "ggml_init": (c_void_p, [CInitParams]),
     "ggml_free": (None, [c_void_p]),
     "ggml_new_tensor_4d": (c_void_p, [c_void_p, c_int, c_int64, c_int64, c_int64, c_int64]),
     "ggml_new_graph": (c_void_p, [c_void_p]),
@@ -227,7 +227,7 @@ class OpCase(CaseBatch):
         n_stream = self.k.shape[0]
         batch = self.batch()
         size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + batch.nbytes + (256 << 20)
-        ctx = ggml.ggml_init(InitParams(size, None, False))
+        ctx = ggml.ggml_init(CInitParams(size, None, False))
         try:
 
             def tensor(kind: int, data: bytes, *ne: int) -> int:

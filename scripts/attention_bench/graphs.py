@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from cases import Array
-from op_graph import GGML_TYPES, I32, SIGNATURES, CaseBatch, Ggml, InitParams, encode
+from op_graph import GGML_TYPES, I32, SIGNATURES, CaseBatch, Ggml, encode
 
 from attention_bench.workloads import N_HEAD, N_HEAD_KV, D, Workload
 from pyllama_long import _native
@@ -81,7 +81,7 @@ class Graphs:
         assert [one.stream for one in first.layouts] == list(range(len(first.layouts)))
         self.n_new, self.n_seq = len(first.layouts[0].q_pos), len(first.layouts)
         self.n_kv = first.n_kv
-        self.ctx = ggml.ggml_init(InitParams(16 << 20, None, True))
+        self.ctx = ggml.ggml_init(_native.CInitParams(16 << 20, None, True))
         kind = GGML_TYPES[workload.kv_type]
         self.q = self._tensor(0, D, N_HEAD, self.n_new, self.n_seq)
         self.k, self.v = (self._tensor(kind, D, N_HEAD_KV, self.n_kv, self.n_seq) for _ in "kv")
