@@ -71,7 +71,9 @@ def test_overrides(demo_model: str) -> None:
 
 def test_chat_templates_that_cannot_be_read(demo_model: str) -> None:
     model = LongLlama(demo_model, vocab_only=True)
-    with pytest.warns(UserWarning, match="the chat template chat_template.default of .* cannot be read"):
+    with pytest.warns(
+        UserWarning, match="chat_template.default of .*: the model.s chat template cannot be read"
+    ):
         assert loading.chat_formats(model._model, {"tokenizer.chat_template": "{% if"}, 1, 2) == {}
     found = loading.chat_formats(model._model, {"tokenizer.chat_template.tools": "hello"}, -1, -1)
     assert list(found) == ["chat_template.tools"]
