@@ -167,6 +167,38 @@ class Run:
         return ApiError(503, "The server is shutting down.", code="shutting_down")
 
 
+async def beats(run: Run, seconds: float, loud: tuple[type, ...]) -> AsyncIterator[Piece | None]:
+    """The pieces of one choice, and None each time that for so long none of the loud types has come."""
+    pieces = run.pieces()
+    waiting: asyncio.Task[tuple[int, Piece] | None] | None = None
+    due = time.monotonic() + seconds
+    try:
+        while True:
+            if waiting is None:
+                waiting = asyncio.create_task(_next(pieces))
+            await asyncio.wait({waiting}, timeout=max(0.0, due - time.monotonic()))
+            if not waiting.done():
+                yield None
+                due = time.monotonic() + seconds
+                continue
+            found, waiting = waiting.result(), None
+            if found is None:
+                return
+            yield found[1]
+            if isinstance(found[1], loud):
+                due = time.monotonic() + seconds
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await waiting
+        await pieces.aclose()
+
+
+async def _next(pieces: AsyncIterator[tuple[int, Piece]]) -> tuple[int, Piece] | None:
+    return await anext(pieces, None)
+
+
 async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s: float) -> Run:
     """Gives requests to the engine. Raises ApiError, and then none of them runs."""
     most, n = engine.config.n_parallel + engine.config.max_queue, len(prepared.requests)

@@ -11,7 +11,7 @@ from pyllama_long.server.schemas.common import OverflowMode
 @dataclass(frozen=True)
 class Settings:
     """model_name: what clients see. allowed_hosts: names that a request may be sent to, besides IP addresses; None:
-    any. max_body: bytes. ping_s: between comments that keep a stream open.
+    any. max_body: bytes. ping_s: between what keeps a quiet stream open.
     drain_s: how long a shutdown waits for requests. store: a file for old turns (overflow `retrieve`);
     None: in memory."""
 
@@ -21,7 +21,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] | None = None
     max_body: int = 64 << 20
     overflow: OverflowMode = "error"
-    ping_s: float = 15.0
+    ping_s: float = 10.0
     drain_s: float = 30.0
     request_timeout_s: float = 0.0
     temperature: float = 0.8

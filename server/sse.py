@@ -18,6 +18,8 @@ from pyllama_long.server.run import Run
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 DONE = ServerSentEvent("[DONE]", sep="\n")
+# Claude Code and Codex hang up after 300 s without an event; for both, comments and `ping` events are none.
+WATCHED = 6  # pings, after which something comes that is one
 
 
 def event(chunk: BaseModel | dict[str, Any], name: str | None = None, nulls: bool = False) -> ServerSentEvent:
@@ -50,11 +52,11 @@ async def _guarded(
 def response(
     http: Request, run: Run, chunks: AsyncIterator[ServerSentEvent], anthropic: bool = False
 ) -> EventSourceResponse:
-    """A stream of events that cancels the run when the client goes away. anthropic: their error event and no
-    [DONE]."""
+    """A stream of events that cancels the run when the client goes away. anthropic: their error event, no [DONE],
+    and pings of the route's own in place of comments."""
     return EventSourceResponse(
         _guarded(run, chunks, anthropic),
-        ping=http.app.state.state.settings.ping_s,
+        ping=0 if anthropic else http.app.state.state.settings.ping_s,
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
         sep="\n",
         headers={"Cache-Control": "no-store"},

@@ -26,6 +26,29 @@ def test_pings_are_comments_while_a_prompt_is_read(demo_model: str) -> None:
         assert events(found)[-1]["stop"]
 
 
+def test_quiet_streams_keep_the_clients_that_count_events(demo_model: str) -> None:
+    """Claude Code and Codex count neither comments nor pings."""
+    settings = Settings(model_name="demo", ping_s=0.02)
+    config = EngineConfig(demo_model, n_ctx=8192, n_threads=1, n_batch=512, cache_ram=0)
+    content = "The old house stood near the river. " * 800
+    with running(config, settings) as server, server.client() as client:
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "max_tokens": 2}
+        told = client.post("/v1/messages", json=body | {"stream": True})
+        assert "\n: ping" not in told.text
+        names = [line[7:] for line in told.text.split("\n") if line.startswith("event: ")]
+        before = names[: names.index("content_block_start")]
+        assert before[:7] == ["message_start"] + ["ping"] * 5 + ["message_delta"]
+        assert names[-2:] == ["message_delta", "message_stop"]
+        other = {"input": f"Now: {content}", "max_output_tokens": 16, "stream": True}
+        kinds = [event["type"] for event in events(client.post("/v1/responses", json=other))]
+        before = kinds[: kinds.index("response.output_item.added")]
+        assert (
+            before[0] == "response.created"
+            and set(before[1:]) == {"response.in_progress"}
+            and len(before) > 2
+        )
+
+
 def test_an_error_inside_a_stream_is_an_event_and_then_the_end(demo_model: str) -> None:
     settings = Settings(model_name="demo", request_timeout_s=0.1)
     config = EngineConfig(demo_model, n_ctx=4096, n_threads=1)

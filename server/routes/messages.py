@@ -19,7 +19,7 @@ from pyllama_long.server.errors import bad, converting
 from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.routes.client_tools import CLIENT_TOOLS
-from pyllama_long.server.run import Done, Reading, Run, Whole, collect, submit
+from pyllama_long.server.run import Done, Run, Whole, beats, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest, Message
 from pyllama_long.server.schemas.common import AnthropicErrorReply
 from pyllama_long.server.schemas.messages import (
@@ -62,7 +62,7 @@ async def create(request: MessagesRequest, http: Request) -> Response:
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("msg_", state.settings.model_name)
     if request.stream:
-        return sse.response(http, run, stream(run, head, skipped), anthropic=True)
+        return sse.response(http, run, stream(run, head, skipped, state.settings.ping_s), anthropic=True)
     (whole,) = await collect(http, run)
     assert whole.done is not None
     found = MessageReply(
@@ -224,17 +224,17 @@ def _usage(usage: events.Usage) -> MessageUsage:
     )
 
 
-async def stream(run: Run, head: replies.Head, skipped: list[str]) -> AsyncIterator[ServerSentEvent]:
-    """Anthropic's events: blocks that begin, grow and stop."""
+async def stream(
+    run: Run, head: replies.Head, skipped: list[str], ping_s: float
+) -> AsyncIterator[ServerSentEvent]:
+    """Anthropic's events: blocks that begin, grow and stop. The first one comes before the prompt is read; what of it
+    was cached is told at the end."""
     prepared = run.prepared
-    n_prompt, n_cached = len(prepared.requests[0].tokens), 0
-    started = False
-    index, open_kind = -1, ""
+    index, open_kind, n_quiet = -1, "", 0
 
     def start() -> ServerSentEvent:
-        usage = MessageUsage(
-            input_tokens=n_prompt - n_cached, cache_read_input_tokens=n_cached, output_tokens=0
-        )
+        n_prompt = len(prepared.requests[0].tokens)
+        usage = MessageUsage(input_tokens=n_prompt, cache_read_input_tokens=0, output_tokens=0)
         message = MessageReply(
             id=head.id,
             model=head.model,
@@ -252,13 +252,14 @@ async def stream(run: Run, head: replies.Head, skipped: list[str]) -> AsyncItera
     def begin(block: OutBlock) -> ServerSentEvent:
         return _event("content_block_start", index=index, content_block=block.model_dump(exclude_none=True))
 
-    async for _, piece in run.pieces():
-        if isinstance(piece, Reading):
-            if not started:
-                started, n_cached = True, piece.cached
-                yield start()
-            else:
-                yield _event("ping")
+    yield start()
+    async for piece in beats(run, ping_s, (Said, Called, Done)):
+        n_quiet = n_quiet + 1 if piece is None else n_quiet
+        if piece is None and n_quiet % sse.WATCHED == 0:
+            nothing = {"stop_reason": None, "stop_sequence": None}
+            yield _event("message_delta", delta=nothing, usage={"output_tokens": 0})
+        elif piece is None:
+            yield _event("ping")
         elif isinstance(piece, (Said, Called)):
             kind = "tool_use" if isinstance(piece, Called) else "thinking" if piece.reasoning else "text"
             if kind != open_kind or kind == "tool_use":

@@ -17,7 +17,7 @@ from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad, converting, from_engine
 from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
-from pyllama_long.server.run import Done, Reading, Run, Tokens, collect, submit
+from pyllama_long.server.run import Done, Reading, Run, Tokens, beats, collect, submit
 from pyllama_long.server.schemas.chat import ChatRequest
 from pyllama_long.server.schemas.responses import (
     AllowedChoice,
@@ -73,7 +73,7 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     answer = _Answer(request, run, replies.head("resp_", state.settings.model_name), skipped)
     if request.stream:
-        return sse.response(http, run, answer.stream())
+        return sse.response(http, run, answer.stream(sse.WATCHED * state.settings.ping_s))
     (whole,) = await collect(http, run)
     if whole.reasoning:
         answer.add(Said(whole.reasoning, reasoning=True))
@@ -288,13 +288,16 @@ class _Answer:
         self.number += 1
         return sse.event(found, type)
 
-    async def stream(self) -> AsyncIterator[ServerSentEvent]:
+    async def stream(self, quiet_s: float) -> AsyncIterator[ServerSentEvent]:
+        """quiet_s: the longest time without an event."""
         yield self.event("response.created", response=self.reply(None, status="in_progress"))
         yield self.event("response.in_progress", response=self.reply(None, status="in_progress"))
         waiting: list[Any] = []  # tokens of the next text
         try:
-            async for _, piece in self.run.pieces():
-                if isinstance(piece, Reading) and self.request.return_progress:
+            async for piece in beats(self.run, quiet_s, (Said, Called, Done)):
+                if piece is None:
+                    yield self.event("response.in_progress", response=self.reply(None, status="in_progress"))
+                elif isinstance(piece, Reading) and self.request.return_progress:
                     progress = replies.progress(piece).model_dump()
                     yield self.event("response.prompt_progress", prompt_progress=progress)
                 elif isinstance(piece, Tokens):

@@ -120,6 +120,12 @@ class MessageUsage(Reply):
     output_tokens: int
 
 
+class QuietUsage(Reply):
+    """Of a `message_delta` that only keeps the client."""
+
+    output_tokens: int
+
+
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
@@ -153,4 +159,4 @@ class MessageEvent(Reply):
     index: int | None = None
     content_block: OutBlock | None = None
     delta: dict[str, Any] | None = None
-    usage: MessageUsage | None = None
+    usage: MessageUsage | QuietUsage | None = None
