@@ -11,6 +11,7 @@ line; exit code 1 when a process ended by a signal or took too long. Files that 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -145,7 +146,7 @@ def value_of(kind: int, rng: random.Random) -> bytes:
 
 def mutate(model: Model, arch: str, rng: random.Random) -> tuple[str, bytes]:
     """The kind of a change, and the file with it."""
-    entries, infos = list(model.entries), [list(i) for i in model.infos]
+    entries, infos = list(model.entries), copy.deepcopy(model.infos)
     kind = rng.choices(
         ("value", "type", "missing", "extra", "double", "tensor", "bytes", "cut"), (8, 2, 1, 5, 1, 3, 2, 1)
     )[0]
