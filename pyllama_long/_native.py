@@ -148,6 +148,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "gguf_get_arr_type": (ctypes.c_int, [c_void_p, c_int64]),
     "gguf_get_arr_n": (c_size_t, [c_void_p, c_int64]),
     "gguf_get_arr_data": (POINTER(ctypes.c_uint8), [c_void_p, c_int64]),
+    "gguf_get_alignment": (c_size_t, [c_void_p]),
     "gguf_free": (None, [c_void_p]),
     "ggml_init": (c_void_p, [CInitParams]),
     "ggml_free": (None, [c_void_p]),

@@ -13,12 +13,17 @@ import numpy as np
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.errors import ModelError
-from pyllama_long.gguf_file import GGUFError, RepeatedToken, check_tokens, first_part
+from pyllama_long.gguf_file import GGUFError, RepeatedToken, check_tokens, first_part, split_parts
 from pyllama_long.probe import Probed, probe
 from pyllama_long.rope_scaling import TENSORS
 
 _FAILED = -(2**31)  # from llama_tokenize: the reason is logged
 _LONGEST_TEXT = 2**30  # bytes: llama.cpp counts in 32 bits
+_MAPPED = 32  # bytes: llama.cpp ends the process where mapped weights begin elsewhere than at a multiple
+_COPIED = {
+    llama_cpp.LLAMA_LOAD_MODE_MMAP: llama_cpp.LLAMA_LOAD_MODE_NONE,
+    llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK: llama_cpp.LLAMA_LOAD_MODE_MLOCK,
+}
 _GGUF_ARRAY = 9  # gguf_type
 _INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
 
@@ -53,6 +58,8 @@ class Model(_internals.LlamaModel):
         except RepeatedToken as error:
             raise ModelError(str(error)) from None
         self.takes: Probed = probe(path, context, overrides=overrides)
+        if _alignment(path) < _MAPPED:
+            params.load_mode = _COPIED.get(params.load_mode, params.load_mode)
         log.forget()
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
@@ -227,3 +234,14 @@ def _integers(gguf: int, key: str) -> list[int] | None:
         return None
     raw = np.ctypeslib.as_array(lib.gguf_get_arr_data(gguf, i), (n * np.dtype(kind).itemsize,))
     return [int(value) for value in raw.view(kind)]
+
+
+def _alignment(path: str) -> int:
+    """The least general.alignment of a model's files, in bytes; llama.cpp itself refuses what it cannot read."""
+    least = _MAPPED
+    for part in split_parts(path) or (path,):
+        gguf = _native.lib.gguf_init_from_file(os.fsencode(part), _native.CGgufParams(True, None))
+        if gguf:
+            least = min(least, _native.lib.gguf_get_alignment(gguf))
+            _native.lib.gguf_free(gguf)
+    return least

@@ -61,6 +61,8 @@ def numbers(*values: int) -> tuple[int, bytes]:
     [
         ("llama__rope__scaling__type", text(b"foo")),
         ("general__alignment", number(16)),
+        ("general__alignment", number(2)),
+        ("general__alignment", number(1)),
         ("llama__expert_count", number(4)),
         ("llama__expert_used_count", number(2**31 - 1)),
         ("llama__attention__head_count", number(0)),
