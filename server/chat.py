@@ -84,12 +84,16 @@ def prompt(
     salt: str = "",
     continued: bool | None = None,
     values: Mapping[str, Any] | None = None,
+    bounded: bool = False,
 ) -> Prompt:
-    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose beginnings may help."""
+    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose beginnings may help.
+    bounded: ApiError when it cannot fit the context."""
     engine, found = loaded.engine, render(loaded, messages, tools, answer, continued, values)
     pieces = found.pieces
     if not pieces:
         raise bad("The chat template made an empty prompt of these messages.", "messages")
+    if bounded:
+        loaded.check_length(pieces)
     template = loaded.chat_template()
     first = pieces[0]
     bos = template.bos
@@ -125,6 +129,7 @@ async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Pr
     if request.top_logprobs is not None and not request.logprobs:
         raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
     tools = Tools.of(request)
+    mode = request.overflow or state.settings.overflow
     make = partial(
         prompt,
         loaded,
@@ -133,8 +138,8 @@ async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Pr
         salt=salt,
         continued=request.continue_final_message,
         values=template_values(loaded, request),
+        bounded=mode == "error",  # what is shortened is counted
     )
-    mode = request.overflow or state.settings.overflow
     max_tokens = request.max_completion_tokens or request.max_tokens
     fitting = overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
     fitted = await while_connected(http, fitting)

@@ -54,12 +54,13 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
     return ApiError(400, message, param=param, code=code)
 
 
-def overflow(n_tokens: int, n_ctx: int, param: str = "messages") -> ApiError:
-    """The one overflow error that clients know by its words."""
+def overflow(n_tokens: int, n_ctx: int, param: str = "messages", least: bool = False) -> ApiError:
+    """The one overflow error that clients know by its words. least: there may be more tokens."""
+    more = " These are the fewest that so long a text can be." if least else ""
     return ApiError(
         400,
         f"This model's maximum context length is {n_ctx} tokens. However, your messages resulted in {n_tokens} "
-        f"tokens: request ({n_tokens} tokens) exceeds the available context size ({n_ctx} tokens).",
+        f"tokens: request ({n_tokens} tokens) exceeds the available context size ({n_ctx} tokens).{more}",
         type="exceed_context_size_error",
         param=param,
         code="context_length_exceeded",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from fastapi import Request
 from pyllama_long.phase import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
-from pyllama_long.server import calls, lanes, logs, vocabulary
+from pyllama_long.server import calls, errors, lanes, logs, vocabulary
 from pyllama_long.server.beginnings import Beginnings
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.metrics import Metrics
@@ -34,7 +34,8 @@ Loader = Callable[[Callable[[int, int], None]], "Engine"]
 @dataclass
 class Loaded:
     """An engine and what the server reads from its model once. template: None, with the reason, when the GGUF
-    has none that can be used. controls: ids of control tokens by name."""
+    has none that can be used. controls: ids of control tokens by name. least: None where texts of
+    any length may be few tokens."""
 
     engine: Engine
     template: ChatTemplate | None
@@ -43,6 +44,7 @@ class Loaded:
     fim: vocabulary.FillMarks | None
     beginnings: Beginnings
     controls: dict[str, int]
+    least: vocabulary.Least | None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod
@@ -56,12 +58,28 @@ class Loaded:
         beginnings = Beginnings(engine.tokenize, vocabulary.boundaries(engine))
         form = calls.format_of(source if template is not None and template.knows_tools else None)
         controls = vocabulary.controls(engine)
-        return Loaded(engine, template, reason, form, vocabulary.fill_marks(engine), beginnings, controls)
+        return Loaded(
+            engine,
+            template,
+            reason,
+            form,
+            vocabulary.fill_marks(engine),
+            beginnings,
+            controls,
+            vocabulary.Least.of(engine),
+        )
 
     def chat_template(self) -> ChatTemplate:
         if self.template is None:
             raise bad(f"No chat with this model: {self.template_error}.", "model", "no_chat_template")
         return self.template
+
+    def check_length(self, texts: Sequence[str], param: str = "messages") -> None:
+        """Raises ApiError when texts cannot fit, before the work of tokenizing them."""
+        if self.least is not None:
+            n = sum(self.least.tokens(text) for text in texts)
+            if n > self.engine.n_ctx:
+                raise errors.overflow(n, self.engine.n_ctx, param, least=True)
 
     def check_extras(self, request: Sampled) -> None:
         """Raises ApiError when a request asks for another plan or policy than the server's."""

@@ -26,6 +26,42 @@ class FillMarks:
         return [self.before, *before, self.after, *after, self.middle]
 
 
+_STRIPS = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP | llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+_KEEPS = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)  # every byte of a text
+
+
+@dataclass(frozen=True)
+class Least:
+    """The fewest tokens that a text can be. longest: the most bytes of a text that one token stands for; dropped:
+    bytes that no token stands for alone, which tokenizers leave out."""
+
+    longest: int
+    dropped: bytes
+
+    @staticmethod
+    def of(engine: Engine) -> Least | None:
+        """None: there is no such number, as the tokenizer drops or changes other parts of texts, too."""
+        model = engine.model
+        if llama_cpp.llama_vocab_type(model.vocab) not in _KEEPS:
+            return None
+        longest, alone = 1, set[int]()
+        for i in range(engine.n_vocab):
+            attributes = llama_cpp.llama_vocab_get_attr(model.vocab, i)
+            if attributes & _STRIPS:
+                return None  # it takes the white space beside it, however much there is
+            text: bytes = llama_cpp.llama_vocab_get_text(model.vocab, i) or b""
+            # A text has at least the bytes that it stands for, so most pieces need no look.
+            if len(text) > longest or len(text) <= 2 or attributes & llama_cpp.LLAMA_TOKEN_ATTR_BYTE:
+                piece = model.piece(i, True)
+                longest = max(longest, min(len(text), len(piece) or len(text)))
+                if len(piece) == 1:
+                    alone.add(piece[0])
+        return Least(longest, bytes(sorted(set(range(256)) - alone)))
+
+    def tokens(self, text: str) -> int:
+        return len(text.encode().translate(None, self.dropped)) // self.longest
+
+
 def controls(engine: Engine) -> dict[str, int]:
     """Control tokens by name. The names become tokens only where control tokens are allowed."""
     return {text: i for i, _, text in _controls(engine)}

@@ -73,6 +73,8 @@ def tokens_of(
     prompts are often templates that the client has filled in. param: the field that it came in. Raises
     ApiError."""
     engine = loaded.engine
+    texts = [prompt, suffix or ""] if isinstance(prompt, str) else [t for t in prompt if isinstance(t, str)]
+    loaded.check_length(texts, param)
     if isinstance(prompt, list):
         if suffix is not None:
             raise bad("suffix needs a prompt that is text.", "suffix")
