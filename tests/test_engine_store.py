@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from pyllama_long.engine import Engine, EngineConfig, Request, loop, seqfile
 from pyllama_long.engine.prefix import LEAST
 from pyllama_long.engine.seqfile import Damaged, Header
+from pyllama_long.errors import DecodeError
 
 
 @pytest.fixture
@@ -157,6 +159,39 @@ def test_a_damaged_file_is_ignored_and_deleted(
         assert not path.exists()
         assert not list(path.parent.glob("*part"))
     assert "deleted" in caplog.text
+
+
+def test_a_sample_of_damaged_files(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "fuzz_seq.py"
+    command = [sys.executable, str(script), "--count", "24", "--seed", "11", "--keep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["files"] == 24
+
+
+def test_a_copy_that_holds_no_numbers_is_forgotten(config: EngineConfig) -> None:
+    """Nor do positions that cannot be stay in the cells: the one after is answered as before."""
+    config = replace(config, cache_ram=0)
+    with Engine(config) as engine:
+        prompt = prose(engine, 400)
+        expected = ask(engine, prompt).ids
+    (path,) = files(config)
+    whole = path.read_bytes()
+    header, ids, state = seqfile.read(path)
+    place = len(whole) - 32 - len(state) + 16  # the first cell's position
+    assert struct.unpack_from("<i", whole, place) == (0,)
+    for at, value in (
+        (len(whole) * 9 // 10 // 2 * 2, b"\0\x7e" * 200),
+        (place, struct.pack("<i", 2**31 - 1)),
+    ):
+        raw = bytearray(whole)
+        raw[at : at + len(value)] = value
+        seqfile.write(path, header, ids, np.frombuffer(bytes(raw[-len(state) - 32 : -32]), np.uint8))
+        with Engine(config) as engine:
+            with pytest.raises(DecodeError):
+                ask(engine, prompt)
+            assert ask(engine, prompt).ids == expected
+            assert ask(engine, prose(engine, 300, 1)).reason == "length"
 
 
 def test_a_full_disk_is_logged(

@@ -220,10 +220,13 @@ class Context:
         return data[:n]
 
     def set_state(self, seq: int, data: Bytes, n: int) -> bool:
-        """Fills the cells of an empty sequence; False, and nothing there, when that is not n tokens."""
+        """Fills the cells of an empty sequence; False, and nothing there, when that is not n tokens. Raises
+        RuntimeError when something stays there: the cells can only be emptied as a whole."""
         log.forget()
         taken = llama_cpp.llama_state_seq_set_data(self.ctx, _native.byte_pointer(data), len(data), seq)
         if taken == len(data) and self.length(seq) == n:
             return True
         llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        if self.length(seq):  # a position of 2^31 - 1, which no range of llama.cpp's reaches
+            raise RuntimeError("a saved state has positions that cannot be: all cells are emptied")
         return False

@@ -159,7 +159,12 @@ class Pool:
         size = len(stored.text)
         if not self.make_room(size):
             return
-        if not self._context.set_state(held.seq, data, size):
+        try:
+            usable = self._context.set_state(held.seq, data, size)
+        except RuntimeError:
+            self.store.drop(stored)
+            raise
+        if not usable:
             self._context.set_factor(held.seq, held.factor)
             self.store.drop(stored)
             return
@@ -171,6 +176,12 @@ class Pool:
                 n = 0
             self.cells.truncate(held.seq, n)
         held.n = n
+
+    def forget_copy(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, n: int) -> None:
+        """The copy outside the context that the first n tokens may have come from: asked again, they are computed."""
+        entry, most = self.store.find(ids, hashes, salt, factor)
+        if entry is not None and most >= n > 0:
+            self.store.drop(entry)
 
     def _free_id(self, spare: object) -> int:
         if not self._ids:

@@ -252,6 +252,7 @@ class Step:
                     "or its values overflow in this KV type; try kv_type='f32'"
                 ),
             )
+            loop.pool.forget_copy(job.ids, job.hashes, job.salt, job.factor, job.n_cached)
             return
         try:
             token = job.sampler.sample(context.ctx, row, logits, context.candidates)
