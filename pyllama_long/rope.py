@@ -32,6 +32,7 @@ Freq = Literal["native", "linear", "ntk", "yarn", "llama3", "longrope"]
 Map = Literal["absolute", "dca", "self-extend", "rerope"]
 
 MAX_FACTORS = 256
+_LEAST, _LARGEST = 1e-30, 1e30  # of a policy's numbers, which C keeps in float32
 WITHOUT_ROPE = "auto: the model has no RoPE, and what it has (ALiBi) extrapolates as it is"
 
 _FREQS = get_args(Freq)
@@ -84,7 +85,7 @@ class RopePolicy:
             raise RopeError(f"unknown frequency rule {self.freq!r}; known: {', '.join(_FREQS)}")
         if self.map not in get_args(Map):
             raise RopeError(f"unknown position map {self.map!r}; known: {', '.join(get_args(Map))}")
-        if not 1.0 <= self.factor < float("inf") or (self.freq == "native" and self.factor != 1.0):
+        if not 1.0 <= self.factor <= _LARGEST or (self.freq == "native" and self.factor != 1.0):
             allowed = "1" if self.freq == "native" else "1 or more"
             raise RopeError(f"{self.freq}: the factor is {self.factor}, it must be {allowed}")
         defaults = {field.name: field.default for field in fields(self)}
@@ -92,15 +93,15 @@ class RopePolicy:
             for name in names:
                 if freq != self.freq and getattr(self, name) != defaults[name]:
                     raise RopeError(f"{name} belongs to {freq}, not to {self.freq}")
-        if not 0.0 < self.beta_slow < self.beta_fast:
+        if not _LEAST <= self.beta_slow < self.beta_fast <= _LARGEST:
             raise RopeError(
                 f"yarn: beta_slow {self.beta_slow} and beta_fast {self.beta_fast} must ascend from above 0"
             )
-        if not 0.0 < self.low_freq < self.high_freq:
+        if not _LEAST <= self.low_freq < self.high_freq <= _LARGEST:
             raise RopeError(
                 f"llama3: low_freq {self.low_freq} and high_freq {self.high_freq} must ascend from above 0"
             )
-        if len(self.factors) > MAX_FACTORS or any(not 0.0 < f < float("inf") for f in self.factors):
+        if len(self.factors) > MAX_FACTORS or any(not _LEAST <= f <= _LARGEST for f in self.factors):
             raise RopeError(f"longrope: factors must be positive, at most {MAX_FACTORS} of them")
         if self.dynamic:
             self._check_dynamic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -226,3 +227,17 @@ def test_auto_is_native_where_no_query_reaches_beyond_the_trained_length() -> No
     assert str(choose_rope("auto", 512, 51200, None, reach=513)[0]) == "rerope(256)+logn"
     assert choose_rope("native", 512, 51200, None, reach=512)[1] == "asked for"
     assert str(choose_rope("auto", 512, 51200, None, "rerope(99)", reach=512)[0]) == "rerope(99)"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-45, 1e-320, 3.5e38, 1e300])
+def test_numbers_that_cannot_be_are_refused_before_c_sees_them(value: float) -> None:
+    for values in (
+        {"freq": "linear", "factor": value},
+        {"freq": "yarn", "factor": 2.0, "beta_fast": value},
+        {"freq": "yarn", "factor": 2.0, "beta_slow": value},
+        {"freq": "llama3", "factor": 2.0, "low_freq": value},
+        {"freq": "llama3", "factor": 2.0, "high_freq": value},
+        {"freq": "longrope", "factor": 2.0, "factors": (1.0, value)},
+    ):
+        with pytest.raises(RopeError):
+            RopePolicy(n_train=64, **values)  # type: ignore[arg-type]
