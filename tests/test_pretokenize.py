@@ -38,10 +38,10 @@ def test_every_expression_splits_as_std_regex_does(tmp_path: Path) -> None:
         tree / "unicode-data.cpp",
     ]
     include = [f"-I{tmp_path}", f"-I{ours}", f"-I{tree}"]
-    subprocess.run(["c++", "-std=c++17", "-O1", *include, *map(str, sources), "-o", str(program)], check=True)
-    done = subprocess.run([str(program), "1", "40"], capture_output=True, text=True)
+    subprocess.run(["c++", "-std=c++17", "-O0", *include, *map(str, sources), "-o", str(program)], check=True)
+    done = subprocess.run([str(program), "1", "12"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[:2000]
-    assert int(done.stdout) > 10_000
+    assert int(done.stdout) > 20_000
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "deepseek-llm"])
