@@ -238,6 +238,7 @@ def fuzz(count: int, seed: int, limit: float, keep: Path) -> dict[str, Any]:
                 for case, result in zip(cases, json.loads(said), strict=True):
                     table[case.kind, case.sealed, result] += 1
                 continue
+            before = len(bad)
             for case in cases:  # which of them it was
                 how, said = attempt([case])
                 table[case.kind, case.sealed, how if how != "ok" else json.loads(said)[0]] += 1
@@ -247,7 +248,7 @@ def fuzz(count: int, seed: int, limit: float, keep: Path) -> dict[str, Any]:
                     kept.write_bytes(case.data)
                     bad.append(f"{kept}: {how} {json.dumps(asdict(case) | {'data': len(case.data)})}")
                     print(bad[-1], flush=True)
-            if not bad:
+            if len(bad) == before:
                 bad.append(f"{len(cases)} files together: {how}")
                 print(bad[-1], flush=True)
     for (kind, sealed, result), n in sorted(table.items()):
