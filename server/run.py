@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 from fastapi import Request as HttpRequest
 
 from pyllama_long.engine import Engine, Handle, Request, events
-from pyllama_long.server import lanes
+from pyllama_long.server import lanes, pace
 from pyllama_long.server.answer import AnswerParser, Called, Said
 from pyllama_long.server.errors import ApiError, bad, from_engine
 from pyllama_long.server.metrics import Metrics
@@ -128,11 +128,14 @@ class Run:
 
     async def _choice(self, i: int) -> AsyncIterator[Piece]:
         handle, parser = self.handles[i], self.prepared.parser()
-        first, n_reasoning, ended_by_call = True, 0, False
+        first, told, n_reasoning, ended_by_call = True, False, 0, False
         async for event in handle:
             if isinstance(event, events.Started):
                 yield Reading(event.n_prompt, event.n_cached, event.n_cached, 0.0)
             elif isinstance(event, events.Progress):
+                if not told:
+                    told = True
+                    pace.tell(event.total - event.processed, event.processed - event.cached, event.seconds)
                 yield Reading(event.total, event.cached, event.processed, event.seconds)
             elif isinstance(event, events.PromptScores):
                 yield Scored(event.tokens)

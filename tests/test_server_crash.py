@@ -77,7 +77,10 @@ def test_sessions_are_whole_or_absent_after_a_kill(tmp_path: Path, expected: lis
             clients = [Load(url, 10 * kill + n) for n in range(CLIENTS)]
             for client in clients:
                 client.start()
-            time.sleep(0.7 + 0.13 * kill)
+            end = time.monotonic() + 30  # on a busy machine the first saves take their time
+            while sum(client.saved for client in clients) <= CLIENTS and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(0.13 * kill)
             process.kill()
             process.wait(10)
             for client in clients:

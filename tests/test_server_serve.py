@@ -83,6 +83,17 @@ def test_keys_of_a_file_and_an_alias(tmp_path: Path) -> None:
         assert found.json()["data"][0]["id"] == "small"
 
 
+def test_how_long_a_long_prompt_takes_is_told() -> None:
+    with serving("--ctx", "30000", "--log-level", "error") as (process, _):
+        assert process.stderr is not None
+        found = next(
+            line
+            for line in process.stderr
+            if line.startswith("a prompt of 20,000 tokens takes at least about ")
+        )
+        assert 0.1 < float(found.split()[9].replace(",", "")) < 600
+
+
 def refused(*arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pyllama_long", "serve", *arguments]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

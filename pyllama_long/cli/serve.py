@@ -20,6 +20,7 @@ from pyllama_long.cli import common
 from pyllama_long.cli.common import CommandError, ModelOptions
 
 if TYPE_CHECKING:
+    from pyllama_long.engine import Engine
     from pyllama_long.server.settings import Settings
 
 EXAMPLES = """\b
@@ -202,6 +203,7 @@ def serve(
     import uvicorn
 
     from pyllama_long.engine import Engine, EngineConfig
+    from pyllama_long.server import pace
     from pyllama_long.server.app import create_app
     from pyllama_long.server.protocol import Protocol
 
@@ -234,7 +236,9 @@ def serve(
                 server.should_exit = True
             elif state.status == "ok":
                 print(f"{settings.model_name} is ready at {url}", flush=True)
-                print(_about(state), file=sys.stderr, flush=True)
+                engine = state.loaded.engine
+                lines = filter(None, (_about(engine), pace.example(engine)))
+                print("\n".join(lines), file=sys.stderr, flush=True)
 
         state.on_loaded = on_loaded
         with _signals(server, state, settings.drain_s):
@@ -248,9 +252,8 @@ def serve(
     return 0
 
 
-def _about(state: Any) -> str:
+def _about(engine: Engine) -> str:
     """What runs, in lines."""
-    engine = state.loaded.engine
     times = engine.n_ctx / engine.n_train
     return (
         f"context {engine.n_ctx} tokens, {times:.3g} times the trained {engine.n_train}; "
