@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sqlite3
 import threading
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,29 +20,78 @@ CREATE VIRTUAL TABLE IF NOT EXISTS turns USING fts5(
     text, role UNINDEXED, conversation UNINDEXED, place UNINDEXED, tokenize='unicode61');
 CREATE TABLE IF NOT EXISTS known (conversation TEXT, digest TEXT, PRIMARY KEY (conversation, digest));
 """
+_PASSING = re.compile(
+    "locked|busy|readonly|read-only|unable to open|full|I/O|access|interrupt|no such module"
+)
+logger = logging.getLogger("pyllama_long.server")
 
 
 class Store:
-    """path: a file; None: in memory. most_bytes: of texts that are kept. Any thread may use it."""
+    """path: a file, which is set aside where it is damaged; None: in memory. most_bytes: of texts that are kept;
+    wait_s: for other programs that use the file. Any thread may use it."""
 
-    def __init__(self, path: Path | None = None, most_bytes: int = _MAX_BYTES) -> None:
-        self._lock = threading.Lock()
-        self._db = sqlite3.connect(str(path) if path else ":memory:", check_same_thread=False)
-        self._db.executescript(_SCHEMA)
+    def __init__(self, path: Path | None = None, most_bytes: int = _MAX_BYTES, wait_s: float = 5.0) -> None:
+        self._lock, self._path, self._wait_s = threading.Lock(), path, wait_s
         self._most_bytes = most_bytes
-        (found,) = self._db.execute("SELECT sum(length(CAST(text AS BLOB))) FROM turns").fetchone()
+        self.n_bytes = 0
+        if path is not None and path.exists() and not path.is_file():
+            self._set_aside("no plain file")
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            self._begin_anew(error)
+
+    def _open(self) -> None:
+        name = str(self._path) if self._path else ":memory:"
+        self._db = sqlite3.connect(name, self._wait_s, check_same_thread=False)
+        try:
+            self._db.executescript(_SCHEMA)
+            (found,) = self._db.execute("SELECT sum(length(CAST(text AS BLOB))) FROM turns").fetchone()
+        except BaseException:
+            self._db.close()
+            raise
         self.n_bytes = int(found or 0)
+
+    def _begin_anew(self, error: sqlite3.Error) -> None:
+        """In place of a file that is damaged. Raises the error where it does not say that of the file."""
+        # Python 3.10 has no codes of SQLite's: what other programs or the disk cause is known by its text.
+        if self._path is None or not self._path.exists() or _PASSING.search(str(error)):
+            raise error
+        self._db.close()
+        self._set_aside(str(error))
+        self._open()
+
+    def _set_aside(self, why: str) -> None:
+        assert self._path is not None
+        aside = self._path.with_name(f"{self._path.name}.damaged-{uuid.uuid4().hex[:8]}")
+        self._path.rename(aside)
+        for end in ("-journal", "-wal", "-shm"):  # they belong to the file: a new one must not find them
+            self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+        logger.warning(
+            "old turns are forgotten, %s cannot be used (%s): it is kept as %s, delete it when you like",
+            self._path,
+            why,
+            aside.name,
+        )
 
     def search(self, salt: str, old: Sequence[tuple[str, str]], question: str, most: int = 8) -> list[str]:
         """Adds (role, text) messages that it does not know yet, and returns the texts of those that have most in
         common with the question, best first; those of the given messages only."""
         if not old:
             return []
+        with self._lock:
+            try:
+                return self._search(salt, old, question, most)
+            except sqlite3.DatabaseError as error:
+                self._begin_anew(error)
+                return self._search(salt, old, question, most)
+
+    def _search(self, salt: str, old: Sequence[tuple[str, str]], question: str, most: int) -> list[str]:
         # A conversation is known by its beginning, which later requests of it share.
         name = hashlib.sha256(f"{salt}\0{old[0][0]}\0{old[0][1]}".encode()).hexdigest()
         digests = [hashlib.sha256(f"{role}\0{text}".encode()).hexdigest() for role, text in old]
         words = list(dict.fromkeys(_WORD.findall(question.lower())))[:_MAX_WORDS]
-        with self._lock, self._db:
+        with self._db:
             for (role, text), digest in zip(old, digests, strict=True):
                 added = self._db.execute("INSERT OR IGNORE INTO known VALUES (?, ?)", (name, digest))
                 if added.rowcount:

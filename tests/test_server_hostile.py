@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import sqlite3
 import threading
 import time
 import tracemalloc
@@ -151,6 +152,49 @@ def test_an_ipv6_wildcard_takes_ipv4_too() -> None:
         pytest.skip("no IPv6 here")
     with listen("::", 0) as listening:
         socket.create_connection(("127.0.0.1", listening.getsockname()[1]), timeout=5).close()
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "pages", "schema", "folder"])
+def test_damaged_old_turns_are_set_aside(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, old = tmp_path / "turns.sqlite", [("user", f"number{i} " + "x" * 900) for i in range(30)]
+    store = Store(path)
+    store.search("salt", old, "number29")
+    store.close()
+    raw = bytearray(path.read_bytes())
+    if damage == "text":
+        path.write_bytes(b"no database at all")
+    elif damage == "cut":
+        path.write_bytes(raw[: len(raw) // 3])
+    elif damage == "pages":
+        raw[4096:] = b"\xa5" * (len(raw) - 4096)
+        path.write_bytes(raw)
+    else:
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        else:
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                db.execute("CREATE TABLE turns (other TEXT)")
+    store = Store(path)
+    assert store.search("salt", old, "number29")[0].startswith("user: number29")
+    store.close()
+    assert len(list(tmp_path.glob("turns.sqlite.damaged-*"))) == 1
+    assert "it is kept as turns.sqlite.damaged-" in caplog.text
+    again = Store(path)
+    assert again.n_bytes > 0
+    again.close()
+
+
+def test_old_turns_that_others_use_are_not_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "turns.sqlite"
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            Store(path, wait_s=0.1)
+    assert not list(tmp_path.glob("*damaged*"))
 
 
 def test_old_turns_are_bounded_by_bytes(tmp_path: Path) -> None:
