@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -32,7 +33,7 @@ class Context:
     def __init__(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> None:
         self._stack = ExitStack()
         self._users, self._closing = 0, False
-        self._left = threading.Condition()
+        self._left, self._pid = threading.Condition(), os.getpid()
         try:
             self._open(config, on_progress)
         except BaseException:
@@ -97,9 +98,22 @@ class Context:
         """Cells."""
         return int(llama_cpp.llama_n_ctx(self.ctx))
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child process, which has the model's memory but none of its threads."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Raises EngineClosed after a fork."""
+        if self.forked:
+            raise EngineClosed(
+                "this engine was started before the process forked: start one in the child process"
+            )
+
     @contextmanager
     def using(self) -> Iterator[None]:
         """For threads that read the model beside the engine's own: it is not freed within. Raises EngineClosed."""
+        self.check_process()
         with self._left:
             if self._closing:
                 raise EngineClosed

@@ -1,4 +1,7 @@
-"""What a request's handle gives, in this order: Queued?, Started, Progress*, PromptScores?, Text*, Finished."""
+"""What a request's handle gives, in this order: Queued?, Started, Progress*, PromptScores?, Text*, Finished.
+
+Started and Progress come twice where reused keys were broken, and the prompt is read again.
+"""
 
 from __future__ import annotations
 

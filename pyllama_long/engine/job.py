@@ -63,6 +63,7 @@ class Job:
         self.held: Held | None = None
         self.last = -1  # the token that is evaluated next, once the prompt is
         self.n_cached = 0
+        self.fresh = request.echo_logprobs  # reuses no keys
         self.queued = False
         self.made_at = time.monotonic()
         self.started_at = self.written_at = 0.0
@@ -92,6 +93,11 @@ class Job:
     def start(self, held: Held) -> None:
         self.held, self.n_cached, self.started_at = held, held.n, time.monotonic()
         self.handle.put(Started(self.n, self.n_cached))
+
+    def start_afresh(self) -> None:
+        """It waits again, for a beginning without reused keys."""
+        self.held, self.fresh, self.n_cached = None, True, 0
+        self.keys_read = self.keys_visible = 0.0
 
     def read(self) -> None:
         """A chunk of the prompt is evaluated."""

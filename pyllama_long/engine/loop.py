@@ -82,6 +82,7 @@ class Loop:
     def call(self, function: Callable[[], T]) -> T:
         """Runs a function on the loop's thread, between two steps, and returns what it returns."""
         future: Future[T] = Future()
+        self.check_open()  # before the lock, which nobody gives back after a fork
         with self._lock:
             self.check_open()
             self._calls.append((function, future))
@@ -91,6 +92,7 @@ class Loop:
     def embed(self, inputs: list[IntArray]) -> Future[list[FloatArray]]:
         """Raises QueueFull and EngineClosed."""
         future: Future[list[FloatArray]] = Future()
+        self.check_open()
         with self._lock:
             self.check_open()
             if self._embedder.busy:
@@ -101,12 +103,18 @@ class Loop:
         return future
 
     def wake(self) -> None:
+        if self._context.forked:
+            return
         with self._lock:
             self._woken = True
             self._lock.notify_all()
 
     def close(self, drain_s: float) -> None:
-        """Takes no more requests, finishes for up to drain_s seconds what is there, then ends."""
+        """Takes no more requests, finishes for up to drain_s seconds what is there, then ends.
+
+        Does nothing after a fork: the thread is the parent's, and so is what it holds."""
+        if self._context.forked:
+            return
         with self._lock:
             deadline = time.monotonic() + drain_s
             self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
@@ -136,6 +144,7 @@ class Loop:
 
     def check_open(self) -> None:
         """Raises EngineClosed."""
+        self._context.check_process()
         if self.failure is not None:
             raise EngineClosed(self.failure)
         if self._deadline is not None or self._ended:
@@ -256,6 +265,17 @@ class Loop:
         job.close()
         job.handle.fail(error)
         self.queue.changed = True
+
+    def read_again(self, job: Job) -> None:
+        """A running request that has not written yet begins again, from its text alone."""
+        assert job.held is not None
+        logger.warning(
+            "cached keys gave logits that are not numbers: they are dropped, the prompt is read again"
+        )
+        self.running.remove(job)
+        self.pool.drop(job.held)
+        job.start_afresh()
+        self.queue.add([job])
 
     def _close(self, job: Job, reason: str) -> None:
         self.counters.completion_tokens += len(job.text.tokens)

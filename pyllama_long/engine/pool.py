@@ -177,12 +177,6 @@ class Pool:
             self.cells.truncate(held.seq, n)
         held.n = n
 
-    def forget_copy(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, n: int) -> None:
-        """The copy outside the context that the first n tokens may have come from: asked again, they are computed."""
-        entry, most = self.store.find(ids, hashes, salt, factor)
-        if entry is not None and most >= n > 0:
-            self.store.drop(entry)
-
     def _free_id(self, spare: object) -> int:
         if not self._ids:
             self.evict(next(h for h in self.idle if h is not spare))
@@ -288,6 +282,14 @@ class Pool:
                 if self.store.has_room(self._context.state_size(held.seq)):
                     self.spill(held)
                 return
+
+    def distrust(self, ids: IntArray, salt: str) -> None:
+        """Drops all idle texts that may share broken keys with one that reused ids, here and in the store."""
+        least = min(len(ids), prefix.BLOCK)
+        for held in self.idle:
+            if held.salt == salt and prefix.common(held.text, ids) >= least:
+                self.drop(held)
+        self.store.distrust(ids, salt, least)
 
     def drop_all(self, which: Iterable[Held]) -> None:
         for held in list(which):

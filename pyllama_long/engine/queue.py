@@ -80,7 +80,7 @@ class Queue:
 
     def _comes(self, job: Job) -> bool:
         """Whether a running request is about to read what this one begins with: it is worth waiting for."""
-        if self._context.whole_only or job.scores_prompt or job in self._fetched:
+        if self._context.whole_only or job.fresh or job in self._fetched:
             return False
         most = 0
         for other in self._loop.running:
@@ -149,6 +149,6 @@ class Queue:
         self._loop.wake()
 
     def _match(self, job: Job, stored: bool = True) -> Source:
-        if job.scores_prompt:
+        if job.fresh:
             return Source()
         return self._loop.pool.match(job.ids, job.hashes, job.salt, job.factor, stored)

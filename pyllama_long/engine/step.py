@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -27,6 +29,11 @@ _MOST_PASSED = 3  # steps in a row that do without the oldest prompt
 _OWED_STEPS = 2  # chunks that streams wait for when prompts are short
 _STOPPED = 2  # code of llama_decode
 _REST = 0.1  # of a step that is not filled up with other prompts
+_NAN = (
+    "the model gave logits that are not numbers (NaN): the file is damaged, "
+    "or its values overflow in this KV type; try kv_type='f32'"
+)
+logger = logging.getLogger("pyllama_long.engine")
 
 
 class Step:
@@ -230,8 +237,9 @@ class Step:
         if job.scores_prompt:
             assert rows is not None
             scored = rows[out : out + n]
-            job.score(scored)
             out += n
+            if not self._guarded(job, lambda: self._score(job, scored)):
+                return out
         elif ends and job.limit > 0:
             out += 1
         if ends and job.limit == 0:
@@ -241,24 +249,45 @@ class Step:
             self._sample(job, at - 1, rows[out - 1])
         return out
 
+    def _guarded(self, job: Job, work: Callable[[], None]) -> bool:
+        """Whether the request still runs after its part of the work; whatever goes wrong in it ends it alone."""
+        try:
+            work()
+        except DecodeError as error:
+            self._loop.fail(job, error)
+        except Exception as error:
+            logger.exception("a request failed")
+            reason = DecodeError(f"the request met an error: {error}")
+            if job in self._loop.running:
+                self._loop.fail(job, reason)
+            else:
+                job.handle.fail(reason)
+                if job.held is None or job.held.busy:  # its cells were not given back
+                    raise
+        return job in self._loop.running
+
+    @staticmethod
+    def _score(job: Job, scored: FloatArray) -> None:
+        if math.isnan(scored.max()):
+            raise DecodeError(_NAN)
+        job.score(scored)
+
     def _sample(self, job: Job, row: int, logits: FloatArray) -> None:
         """The next token of a stream, from row `row` of the batch."""
+        if not math.isnan(logits.max()):
+            self._guarded(job, lambda: self._next(job, row, logits))
+            return
+        if job.n_cached:
+            # The keys that were reused may be what is broken, and whatever shares them would fail the same way.
+            self._loop.pool.distrust(job.ids[: job.n_cached], job.salt)
+            if not job.writing:
+                self._loop.read_again(job)
+                return
+        self._loop.fail(job, DecodeError(_NAN))
+
+    def _next(self, job: Job, row: int, logits: FloatArray) -> None:
         begin, context, loop = time.perf_counter(), self._context, self._loop
-        if math.isnan(logits.max()):
-            loop.fail(
-                job,
-                DecodeError(
-                    "the model gave logits that are not numbers (NaN): the file is damaged, "
-                    "or its values overflow in this KV type; try kv_type='f32'"
-                ),
-            )
-            loop.pool.forget_copy(job.ids, job.hashes, job.salt, job.factor, job.n_cached)
-            return
-        try:
-            token = job.sampler.sample(context.ctx, row, logits, context.candidates)
-        except DecodeError as error:
-            loop.fail(job, error)
-            return
+        token = job.sampler.sample(context.ctx, row, logits, context.candidates)
         self._sampling += time.perf_counter() - begin
         if context.is_eog(token):
             loop.finish(job, "stop")

@@ -236,6 +236,13 @@ class Store:
             if not stored.gone:
                 self._forget(stored)
 
+    def distrust(self, ids: IntArray, salt: str, least: int) -> None:
+        """Forgets all texts that share at least `least` tokens with ids; sessions' files stay."""
+        with self._lock:
+            for stored in self.index:
+                if stored.salt == salt and prefix.common(stored.text, ids) >= least:
+                    self._forget(stored)
+
     def flush(self) -> None:
         """Writes to disk what is in memory, as far as the latest ones fit."""
         if not self._disk:
