@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from engines import GREEDY, answer, assert_same, prose
@@ -43,6 +46,34 @@ def test_random_models(random_model: str) -> None:
                 assert_same(llm, prompt, given, expected[: len(given)])
         assert engine.stats().failed == 0
     llm.close()
+
+
+def test_a_restored_window_gives_what_a_fresh_read_does(tmp_path: Path) -> None:
+    """Texts that come from disk, grow, and are left for an older prefix with another end."""
+    path = str(tmp_path / "gemma3.gguf")
+    write(path, "gemma3", type="f32")
+    config = EngineConfig(path, n_ctx=1024, precision="f32", kv_type="f32", n_batch=64, rope="native")
+    kept = replace(config, cache_disk=1 << 26, cache_dir=str(tmp_path / "cache"))
+    rng = np.random.default_rng(3)
+    with Engine(kept) as engine:
+        base = rng.integers(260, engine.n_vocab, 400).tolist()
+        base += answer(engine.submit(Request(base, 4, GREEDY))).ids[:3]  # all of what is kept
+    ends = [rng.integers(260, 512, 40).tolist() for _ in range(4)]
+    grown = [*base, *ends[0]]
+    prompts = [grown, *([*grown[:n], *end] for n, end in zip((390, 200, 64), ends[1:], strict=True))]
+    with Engine(kept) as engine:
+        given = [answer(engine.submit(Request(ids, 8, GREEDY, logprobs=4))) for ids in prompts]
+        assert given[0].cached >= 390
+        assert engine.stats().failed == 0
+    with Engine(config) as engine:
+        for i, ids in enumerate(prompts):
+            fresh = answer(engine.submit(Request(ids, 8, GREEDY, salt=str(i), logprobs=4)))
+            assert fresh.cached == 0
+            assert fresh.ids == given[i].ids
+            for a, b in zip(fresh.tokens, given[i].tokens, strict=True):
+                assert a.logprob is not None and b.logprob is not None
+                # Reading the same prompt in other batches moves them by up to 0.01; keys that are missing, by over 1.
+                assert abs(a.logprob - b.logprob) < 0.05
 
 
 def test_memories_that_cannot_go_back(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
