@@ -76,8 +76,12 @@ def test_clients_that_come_and_go(demo_model: str) -> None:
     with running(config) as server:
         with server.client() as client:
             alone = [answer(client, i) for i in range(PROMPTS)]
-        crowd(server, 1000)  # threads and buffers that are kept are there now
-        server.quiet()
+        for seed in (
+            1000,
+            2000,
+        ):  # threads and buffers that are kept are there then: growth flattens after two crowds
+            crowd(server, seed)
+            server.quiet()
         gc.collect()
         threads, kib = threading.active_count(), memory()
         found = crowd(server, 0)
@@ -92,5 +96,5 @@ def test_clients_that_come_and_go(demo_model: str) -> None:
             assert "pyllama_long_requests_active 0.0" in client.get("/metrics").text
         gc.collect()
         assert threading.active_count() <= threads
-        assert memory() - kib < 8 << 10
+        assert memory() - kib < 6 << 10
     assert engine.stats().cells_used == 0
