@@ -320,6 +320,11 @@ def byte_pointer(data: npt.NDArray[np.uint8]) -> Any:
     return _pointer(data, ctypes.c_uint8)
 
 
+def text_array(texts: Sequence[bytes]) -> Any:
+    """A char * [n]."""
+    return (c_char_p * len(texts))(*texts)
+
+
 def tokenize_address() -> int:
     """Of llama_tokenize, for libraries that call it themselves."""
     return ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, c_void_p).value or 0

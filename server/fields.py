@@ -13,7 +13,6 @@ from pyllama_long.server.errors import bad
 HEADER = "X-Ignored-Fields"
 _MOST = 32  # names in the header
 _NAME = re.compile(r"[^A-Za-z0-9_.-]")
-_SAMPLER = "use temperature, top_k, top_p, min_p, typical_p and the penalties"
 _FORMAT = "give response_format, json_schema or grammar where the route has it"
 
 # Those that would change the answer, with the values at which they do not, and what to do.
@@ -33,22 +32,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "continue_final_message": ((), "end the messages with an assistant's"),
     "adaptive_target": ((-1,), "leave it out"),
     "logit_bias": ((), "use it on the other routes"),
-    "mirostat": ((0,), _SAMPLER),
-    "mirostat_tau": ((5,), _SAMPLER),
-    "mirostat_eta": ((0.1,), _SAMPLER),
-    "dry_multiplier": ((0,), _SAMPLER),
-    "dry_base": ((1.75,), _SAMPLER),
-    "dry_allowed_length": ((2,), _SAMPLER),
-    "dry_penalty_last_n": ((-1,), _SAMPLER),
-    "dry_sequence_breakers": ((["\n", ":", '"', "*"],), _SAMPLER),
-    "xtc_probability": ((0,), _SAMPLER),
-    "xtc_threshold": ((0.1,), _SAMPLER),
-    "dynatemp_range": ((0,), _SAMPLER),
-    "dynatemp_exponent": ((1,), _SAMPLER),
-    "top_n_sigma": ((-1, 0), _SAMPLER),
-    "repeat_last_n": ((64,), _SAMPLER),
-    "min_keep": ((0, 1), _SAMPLER),
-    "samplers": ((), _SAMPLER),
     # vLLM, SGLang, TGI
     **dict.fromkeys(
         "guided_json guided_regex guided_choice guided_grammar structured_outputs structural_tag regex ebnf "

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyllama_long.engine import Engine, Sampling
+from pyllama_long.engine.config import SAMPLERS
 from pyllama_long.grammar import Lark
 from pyllama_long.server.errors import bad
 from pyllama_long.server.schemas.common import Sampled
 from pyllama_long.server.settings import Settings
 
-_NAMES = "top_k top_p min_p typical_p repeat_penalty presence_penalty frequency_penalty".split()
+_NAMES = (
+    "top_k top_p min_p typical_p repeat_penalty presence_penalty frequency_penalty repeat_last_n min_keep top_n_sigma "
+    "xtc_probability xtc_threshold dynatemp_range dynatemp_exponent dry_multiplier dry_base dry_allowed_length "
+    "dry_penalty_last_n dry_sequence_breakers mirostat mirostat_tau mirostat_eta"
+).split()
+_LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))
+_OTHER_NAMES = {
+    "typical_p": "typ_p",
+    "typical": "typ_p",
+    "temp": "temperature",
+    "top-k": "top_k",
+    "top-p": "top_p",
+}
 
 
 def sampling(
@@ -23,6 +36,8 @@ def sampling(
 ) -> Sampling:
     """What was asked for, and defaults for the rest."""
     given = {name: getattr(request, name) for name in _NAMES if getattr(request, name) is not None}
+    if request.samplers is not None:
+        given["samplers"] = _order(request.samplers)
     temperature = settings.temperature if request.temperature is None else request.temperature
     return Sampling(
         temperature=temperature,
@@ -31,6 +46,16 @@ def sampling(
         grammar=grammar,
         **given,
     )
+
+
+def _order(wanted: str | Sequence[str]) -> list[str]:
+    """Samplers by name, of names or of a text of letters. Raises ApiError."""
+    names = [_LETTERS.get(c, c) for c in wanted] if isinstance(wanted, str) else list(wanted)
+    names = [_OTHER_NAMES.get(name, name) for name in names]
+    for name in names:
+        if name not in SAMPLERS:
+            raise bad(f"samplers: {name[:32]!r} is none of {', '.join(SAMPLERS)}.", "samplers")
+    return list(dict.fromkeys(names))
 
 
 def _bias(engine: Engine, given: Mapping[str, float]) -> dict[int, float]:

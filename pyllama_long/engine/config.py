@@ -10,6 +10,24 @@ from pyllama_long.grammar import Lark
 
 _MOST_PARALLEL = 128
 _MOST_STOPS = 64
+_MOST_BREAKERS = 64
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+_RANGES: dict[str, tuple[float, float]] = {
+    "repeat_last_n": (-1, 2**20),
+    "min_keep": (0, 2**20),
+    "top_n_sigma": (-1, 1e6),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "dynatemp_range": (0, 100),
+    "dynatemp_exponent": (0, 100),
+    "dry_multiplier": (0, 100),
+    "dry_base": (0, 100),
+    "dry_allowed_length": (0, 2**20),
+    "dry_penalty_last_n": (-1, 2**20),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0, 1000),
+    "mirostat_eta": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,8 @@ class EngineConfig:
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen; names as in llama_cpp. temperature 0: always the likeliest. grammar: GBNF text
-    with a rule `root`, or Lark. seed: None for a random one. Raises ValueError."""
+    with a rule `root`, or Lark. seed: None for a random one. samplers: the order of those that narrow the choice, by
+    llama-server's names; one that is left out does not run. The rest is named as in llama-server. Raises ValueError."""
 
     temperature: float = 0.8
     top_k: int = 40
@@ -67,8 +86,42 @@ class Sampling:
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     grammar: str | Lark | None = None
+    repeat_last_n: int = 64
+    min_keep: int = 0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    samplers: Sequence[str] = SAMPLERS
 
     def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            _within(name, getattr(self, name), low, high)
+        for name in self.samplers:
+            if name not in SAMPLERS:
+                raise ValueError(f"samplers: {name!r} is none of {', '.join(SAMPLERS)}")
+        if len(set(self.samplers)) < len(self.samplers):
+            raise ValueError("samplers: a name stands there twice")
+        breakers = self.dry_sequence_breakers
+        if (
+            isinstance(breakers, str)
+            or len(breakers) > _MOST_BREAKERS
+            or max(map(len, breakers), default=0) > 40
+        ):
+            raise ValueError(
+                f"dry_sequence_breakers: give at most {_MOST_BREAKERS} texts of at most 40 characters"
+            )
+        if any("\0" in text for text in breakers):
+            raise ValueError("dry_sequence_breakers: a text contains a zero byte")
         _within("temperature", self.temperature, 0, 100)
         _within("top_k", self.top_k, -1, 2**31 - 1)
         for name in ("top_p", "min_p", "typical_p"):

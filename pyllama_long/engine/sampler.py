@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from functools import partial
 from typing import Any
 
 from pyllama_long._native import Candidates, llama_cpp
+from pyllama_long.engine import chain
 from pyllama_long.engine.config import Sampling
 from pyllama_long.errors import GrammarError
 from pyllama_long.gbnf import to_lark
 from pyllama_long.grammar import Constraint, Lark
 from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray
-
-_LAST_N = 64  # tokens that penalties look back at, as in llama_cpp
-_COLDEST = 1e-6  # below it logits divided by the temperature are no numbers: the likeliest is taken
 
 
 class Sampler:
@@ -33,9 +30,10 @@ class Sampler:
         self._chain: Any = None
         self.constraint = _constraint(sampling.grammar, model)
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-        plain = sampling.temperature < _COLDEST and penalties == (1.0, 0.0, 0.0) and not sampling.logit_bias
-        if not plain or self.constraint:
-            self._chain = _chain(sampling, penalties, n_vocab)
+        changed = penalties != (1.0, 0.0, 0.0) or sampling.logit_bias or sampling.dry_multiplier
+        self._once = sampling.mirostat > 0  # its choice changes what it chooses next
+        if sampling.temperature >= chain.COLDEST or changed or self.constraint:
+            self._chain = chain.build(sampling, model)
 
     def sample(self, ctx: Any, row: int, logits: FloatArray, candidates: Candidates) -> int:
         """The token for batch row `row`, whose logits [n_vocab] are given. candidates: for its own use until
@@ -53,10 +51,12 @@ class Sampler:
         if only is not None:
             constraint.take(only)
             return only
-        candidates.fill(logits)
-        llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
-        token = candidates.chosen()
-        if not constraint.allows(token):
+        token = -1
+        if not self._once:
+            candidates.fill(logits)
+            llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
+            token = candidates.chosen()
+        if token < 0 or not constraint.allows(token):
             allowed = constraint.allowed()
             if len(allowed) == 0:
                 raise GrammarError("the grammar allows no token here")
@@ -91,29 +91,3 @@ def _token(model: Model, text: str) -> int:
     if len(found) != 1:
         raise ValueError(f"{text!r} is not one token of this model")
     return found[0]
-
-
-def _chain(s: Sampling, penalties: tuple[float, float, float], n_vocab: int) -> Any:
-    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-
-    def add(sampler: Any) -> None:
-        llama_cpp.llama_sampler_chain_add(chain, sampler)
-
-    if s.logit_bias:
-        table = (llama_cpp.llama_logit_bias * len(s.logit_bias))()
-        for slot, (token, value) in zip(table, s.logit_bias.items(), strict=True):
-            slot.token, slot.bias = token, value
-        add(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(table), table))
-    if penalties != (1.0, 0.0, 0.0):
-        add(llama_cpp.llama_sampler_init_penalties(n_vocab, _LAST_N, *penalties))
-    if s.temperature < _COLDEST:
-        add(llama_cpp.llama_sampler_init_greedy())
-        return chain
-    seed = random.getrandbits(32) if s.seed is None else s.seed & 0xFFFFFFFF
-    add(llama_cpp.llama_sampler_init_top_k(s.top_k))
-    add(llama_cpp.llama_sampler_init_typical(s.typical_p, 1))
-    add(llama_cpp.llama_sampler_init_top_p(s.top_p, 1))
-    add(llama_cpp.llama_sampler_init_min_p(s.min_p, 1))
-    add(llama_cpp.llama_sampler_init_temp(s.temperature))
-    add(llama_cpp.llama_sampler_init_dist(seed))
-    return chain

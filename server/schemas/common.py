@@ -63,6 +63,24 @@ class Sampled(Open):
     repeat_penalty: float | None = Field(None, ge=1e-3, le=100)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repeat_last_n: int | None = Field(None, ge=-1, le=1 << 20, description="-1: the trained length.")
+    min_keep: int | None = Field(None, ge=0, le=1 << 20)
+    top_n_sigma: float | None = Field(None, ge=-1, le=1e6)
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, ge=0, le=1)
+    dynatemp_range: float | None = Field(None, ge=0, le=100)
+    dynatemp_exponent: float | None = Field(None, ge=0, le=100)
+    dry_multiplier: float | None = Field(None, ge=0, le=100)
+    dry_base: float | None = Field(None, ge=0, le=100)
+    dry_allowed_length: int | None = Field(None, ge=0, le=1 << 20)
+    dry_penalty_last_n: int | None = Field(None, ge=-1, le=1 << 20)
+    dry_sequence_breakers: list[str] | None = Field(None, max_length=64)
+    mirostat: int | None = Field(None, ge=0, le=2)
+    mirostat_tau: float | None = Field(None, ge=0, le=1000)
+    mirostat_eta: float | None = Field(None, ge=0, le=1)
+    samplers: list[str] | str | None = Field(
+        None, max_length=64, description="Their order, by llama-server's names or letters; others do not run."
+    )
     seed: Seed | None = None
     stream: bool | None = None
     attention: str | None = Field(
