@@ -101,6 +101,6 @@ def ignored(http: Request, *names: str) -> None:
 
 def header(http: Request) -> str | None:
     """The header's value, of ASCII only."""
-    names = list(dict.fromkeys(_NAME.sub("?", name[:64]) for name in http.scope.get("ignored", ())))
+    names = list(dict.fromkeys(_NAME.sub("?", name[:64]) or "?" for name in http.scope.get("ignored", ())))
     more = ["..."] if len(names) > _MOST else []
     return ", ".join(names[:_MOST] + more) or None
