@@ -30,13 +30,6 @@ def server(demo_model: str) -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as found:
-        yield found
-    assert not server.faults, server.faults[0]
-
-
 def ok(response: httpx.Response) -> Any:
     assert response.status_code == 200, response.text
     return response.json()
