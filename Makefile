@@ -66,7 +66,8 @@ ARM := aarch64-linux-gnu
 sanitize: build
 	$(BIN)/python tests/native_cases.py $(CASES)
 	$(BIN)/cmake -S tests/native -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLONG_SANITIZE=ON
-	$(BIN)/cmake --build build/sanitize --target run_cases
+	$(BIN)/cmake --build build/sanitize --target run_cases extremes
+	build/sanitize/extremes
 	build/sanitize/run_cases $(CASES)/*.case
 
 CLANG ?= clang

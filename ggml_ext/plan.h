@@ -18,9 +18,11 @@ struct plong_range {
 
 PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 
-/* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global. */
+/* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global.
+ * At most PLONG_LONGEST, so that a segment can be added to it. */
 static inline int32_t plong_phase_head(const struct plong_phase * ph) {
-    return ph->sinks > ph->global ? ph->sinks : ph->global;
+    const int32_t head = ph->sinks > ph->global ? ph->sinks : ph->global;
+    return head < PLONG_LONGEST ? head : PLONG_LONGEST;
 }
 
 /* Whether a query that takes part in a branch takes part in all finer ones, and reads through those what the branch has

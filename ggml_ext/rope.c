@@ -18,11 +18,13 @@ const char * plong_rope_check(const struct plong_rope * rope) {
     if (rope->freq != PLONG_FREQ_NATIVE && !(rope->factor >= 1.0f && isfinite(rope->factor))) {
         return "RoPE policy: the factor must be a finite number >= 1";
     }
-    if (rope->freq == PLONG_FREQ_YARN && !(rope->beta_slow > 0.0f && rope->beta_fast > rope->beta_slow)) {
-        return "RoPE policy: yarn needs beta_fast > beta_slow > 0";
+    if (rope->freq == PLONG_FREQ_YARN &&
+        !(rope->beta_slow > 0.0f && rope->beta_fast > rope->beta_slow && isfinite(rope->beta_fast))) {
+        return "RoPE policy: yarn needs finite numbers beta_fast > beta_slow > 0";
     }
-    if (rope->freq == PLONG_FREQ_LLAMA3 && !(rope->low_freq > 0.0f && rope->high_freq > rope->low_freq)) {
-        return "RoPE policy: llama3 needs high_freq > low_freq > 0";
+    if (rope->freq == PLONG_FREQ_LLAMA3 &&
+        !(rope->low_freq > 0.0f && rope->high_freq > rope->low_freq && isfinite(rope->high_freq))) {
+        return "RoPE policy: llama3 needs finite numbers high_freq > low_freq > 0";
     }
     if (rope->freq == PLONG_FREQ_LONGROPE) {
         if (rope->n_factors < 1 || rope->n_factors > PLONG_MAX_ROT / 2) {

@@ -178,6 +178,21 @@ EMPTY = (
     "dilated(segments=40/160, rates=3/8)",
     "dilated(segments=7, rates=5, align=query)",
 )
+EXTREME = (  # the largest numbers that a plan and a policy take
+    "sinks(2147483647)+window(2147483646)",
+    "sinks(2147483647)+window(10)",
+    "window(2147483646); dense_below=2147483647",
+    "sinks(3)+global(2147483647); dense_layers=2147483647",
+    "window(2147483646)+dilated(segments=1073741824, rates=1073741824)",
+    "window(2)+dilated(segments=1/1073741824, rates=1/1073741824)",
+    "window(9)+dilated(segments=1073741824, rates=1073741823, weight=stride, align=query)",
+)
+EXTREME_MAPS = (
+    "dca(1073741824, 1073741823)",
+    "dca(1073741824, 0)",
+    "self-extend(1073741824, 1073741824)",
+    "rerope(1073741824)",
+)
 SPARSE = "sinks(4)+window(40)+dilated(w0=32, alpha=2, n=4, align=query)"
 SEQUENCES = {
     "holes": (Seq(300, 20, holes=True),),
@@ -243,6 +258,11 @@ def _cases() -> list[Case]:
         add(f"empty/{i}/prefill", plan=plan, seqs=(Seq(0, 130),))
         add(f"empty/{i}/decode", plan=plan, seqs=(Seq(141, 1),))
     add("empty/gone", plan="sinks(8)", seqs=(Seq(200, 5, gone=50), Seq(0, 20)))
+    for i, plan in enumerate(EXTREME):
+        add(f"extreme/{i}/prefill", plan=plan, seqs=(Seq(30, 100),))
+        add(f"extreme/{i}/decode", plan=plan, seqs=(Seq(141, 1),))
+    for rope in EXTREME_MAPS:
+        add(f"extreme/{rope}", rope=rope, plan=EXTREME[0], n_train=2147483647, seqs=(Seq(100, 40),))
     for i, (rope, neox) in enumerate(product(MAPS, (True, False))):
         rope += "+logn" if i % 3 else ""
         add(f"map/{rope}/{'neox' if neox else 'norm'}", rope=rope, neox=neox, seqs=(Seq(390, 33),))
