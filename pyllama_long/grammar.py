@@ -50,8 +50,7 @@ _making = threading.Lock()
 
 def tokenizer(model: Model) -> LLTokenizer:
     """The model's vocabulary as llguidance reads it: made once, which takes a second for 150,000 tokens."""
-    model._check_open()
-    with _making:
+    with model.using(), _making:
         found = _tokenizers.get(model)
         if found is None:
             found = _tokenizers[model] = _tokenizer(model)

@@ -124,7 +124,7 @@ class LongLlama(llama_cpp.Llama):
         config = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
         context = loading.open_context(self._model, self.context_params, config)
         self._ctx = self._stack.enter_context(closing(context))
-        self._n_ctx, self._n_vocab = self.n_ctx(), self.n_vocab()
+        self._n_ctx, self._n_vocab = self._ctx.n_ctx(), self.n_vocab()
         self.sequence = Tokens(
             self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope, self.turns.outside
         )
@@ -277,6 +277,14 @@ class LongLlama(llama_cpp.Llama):
     def n_tokens(self, n: int) -> None:
         # Handlers of images and sound fill the cache themselves and then say how far.
         self.sequence.count(index(n))
+
+    def n_ctx(self) -> int:
+        self._ctx.ctx  # noqa: B018  closed: says so
+        return self._n_ctx
+
+    @looking
+    def pooling_type(self) -> Any:
+        return super().pooling_type()
 
     @property
     def input_ids(self) -> IntArray:  # type: ignore[override]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import GGUFError, RepeatedToken, check_tokens, first_part, split_parts
 from pyllama_long.probe import Probed, probe
 from pyllama_long.rope_scaling import TENSORS
+from pyllama_long.users import Users
 
 _FAILED = -(2**31)  # from llama_tokenize: the reason is logged
 _LONGEST_TEXT = 2**30  # bytes: llama.cpp counts in 32 bits
@@ -26,13 +30,25 @@ _COPIED = {
 }
 _GGUF_ARRAY = 9  # gguf_type
 _INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _held(method: _F) -> _F:
+    """A method of Model during which it is not freed. Raises RuntimeError when it is."""
+
+    @wraps(method)
+    def call(self: Model, *args: Any, **kwargs: Any) -> Any:
+        with self.using():
+            return method(self, *args, **kwargs)
+
+    return cast(_F, call)
 
 
 class Model(_internals.LlamaModel):
     """llama_cpp's model object with its own loading, tokenizing and metadata.
 
     context: what contexts of it will be opened with, for what `takes` says. overrides: bytes of those of params.
-    Any part of a split model stands for all of them.
+    Any part of a split model stands for all of them. Methods are for any thread, also while another one closes it.
     """
 
     def __init__(
@@ -44,6 +60,7 @@ class Model(_internals.LlamaModel):
         overrides: bytes = b"",
     ) -> None:
         self.path_model, self.params, self.verbose = path, params, verbose
+        self._users = Users(lambda: RuntimeError("this LongLlama is closed"))
         self._exit_stack = ExitStack()
         self.sampler, self.custom_samplers = None, []
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
@@ -67,7 +84,7 @@ class Model(_internals.LlamaModel):
             damaged = any(word in reason for word in ("key-value", "file size", "file bounds", "corrupt"))
             hint = ": the file is damaged or cut off, download it again" if damaged else ""
             raise ModelError(f"cannot load {path}: {reason}{hint}")
-        self._exit_stack.callback(self._free)
+        self._exit_stack.callback(self._users.end, self._free)
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         if llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
             self._exit_stack.close()
@@ -78,13 +95,13 @@ class Model(_internals.LlamaModel):
         self.model = self.vocab = None
         self._pieces = ({}, {})
 
-    def _check_open(self) -> None:
-        if self.model is None:
-            raise RuntimeError("this LongLlama is closed")
+    def using(self) -> AbstractContextManager[None]:
+        """For those who take `model` or `vocab`: they are not freed within. Raises RuntimeError after `close`."""
+        return self._users.use()
 
+    @_held
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
         """Token ids of UTF-8 text; special: names of control tokens in the text become those tokens."""
-        self._check_open()
         if len(text) > _LONGEST_TEXT:
             raise ValueError(f"a text of {len(text)} bytes is longer than {_LONGEST_TEXT}")
         size = len(text) + 16  # no tokenizer gives more tokens than bytes, besides BOS and EOS
@@ -110,26 +127,31 @@ class Model(_internals.LlamaModel):
         known = self._pieces[special]
         found = known.get(token)
         if found is None:
-            self._check_open()
-            if not 0 <= token < self.n_vocab():
-                raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab()}")
-            buffer, n = _native.char_buffer(64), 64
-            n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
-            if n < 0:
-                buffer = _native.char_buffer(-n)
-                n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -n, 0, special)
-            found = known[token] = bytes(buffer.raw[:n])
+            found = known[token] = self._read_piece(token, special)
         return found
+
+    @_held
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        if not 0 <= token < self.n_vocab():
+            raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab()}")
+        buffer, n = _native.char_buffer(64), 64
+        n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
+        if n < 0:
+            buffer = _native.char_buffer(-n)
+            n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -n, 0, special)
+        return bytes(buffer.raw[:n])
 
     def token_to_piece(self, token: int, special: bool = False) -> bytes:
         return self.piece(token, special)
 
+    @_held
     def detokenize(self, tokens: list[int], special: bool = False) -> bytes:
         """The text of tokens; a space that the tokenizer put after a leading BOS is taken away."""
         text = b"".join([self.piece(int(token), special) for token in tokens])
         leading = len(tokens) > 0 and tokens[0] == self.token_bos()
         return text.removeprefix(b" ") if leading else text
 
+    @_held
     def metadata(self) -> dict[str, str]:
         """The GGUF's scalar keys and their values as text."""
 
@@ -145,6 +167,7 @@ class Model(_internals.LlamaModel):
         key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
         return {read(key, i): read(value, i) for i in range(llama_cpp.llama_model_meta_count(self.model))}
 
+    @_held
     def fill_marks(self) -> tuple[int, int, int] | None:
         """Tokens before the text before, the text after, and what fills the middle; None without them."""
         marks = (
@@ -157,11 +180,14 @@ class Model(_internals.LlamaModel):
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
         """Tokens that end a text."""
-        return tuple(i for i in range(self.n_vocab()) if llama_cpp.llama_vocab_is_eog(self.vocab, i))
+        with self.using():
+            return tuple(i for i in range(self.n_vocab()) if llama_cpp.llama_vocab_is_eog(self.vocab, i))
 
+    @_held
     def has_rope(self) -> bool:
         return bool(llama_cpp.llama_model_rope_type(self.model) != llama_cpp.LLAMA_ROPE_TYPE_NONE)
 
+    @_held
     def kv_bytes(self, n_ctx: int, bytes_per_value: float) -> int:
         """Size of the K and V cache where every layer keeps every token; 0 for models of other kinds."""
         meta = self.metadata()
@@ -176,6 +202,11 @@ class Model(_internals.LlamaModel):
         head = n_embd // max(1, n_head)
         lengths = (int(meta.get(f"{arch}.attention.{name}_length", head)) for name in ("key", "value"))
         return int(n_ctx * n_layer * n_head_kv * sum(lengths) * bytes_per_value)
+
+
+for _name, _method in vars(_internals.LlamaModel).items():
+    if inspect.isfunction(_method) and not _name.startswith("_") and _name not in {*vars(Model), "close"}:
+        setattr(Model, _name, _held(_method))
 
 
 def check_file(path: str) -> None:

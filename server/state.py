@@ -128,7 +128,9 @@ class State:
 
         started = time.monotonic()
         try:
-            loaded = Loaded.of(self._loader(progress))
+            engine = self._loader(progress)
+            with engine.using():
+                loaded = Loaded.of(engine)
         except BaseException as error:
             self.status, self.error = "failed", error
         else:

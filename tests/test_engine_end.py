@@ -85,7 +85,7 @@ def test_a_child_of_a_fork_gets_an_error_and_ends(demo_model: str) -> None:
             lambda: engine._loop.call(int),
         ]
         # As a thread may have them when the process forks.
-        with engine._loop._lock, engine._context._left:
+        with engine._loop._lock, engine._context._users._left:
             child = os.fork()
             if not child:
                 for call in calls:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
 from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray
+from pyllama_long.users import Users
 
 Bytes = npt.NDArray[np.uint8]
 _MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -32,8 +32,7 @@ class Context:
 
     def __init__(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> None:
         self._stack = ExitStack()
-        self._users, self._closing = 0, False
-        self._left, self._pid = threading.Condition(), os.getpid()
+        self._users, self._pid = Users(EngineClosed), os.getpid()
         try:
             self._open(config, on_progress)
         except BaseException:
@@ -76,6 +75,7 @@ class Context:
         self.ctx: Any = context.ctx
         self._interrupt = self._stack.enter_context(closing(_native.Interrupt(self.ctx)))
         self._ctx = self._stack.enter_context(closing(context))
+        self._n_ctx = int(llama_cpp.llama_n_ctx(self.ctx))
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # Also where swa_full keeps every token: other sequences may take the cells that the window has left.
@@ -96,7 +96,7 @@ class Context:
 
     def n_ctx(self) -> int:
         """Cells."""
-        return int(llama_cpp.llama_n_ctx(self.ctx))
+        return self._n_ctx
 
     @property
     def forked(self) -> bool:
@@ -114,23 +114,12 @@ class Context:
     def using(self) -> Iterator[None]:
         """For threads that read the model beside the engine's own: it is not freed within. Raises EngineClosed."""
         self.check_process()
-        with self._left:
-            if self._closing:
-                raise EngineClosed
-            self._users += 1
-        try:
+        with self._users.use():
             yield
-        finally:
-            with self._left:
-                self._users -= 1
-                self._left.notify_all()
 
     def close(self) -> None:
         """Waits for the last of those who are `using` the model, then frees it."""
-        with self._left:
-            self._closing = True
-            self._left.wait_for(lambda: not self._users)
-        self._stack.close()
+        self._users.end(self._stack.close)
 
     def explain(self) -> str:
         return explain.explain(self)

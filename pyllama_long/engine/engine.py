@@ -95,6 +95,12 @@ class Engine:
         with self._context.using():
             return self._context.model.piece(token, True).decode(errors="replace")
 
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        with self._context.using():
+            return self._context.model.end_tokens
+
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[FloatArray]:
         """A vector [n_embd] for each list of tokens: the model's own pooling, or the mean over the tokens; not
         normalized. Raises ValueError, ContextOverflow, DecodeError, EngineClosed, QueueFull."""

@@ -91,7 +91,7 @@ def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) ->
     (seed,) = seeds(request.seed, 1)
     bias = _bias(loaded, request.logit_bias)
     if request.ignore_eos:
-        bias = {**bias, **{str(token): NEVER for token in loaded.engine.model.end_tokens}}
+        bias = {**bias, **{str(token): NEVER for token in loaded.engine.end_tokens}}
     chosen = sampling(loaded.engine, state.settings, request, seed, bias, rules)
     given = prompts(request.prompt)
     if len(given) > 4 * MAX_N:

@@ -1,0 +1,54 @@
+"""Who uses what another thread may free."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Users:
+    """Of one thing, which is freed when nobody uses it. closed: makes the error of those who come too late."""
+
+    def __init__(self, closed: Callable[[], Exception]) -> None:
+        self._closed, self._ended = closed, False
+        self._threads: list[int] = []
+        self._free: Callable[[], None] | None = None
+        self._left, self._pid = threading.Condition(), os.getpid()
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Within, it is not freed. Raises `closed` after `end`."""
+        if os.getpid() != self._pid:  # after a fork the lock may be held by a thread that is not here
+            yield
+            return
+        me = threading.get_ident()
+        with self._left:
+            if self._ended and me not in self._threads:
+                raise self._closed()
+            self._threads.append(me)
+        try:
+            yield
+        finally:
+            with self._left:
+                self._threads.remove(me)
+                free = None if self._threads else self._free
+                if free is not None:
+                    self._free = None
+                self._left.notify_all()
+            if free is not None:
+                free()
+
+    def end(self, free: Callable[[], None]) -> None:
+        """Takes no more users, waits for the last one and frees. Where this thread is a user itself, as when garbage is
+        collected meanwhile, the last one frees. Does nothing after a fork: what there is goes with the process."""
+        if os.getpid() != self._pid:
+            return
+        with self._left:
+            self._ended = True
+            if threading.get_ident() in self._threads:
+                self._free = free
+                return
+            self._left.wait_for(lambda: not self._threads)
+        free()
