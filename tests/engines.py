@@ -12,6 +12,7 @@ from pyllama_long.engine import Event, Finished, Handle, Sampling, Started, Text
 from pyllama_long.generate import generate
 
 GREEDY = Sampling(temperature=0)
+ENDLESS = Sampling(temperature=0, logit_bias={8190: -100})
 NEAR = 1e-3  # of two top logits
 NO_END = {"8190": -100}  # a logit_bias: the embedded model's <|im_end|>
 

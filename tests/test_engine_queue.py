@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import GREEDY, answer, prose
+from engines import ENDLESS, GREEDY, answer, prose
 
 from pyllama_long.engine import (
     ContextOverflow,
@@ -84,6 +84,36 @@ def test_a_request_that_does_not_fit_now_waits_for_room(demo_model: str) -> None
         assert next(second) == Queued(0)
         assert len(answer(first).ids) == 300
         assert len(answer(second).ids) == 200
+
+
+def test_short_requests_pass_one_that_waits_for_room(demo_model: str) -> None:
+    with Engine(EngineConfig(demo_model, n_ctx=1024, n_parallel=4, rope="native")) as engine:
+        stream = engine.submit(Request(prose(engine, 20), 600, ENDLESS))
+        assert isinstance(next(stream), Started)
+        long = engine.submit(Request(prose(engine, 500, 1), 300, GREEDY))
+        assert next(long) == Queued(0)
+        for i in range(12):
+            short = engine.submit(Request(prose(engine, 26, 2 + i), 2, GREEDY))
+            assert answer(short).usage.n_prompt == 26
+        assert not stream.ended
+        assert not long.ended
+        assert engine.stats().waiting == 1
+        stream.cancel()
+        assert answer(long).usage.n_prompt == 500
+
+
+def test_one_that_waits_is_not_passed_for_ever(demo_model: str) -> None:
+    """Those that write longer than it has to wait anyway pass until they have had as many cells as it wants."""
+    with Engine(EngineConfig(demo_model, n_ctx=1024, n_parallel=10, rope="native")) as engine:
+        stream = engine.submit(Request(prose(engine, 20), 60, ENDLESS))
+        assert isinstance(next(stream), Started)
+        long = engine.submit(Request(prose(engine, 600, 1), 390, GREEDY))
+        assert next(long) == Queued(0)
+        others = [engine.submit(Request(prose(engine, 20, 2 + i), 130, ENDLESS)) for i in range(12)]
+        assert isinstance(next(long), Started)
+        assert engine.stats().waiting == 12 - 990 // 150
+        for handle in (long, *others):
+            handle.cancel()
 
 
 def test_streams_without_max_tokens_share_the_cells_to_the_end(demo_model: str) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from engines import GREEDY, answer, prose
+from engines import ENDLESS, GREEDY, answer, prose
 
-from pyllama_long.engine import Engine, EngineConfig, Handle, Progress, Request, Sampling, Started, Text
-
-ENDLESS = Sampling(temperature=0, logit_bias={8190: -100})
+from pyllama_long.engine import Engine, EngineConfig, Handle, Progress, Request, Started, Text
 
 
 class Watch:

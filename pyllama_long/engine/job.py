@@ -65,6 +65,7 @@ class Job:
         self.n_cached = 0
         self.fresh = request.echo_logprobs  # reuses no keys
         self.queued = False
+        self.passed = 0  # cells of requests that began before it while it waited for room
         self.made_at = time.monotonic()
         self.started_at = self.written_at = 0.0
         self.keys_read = self.keys_visible = 0.0

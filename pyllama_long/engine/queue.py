@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class Queue:
-    """By priority, then by age: a request that does not fit holds up those behind it, so that it is not
-    overtaken for ever. Its methods are the loop's thread's.
+    """By priority, then by age. The first request that has to wait for room is passed by those behind it that fit, as
+    long as that hardly keeps it waiting: see `_keeps_nobody`. Its methods are the loop's thread's.
 
     changed: something happened that may let a request in.
     """
@@ -70,13 +70,33 @@ class Queue:
         if not (self.changed or self._deferred) or not self._jobs:
             return
         self.changed = self._deferred = False
+        first: Job | None = None  # of those that wait for room
         for job in list(self._jobs):
             if len(self._loop.running) >= self._n_parallel:
                 break
             if self._comes(job):
                 self._deferred = True
-            elif not self._let_in(job):
-                break
+            elif first is None:
+                if not self._let_in(job):
+                    first = job
+            elif self._keeps_nobody(job, first):
+                self._let_in(job)
+            elif first.passed + job.reserved <= first.reserved and self._let_in(job):
+                first.passed += job.reserved
+
+    def _keeps_nobody(self, job: Job, first: Job) -> bool:
+        """Whether the request that waits for room begins no later when this one begins before it: both fit, or this one
+        ends before the other can begin, by what those that run may write at most. Requests of which that is not known
+        pass too, until together they have had as many cells as the one that waits wants."""
+        loop = self._loop
+        room = loop.pool.available() - loop.committed
+        if room >= first.reserved:
+            return room >= first.reserved + job.reserved
+        for other in sorted(loop.running, key=lambda other: other.limit - len(other.text.tokens)):
+            room += other.reserved
+            if room >= first.reserved:
+                return job.n + job.limit <= other.limit - len(other.text.tokens)
+        return False
 
     def _comes(self, job: Job) -> bool:
         """Whether a running request is about to read what this one begins with: it is worth waiting for."""
