@@ -128,7 +128,8 @@ class _Observed:
                     503, "The server is shutting down.", code="shutting_down", retry_after=5
                 )
                 await errors.reply(ended, scope["path"], scope["request_id"])(scope, receive, sending)
-            raise
+            else:
+                raise
         except Exception as error:
             if isinstance(error, OSError) and status:
                 gone = True

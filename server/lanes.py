@@ -154,6 +154,15 @@ def check() -> None:
         work.check()
 
 
+def is_over() -> bool:
+    """`check` for what has errors of its own: whether work in a thread is to end."""
+    try:
+        check()
+    except ApiError:
+        return True
+    return False
+
+
 def start(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     """Begins work in the current request's lane. Raises ApiError."""
     work = _current.get()

@@ -7,7 +7,9 @@ from typing import Any
 
 from pyllama_long import template
 from pyllama_long.conversation import arguments
-from pyllama_long.server.errors import bad
+from pyllama_long.sandbox import Stopped
+from pyllama_long.server import lanes
+from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.schemas.chat import Message, Tool
 from pyllama_long.template import Ask, Rendered, TemplateRefusal
 
@@ -23,14 +25,18 @@ class ChatTemplate(template.ChatTemplate):
         continue_final_message: bool | None = None,
         values: Mapping[str, Any] | None = None,
     ) -> Rendered:
-        """Raises ApiError when the template refuses the messages, or the last one has more than text in it."""
+        """Raises ApiError when the template refuses the messages, the last one has more than text in it, or the work is
+        over."""
         check_last(messages)
         given = [tool.model_dump(exclude_none=True) for tool in tools]
-        ask = Ask(given, add_generation_prompt, continue_final_message, values)
+        ask = Ask(given, add_generation_prompt, continue_final_message, values, stopped=lanes.is_over)
         try:
             return self.render([plain(message) for message in messages], ask)
         except TemplateRefusal as error:
             raise bad(str(error), "messages", error.code) from None
+        except Stopped:
+            lanes.check()
+            raise ApiError(499, "The client has gone.", code="client_closed_request") from None
 
 
 def check_last(messages: Sequence[Message]) -> None:

@@ -235,8 +235,8 @@ def serve(
             if state.error is not None:
                 server.should_exit = True
             elif state.status == "ok":
-                print(f"{settings.model_name} is ready at {url}", flush=True)
                 engine = state.loaded.engine
+                print(f"{settings.model_name} is ready at {url}", flush=True)
                 lines = filter(None, (_about(engine), pace.example(engine)))
                 print("\n".join(lines), file=sys.stderr, flush=True)
 

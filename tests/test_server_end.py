@@ -1,0 +1,276 @@
+"""SIGTERM, and clients that leave, at each state of a request: proper ends, and nothing of theirs stays."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from engines import NO_END
+from running_server import Server, running
+from serving import serving
+
+from pyllama_long import filler
+from pyllama_long.engine import EngineConfig
+
+STREAMS = ("/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses")
+
+
+def prose(n: int) -> str:
+    """n sentences."""
+    sentences = filler.sentences()
+    return " ".join(sentences[i % len(sentences)] for i in range(n))
+
+
+def body(path: str, text: str, stream: bool, n: int = 5000) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    found: dict[str, dict[str, Any]] = {
+        "/completion": {"prompt": text, "n_predict": n, "logit_bias": NO_END},
+        "/v1/completions": {"prompt": text, "max_tokens": n, "logit_bias": NO_END},
+        "/v1/chat/completions": {"messages": messages, "max_tokens": n, "logit_bias": NO_END},
+        "/v1/messages": {"messages": messages, "max_tokens": n},
+        "/v1/responses": {"input": text, "max_output_tokens": n},
+    }
+    return found[path] | {"stream": stream} | ({} if path == "/completion" else {"model": "demo"})
+
+
+class Asked(threading.Thread):
+    """A request and what came of it."""
+
+    def __init__(self, url: str, path: str, content: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self.url, self.path, self.content = url, path, content
+        self.status, self.text = 0, ""
+        self.start()
+
+    def run(self) -> None:
+        try:
+            found = httpx.post(self.url + self.path, json=self.content, timeout=60)
+            self.status, self.text = found.status_code, found.text
+        except httpx.HTTPError as error:
+            self.text = repr(error)
+
+    def check(self) -> None:
+        """It had to end before its end, and says so as its API does."""
+        self.join(30)
+        shown = (self.path, self.status, self.text[-400:])
+        if not self.content.get("stream"):
+            error = json.loads(self.text)["error"] if self.status else None
+            assert self.status == 503 and error["code"] == "shutting_down", shown
+            assert (json.loads(self.text).get("type") == "error") == self.path.startswith("/v1/messages"), (
+                shown
+            )
+            return
+        assert self.status == 200, shown
+        events = self.text.rstrip("\n").split("\n\n")
+        if self.path == "/v1/messages":
+            assert events[-1].startswith("event: error\ndata: "), shown
+            assert json.loads(events[-1].partition("data: ")[2])["error"]["code"] == "shutting_down"
+            return
+        assert events[-1] == "data: [DONE]", shown
+        if self.path == "/v1/responses":
+            assert events[-2].startswith("event: response.failed\ndata: "), shown
+            response = json.loads(events[-2].partition("data: ")[2])["response"]
+            assert response["status"] == "failed" and response["error"]["code"] == "shutting_down"
+        else:
+            assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "shutting_down", shown
+
+
+def gauge(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=20).text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"pyllama_long_{name} ")).split()[1])
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_signal_at_each_state_of_a_request(tmp_path: Path) -> None:
+    options = ("--ctx", "200000", "--drain", "0.1", "--parallel", "6", "--cache-dir", str(tmp_path))
+    with serving(*options, "--embeddings") as (process, url):
+        asked = [Asked(url, "/completion", body("/completion", "Once", True, 20_000))]
+        wait_until(lambda: gauge(url, "engine_running") == 1)
+        asked += [Asked(url, path, body(path, path + prose(500), True)) for path in STREAMS]  # read
+        wait_until(lambda: gauge(url, "engine_running") == 6)
+        asked += [
+            Asked(url, path, body(path, prose(3), stream)) for path in STREAMS for stream in (True, False)
+        ]
+        wait_until(lambda: gauge(url, "engine_waiting") == 10)
+        for _ in range(2):
+            asked.append(Asked(url, "/v1/embeddings", {"input": [prose(60)] * 50, "model": "demo"}))
+        many = [{"role": "user", "content": "word"}] * 40_000
+        asked.append(Asked(url, "/apply-template", {"messages": many}))
+        asked.append(Asked(url, "/v1/messages/count_tokens", {"messages": many, "model": "demo"}))
+        asked += [Asked(url, "/tokenize", {"content": "word and " * 500_000}) for _ in range(3)]
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        for one in asked:
+            one.check()
+
+
+def test_a_signal_while_a_session_is_saved(tmp_path: Path) -> None:
+    """It is whole or absent, and who asked is told which."""
+    with serving("--ctx", "30000", "--drain", "0", "--cache-dir", str(tmp_path)) as (process, url):
+        text = prose(150)
+        httpx.post(f"{url}/completion", json={"prompt": text, "n_predict": 1}, timeout=60)
+        asked = [Asked(url, "/v1/sessions", {"name": f"s{i}", "prompt": text}) for i in range(5)]
+        wait_until(lambda: bool(list(tmp_path.rglob("*.session*"))))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        for one in asked:
+            one.join(30)
+            if one.status != 200:
+                one.check()
+        n_kept = sum(one.status == 200 for one in asked)
+        assert n_kept <= len(list(tmp_path.rglob("*.session"))) <= 5
+        assert n_kept > 0
+
+
+SLOW = textwrap.dedent(
+    """
+    import sys, time
+    from pyllama_long.engine import context
+
+    def slowly(self, *given, opened=context.Context._open):
+        opened(self, *given)
+        time.sleep(1)
+
+    context.Context._open = slowly
+    from pyllama_long.cli import main
+    main()
+    """
+)
+
+
+def test_a_signal_while_the_model_is_loaded() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        SLOW,
+        "serve",
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--ctx",
+        "512",
+        "--drain",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.2)
+        port = listening_port(process.pid)
+        found = httpx.post(f"http://127.0.0.1:{port}/completion", json={"prompt": "Once"}, timeout=10)
+        assert found.status_code == 503 and found.json()["error"]["code"] == "loading"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "ready" not in out and "Traceback" not in err, err
+
+
+def listening_port(pid: int) -> int:
+    """Of the socket at which a process listens, once there is one and the model is being loaded."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        own = set()
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                own.add(str(link.readlink()))
+            except OSError:
+                continue
+        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                return int(fields[1].partition(":")[2], 16)
+        time.sleep(0.05)
+    raise AssertionError("nothing listens")
+
+
+# Clients that leave.
+
+
+@pytest.fixture(scope="module")
+def small(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = str(tmp_path_factory.mktemp("sessions"))
+    config = EngineConfig(
+        demo_model, n_ctx=50_000, n_parallel=2, n_threads=1, embedding=True, cache_dir=folder
+    )
+    with running(config) as found:
+        yield found
+
+
+def leave(server: Server, path: str, content: dict[str, Any], seconds: float = 0.3) -> None:
+    with server.client() as client, pytest.raises(httpx.ReadTimeout):
+        client.post(path, json=content, timeout=httpx.Timeout(30, read=seconds))
+
+
+def nothing_is_left(server: Server) -> bool:
+    stats, state = server.engine.stats(), server.app.state.state
+    return (
+        stats.running + stats.waiting == 0
+        and not server.engine.has_work
+        and stats.cells_used == stats.cells_idle
+        and not state.lanes.is_busy
+        and gauge(server.url, "requests_active") == 0
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_leave_while_their_prompt_is_read(small: Server, stream: bool) -> None:
+    for path in STREAMS:
+        if stream:
+            with small.client() as client:
+                request = client.build_request("POST", path, json=body(path, prose(900), True))
+                response = client.send(request, stream=True)
+                assert response.status_code == 200
+                wait_until(lambda: small.engine.stats().running == 1)
+                response.close()
+        else:
+            leave(small, path, body(path, prose(900), False), 0.4)
+        wait_until(lambda: nothing_is_left(small), 10)
+
+
+def test_clients_that_leave_while_they_wait(small: Server) -> None:
+    with small.client() as client:
+        writing = []
+        for _ in range(2):
+            request = client.build_request(
+                "POST", "/completion", json=body("/completion", "Once", True, 20_000)
+            )
+            writing.append(client.send(request, stream=True))
+        wait_until(lambda: small.engine.stats().running == 2)
+        for path in STREAMS:
+            leave(small, path, body(path, "Once", False), 0.2)
+        wait_until(lambda: small.engine.stats().waiting == 0, 5)
+        assert small.engine.stats().running == 2
+        for response in writing:
+            response.close()
+    wait_until(lambda: nothing_is_left(small), 10)
+
+
+def test_clients_that_leave_while_they_are_prepared_for(small: Server) -> None:
+    many = [{"role": "user", "content": "word"}] * 30_000
+    for path, content in (
+        ("/v1/embeddings", {"input": [prose(60)] * 100, "model": "demo"}),
+        ("/apply-template", {"messages": many}),
+        ("/v1/chat/completions", {"messages": many, "model": "demo", "overflow": "shift"}),
+        ("/v1/messages/count_tokens", {"messages": many, "model": "demo"}),
+    ):
+        leave(small, path, content)
+        wait_until(lambda: nothing_is_left(small), 10)
+    assert httpx.post(f"{small.url}/completion", json={"prompt": "Once", "n_predict": 2}).status_code == 200
