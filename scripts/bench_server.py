@@ -3,9 +3,11 @@
     python scripts/bench_server.py                                    # conversations, and streams beside a prompt
     python scripts/bench_server.py --preset llama-3.2-1b --type q8_0 --only depth
     python scripts/bench_server.py --only prompt --streams 4 --prompt 30000
+    python scripts/bench_server.py --only short                       # short prompts beside one of 30,000 tokens
 
 conversation: time to the first token of a prompt, and of the turn after it. prompt: what streams keep of their speed
-while a prompt is read, and the longest gap. depth: tokens per second of streams together, each with a context of its
+while a prompt is read, and the longest gap. short: time to the first token of short prompts while a long one is read,
+without streams and with. depth: tokens per second of streams together, each with a context of its
 own, filled with copies. llama-server is built from the package that vendor/llama.cpp pins, once; both sides have exact
 attention and f16 K/V. Prints a table, then one JSON line: {"model", "threads", "rows":
 [{"side", "what", ...}]}.
@@ -36,10 +38,11 @@ from pyllama_long.loading import cpus
 from pyllama_long.model_info import model_info
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("conversation", "prompt", "depth")
+KINDS = ("conversation", "prompt", "short", "depth")
 SHOWN = {
     "conversation": ("first_turn_s", "second_turn_s", "reuse"),
     "prompt": ("prompt_s", "alone_tps", "beside_tps", "kept", "longest_gap_s"),
+    "short": ("streams", "prompt_s", "shorts", "alone_ms", "beside_ms", "worst_ms", "times"),
     "depth": ("depth", "streams", "tps"),
 }
 
@@ -52,10 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("build/models"), help="of preset files (%(default)s)"
     )
-    parser.add_argument("--only", default=",".join(KINDS[:2]), help=f"of {','.join(KINDS)} (%(default)s)")
+    parser.add_argument("--only", default=",".join(KINDS[:3]), help=f"of {','.join(KINDS)} (%(default)s)")
     parser.add_argument("--sides", default=f"{UPSTREAM},{OURS}", help="(%(default)s)")
     parser.add_argument("--prompt", type=int, default=30_000, help="tokens of the long prompt (%(default)s)")
-    parser.add_argument("--streams", type=int, default=0, help="4 beside a prompt, 8 at a depth")
+    parser.add_argument(
+        "--streams", type=int, default=0, help="4 beside a prompt, 2 beside short ones, 8 at a depth"
+    )
     parser.add_argument("--depths", default="4096,32768", help="of depth (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="that streams write at a depth (%(default)s)")
     parser.add_argument("--threads", type=int, default=cpus()[0], help="(%(default)s)")
@@ -89,10 +94,10 @@ def run(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     for kind in kinds:
         for depth in [int(depth) for depth in args.depths.split(",")] if kind == "depth" else [args.prompt]:
             with tempfile.TemporaryDirectory(dir=args.folder if args.folder.is_dir() else None) as folder:
-                streams = args.streams or (8 if kind == "depth" else 4)
+                streams = args.streams or {"depth": 8, "short": 2}.get(kind, 4)
                 longest = depth + args.tokens + 2048
                 cells = longest * (streams if kind == "depth" else 1) + 4096 * streams
-                slots = streams + (kind != "depth")
+                slots = streams + {"depth": 0, "short": 2}.get(kind, 1)
                 setup = Setup(model, longest, cells, slots, args.threads, Path(folder), program)
                 if kind == "depth":
                     depth = contexts(model, folder, depth, streams)
@@ -104,6 +109,10 @@ def run(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
                             found = measure.conversation(client, depth)
                         elif kind == "prompt":
                             found = measure.beside_a_prompt(client, depth, streams)
+                        elif kind == "short":
+                            found = measure.short_beside_a_prompt(client, depth, 0)
+                            rows.append({"side": side, "what": kind} | found)
+                            found = measure.short_beside_a_prompt(client, depth, streams)
                         else:
                             found = measure.at_depth(client, side, n_vocab, depth, streams, args.tokens)
                     rows.append({"side": side, "what": kind} | found)

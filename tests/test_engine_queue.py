@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from engines import ENDLESS, GREEDY, answer, prose
@@ -86,33 +91,45 @@ def test_a_request_that_does_not_fit_now_waits_for_room(demo_model: str) -> None
         assert len(answer(second).ids) == 200
 
 
+@contextmanager
+def held(engine: Engine) -> Iterator[None]:
+    """The engine's thread rests between two steps."""
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        resting = pool.submit(engine._loop.call, go_on.wait)
+        try:
+            yield
+        finally:
+            go_on.set()
+        resting.result()
+
+
 def test_short_requests_pass_one_that_waits_for_room(demo_model: str) -> None:
-    with Engine(EngineConfig(demo_model, n_ctx=1024, n_parallel=4, rope="native")) as engine:
-        stream = engine.submit(Request(prose(engine, 20), 600, ENDLESS))
-        assert isinstance(next(stream), Started)
-        long = engine.submit(Request(prose(engine, 500, 1), 300, GREEDY))
-        assert next(long) == Queued(0)
-        for i in range(12):
-            short = engine.submit(Request(prose(engine, 26, 2 + i), 2, GREEDY))
-            assert answer(short).usage.n_prompt == 26
-        assert not stream.ended
-        assert not long.ended
+    with Engine(EngineConfig(demo_model, n_ctx=4096, n_parallel=4, rope="native")) as engine:
+        shorts = [Request(prose(engine, 26, 2 + i), 2, GREEDY) for i in range(12)]
+        stream, long = Request(prose(engine, 20), 3000, ENDLESS), Request(prose(engine, 500, 1), 3000, GREEDY)
+        with held(engine):
+            streaming, waiting = engine.submit(stream), engine.submit(long)
+            passing = [engine.submit(request) for request in shorts]
+        assert [answer(handle).usage.n_prompt for handle in passing] == [26] * 12
+        assert not streaming.ended
         assert engine.stats().waiting == 1
-        stream.cancel()
-        assert answer(long).usage.n_prompt == 500
+        streaming.cancel()
+        assert isinstance(next(event for event in waiting if not isinstance(event, Queued)), Started)
+        waiting.cancel()
 
 
 def test_one_that_waits_is_not_passed_for_ever(demo_model: str) -> None:
     """Those that write longer than it has to wait anyway pass until they have had as many cells as it wants."""
     with Engine(EngineConfig(demo_model, n_ctx=1024, n_parallel=10, rope="native")) as engine:
-        stream = engine.submit(Request(prose(engine, 20), 60, ENDLESS))
-        assert isinstance(next(stream), Started)
-        long = engine.submit(Request(prose(engine, 600, 1), 390, GREEDY))
-        assert next(long) == Queued(0)
-        others = [engine.submit(Request(prose(engine, 20, 2 + i), 130, ENDLESS)) for i in range(12)]
-        assert isinstance(next(long), Started)
+        others = [Request(prose(engine, 20, 2 + i), 130, ENDLESS) for i in range(12)]
+        stream, long = Request(prose(engine, 20), 60, ENDLESS), Request(prose(engine, 600, 1), 390, GREEDY)
+        with held(engine):
+            handles = [engine.submit(stream), engine.submit(long)]
+            handles += [engine.submit(request) for request in others]
+        assert isinstance(next(event for event in handles[1] if not isinstance(event, Queued)), Started)
         assert engine.stats().waiting == 12 - 990 // 150
-        for handle in (long, *others):
+        for handle in handles:
             handle.cancel()
 
 

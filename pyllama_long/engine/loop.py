@@ -49,7 +49,8 @@ class Loop:
         self._embedder = Embedder(self, context)
         self._errors = 0
         self.passed = 0  # steps in a row without a token of the oldest prompt
-        self._open_step = self._stopped = self._was_stopped = False
+        self._open_step = self._stopped = False
+        self.was_stopped = False  # the last step that a newcomer may end
         self.turn_began = 0.0  # by time.perf_counter
         self._last_turn, self._resting = time.monotonic(), False
         self.failure: str | None = None  # why the thread has ended by itself
@@ -67,10 +68,18 @@ class Loop:
             if n >= slots:
                 self._check_room(n - slots, n)
             self._arrived.append(job)
-            if self._open_step and len(self.running) < self._config.n_parallel:
-                self._open_step, self._stopped = False, True
-                self._context.stop(True)
+            self._stop_step()
         self.wake()
+
+    def _stop_step(self) -> None:
+        """Ends the step that is evaluated, or about to be, if it may be ended. The lock is held."""
+        if self._open_step and self._has_slot:
+            self._open_step, self._stopped = False, True
+            self._context.stop(True)
+
+    @property
+    def _has_slot(self) -> bool:
+        return len(self.running) < self._config.n_parallel
 
     def _check_room(self, excess: int, n: int) -> None:
         """Raises QueueFull. excess: those of the n requests there that have to wait for others."""
@@ -215,8 +224,10 @@ class Loop:
         """Around an evaluation that a newcomer may end, so that it does not wait for a long prompt's chunk. Never two
         of them in a row, so that the long prompt goes on. Gives what says whether it was."""
         with self._lock:
+            self._open_step = may_stop and not self.was_stopped
             self._stopped = False
-            self._open_step = may_stop and not self._was_stopped and not self._arrived
+            if self._arrived:
+                self._stop_step()
         try:
             yield lambda: self._stopped
         finally:
@@ -225,7 +236,7 @@ class Loop:
                 if self._stopped:
                     self._context.stop(False)
             if may_stop:
-                self._was_stopped = self._stopped
+                self.was_stopped = self._stopped
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do although nobody asks."""

@@ -29,6 +29,7 @@ _MOST_PASSED = 3  # steps in a row that do without the oldest prompt
 _OWED_STEPS = 2  # chunks that streams wait for when prompts are short
 _STOPPED = 2  # code of llama_decode
 _REST = 0.1  # of a step that is not filled up with other prompts
+_AFTER_STOP = 0.1  # of a step's time: it is not ended, so the next newcomer waits for all of it
 _NAN = (
     "the model gave logits that are not numbers (NaN): the file is damaged, "
     "or its values overflow in this KV type; try kv_type='f32'"
@@ -83,9 +84,10 @@ class Step:
         if not parts:
             if pace.owes(streams):
                 return []
+            part = _AFTER_STOP if loop.was_stopped else 1.0
             share, order = 1.0, dict.fromkeys([readers[0], oldest, *readers])
             for job in order:
-                whole = pace.tokens(depth(job), streams, self._context.n_batch)
+                whole = pace.tokens(depth(job), streams, self._context.n_batch, part)
                 half = 0.5 if job is readers[0] is not oldest else share
                 n = self._part(job, int(half * whole), rows - sum(parts.values()))
                 if n:

@@ -1,4 +1,5 @@
-"""What is measured of a server: conversations, streams beside a long prompt, and many streams at a depth."""
+"""What is measured of a server: conversations, streams and short prompts beside a long one, and many streams at a
+depth."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from server_bench.contexts import tokens
 from server_bench.sides import UPSTREAM
 
 TAIL = 16  # tokens of a prompt that are new
+SHORT = 26  # tokens of a short prompt
 
 
 def prose(client: httpx.Client, n: int, seed: int) -> list[int]:
@@ -83,6 +85,43 @@ def beside_a_prompt(client: httpx.Client, n: int, streams: int) -> dict[str, Any
     }
 
 
+def short_beside_a_prompt(client: httpx.Client, n: int, streams: int, most: int = 40) -> dict[str, Any]:
+    """Time to the first token of short prompts, one after the other: alone, then while a prompt of n tokens is read,
+    both beside streams that write."""
+    starts = [prose(client, 32, 10 + i) for i in range(streams)]
+    shorts = [prose(client, SHORT, 200 + 1000 * streams + i) for i in range(2 * most)]
+    prompt = prose(client, n, 5 + streams)
+    stop, answers = threading.Event(), [Answer(0.0) for _ in starts]
+    with ThreadPoolExecutor(streams + 1) as pool:
+        writing = [
+            pool.submit(complete, client, start, -1, -1, stop, answer)
+            for start, answer in zip(starts, answers, strict=True)
+        ]
+        wait_for(writing, answers, 50)
+        complete(client, prose(client, SHORT, 199), 1)  # a server's first answer takes longer
+        alone = [complete(client, shorts[i], 1).first_s for i in range(most)]
+        long = pool.submit(complete, client, prompt, 1)
+        time.sleep(0.2)
+        beside = list[float]()
+        while not long.done() and len(beside) < most:
+            taken = complete(client, shorts[most + len(beside)], 1).first_s
+            if not long.done() or not beside:
+                beside.append(taken)
+        prompt_s = long.result().first_s
+        stop.set()
+    return {
+        "prompt_tokens": n,
+        "short_tokens": SHORT,
+        "streams": streams,
+        "prompt_s": prompt_s,
+        "shorts": len(beside),
+        "alone_ms": 1000 * statistics.median(alone),
+        "beside_ms": 1000 * statistics.median(beside),
+        "worst_ms": 1000 * max(beside),
+        "times": statistics.median(beside) / statistics.median(alone),
+    }
+
+
 def at_depth(
     client: httpx.Client, side: str, n_vocab: int, depth: int, streams: int, n: int
 ) -> dict[str, Any]:
@@ -115,7 +154,7 @@ def at_depth(
 
 def wait_for(writing: list[Future[Answer]], answers: list[Answer], n: int) -> None:
     """Until every stream has n tokens. Raises RuntimeError when one ends before."""
-    while min(len(answer.tokens) for answer in answers) < n:
+    while min((len(answer.tokens) for answer in answers), default=n) < n:
         if ended := [one for one in writing if one.done()]:
             raise RuntimeError(f"a stream ended at once: {ended[0].exception()}")
         time.sleep(0.005)
