@@ -139,7 +139,8 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         data = await self.body()
         lanes.received(len(data), self.receive)
-        return await lanes.run(parse, data) if len(data) > _IN_THREAD else parse(data)
+        self.scope[fields.SENT] = await lanes.run(parse, data) if len(data) > _IN_THREAD else parse(data)
+        return self.scope[fields.SENT]
 
 
 class StrictRoute(APIRoute):

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
+_INPUT = re.compile(r'\s*\{\s*"input"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)', re.DOTALL)
+_CUT_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(\\u[0-9a-fA-F]{0,3})$")
+
 
 class Format:
     """marks: texts that begin a call anywhere in an answer; starts: only at its beginning. end: what may follow
@@ -62,3 +69,28 @@ def format_of(template: str | None) -> Format:
     if "<|python_tag|>" in source or '"parameters"' in source:
         return Llama3()
     return Hermes()
+
+
+# ---- tools that take one text ------------------------------------------------------------------------------
+
+
+def custom_arguments(text: str) -> str:
+    """The text as arguments of a function."""
+    return json.dumps({"input": text}, ensure_ascii=False)
+
+
+def custom_input(arguments: str) -> str:
+    """The text in the arguments of such a function, which may end early; all of them where they are in another form."""
+    found: Any = None
+    try:
+        found = json.loads(arguments, strict=False)
+    except (ValueError, RecursionError):
+        if match := _INPUT.match(arguments):
+            text = match[1]
+            if cut := _CUT_ESCAPE.search(text[-8:]):
+                text = text[: len(text) - len(cut[1])]
+            found = json.loads(f'"{text}"', strict=False)
+    if isinstance(found, dict):
+        found = found.get("input", next(iter(found.values())) if len(found) == 1 else None)
+    text = found if isinstance(found, str) else arguments
+    return text.encode(errors="ignore").decode()  # without half of a surrogate pair

@@ -13,12 +13,23 @@ from fastapi import Request as HttpRequest
 from pyllama_long import tail
 from pyllama_long.engine import Request
 from pyllama_long.grammar import Lark
-from pyllama_long.server import calls, forced, grammar, lanes, overflow, reading
+from pyllama_long.server import calls, fields, forced, grammar, lanes, overflow, reading
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
 from pyllama_long.server.sampling import sampling, stops
-from pyllama_long.server.schemas.chat import AllowedChoice, ChatRequest, Message, NamedTool, Tool
+from pyllama_long.server.schemas.chat import (
+    AllowedChoice,
+    ChatRequest,
+    CustomFormat,
+    CustomTool,
+    Message,
+    NamedCustom,
+    NamedTool,
+    OtherTool,
+    Talk,
+    Tool,
+)
 from pyllama_long.server.state import Loaded, State, salt_of, state_of
 from pyllama_long.server.template import Rendered, content_text
 
@@ -28,6 +39,7 @@ _COMMON = {
     "thinking",
     "reasoning_effort",
 }  # sent to every model; one that cannot, does not
+_SWITCHES = ("enable_thinking", "thinking")  # names by which templates read whether the model reasons
 
 
 @dataclass(frozen=True)
@@ -42,25 +54,53 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools that may be called; forced: one must be."""
+    """The tools that may be called; forced: one must be. custom: names of those that take one text."""
 
     tools: list[Tool]
     forced: bool
+    custom: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(request: ChatRequest) -> Tools:
-        tools, choice = request.tools or [], request.tool_choice
-        if isinstance(choice, NamedTool):
-            named = [tool for tool in tools if tool.function.name == choice.function.name]
+    def of(request: Talk) -> Tools:
+        given, choice = request.tools or [], request.tool_choice
+        tools = [
+            tool.as_function() if isinstance(tool, CustomTool) else tool
+            for tool in given
+            if not isinstance(tool, OtherTool)
+        ]
+        custom = frozenset(tool.custom.name for tool in given if isinstance(tool, CustomTool))
+        if isinstance(choice, (NamedTool, NamedCustom)):
+            named = [tool for tool in tools if tool.function.name == choice.name]
             if not named:
-                raise bad(f"tool_choice: there is no tool {choice.function.name!r}.", "tool_choice")
-            return Tools(named, True)
+                raise bad(f"tool_choice: there is no tool {choice.name!r}.", "tool_choice")
+            return Tools(named, True, custom)
         if isinstance(choice, AllowedChoice):
-            allowed = {one.function.name for one in choice.allowed_tools.tools}
+            listed = choice.allowed_tools.tools
+            allowed = {one.name for one in listed if isinstance(one, (NamedTool, NamedCustom))}
             tools, choice = [t for t in tools if t.function.name in allowed], choice.allowed_tools.mode
         if choice == "required" and not tools:
-            raise bad("tool_choice is required, and there are no tools.", "tool_choice")
-        return Tools([] if choice == "none" else tools, choice == "required")
+            raise bad(
+                "tool_choice is required, and there are no tools that this server knows.", "tool_choice"
+            )
+        return Tools([] if choice == "none" else tools, choice == "required", custom)
+
+
+def left_out(request: Talk) -> list[str]:
+    """Names of tools that are left out of the prompt, and of grammars that only the prompt tells."""
+    found = []
+    for i, tool in enumerate(request.tools or ()):
+        if isinstance(tool, OtherTool):
+            found.append(f"tools.{i}.{tool.type}")
+        elif isinstance(tool, CustomTool) and is_told(tool.custom.format):
+            found.append(f"tools.{i}.custom.format")
+    return found
+
+
+def is_told(form: CustomFormat | None) -> bool:
+    """Whether a grammar is told to the model and does not bind it: a Lark grammar of a text cannot be that of JSON with
+    the text in it."""
+    rules = None if form is None else form.rules
+    return rules is not None and rules.syntax == "lark"
 
 
 def render(
@@ -105,45 +145,93 @@ def prompt(
     return Prompt(tokens, found.text, found.thinking, calls.Hermes() if found.told else loaded.form)
 
 
-def template_values(loaded: Loaded, request: ChatRequest) -> dict[str, Any]:
-    """What a request sets of the template's own names. Raises ApiError for names that the template does not read."""
-    values = dict(request.chat_template_kwargs or {})
-    for name in ("enable_thinking", "reasoning_effort"):
-        value = getattr(request, name)
-        if value is not None:
-            values.setdefault(name, value)
-    known = loaded.chat_template().variables
-    for name in values:
+def template_values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
+    """What a request sets of the template's own names, and names of fields that the template does not read. Raises
+    ApiError for names in chat_template_kwargs that are the server's or nobody's."""
+    template = loaded.chat_template()
+    known, given = template.variables, request.chat_template_kwargs or {}
+    values: dict[str, Any] = {}
+    unread = []
+    for name, value in given.items():
         if name in _RESERVED:
             raise bad(f"chat_template_kwargs: {name!r} is set by the server.", "chat_template_kwargs")
-        if name not in known and name in (request.chat_template_kwargs or {}) and name not in _COMMON:
+        if name in known:
+            values[name] = value
+        elif name not in _COMMON:
             message = f"chat_template_kwargs: the model's chat template reads no {name!r}."
             raise bad(message, "chat_template_kwargs")
-    return {name: value for name, value in values.items() if name in known}
+    asked = [("enable_thinking", request.enable_thinking), ("reasoning_effort", request.reasoning_effort)]
+    common = [(f"chat_template_kwargs.{name}", given[name]) for name in _COMMON & given.keys() - known]
+    switch = next((name for name in _SWITCHES if name in known), None)
+    for field, value in [*common, *asked]:
+        name, wanted = field.rpartition(".")[2], value
+        if name == "reasoning_effort" and name not in known:
+            name, wanted = _SWITCHES[0], False if value == "none" else value
+        if value is None:
+            continue
+        if name in known:
+            values.setdefault(name, wanted)
+        elif name in _SWITCHES and switch is not None and isinstance(wanted, bool):
+            values.setdefault(switch, wanted)
+        elif not (isinstance(wanted, bool) and wanted == template.thinks):  # what it does anyhow
+            unread.append(field)
+    return values, unread
 
 
-async def prepare(http: HttpRequest, loaded: Loaded, request: ChatRequest) -> Prepared:
-    """Checks a request and makes the engine's of it. Raises ApiError, also when the client goes away."""
+@dataclass(frozen=True)
+class Asked:
+    """tools: that may be called. options: of `render` and `prompt`."""
+
+    tools: Tools
+    options: dict[str, Any]
+
+    @staticmethod
+    def of(
+        http: HttpRequest,
+        loaded: Loaded,
+        request: Talk,
+        messages: Sequence[Message],
+        names: Mapping[str, str] | None = None,
+    ) -> Asked:
+        """What a request says to the template; fields that it does not read are named in the answer's header. names:
+        of fields as the client knows them, by their names in a chat. Raises ApiError."""
+        tools = Tools.of(request)
+        values, unread = template_values(loaded, request)
+        named = any(m.name and m.role not in ("tool", "function") for m in messages)
+        if named and not loaded.chat_template().shows_names:
+            unread.append("messages[].name")
+        fields.ignored(http, *((names or {}).get(name, name) for name in unread))
+        options = {
+            "tools": tools.tools,
+            "answer": request.add_generation_prompt is not False,
+            "continued": request.continue_final_message,
+            "values": values,
+        }
+        return Asked(tools, options)
+
+
+async def prepare(
+    http: HttpRequest, loaded: Loaded, request: ChatRequest, names: Mapping[str, str] | None = None
+) -> Prepared:
+    """Checks a request and makes the engine's of it. names: as in Asked.of. Raises ApiError, also when the client goes
+    away."""
     state, salt, started = state_of(http), salt_of(http), time.monotonic()
     loaded.check_extras(request)
     if request.top_logprobs is not None and not request.logprobs:
         raise bad("top_logprobs needs logprobs to be true.", "top_logprobs")
-    tools = Tools.of(request)
+    asked = Asked.of(http, loaded, request, request.messages, names)
     mode = request.overflow or state.settings.overflow
     make = partial(
         prompt,
         loaded,
-        tools=tools.tools,
-        answer=request.add_generation_prompt is not False,
+        **asked.options,
         salt=salt,
-        continued=request.continue_final_message,
-        values=template_values(loaded, request),
         bounded=mode == "error",  # what is shortened is counted
     )
     max_tokens = request.max_completion_tokens or request.max_tokens
     fitting = overflow.fit(state, loaded, request.messages, make, mode, max_tokens, salt)
     fitted = await while_connected(http, fitting)
-    found = await lanes.run(_requests, state, loaded, request, fitted, tools, max_tokens, salt)
+    found = await lanes.run(_requests, state, loaded, request, fitted, asked.tools, max_tokens, salt)
     found.spent_s = time.monotonic() - started
     return found
 
@@ -192,9 +280,9 @@ def _requests(
         tools.forced,
     )
     one_call = bool(names) and (
-        request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool)
+        request.parallel_tool_calls is False or isinstance(request.tool_choice, (NamedTool, NamedCustom))
     )
-    return Prepared(requests, parser, "messages", one_call, fitted.report)
+    return Prepared(requests, parser, "messages", one_call, fitted.report, custom=tools.custom)
 
 
 def _grammar(
@@ -220,7 +308,8 @@ def _grammar(
                 raise bad("response_format: json_schema needs a schema.", "response_format")
         roots.append(rules.schema(schema if given is None else given, "response_format"))
     if tools.tools:
-        parallel = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool)
+        named = isinstance(request.tool_choice, (NamedTool, NamedCustom))
+        parallel = request.parallel_tool_calls is not False and not named
         roots.append(forced.rule(rules, form, tools.tools, parallel))
     root = " | ".join(f"({root})" for root in roots)
     marks = loaded.chat_template().thinking

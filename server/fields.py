@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel
 
+from pyllama_long.server import unread
 from pyllama_long.server.errors import bad
 
 HEADER = "X-Ignored-Fields"
 _MOST = 32  # names in the header
-_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+_MOST_CHARS = 96  # of one
+_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _FORMAT = "give response_format, json_schema or grammar where the route has it"
 
 # Those that would change the answer, with the values at which they do not, and what to do.
@@ -76,22 +79,23 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "grammar": ((), "use a chat or /completion"),
     "max_tool_calls": ((), "leave it out"),
 }
-_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+SENT = "pyllama_long.sent"  # of a request's scope: its JSON, until `check` has looked at it
 
 
-def check(request: BaseModel, http: Request) -> None:
-    """Raises ApiError for a field that would change the answer; other fields that this route does not know are
-    named in a header of the answer."""
+def check(request: BaseModel, http: Request, others: Container[str] = ()) -> None:
+    """Raises ApiError for a field that would change the answer; other fields that this route does not know, and those
+    inside objects that nothing reads, are named in a header of the answer. others: fields of the route that makes an
+    answer, of which this one only makes a part."""
     found = []
     for name, value in (request.model_extra or {}).items():
-        if any(value is none or (type(value) is type(none) and value == none) for none in _NOTHING):
+        if unread.is_nothing(value):
             continue
-        neutral, advice = _REFUSED.get(name, (None, ""))
+        neutral, advice = _REFUSED.get(name, (None, "")) if name not in others else (None, "")
         if neutral is None:
             found.append(name)
         elif not any(value == one and (type(value) is bool) == (type(one) is bool) for one in neutral):
             raise bad(f"{name}: this server does not know it here: {advice}.", name, "unsupported_parameter")
-    ignored(http, *found)
+    ignored(http, *found, *unread.inside(request, http.scope.pop(SENT, None)))
 
 
 def ignored(http: Request, *names: str) -> None:
@@ -101,6 +105,8 @@ def ignored(http: Request, *names: str) -> None:
 
 def header(http: Request) -> str | None:
     """The header's value, of ASCII only."""
-    names = list(dict.fromkeys(_NAME.sub("?", name[:64]) or "?" for name in http.scope.get("ignored", ())))
-    more = ["..."] if len(names) > _MOST else []
+    found = dict.fromkeys(_NAME.sub("?", name[:_MOST_CHARS]) or "?" for name in http.scope.get("ignored", ()))
+    cut = found.pop(unread.MORE, "") is None
+    names = list(found)
+    more = [unread.MORE] if cut or len(names) > _MOST else []
     return ", ".join(names[:_MOST] + more) or None

@@ -61,7 +61,8 @@ Piece: TypeAlias = Reading | Scored | Tokens | Said | Called | Done
 @dataclass
 class Prepared:
     """Requests for the engine, and how to read each one's answer. param: the field that prompts come in.
-    one_call: the answer ends with its first tool call. spent_s: of the limit of time, by preparing."""
+    one_call: the answer ends with its first tool call. spent_s: of the limit of time, by preparing. custom: names
+    of tools that take one text."""
 
     requests: list[Request]
     parser: Callable[[], AnswerParser]
@@ -69,6 +70,7 @@ class Prepared:
     one_call: bool = False
     report: OverflowReport | None = None
     spent_s: float = 0.0
+    custom: frozenset[str] = frozenset()
 
 
 @dataclass

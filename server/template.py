@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyllama_long import template
 from pyllama_long.conversation import arguments
 from pyllama_long.sandbox import Stopped
 from pyllama_long.server import lanes
+from pyllama_long.server.calls import custom_arguments
 from pyllama_long.server.errors import ApiError, bad
-from pyllama_long.server.schemas.chat import Message, Tool
+from pyllama_long.server.schemas.chat import TEXTS, CustomCallInput, Message, Tool
 from pyllama_long.template import Ask, Rendered, TemplateRefusal
 
-_TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
+_NAME = "Zbqx"  # which no template has in it
 
 
 class ChatTemplate(template.ChatTemplate):
+    """shows_names: the names of users are in the prompt."""
+
+    def __init__(self, source: str, bos: str, eos: str, control: Iterable[str]) -> None:
+        super().__init__(source, bos, eos, control)
+        try:
+            self.shows_names = _NAME in self.render([{"role": "user", "content": "a", "name": _NAME}]).text
+        except TemplateRefusal:
+            self.shows_names = False
+
     def rendered(
         self,
         messages: Sequence[Message],
@@ -45,17 +55,17 @@ def check_last(messages: Sequence[Message]) -> None:
     last = messages[-1]
     if last.role == "user" and isinstance(last.content, list):
         for part in last.content:
-            if part.type not in _TEXTS:
+            if not part.is_read:
                 raise bad(f"This model reads text; it cannot take a part of type {part.type!r}.", "messages")
 
 
 def content_text(message: Message) -> str:
     """The text of a message, with notes for parts that are none."""
     if message.content is None or isinstance(message.content, str):
-        return message.content or ""
+        return message.content or message.refusal or ""
     texts = []
     for part in message.content:
-        if part.type in _TEXTS:
+        if part.type in TEXTS:
             texts.append((part.refusal if part.type == "refusal" else part.text) or "")
         else:
             texts.append(
@@ -66,8 +76,19 @@ def content_text(message: Message) -> str:
 
 def plain(message: Message) -> dict[str, Any]:
     """A message as templates have it."""
-    found = message.model_dump(exclude_none=True)
+    found = message.model_dump(exclude_none=True, exclude={"refusal"})
+    if any(isinstance(call, CustomCallInput) for call in message.tool_calls or ()):
+        found["tool_calls"] = [_call(call) for call in found["tool_calls"]]
     return {**found, "content": content_text(message)}
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """A call of a tool that takes one text, as that of a function."""
+    if call["type"] != "custom":
+        return call
+    custom = call.pop("custom")
+    made = {"name": custom["name"], "arguments": custom_arguments(custom["input"])}
+    return {**call, "type": "function", "function": made}
 
 
 __all__ = ["ChatTemplate", "Rendered", "arguments", "content_text", "plain"]

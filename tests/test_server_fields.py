@@ -69,7 +69,7 @@ def test_no_field_is_dropped_in_silence(client: httpx.Client, path: str) -> None
 
 def test_responses_leave_out_tools_that_others_run(client: httpx.Client) -> None:
     function = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
-    kinds = "web_search custom namespace local_shell mcp image_generation code_interpreter file_search apply_patch"
+    kinds = "web_search namespace local_shell mcp image_generation code_interpreter file_search apply_patch"
     others = [{"type": kind, "name": "x", "tools": []} for kind in kinds.split()]
     body = BODIES["/v1/responses"] | {"tools": [*others, function]}
     answer = client.post("/v1/responses", json=body)

@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too many biases": ({"logit_bias": {str(i): 1 for i in range(2000)}}, "logit_bias"),
     "unknown format": ({"response_format": {"type": "yaml"}}, "response_format.type"),
     "no schema": ({"response_format": {"type": "json_schema"}}, "response_format"),
-    "unknown tool": ({"tools": [{"type": "browser"}]}, "tools.0.type"),
+    "a tool without a function": ({"tools": [{"type": "function"}]}, "tools.0.function"),
     "a choice of no tool": ({"tool_choice": "required"}, "tool_choice"),
     "unknown overflow": ({"overflow": "guess"}, "overflow"),
     "stream as text": ({"stream": "yes"}, "stream"),

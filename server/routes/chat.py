@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
-from pyllama_long.server import chat, fields, replies, sse
+from pyllama_long.server import calls, chat, fields, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.openapi import streamed
@@ -17,11 +17,14 @@ from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole,
 from pyllama_long.server.schemas.chat import (
     Answer,
     CalledDelta,
+    CalledInput,
+    CalledInputDelta,
     ChatChoice,
     ChatChunk,
     ChatReply,
     ChatRequest,
     ChunkChoice,
+    CustomToolCall,
     Delta,
     FinishReason,
     ToolCall,
@@ -44,14 +47,19 @@ async def create(request: ChatRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
     fields.check(request, http)
+    skipped = chat.left_out(request)
+    fields.ignored(http, *skipped)
     prepared = await chat.prepare(http, loaded, request)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("chatcmpl-", state.settings.model_name)
     if request.stream:
-        return sse.response(http, run, chunks(request, run, head))
+        return sse.response(http, run, chunks(request, run, head, skipped))
     wholes = await collect(http, run)
     found = reply(request, prepared, wholes, head)
-    body = found.model_dump(exclude={"overflow"} if found.overflow is None else None)
+    found.ignored = skipped or None
+    body = found.model_dump(
+        exclude={name for name in ("overflow", "ignored") if getattr(found, name) is None}
+    )
     for choice in body["choices"]:
         for key in ("reasoning_content", "tool_calls"):
             if choice["message"][key] is None:
@@ -63,30 +71,36 @@ def reply(request: ChatRequest, prepared: Prepared, wholes: list[Whole], head: r
     done = [whole.done for whole in wholes if whole.done is not None]
     return ChatReply(
         **cast(Any, head.fields()),
-        choices=[_choice(i, whole, request) for i, whole in enumerate(wholes)],
+        choices=[_choice(i, whole, request, prepared) for i, whole in enumerate(wholes)],
         usage=replies.usage(done),
         timings=replies.timings(done[0]),
         overflow=prepared.report,
     )
 
 
-def _choice(i: int, whole: Whole, request: ChatRequest) -> ChatChoice:
+def _call(call: Called, custom: bool) -> ToolCall | CustomToolCall:
+    if custom:
+        made = CalledInput(name=call.name, input=calls.custom_input(call.arguments))
+        return CustomToolCall(id=call.id, custom=made)
+    return ToolCall(id=call.id, function=CalledReply(name=call.name, arguments=call.arguments))
+
+
+def _choice(i: int, whole: Whole, request: ChatRequest, prepared: Prepared) -> ChatChoice:
     assert whole.done is not None
-    calls = [
-        ToolCall(id=call.id, function=CalledReply(name=call.name, arguments=call.arguments))
-        for call in whole.calls
-    ]
+    called = [_call(call, call.name in prepared.custom) for call in whole.calls]
     message = Answer(
-        content=None if calls and not whole.text else whole.text,
+        content=None if called and not whole.text else whole.text,
         reasoning_content=whole.reasoning or None,
-        tool_calls=calls or None,
+        tool_calls=called or None,
     )
     logprobs = replies.chat_logprobs(whole.tokens, request.top_logprobs or 0) if request.logprobs else None
     reason = cast(FinishReason, whole.done.reason)
     return ChatChoice(index=i, message=message, logprobs=logprobs, finish_reason=reason)
 
 
-async def chunks(request: ChatRequest, run: Run, head: replies.Head) -> AsyncIterator[ServerSentEvent]:
+async def chunks(
+    request: ChatRequest, run: Run, head: replies.Head, skipped: list[str]
+) -> AsyncIterator[ServerSentEvent]:
     """The events of a stream."""
     fields = cast(Any, head.fields())
     n = len(run.handles)
@@ -103,7 +117,8 @@ async def chunks(request: ChatRequest, run: Run, head: replies.Head) -> AsyncIte
         return _event(ChatChunk(**fields, choices=[choice], **more))
 
     for i in range(n):
-        yield chunk(i, Delta(role="assistant", content=""), overflow=run.prepared.report if i == 0 else None)
+        first: dict[str, Any] = {"overflow": run.prepared.report, "ignored": skipped or None}
+        yield chunk(i, Delta(role="assistant", content=""), **(first if i == 0 else {}))
     async for i, piece in run.pieces():
         if isinstance(piece, Reading):
             if request.return_progress:
@@ -111,20 +126,28 @@ async def chunks(request: ChatRequest, run: Run, head: replies.Head) -> AsyncIte
         elif isinstance(piece, Tokens):
             waiting[i] += piece.tokens
         elif isinstance(piece, Said):
-            delta = Delta(reasoning_content=piece.text) if piece.reasoning else Delta(content=piece.text)
-            yield chunk(i, delta)
+            said = Delta(reasoning_content=piece.text) if piece.reasoning else Delta(content=piece.text)
+            yield chunk(i, said)
         elif isinstance(piece, Called):
-            begin = CalledDelta(name=piece.name, arguments="")
-            first = ToolCallDelta(index=piece.index, id=piece.id, type="function", function=begin)
-            yield chunk(i, Delta(tool_calls=[first]))
-            rest = ToolCallDelta(index=piece.index, function=CalledDelta(arguments=piece.arguments))
-            yield chunk(i, Delta(tool_calls=[rest]))
+            for delta in _call_deltas(piece, piece.name in run.prepared.custom):
+                yield chunk(i, Delta(tool_calls=[delta]))
         elif isinstance(piece, Done):
             done.append(piece)
             last = len(done) == n
             yield chunk(i, Delta(), piece.reason, timings=replies.timings(piece) if last else None)
     if options is not None and options.include_usage:
         yield _event(ChatChunk(**fields, choices=[], usage=replies.usage(done)))
+
+
+def _call_deltas(call: Called, custom: bool) -> list[ToolCallDelta]:
+    place: dict[str, Any] = {"index": call.index}
+    if custom:
+        text, name = calls.custom_input(call.arguments), CalledInputDelta(name=call.name, input="")
+        begin = ToolCallDelta(**place, id=call.id, type="custom", custom=name)
+        return [begin, ToolCallDelta(**place, custom=CalledInputDelta(input=text))]
+    first = CalledDelta(name=call.name, arguments="")
+    begin = ToolCallDelta(**place, id=call.id, type="function", function=first)
+    return [begin, ToolCallDelta(**place, function=CalledDelta(arguments=call.arguments))]
 
 
 def _event(chunk: ChatChunk) -> ServerSentEvent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -43,7 +44,13 @@ from pyllama_long.server.template import arguments
 router = APIRouter(route_class=StrictRoute, tags=["Anthropic"])
 
 _SERVERS = ("redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result")
+_THINKING = {"enabled": True, "disabled": False}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_FIELDS = {
+    "enable_thinking": "thinking",
+    "reasoning_effort": "output_config.effort",
+}  # by their names in a chat
+_ANSWERED = frozenset(MessagesRequest.model_fields) - frozenset(CountRequest.model_fields)
 _REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -58,7 +65,7 @@ async def create(request: MessagesRequest, http: Request) -> Response:
     fields.check(request, http)
     skipped = _skipped(request)
     fields.ignored(http, *skipped)
-    prepared = await chat.prepare(http, loaded, as_chat(request))
+    prepared = await chat.prepare(http, loaded, as_chat(request), _FIELDS)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("msg_", state.settings.model_name)
     if request.stream:
@@ -81,12 +88,12 @@ async def create(request: MessagesRequest, http: Request) -> Response:
 
 @router.post("/v1/messages/count_tokens", response_model=CountReply)
 async def count(request: CountRequest, http: Request) -> CountReply:
-    fields.check(request, http)
+    fields.check(request, http, others=_ANSWERED)
     fields.ignored(http, *_skipped(request))
     loaded = state_of(http).loaded
     made = as_chat(request)
-    shown = chat.Tools.of(made).tools
-    found = await lanes.run(chat.prompt, loaded, made.messages, shown)
+    asked = chat.Asked.of(http, loaded, made, made.messages, _FIELDS)
+    found = await lanes.run(partial(chat.prompt, loaded, made.messages, **asked.options))
     return CountReply(input_tokens=len(found.tokens))
 
 
@@ -111,8 +118,12 @@ def as_chat(request: CountRequest) -> ChatRequest:
             made["tool_choice"] = _CHOICES[choice.type]
         if choice.disable_parallel_tool_use:
             made["parallel_tool_calls"] = False
+    if request.thinking is not None and request.thinking.type in _THINKING:
+        made["enable_thinking"] = _THINKING[request.thinking.type]
+    if request.output_config is not None:
+        made["reasoning_effort"] = request.output_config.effort
     if isinstance(request, MessagesRequest):
-        other = {"messages", "system", "tools", "tool_choice", "stop_sequences", "stream", "output_config"}
+        other = {"stream", *CountRequest.model_fields, "stop_sequences"} - {"model"}
         made.update(request.model_dump(include=set(type(request).model_fields) - other, exclude_none=True))
         config = request.output_config
         if config is not None and config.format is not None:
@@ -139,12 +150,8 @@ def _tool(tool: ToolInput) -> dict[str, Any] | None:
 
 
 def _skipped(request: CountRequest) -> list[str]:
-    """Names of what is left out of the prompt and of the answer."""
-    config = request.output_config if isinstance(request, MessagesRequest) else None
-    return [
-        *(f"tools.{i}.{tool.type}" for i, tool in enumerate(request.tools or ()) if _tool(tool) is None),
-        *(["output_config.effort"] if config is not None and config.effort else []),
-    ]
+    """Names of tools that are left out of the prompt."""
+    return [f"tools.{i}.{tool.type}" for i, tool in enumerate(request.tools or ()) if _tool(tool) is None]
 
 
 def _text(content: str | Sequence[Block]) -> str:
@@ -163,6 +170,19 @@ def _parts(content: str | Sequence[Block]) -> Any:
     return content if isinstance(content, str) else [{"type": b.type, "text": b.text} for b in content]
 
 
+def _result(block: Block) -> Any:
+    """What a tool gave, which says that it failed where the client does."""
+    content = _parts(block.content or "")
+    if not block.is_error:
+        return content
+    start = content if isinstance(content, str) else next((p["text"] or "" for p in content), "")
+    if "error" in start[:64].lower():
+        return content
+    return (
+        f"Error: {content}" if isinstance(content, str) else [{"type": "text", "text": "Error: "}, *content]
+    )
+
+
 def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
     """A message of blocks as OpenAI's messages: results of tools are messages of their own."""
     if isinstance(content, str):
@@ -174,7 +194,7 @@ def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
         if block.type == "tool_result":
             result = {
                 "role": "tool",
-                "content": _parts(block.content or ""),
+                "content": _result(block),
                 "tool_call_id": block.tool_use_id,
             }
             results.append(Message.model_validate(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -19,6 +20,7 @@ from pyllama_long.server.openapi import streamed
 from pyllama_long.server.routes.completions import prompts, tokens_of
 from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
 from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.schemas.chat import ChatRequest
 from pyllama_long.server.schemas.common import MAX_BIAS, MAX_N
 from pyllama_long.server.schemas.completions import NativeReply, NativeRequest, PickedReply
 from pyllama_long.server.schemas.tools import (
@@ -237,9 +239,9 @@ async def tokenizer_info(http: Request) -> TokenizerInfo:
 
 @router.post("/apply-template", response_model=TemplateReply)
 async def apply_template(request: TemplateRequest, http: Request) -> TemplateReply:
-    fields.check(request, http)
+    fields.check(request, http, others=ChatRequest.model_fields)
+    fields.ignored(http, *chat.left_out(request))
     loaded = state_of(http).loaded
-    found = await lanes.run(
-        chat.render, loaded, request.messages, request.tools or (), request.add_generation_prompt
-    )
+    asked = chat.Asked.of(http, loaded, request, request.messages)
+    found = await lanes.run(partial(chat.render, loaded, request.messages, **asked.options))
     return TemplateReply(prompt=found.text)

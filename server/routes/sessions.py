@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
 from pyllama_long.engine import SessionInfo
-from pyllama_long.server import chat, lanes
+from pyllama_long.server import chat, fields, lanes
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.routes.completions import tokens_of
+from pyllama_long.server.schemas.chat import ChatRequest
 from pyllama_long.server.schemas.tools import SESSION_NAME, Deleted, Session, SessionList, SessionRequest
 from pyllama_long.server.state import Loaded, salt_of, state_of
 
@@ -32,7 +34,9 @@ async def save(request: SessionRequest, http: Request) -> Session:
     loaded = state_of(http).loaded
     if (request.messages is None) == (request.prompt is None):
         raise bad("Give messages or prompt.", "messages")
-    tokens = await lanes.run(_tokens, loaded, request)
+    fields.check(request, http, others=ChatRequest.model_fields)
+    fields.ignored(http, *chat.left_out(request))
+    tokens = await _tokens(http, loaded, request)
     info = await _call(request.name, loaded.engine.sessions.save, tokens, request.name, salt_of(http))
     return _shown(info)
 
@@ -50,12 +54,14 @@ async def delete(name: Name, http: Request) -> Deleted:
     return Deleted(name=name)
 
 
-def _tokens(loaded: Loaded, request: SessionRequest) -> list[int]:
+async def _tokens(http: Request, loaded: Loaded, request: SessionRequest) -> list[int]:
     if request.messages is not None:
-        answer = request.messages[-1].role != "assistant"
-        return chat.prompt(loaded, request.messages, request.tools or (), answer).tokens
+        asked = chat.Asked.of(http, loaded, request, request.messages)
+        ends = request.messages[-1].role == "assistant" and request.continue_final_message is not True
+        options = asked.options | ({"answer": False} if ends else {})
+        return (await lanes.run(partial(chat.prompt, loaded, request.messages, **options))).tokens
     assert request.prompt is not None
-    return tokens_of(loaded, request.prompt, special=True)
+    return await lanes.run(partial(tokens_of, loaded, request.prompt, special=True))
 
 
 async def _call(name: str, work: Callable[..., Any], *args: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -34,9 +34,16 @@ OverflowMode = Literal["error", "shift", "summarize", "retrieve"]
 
 
 class Body(BaseModel):
-    """A request or a part of one: types are not converted."""
+    """A request or a part of one: types are not converted. harmless: fields that honest clients send and that change
+    nothing here, so that nobody is told that they are not read. is_read: false where the whole object is left out,
+    which is told elsewhere."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+    harmless: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def is_read(self) -> bool:
+        return True
 
 
 class Open(Body):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ from pyllama_long.server.schemas.common import (
 class Block(Body):
     """A part of a message. type: text, tool_use, tool_result or thinking."""
 
+    harmless: ClassVar[frozenset[str]] = frozenset({"cache_control", "citations", "signature", "caller"})
+
     type: str = Field(max_length=64)
     text: str | None = None
     thinking: str | None = None
@@ -33,6 +35,10 @@ class Block(Body):
     content: str | list[Block] | None = None
     is_error: bool | None = None
 
+    @property
+    def is_read(self) -> bool:
+        return self.type in ("text", "tool_use", "tool_result", "thinking")
+
 
 class MessageInput(Body):
     role: Literal["user", "assistant", "system"]
@@ -42,6 +48,8 @@ class MessageInput(Body):
 class ToolInput(Body):
     """Of the client, with a schema, or of a type that Anthropic defines."""
 
+    harmless: ClassVar[frozenset[str]] = frozenset({"cache_control", "strict", "eager_input_streaming"})
+
     type: str | None = Field(None, max_length=64)
     name: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
     description: str | None = None
@@ -50,6 +58,10 @@ class ToolInput(Body):
     @property
     def own(self) -> bool:
         return self.type in (None, "custom")
+
+    @property
+    def is_read(self) -> bool:
+        return self.own
 
     @model_validator(mode="after")
     def _whole(self) -> ToolInput:
@@ -74,18 +86,23 @@ class OutputConfig(Body):
     effort: str | None = None
 
 
+class Thinking(Body):
+    type: str = Field(max_length=64, description="enabled, disabled or adaptive, which is as the model does.")
+
+
 class CountRequest(Open):
     model: str | None = Field(None, max_length=1024)
     messages: list[MessageInput] = Field(min_length=1, max_length=100_000)
     system: str | list[Block] | None = None
     tools: Annotated[list[ToolInput], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesRequest(CountRequest, Overflowing):
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)
     stop_sequences: Stops | None = None
-    output_config: OutputConfig | None = None
 
 
 class CountReply(Reply):

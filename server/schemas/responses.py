@@ -1,11 +1,12 @@
-"""/v1/responses: text and function tools."""
+"""/v1/responses: text, function and custom tools."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag
 
+from pyllama_long.server.schemas.chat import NAME, TEXTS, CustomFormat, OtherTool, kind_of
 from pyllama_long.server.schemas.common import (
     MAX_LOGPROBS,
     MAX_TOOLS,
@@ -18,15 +19,33 @@ from pyllama_long.server.schemas.common import (
     Timings,
 )
 
+# Items about tools that are left out; nothing of theirs was said by this model.
+LEFT_OUT = frozenset(
+    "web_search_call file_search_call code_interpreter_call image_generation_call mcp_list_tools mcp_call "
+    "mcp_approval_request mcp_approval_response computer_call computer_call_output local_shell_call "
+    "local_shell_call_output shell_call shell_call_output apply_patch_call apply_patch_call_output compaction "
+    "tool_search_call tool_search_output additional_tools program program_output".split()
+)
+
 
 class InputPart(Body):
+    harmless: ClassVar[frozenset[str]] = frozenset({"annotations", "logprobs", "cache_control"})
+
     type: str = Field(max_length=64)
     text: str | None = None
     refusal: str | None = None
 
+    @property
+    def is_read(self) -> bool:
+        return self.type in TEXTS
+
 
 class InputItem(Body):
-    """A message, a function_call, a function_call_output, or reasoning."""
+    """A message, a call of a tool, what it gave, reasoning, or a reference to what the server keeps."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        "id status phase caller encrypted_content created_by".split()
+    )
 
     type: str | None = Field(None, max_length=64)
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -36,32 +55,40 @@ class InputItem(Body):
     arguments: str | None = None
     input: str | None = None
     output: str | list[InputPart] | None = None
+    summary: list[InputPart] | None = None
+
+    @property
+    def is_read(self) -> bool:
+        return self.type not in LEFT_OUT
 
 
 class FunctionTool(Body):
     type: Literal["function"]
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    name: str = Field(min_length=1, max_length=64, pattern=NAME)
     description: str | None = None
     parameters: JsonObject | None = None
     strict: bool | None = None
 
 
-class OtherTool(Body):
-    """A tool that OpenAI's server runs, or that only some models know."""
+class CustomTool(Body):
+    """A tool whose input is one text."""
 
-    type: str = Field(min_length=1, max_length=64)
-    name: str | None = None
+    type: Literal["custom"]
+    name: str = Field(min_length=1, max_length=64, pattern=NAME)
+    description: str | None = None
+    format: CustomFormat | None = None
 
-    @field_validator("type")
-    @classmethod
-    def _other(cls, given: str) -> str:
-        if given == "function":
-            raise ValueError("a function needs a name")
-        return given
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("Function")]
+    | Annotated[CustomTool, Tag("Custom")]
+    | Annotated[OtherTool, Tag("Other")],
+    Discriminator(kind_of),
+]
 
 
 class NamedChoice(Body):
-    type: Literal["function"]
+    type: Literal["function", "custom"]
     name: str
 
 
@@ -72,10 +99,16 @@ class AllowedChoice(Body):
 
 
 class TextFormat(Body):
+    harmless: ClassVar[frozenset[str]] = frozenset({"description"})
+
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     schema_: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
+
+
+class ReasoningOptions(Body):
+    effort: str | None = Field(None, max_length=64)
 
 
 class TextOptions(Body):
@@ -88,7 +121,8 @@ class ResponsesRequest(Overflowing):
     max_output_tokens: Most = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool | OtherTool], Field(max_length=MAX_TOOLS)] | None = None
+    reasoning: ReasoningOptions | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
     truncation: Literal["auto", "disabled"] | None = None
     parallel_tool_calls: bool | None = None
@@ -129,6 +163,15 @@ class FunctionCall(Reply):
     status: Status
 
 
+class CustomCall(Reply):
+    type: Literal["custom_tool_call"] = "custom_tool_call"
+    id: str
+    call_id: str
+    name: str
+    input: str
+    status: Status
+
+
 class Reasoning(Reply):
     type: Literal["reasoning"] = "reasoning"
     id: str
@@ -137,7 +180,7 @@ class Reasoning(Reply):
     status: Status
 
 
-OutputItem = OutputMessage | FunctionCall | Reasoning
+OutputItem = OutputMessage | FunctionCall | CustomCall | Reasoning
 
 
 class InputDetails(Reply):
@@ -210,6 +253,8 @@ class ResponsesEvent(Reply):
         "response.reasoning_text.done",
         "response.function_call_arguments.delta",
         "response.function_call_arguments.done",
+        "response.custom_tool_call_input.delta",
+        "response.custom_tool_call_input.done",
         "response.completed",
         "response.incomplete",
         "response.failed",
@@ -226,5 +271,6 @@ class ResponsesEvent(Reply):
     text: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
     logprobs: list[JsonObject] | None = None
     prompt_progress: dict[str, Any] | None = None

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pyllama_long.server.schemas.chat import Message, Tool
-from pyllama_long.server.schemas.common import MAX_INPUTS, MAX_TOOLS, Body, Open, Reply, Token
+from pyllama_long.server.schemas.chat import Message, Talk
+from pyllama_long.server.schemas.common import MAX_INPUTS, Open, Reply, Token
 from pyllama_long.server.schemas.completions import Prompts, TokenPrompts, Tokens
 
 SESSION_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -98,10 +98,10 @@ class TokenizerInfo(Reply):
     chat_template: str | None
 
 
-class TemplateRequest(Open):
+class TemplateRequest(Talk):
+    """A chat of which the prompt is made only."""
+
     messages: list[Message] = Field(min_length=1, max_length=100_000)
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    add_generation_prompt: bool = True
 
 
 class TemplateReply(Reply):
@@ -130,12 +130,11 @@ class Props(Reply):
     version: str
 
 
-class SessionRequest(Body):
+class SessionRequest(Talk):
     """Saves what is cached of a prompt; give messages or prompt."""
 
     name: str = Field(pattern=SESSION_NAME)
     messages: Annotated[list[Message], Field(min_length=1, max_length=100_000)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     prompt: str | Tokens | None = None
 
 

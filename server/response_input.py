@@ -1,0 +1,136 @@
+"""The request of a response in the shape of a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyllama_long.server import chat
+from pyllama_long.server.errors import bad, converting
+from pyllama_long.server.schemas.chat import ChatRequest, OtherTool
+from pyllama_long.server.schemas.common import Overflowing
+from pyllama_long.server.schemas.responses import (
+    LEFT_OUT,
+    AllowedChoice,
+    CustomTool,
+    FunctionTool,
+    InputItem,
+    InputPart,
+    NamedChoice,
+    ResponsesRequest,
+)
+
+_SAME = {*Overflowing.model_fields, "parallel_tool_calls", "top_logprobs"} - {"stream", "return_progress"}
+
+
+@converting()
+def as_chat(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatRequest:
+    """The same request in the shape of a chat, with these items in it."""
+    made = request.model_dump(include=_SAME, exclude_none=True)
+    made["messages"] = _messages(request.instructions, items)
+    made["max_completion_tokens"] = request.max_output_tokens
+    if request.top_logprobs is not None:
+        made["logprobs"] = True
+    if request.truncation == "auto" and request.overflow is None:
+        made["overflow"] = "shift"  # what OpenAI does under that name
+    if request.reasoning is not None:
+        made["reasoning_effort"] = request.reasoning.effort
+    if tools := [_tool(tool) for tool in request.tools or () if not isinstance(tool, OtherTool)]:
+        made["tools"] = tools
+    choice = request.tool_choice
+    if isinstance(choice, AllowedChoice):
+        named = [_named(one.name) for one in choice.tools if isinstance(one, NamedChoice)]
+        allowed = {"mode": choice.mode, "tools": named}
+        made["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+    elif choice is not None:
+        made["tool_choice"] = choice if isinstance(choice, str) else _named(choice.name)
+    form = request.text.format if request.text is not None else None
+    if form is not None:
+        made["response_format"] = {"type": form.type}
+        if form.type == "json_schema":
+            made["response_format"]["json_schema"] = {"name": form.name, "schema": form.schema_}
+    return ChatRequest.model_validate(made)
+
+
+def own_items(request: ResponsesRequest) -> list[InputItem]:
+    given = request.input
+    return [InputItem(role="user", content=given)] if isinstance(given, str) else given
+
+
+def left_out(request: ResponsesRequest) -> list[str]:
+    """Names of tools and items that are left out of the prompt, and of grammars that only the prompt tells."""
+    found = []
+    for i, tool in enumerate(request.tools or ()):
+        if isinstance(tool, OtherTool):
+            found.append(f"tools.{i}.{tool.type}")
+        elif isinstance(tool, CustomTool) and chat.is_told(tool.format):
+            found.append(f"tools.{i}.format")
+    items = request.input if isinstance(request.input, list) else []
+    return [*found, *(f"input.{i}.{item.type}" for i, item in enumerate(items) if item.type in LEFT_OUT)]
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _tool(tool: FunctionTool | CustomTool) -> dict[str, Any]:
+    return {"type": tool.type, tool.type: tool.model_dump(exclude={"type"}, exclude_none=True)}
+
+
+def _messages(instructions: str | None, items: Sequence[InputItem]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    if instructions:
+        messages.append({"role": "system", "content": instructions})
+    thought = ""  # before the next message of the assistant
+    for item in items:
+        if item.type == "reasoning":
+            thought += _thought(item)
+            continue
+        n = len(messages)
+        _add(messages, item)
+        last = messages[-1] if messages else {}
+        if thought and last.get("role") == "assistant" and item.type not in LEFT_OUT:
+            last.setdefault("reasoning_content", thought)
+        if len(messages) > n or last.get("reasoning_content"):
+            thought = ""
+    if not messages:
+        raise bad("input: there is no message in it.", "input")
+    return messages
+
+
+def _thought(item: InputItem) -> str:
+    """The text of reasoning; its summary where that is all there is."""
+    parts = item.content if item.content else item.summary or []
+    return parts if isinstance(parts, str) else "".join(part.text or "" for part in parts)
+
+
+def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
+    if item.type in ("function_call", "custom_tool_call"):
+        if not item.name:
+            raise bad(f"input: a {item.type} needs a name.", "input")
+        kind, made = "function", {"name": item.name, "arguments": item.arguments or ""}
+        if item.type == "custom_tool_call":
+            kind, made = "custom", {"name": item.name, "input": item.input or ""}
+        call = {"id": item.call_id, "type": kind, kind: made}
+        if messages and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("tool_calls", []).append(call)
+        else:
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    elif item.type in ("function_call_output", "custom_tool_call_output"):
+        messages.append({"role": "tool", "content": _parts(item.output), "tool_call_id": item.call_id})
+    elif item.type in (None, "message"):
+        if item.role is None:
+            raise bad("input: a message needs a role.", "input")
+        messages.append({"role": item.role, "content": _parts(item.content)})
+    elif item.type == "item_reference":
+        message = "input: this server keeps no items: send them whole (store: false in the client's options)."
+        raise bad(message, "input", "item_not_found")
+    elif item.type not in LEFT_OUT:
+        raise bad(f"input: this server cannot take items of type {item.type!r}.", "input")
+
+
+def _parts(content: str | list[InputPart] | None) -> Any:
+    """What the template makes text of, with notes for what is none."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return [part.model_dump(include={"type", "text", "refusal"}) for part in content]

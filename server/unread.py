@@ -1,0 +1,80 @@
+"""Fields inside the objects of a request that nothing reads, by what was sent beside what was understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from pyllama_long.server.schemas.common import Body
+
+_MOST_OBJECTS = 100_000  # that are looked at; about 50 ms
+_MOST_NAMES = 33  # one more than are shown
+_MOST_CHARS = 48  # of a field's own name
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+MORE = "..."
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value says no more than a field that is left out: null, false or empty."""
+    return any(value is none or (type(value) is type(none) and value == none) for none in _NOTHING)
+
+
+def inside(request: BaseModel, sent: Any) -> list[str]:
+    """Paths such as `messages[].content[].foo`, each once, of fields below the top level. sent: the JSON of the
+    request."""
+    return _Search().names(request, sent)
+
+
+class _Search:
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+        self._left = _MOST_OBJECTS
+
+    def names(self, request: BaseModel, sent: Any) -> list[str]:
+        if isinstance(sent, dict):
+            self._below(request, sent, "")
+        return [*self._names, *([MORE] if self._left <= 0 else [])]
+
+    def _below(self, model: BaseModel, sent: dict[str, Any], path: str) -> None:
+        for name, key in _shape(type(model))[1]:
+            value = getattr(model, name)
+            if value is not None and key in sent:
+                self._look(value, sent[key], f"{path}{key}")
+
+    def _look(self, value: Any, sent: Any, path: str) -> None:
+        if isinstance(value, list):
+            if isinstance(sent, list):
+                for one, was in zip(value, sent, strict=False):
+                    if self._left <= 0 or len(self._names) >= _MOST_NAMES:
+                        return
+                    self._look(one, was, f"{path}[]")
+        elif isinstance(value, Body) and isinstance(sent, dict):
+            self._left -= 1
+            known = _shape(type(value))[0]
+            if not (sent.keys() <= known) and value.is_read:
+                for key in sent.keys() - known:
+                    if not is_nothing(sent[key]):
+                        self._names[f"{path}.{key[:_MOST_CHARS] or '?'}"] = None
+            if value.is_read:
+                self._below(value, sent, f"{path}.")
+
+
+@cache
+def _shape(kind: type[BaseModel]) -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
+    """Keys that a model reads or that are harmless, and (field, key) of the fields that may hold other models."""
+    keys = {name: field.alias or name for name, field in kind.model_fields.items()}
+    holding = [
+        (name, keys[name]) for name, field in kind.model_fields.items() if any(_models(field.annotation))
+    ]
+    harmless: frozenset[str] = kind.harmless if issubclass(kind, Body) else frozenset()
+    return frozenset(keys.values()) | harmless, tuple(holding)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
