@@ -13,7 +13,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from pyllama_long._native import llama_cpp
-from pyllama_long.errors import ContextOverflow
+from pyllama_long.errors import ContextOverflow, NotNumbers
 from pyllama_long.generate import as_processors, bias, generate
 from pyllama_long.logprobs import Logprob, as_block, score, score_prompt
 from pyllama_long.sequence import as_ids
@@ -44,6 +44,7 @@ class Completion:
     finish: str = "length"
     scores: list[Logprob] = field(default_factory=list)
     prompt_scores: list[Logprob] = field(default_factory=list)
+    restored: Any = None  # the saved state that it began with
 
     def stream(self) -> Iterator[dict[str, Any]]:
         """Chunks; the last one has no text and the reason of the end."""
@@ -108,6 +109,9 @@ class Completion:
                 yield False
             else:
                 self.finish = "stop"  # by the stopping criteria
+        except NotNumbers:
+            self._distrust()
+            raise
         finally:
             tokens.close()
         if llama.verbose:
@@ -141,6 +145,13 @@ class Completion:
         saved = state.input_ids[: state.n_tokens].tolist()
         if llama.longest_token_prefix(saved, self.tokens) > llama.sequence.match(as_ids(self.tokens)):
             llama.load_state(state)
+            self.restored = state
+
+    def _distrust(self) -> None:
+        """Takes the state that was restored out of llama_cpp's cache: its keys may be what is broken."""
+        kept = getattr(self.llama.cache, "cache_state", {})
+        for key in [key for key, state in kept.items() if state is self.restored]:
+            del kept[key]
 
     def _save(self) -> None:
         if self.llama.cache is not None:

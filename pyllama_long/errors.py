@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "ContextOverflow", "DecodeError", "EngineClosed", "ModelError", "QueueFull"]
+__all__ = [
+    "Cancelled",
+    "ContextOverflow",
+    "DecodeError",
+    "EngineClosed",
+    "ModelError",
+    "NotNumbers",
+    "QueueFull",
+]
 
 
 class ModelError(ValueError):
@@ -31,6 +39,16 @@ class Cancelled(RuntimeError):
 
 class DecodeError(RuntimeError):
     """llama.cpp could not evaluate a batch, or the model gave logits that are not numbers."""
+
+
+class NotNumbers(DecodeError):
+    """The model gave NaN or infinity. what: where a number was expected."""
+
+    def __init__(self, what: str = "logits") -> None:
+        super().__init__(
+            f"the model gave {what} that are not numbers (NaN or infinite): the file is damaged, or its values "
+            "overflow in this KV type; try kv_type='f32'"
+        )
 
 
 class GrammarError(DecodeError):

@@ -16,6 +16,7 @@ import numpy as np
 from pyllama_long import _native, completion, explain, loading, log, lora
 from pyllama_long import tail as tails
 from pyllama_long._native import llama_cpp
+from pyllama_long.errors import NotNumbers
 from pyllama_long.generate import Sampler, generate, window
 from pyllama_long.model import Model
 from pyllama_long.plan import AttentionPlan
@@ -49,6 +50,13 @@ def _completion_options(*args: Any, **kwargs: Any) -> dict[str, Any]:
     bound = _COMPLETION.bind(*args, **kwargs)
     bound.apply_defaults()
     return {key: value for key, value in bound.arguments.items() if key not in ("self", "prompt")}
+
+
+def _are_numbers(vectors: Any) -> bool:
+    """Of lists of lists of numbers, however deep."""
+    if vectors and isinstance(vectors[0], list):
+        return all(map(_are_numbers, vectors))
+    return bool(np.isfinite(vectors).all())
 
 
 class _Closed:
@@ -366,11 +374,15 @@ class LongLlama(llama_cpp.Llama):
         truncate: bool = False,
         return_count: bool = False,
     ) -> Any:
-        """As Llama.embed, but a text of more than n_batch tokens raises ValueError; truncate=True cuts it."""
+        """As Llama.embed, but a text of more than n_batch tokens raises ValueError; truncate=True cuts it. Raises
+        NotNumbers when the model gives NaN."""
         if not truncate and self.context_params.embeddings:
             for text in [input] if isinstance(input, str) else input:
                 self._check_fits_a_batch(text.encode())
-        return super().embed(input, normalize, truncate, return_count)
+        found = super().embed(input, normalize, truncate, return_count)
+        if not _are_numbers(found[0] if return_count else found):
+            raise NotNumbers("embeddings")
+        return found
 
     def _check_fits_a_batch(self, text: bytes) -> None:
         if len(text) + 2 <= self.n_batch:  # no tokenizer gives more tokens than bytes, besides BOS and EOS

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pyllama_long import _native, log
 from pyllama_long._native import Batch, float_view, llama_cpp
-from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
+from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, NotNumbers
 from pyllama_long.rope import RopePolicy
 
 IntArray: TypeAlias = npt.NDArray[np.int32]
@@ -272,13 +272,11 @@ class Sequence:
         self.length = self.held = end
         if n_logits:
             self.live = end
-            if np.isnan(self.row()).any():
+            rows = self.row()[None] if n_logits == 1 else self.rows(n_logits)
+            if not np.isfinite(rows.max(axis=1)).all():  # a part of a row may be -inf
                 self.length = begin
                 self.lose()
-                raise DecodeError(
-                    f"the model gave logits that are not numbers (NaN) at token {end}: "
-                    "the file is damaged, or its values overflow in this KV type; try kv_type='f32'"
-                )
+                raise NotNumbers
 
     def row(self, i: int = -1) -> FloatArray:
         """Logits [n_vocab] of the i-th output of the last evaluation, -1 the last; valid until the next one."""

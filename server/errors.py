@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, GrammarError
+from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, GrammarError, NotNumbers
 
 log = logging.getLogger("pyllama_long.server")
 
@@ -87,6 +87,8 @@ def from_engine(error: BaseException, param: str = "messages") -> ApiError:
         return bad(str(error))
     if isinstance(error, GrammarError):
         return bad(f"The answer was ended: {error}.", "grammar", "grammar_too_complex")
+    if isinstance(error, NotNumbers):
+        return ApiError(500, f"The model could not be evaluated: {error}.", code="not_numbers")
     if isinstance(error, DecodeError):
         return ApiError(500, "The model could not be evaluated.", code="decode_error")
     log.error("unforeseen error", exc_info=error)

@@ -64,8 +64,8 @@ class Asked(threading.Thread):
         self.join(30)
         shown = (self.path, self.status, self.text[-400:])
         if not self.content.get("stream"):
-            error = json.loads(self.text)["error"] if self.status else None
-            assert self.status == 503 and error["code"] == "shutting_down", shown
+            error = json.loads(self.text)["error"] if self.status else {}
+            assert self.status == 503 and error.get("code") == "shutting_down", shown
             assert (json.loads(self.text).get("type") == "error") == self.path.startswith("/v1/messages"), (
                 shown
             )

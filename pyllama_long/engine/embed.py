@@ -12,7 +12,7 @@ from pyllama_long import log
 from pyllama_long._native import llama_cpp
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.pool import Source
-from pyllama_long.errors import DecodeError, EngineClosed
+from pyllama_long.errors import DecodeError, EngineClosed, NotNumbers
 from pyllama_long.sequence import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ class Embedder:
                     pool.grown(held, size)
                 if held.n < n:
                     yield
+            if not np.isfinite(total).all():
+                raise NotNumbers("embeddings")
             return (total / (1 if pools else n)).astype(np.float32)
         finally:
             self.cells = 0
@@ -127,6 +129,7 @@ def _chunk(
             raise DecodeError(f"llama.cpp could not evaluate a text: code {code}; {log.complaint()}")
         if pools:
             return np.array(context.pooled(seq))
-        return np.asarray(np.sum([context.embedding(row) for row in range(n)], axis=0))
+        with np.errstate(invalid="ignore"):  # who asked gets an error of it
+            return np.asarray(np.sum([context.embedding(row) for row in range(n)], axis=0))
     finally:
         context.want_embeddings(False)

@@ -16,7 +16,7 @@ from pyllama_long import log
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
 from pyllama_long.engine.prefix import LEAST
-from pyllama_long.errors import DecodeError
+from pyllama_long.errors import DecodeError, NotNumbers
 from pyllama_long.grammar import Constraint
 from pyllama_long.sequence import FloatArray
 
@@ -30,10 +30,6 @@ _OWED_STEPS = 2  # chunks that streams wait for when prompts are short
 _STOPPED = 2  # code of llama_decode
 _REST = 0.1  # of a step that is not filled up with other prompts
 _AFTER_STOP = 0.1  # of a step's time: it is not ended, so the next newcomer waits for all of it
-_NAN = (
-    "the model gave logits that are not numbers (NaN): the file is damaged, "
-    "or its values overflow in this KV type; try kv_type='f32'"
-)
 logger = logging.getLogger("pyllama_long.engine")
 
 
@@ -177,7 +173,7 @@ class Step:
             batch.token[at:end] = job.ids[begin : begin + n]
             batch.pos[at:end] = np.arange(begin, begin + n)
             batch.seq[at:end], batch.logits[at:end] = job.held.seq, job.scores_prompt
-            ends = begin + n == job.n and job.limit > 0
+            ends = begin + n == job.n
             if ends:
                 batch.logits[end - 1] = 1
             n_out += n if job.scores_prompt else int(ends)
@@ -242,11 +238,9 @@ class Step:
             out += n
             if not self._guarded(job, lambda: self._score(job, scored)):
                 return out
-        elif ends and job.limit > 0:
-            out += 1
-        if ends and job.limit == 0:
-            self._loop.finish(job, "length")
         elif ends:
+            out += 1
+        if ends:
             assert rows is not None
             self._sample(job, at - 1, rows[out - 1])
         return out
@@ -270,13 +264,16 @@ class Step:
 
     @staticmethod
     def _score(job: Job, scored: FloatArray) -> None:
-        if math.isnan(scored.max()):
-            raise DecodeError(_NAN)
+        if not np.isfinite(scored.max(axis=1)).all():
+            raise NotNumbers
         job.score(scored)
 
     def _sample(self, job: Job, row: int, logits: FloatArray) -> None:
-        """The next token of a stream, from row `row` of the batch."""
-        if not math.isnan(logits.max()):
+        """The next token of a stream, from row `row` of the batch; the end of one that is to write nothing."""
+        if math.isfinite(logits.max()):  # not where one is NaN
+            if job.limit == 0:
+                self._loop.finish(job, "length")
+                return
             self._guarded(job, lambda: self._next(job, row, logits))
             return
         if job.n_cached:
@@ -285,7 +282,7 @@ class Step:
             if not job.writing:
                 self._loop.read_again(job)
                 return
-        self._loop.fail(job, DecodeError(_NAN))
+        self._loop.fail(job, NotNumbers())
 
     def _next(self, job: Job, row: int, logits: FloatArray) -> None:
         begin, context, loop = time.perf_counter(), self._context, self._loop
