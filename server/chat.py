@@ -17,7 +17,7 @@ from pyllama_long.server import calls, fields, forced, grammar, lanes, overflow,
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
-from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.sampling import sampling, stops, write_s
 from pyllama_long.server.schemas.chat import (
     AllowedChoice,
     ChatRequest,
@@ -263,6 +263,7 @@ def _requests(
             tail_start=tail_start,
             salt=salt,
             priority=request.priority or 0,
+            write_s=write_s(request),
             special=bool(tools.tools)
             and any(mark in loaded.chat_template().source for mark in reading.CONTROL),
         )

@@ -21,7 +21,6 @@ _FORMAT = "give response_format, json_schema or grammar where the route has it"
 # Those that would change the answer, with the values at which they do not, and what to do.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     # llama-server
-    "t_max_predict_ms": ((0, -1), "set max_tokens"),
     "post_sampling_probs": ((), "leave it out: probabilities are of before sampling"),
     "n_indent": ((0,), "leave it out"),
     "lora": ((), "start the server with the adapter"),

@@ -68,6 +68,12 @@ def _bias(engine: Engine, given: Mapping[str, float]) -> dict[int, float]:
     return found
 
 
+def write_s(request: Sampled) -> float | None:
+    """Seconds for writing; None for any."""
+    limit = request.t_max_predict_ms
+    return limit / 1000 if limit is not None and limit > 0 else None
+
+
 def stops(given: str | Sequence[str] | None) -> tuple[str, ...]:
     if given is None:
         return ()

@@ -39,7 +39,6 @@ def ok(response: httpx.Response) -> Any:
 def test_no_field_is_dropped_in_silence(client: httpx.Client, path: str) -> None:
     body = BODIES[path]
     for field, value in (
-        ("t_max_predict_ms", 500),
         ("guided_regex", "a+"),
         ("guided_choice", ["a"]),
         ("structured_outputs", {"regex": "a"}),
@@ -254,3 +253,23 @@ def test_values_out_of_range_are_named(client: httpx.Client, name: str) -> None:
     for value in (-1, 1e30, *([0, 1e-30] if name == "repeat_penalty" else [])):
         answer = client.post("/completion", json=BODIES["/completion"] | {name: value})
         assert answer.status_code == 400 and answer.json()["error"]["param"] == name
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions", "/v1/chat/completions"])
+def test_writing_ends_after_its_time(client: httpx.Client, path: str) -> None:
+    def written(limit_ms: int, rules: str) -> tuple[str, str]:
+        body = {key: value for key, value in BODIES[path].items() if key not in ("max_tokens", "n_predict")}
+        body |= {"max_tokens": 900, "grammar": rules, "t_max_predict_ms": limit_ms}
+        found = ok(client.post(path, json=body))
+        if path == "/completion":
+            return found["content"], found["stop_type"]
+        (choice,) = found["choices"]
+        return choice.get("text") or choice["message"]["content"], choice["finish_reason"]
+
+    text, reason = written(20, 'root ::= "a\\n" "bc"{400}')
+    assert text.startswith("a\n") and len(text) < 700 and reason in ("limit", "length")
+    for limit_ms, rules in ((1, '"bc"{50}'), (0, '"a\\n" "bc"{50}'), (-1, '"a\\n" "bc"{50}')):
+        text, reason = written(limit_ms, f"root ::= {rules}")  # no line break, or no limit
+        assert text.count("bc") == 50 and reason in ("eos", "stop")
+    refused = client.post(path, json=BODIES[path] | {"t_max_predict_ms": -2})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "t_max_predict_ms"

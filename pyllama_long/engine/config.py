@@ -140,8 +140,8 @@ class Request:
     stop: texts that end the answer, which never contains them. logprobs: how many of the likeliest tokens to
     list for each token. echo_logprobs: score the prompt too. tail_start: index of the first token of the
     plan's tail phase; None: as for a prompt of LongLlama. salt: prefixes are shared only between requests of
-    the same salt. priority: higher ones are admitted first. special: control tokens are part of the text.
-    Raises ValueError."""
+    the same salt. priority: higher ones are admitted first. special: control tokens are part of the text. write_s:
+    seconds of writing after which the answer ends, once it has a line break. Raises ValueError."""
 
     tokens: Sequence[int]
     max_tokens: int | None = None
@@ -153,12 +153,15 @@ class Request:
     salt: str = ""
     priority: int = 0
     special: bool = False
+    write_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
             _within("max_tokens", self.max_tokens, 0, 2**62)
         if self.logprobs is not None:
             _within("logprobs", self.logprobs, 0, 2**31 - 1)
+        if self.write_s is not None:
+            _within("write_s", self.write_s, 0, 1e9)
         if isinstance(self.stop, str) or len(self.stop) > _MOST_STOPS:
             raise ValueError(f"stop must be a list of at most {_MOST_STOPS} texts")
         if self.tail_start is not None:

@@ -69,6 +69,7 @@ class Job:
         self.made_at = time.monotonic()
         self.started_at = self.written_at = 0.0
         self.keys_read = self.keys_visible = 0.0
+        self._lines = False  # a line break has been written
 
     def _tail(self, context: Context) -> int | None:
         if self.request.tail_start is not None or not context.has_phases:
@@ -128,7 +129,14 @@ class Job:
         assert self.held is not None
         self.last = token
         self.handle.tokens.append(token)
-        return self.text.push(token) or len(self.text.tokens) >= self.limit
+        return self.text.push(token) or len(self.text.tokens) >= self.limit or self._is_late(token)
+
+    def _is_late(self, token: int) -> bool:
+        limit = self.request.write_s
+        if limit is None:
+            return False
+        self._lines = self._lines or b"\n" in self._piece(token)
+        return self._lines and time.monotonic() - self.written_at > limit
 
     def send(self, last: bool = False) -> None:
         """Gives the text that is final."""

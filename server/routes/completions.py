@@ -27,7 +27,7 @@ from pyllama_long.server.run import (
     seeds,
     submit,
 )
-from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.sampling import sampling, stops, write_s
 from pyllama_long.server.schemas.common import MAX_N
 from pyllama_long.server.schemas.completions import (
     CompletionChoice,
@@ -117,6 +117,7 @@ def prepare(state: State, loaded: Loaded, request: CompletionRequest, salt: str)
             echo_logprobs=scored,
             salt=salt,
             priority=request.priority or 0,
+            write_s=write_s(request),
         )
         for tokens in (tokens_of(loaded, prompt, request.parse_special, request.suffix) for prompt in given)
         for seed in seeds(request.seed, n)

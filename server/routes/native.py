@@ -19,7 +19,7 @@ from pyllama_long.server.errors import bad
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.routes.completions import prompts, tokens_of
 from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
-from pyllama_long.server.sampling import sampling, stops
+from pyllama_long.server.sampling import sampling, stops, write_s
 from pyllama_long.server.schemas.chat import ChatRequest
 from pyllama_long.server.schemas.common import MAX_BIAS, MAX_N
 from pyllama_long.server.schemas.completions import NativeReply, NativeRequest, PickedReply
@@ -107,6 +107,7 @@ def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) ->
             logprobs=request.n_probs or None,
             salt=salt,
             priority=request.priority or 0,
+            write_s=write_s(request),
         )
         for one in given
     ]

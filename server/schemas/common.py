@@ -88,6 +88,9 @@ class Sampled(Open):
     samplers: list[str] | str | None = Field(
         None, max_length=64, description="Their order, by llama-server's names or letters; others do not run."
     )
+    t_max_predict_ms: int | None = Field(
+        None, ge=-1, le=MAX_TOKENS, description="Time for writing; it ends an answer that has a line break."
+    )
     seed: Seed | None = None
     stream: bool | None = None
     attention: str | None = Field(
