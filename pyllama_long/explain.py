@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pyllama_long import _native, loading
@@ -25,6 +26,8 @@ class Context(Protocol):
     context_params: Any
 
     @property
+    def lora(self) -> Sequence[tuple[str, float]]: ...
+    @property
     def ctx(self) -> Any: ...
     def n_ctx(self) -> int: ...
 
@@ -43,6 +46,7 @@ def explain(llama: Context, factor: float | None = None) -> str:
         f"RoPE: {llama.rope} ({llama.rope_reason})",
         *(f"  {line}" for line in llama.rope.explain().splitlines()),
         *([f"  factor now: {factor:g}"] if llama.rope.dynamic and factor is not None else []),
+        *(f"LoRA: {path}, scale {scale:g}" for path, scale in llama.lora),
         f"CPU kernels: {kernels(llama)}",
         f"layers with llama.cpp's own attention: {refused(llama) or 'none'}",
     ]

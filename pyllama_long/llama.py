@@ -141,8 +141,8 @@ class LongLlama(llama_cpp.Llama):
 
         self.tokenizer_ = o.tokenizer or _native.LlamaTokenizer(self)
         self.lora_base, self.lora_scale, self.lora_path = o.lora_base, o.lora_scale, o.lora_path
-        if o.lora_path:
-            lora.attach(self._model, self.ctx, [(o.lora_path, o.lora_scale)])
+        self.lora = [(os.fspath(o.lora_path), float(o.lora_scale))] if o.lora_path else []
+        lora.attach(self._model, self.ctx, self.lora)
         self.cache = None
         self.draft_model, self.spm_infill = o.draft_model, o.spm_infill
         self.set_seed(o.seed or llama_cpp.LLAMA_DEFAULT_SEED)

@@ -38,7 +38,7 @@ def _scale(given: float) -> float:
 
 
 def _load(model: Model, path: str) -> Any:
-    _check(path)
+    check(path)
     probe(model.path_model, lora=path)
     log.forget()
     adapter = llama_cpp.llama_adapter_lora_init(model.model, os.fsencode(path))
@@ -47,7 +47,8 @@ def _load(model: Model, path: str) -> Any:
     return adapter
 
 
-def _check(path: str) -> None:
+def check(path: str) -> None:
+    """Raises ModelError for what is no adapter, or one that llama.cpp cannot compute with."""
     # llama.cpp ends the process at a key of another type, and when it computes with matrices of whole numbers.
     try:
         file = read_gguf(path)
@@ -55,6 +56,10 @@ def _check(path: str) -> None:
         raise ModelError(f"cannot load the LoRA {path}: {error}") from None
     if file.values.get("general.type") != "adapter":
         raise ModelError(f"{path} is not a LoRA: give a GGUF file whose general.type is adapter")
+    if "adapter.alora.invocation_tokens" in file.values:
+        raise ModelError(
+            f"cannot use the LoRA {path}: it is an activated one (aLoRA), for a part of a text only"
+        )
     wrong = [key for key in _TEXTS if not isinstance(file.values.get(key), str)]
     if not isinstance(file.values.get("adapter.lora.alpha", 0.0), float):
         wrong.append("adapter.lora.alpha")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import gguf
+import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
+from engines import GREEDY, alone, answer, assert_same, prose
 from float_model import write as write_floats
+from serving import serving
 
 from pyllama_long import LongLlama, cli
+from pyllama_long.engine import Engine, EngineConfig, Request
 from pyllama_long.errors import ModelError
 
 TOKENS = list(range(300, 400))
@@ -117,3 +122,93 @@ def test_the_command_line(demo_model: str, tmp_path: Path, capsys: pytest.Captur
     assert answers[0] == answers[2] != answers[1]
     assert cli.run(["complete", prompt, "--lora", str(tmp_path / "none.gguf")]) == 1
     assert "none.gguf does not exist" in capsys.readouterr().err
+
+
+# In the engine and the server.
+
+
+@pytest.fixture(scope="module")
+def adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write(tmp_path_factory.mktemp("lora") / "adapter.gguf", matrices(demo_model)))
+
+
+def config(model: str, *adapters: tuple[str, float], **options: Any) -> EngineConfig:
+    return EngineConfig(model, n_ctx=512, n_threads=1, precision="f32", lora=adapters, **options)
+
+
+def test_an_engine_answers_as_a_longllama(float_model: str, adapter: str) -> None:
+    runs: list[tuple[list[tuple[str, float]], float]] = [
+        ([], 0.0),
+        ([(adapter, 1.0)], 1.0),
+        ([(adapter, 0.25), (adapter, 0.5)], 0.75),
+    ]
+    for adapters, scale in runs:
+        llm = LongLlama(float_model, n_ctx=512, precision="f32", lora_path=adapter, lora_scale=scale)
+        prompt = prose(llm, 100)
+        expected = alone(llm, prompt, 16)
+        with Engine(config(float_model, *adapters)) as engine:
+            assert_same(llm, prompt, answer(engine.submit(Request(prompt, 16, GREEDY))).ids, expected)
+            assert engine.explain().count("LoRA: ") == len(adapters)
+        assert f"LoRA: {adapter}, scale {scale:g}" in llm.explain()
+        llm.close()
+
+
+def test_what_is_cached_belongs_to_the_adapters(demo_model: str, adapter: str, tmp_path: Path) -> None:
+    other = str(shutil.copy(adapter, tmp_path / "other.gguf"))
+    raw = bytearray(Path(other).read_bytes())
+    raw[-10_000:-9_992] = b"\0" * 8
+    Path(other).write_bytes(raw)
+    kept: dict[str, Any] = {"cache_disk": 1 << 30, "cache_dir": str(tmp_path / "cache")}
+    answers: dict[str, list[int]] = {}
+    runs: dict[str, list[tuple[str, float]]] = {
+        "none": [],
+        "one": [(adapter, 1.0)],
+        "half": [(adapter, 0.5)],
+        "other": [(other, 1.0)],
+        "two": [(adapter, 1.0), (other, 1.0)],
+    }
+    for name, adapters in runs.items():
+        with Engine(config(demo_model, *adapters, **kept)) as engine:
+            prompt = prose(engine, 200)
+            found = answer(engine.submit(Request(prompt, 8, GREEDY)))
+            assert found.cached == 0
+            answers[name] = found.ids
+            engine.sessions.save(prompt, name)
+            assert [info.usable for info in engine.sessions.list()] == [
+                info.name == name for info in engine.sessions.list()
+            ]
+    for name, adapters in [*runs.items(), ("none", [(adapter, 0.0)])]:
+        with Engine(config(demo_model, *adapters, **kept)) as engine:
+            found = answer(engine.submit(Request(prompt, 8, GREEDY)))
+            assert found.cached > 100 and found.ids == answers[name]
+            assert engine.sessions.restore(name).n_tokens > 100
+            with pytest.raises(ValueError, match="was saved under another model"):
+                engine.sessions.restore("half" if name == "one" else "one")
+    assert answers["none"] != answers["one"]
+
+
+def test_an_engine_refuses_what_is_no_adapter(demo_model: str, tmp_path: Path) -> None:
+    activated = write(tmp_path / "a.gguf", matrices(demo_model), **{"adapter.alora.invocation_tokens": 3})
+    with pytest.raises(ModelError, match="activated"):
+        Engine(config(demo_model, (str(activated), 1.0)))
+    with pytest.raises(ModelError, match=r"none\.gguf"):
+        Engine(config(demo_model, (str(tmp_path / "none.gguf"), 1.0)))
+
+
+def test_a_server_tells_its_adapters(adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving("--ctx", "512", "--lora", adapter, "--lora", f"{adapter}=-0.5") as (_, url):
+        found = httpx.get(f"{url}/lora-adapters").json()
+        assert found == [{"id": 0, "path": adapter, "scale": 1.0}, {"id": 1, "path": adapter, "scale": -0.5}]
+        same = [{"id": 1, "scale": -0.5}, {"id": 0, "scale": 1}]
+        assert httpx.post(f"{url}/lora-adapters", json=same).json() == {"success": True}
+        for wanted in (same[:1], [], [*same, {"id": 2, "scale": 1}], [{"id": 0, "scale": 2.0}]):
+            refused = httpx.post(f"{url}/lora-adapters", json=wanted)
+            assert refused.status_code == 400, refused.text
+        assert "LoRA: " in httpx.get(f"{url}/props").json()["explain"]
+    for text, code, said in (
+        (f"{adapter}=much", 2, "'much' is no scale"),
+        (f"{adapter}=nan", 2, "'nan' is no scale"),
+        ("none.gguf", 1, "none.gguf"),
+    ):
+        assert cli.run(["serve", "--port", "0", "--lora", text]) == code
+        assert said in capsys.readouterr().err

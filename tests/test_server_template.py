@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
+from pyllama_long.server import lanes
 from pyllama_long.server.errors import ApiError
 from pyllama_long.server.schemas.chat import Message, as_input
 from pyllama_long.server.template import ChatTemplate
@@ -124,3 +128,25 @@ def test_developer_is_system_where_the_template_knows_no_other() -> None:
     assert template().rendered(message).text.startswith("<|im_start|>system")
     knows = "{% if messages[0].role == 'developer' %}yes {{ messages[0].content }}{% endif %}"
     assert template(knows).rendered(message).text == "yes Obey."
+
+
+def test_rendering_ends_when_nobody_waits() -> None:
+    endless = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
+    threads, found = lanes.Lanes(), template("{{ messages[0].content }}" + endless)
+
+    async def gone() -> dict[str, str]:
+        await asyncio.sleep(0.1)
+        return {"type": "http.disconnect"}
+
+    async def ask() -> None:
+        threads.begin({"client": ("127.0.0.1", 1)})
+        lanes.received(9, gone)
+        await lanes.run(found.rendered, user("Hi"))
+
+    with pytest.raises(ApiError, match="The client has gone"):
+        asyncio.run(ask())
+    end = time.monotonic() + 3  # the template's own limit is 10 s
+    while threads.is_busy:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    threads.stop()

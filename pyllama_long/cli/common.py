@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -137,6 +138,15 @@ Lora = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A LoRA adapter, as a GGUF file.", rich_help_panel=_MODEL),
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[=SCALE]",
+        help="A LoRA adapter, and how much of it; repeatable.",
+        rich_help_panel=_MODEL,
+    ),
+]
 LoraScale = Annotated[float, typer.Option(metavar="X", help="How much of it.", rich_help_panel=_MODEL)]
 MaxTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest answer.", rich_help_panel=_SAMPLING)
@@ -155,6 +165,25 @@ Seed = Annotated[
     int, typer.Option(min=-1, metavar="N", help="-1: a new one each time.", rich_help_panel=_SAMPLING)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+
+
+def adapters(given: Sequence[str]) -> list[tuple[str, float]]:
+    """Files and scales of FILE[=SCALE]. Raises BadParameter for a scale that is no number."""
+    found = []
+    for text in given:
+        path, equals, scale = text.rpartition("=")
+        if not equals or Path(text).exists():
+            path, scale = text, "1"
+        try:
+            value = float(scale)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise typer.BadParameter(
+                f"--lora {text}: {scale!r} is no scale; give FILE=0.5, or FILE alone for 1"
+            )
+        found.append((path, value))
+    return found
 
 
 @dataclass(frozen=True)

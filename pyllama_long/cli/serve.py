@@ -58,6 +58,7 @@ def command(
     kv_type: common.KvType = "f16",
     precision: common.Precision = "auto",
     threads: common.Threads = 0,
+    lora: common.Loras = None,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Give embeddings too.", rich_help_panel="Model")
     ] = False,
@@ -126,6 +127,7 @@ def command(
 ) -> int:
     """Serve a model over HTTP, to many at once."""
     try:
+        from pyllama_long.lora import check as check_adapter
         from pyllama_long.server import logs, security
         from pyllama_long.server.settings import Settings
     except ImportError as error:
@@ -147,6 +149,9 @@ def command(
     options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
     path = options.path()
     options.info()  # a file that is none is refused before anything listens
+    adapters = common.adapters(lora or ())
+    for file, _ in adapters:
+        check_adapter(file)
     folder = cache_dir.expanduser() if cache_dir is not None else None
     config = {
         "model_path": str(path),
@@ -159,6 +164,7 @@ def command(
         "precision": precision,
         "n_threads": threads,
         "embedding": embeddings,
+        "lora": adapters,
         "step_ms": step_ms,
         "cache_ram": int(cache_ram * _GIB),
         "cache_disk": int(cache_disk * _GIB),

@@ -37,6 +37,7 @@ class EngineConfig:
     step_ms: longest step in milliseconds while streams are running. prefill_share: most of the time that
     prompts may take while streams are running, so that these keep 1 - prefill_share of their speed.
     cache_ram, cache_disk: bytes of idle sequences kept outside the context; cache_dir: where on disk.
+    lora: adapters, each a GGUF file and a scale; they stay as they are, since what is cached depends on them.
     The other fields are LongLlama's. Raises ValueError."""
 
     model_path: str
@@ -55,6 +56,7 @@ class EngineConfig:
     cache_ram: int = 1 << 30
     cache_disk: int = 0
     cache_dir: str | None = None
+    lora: Sequence[tuple[str, float]] = ()
 
     def __post_init__(self) -> None:
         _within("n_ctx", self.n_ctx, 0, 2**31 - 1)

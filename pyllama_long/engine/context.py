@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_long import _native, explain, loading, log
+from pyllama_long import _native, explain, loading, log, lora
 from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
@@ -76,6 +76,8 @@ class Context:
         self._interrupt = self._stack.enter_context(closing(_native.Interrupt(self.ctx)))
         self._ctx = self._stack.enter_context(closing(context))
         self._n_ctx = int(llama_cpp.llama_n_ctx(self.ctx))
+        self.lora = tuple((os.fspath(path), float(scale)) for path, scale in config.lora)
+        lora.attach(self.model, self.ctx, self.lora)
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # Also where swa_full keeps every token: other sequences may take the cells that the window has left.

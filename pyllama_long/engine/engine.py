@@ -27,7 +27,8 @@ class Engine:
 
     on_progress: called while the model is loaded, with (percent, 100).
     n_ctx: cells, in tokens; n_train: trained length; name, metadata, chat_template: of the model file;
-    token_bos, token_eos, token_eot: -1 where the model has none; plan, rope: what runs; model: for its vocabulary.
+    token_bos, token_eos, token_eot: -1 where the model has none; plan, rope, lora: what runs; model: for its
+    vocabulary.
 
     Raises ModelError, PlanError, RopeError. `close` it, or use it in a `with`; it also ends with the process.
     """
@@ -59,6 +60,7 @@ class Engine:
         )
         self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(native.vocab))
         self.plan, self.rope, self.model = context.plan, context.rope, context.model
+        self.lora = context.lora
         self._explained = context.explain()
         self._finalizer = weakref.finalize(self, self._loop.close, 0.0)
 

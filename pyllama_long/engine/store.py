@@ -66,17 +66,24 @@ def salt_hash(salt: str) -> str:
 
 def fingerprint(context: Context) -> str:
     """Of all that the contents of cells depend on, besides tokens and RoPE factor."""
-    path = Path(context.model_path)
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        for i in range(_SAMPLES):
-            f.seek(max(0, size - _SAMPLE) * i // (_SAMPLES - 1))
-            digest.update(f.read(_SAMPLE))
+    size, digest = _digest(context.model_path)
+    adapters = [[*_digest(path, whole=True), scale] for path, scale in context.lora if scale]
     params = context.context_params
     kinds = [params.type_k, params.type_v, params.flash_attn_type, context.precision, context.upstream]
     runs = [str(context.plan), str(context.rope), context.n_train, *kinds, _native.ABI_VERSION]
-    return hashlib.sha256(json.dumps([size, digest.hexdigest(), *runs]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([size, digest, *runs, *adapters]).encode()).hexdigest()
+
+
+def _digest(file: str, whole: bool = False) -> tuple[int, str]:
+    """A file's size, and a digest of all of it or of parts."""
+    path, digest = Path(file), hashlib.sha256()
+    size = path.stat().st_size
+    parts = [max(0, size - _SAMPLE) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
+    with path.open("rb") as f:
+        for at in range(0, size, _SAMPLE) if whole else parts:
+            f.seek(at)
+            digest.update(f.read(_SAMPLE))
+    return size, digest.hexdigest()
 
 
 class Store:

@@ -26,6 +26,9 @@ from pyllama_long.server.schemas.completions import NativeReply, NativeRequest, 
 from pyllama_long.server.schemas.tools import (
     DetokenizeReply,
     DetokenizeRequest,
+    LoraAdapter,
+    LoraReply,
+    LoraScale,
     TemplateReply,
     TemplateRequest,
     TokenizeReply,
@@ -186,6 +189,29 @@ async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterat
             if waiting[i]:  # part of a character, which has no text
                 yield chunk(i, "")
             yield sse.event(_last(state, i, piece, "", []))
+
+
+@router.get("/lora-adapters", response_model=list[LoraAdapter])
+async def adapters(http: Request) -> list[LoraAdapter]:
+    found = state_of(http).loaded.engine.lora
+    return [LoraAdapter(id=i, path=path, scale=scale) for i, (path, scale) in enumerate(found)]
+
+
+@router.post("/lora-adapters", response_model=LoraReply)
+async def set_adapters(request: list[LoraScale], http: Request) -> LoraReply:
+    """Takes the scales that are set; as in llama-server, an adapter that is not named has 0. Others are refused."""
+    running = [scale for _, scale in state_of(http).loaded.engine.lora]
+    wanted = dict.fromkeys(range(len(running)), 0.0)
+    for one in request:
+        if one.id not in wanted:
+            raise bad(f"There is no adapter {one.id}.", "id")
+        wanted[one.id] = one.scale
+    if list(wanted.values()) != running:
+        message = (
+            "What is cached depends on the adapters, so they stay: start a server with --lora FILE=SCALE."
+        )
+        raise bad(message, "scale", "unsupported_value")
+    return LoraReply()
 
 
 @router.post("/tokenize", response_model=TokenizeReply)

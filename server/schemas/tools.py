@@ -108,6 +108,21 @@ class TemplateReply(Reply):
     prompt: str
 
 
+class LoraAdapter(Reply):
+    id: int
+    path: str
+    scale: float
+
+
+class LoraScale(Open):
+    id: int
+    scale: float
+
+
+class LoraReply(Reply):
+    success: bool = True
+
+
 class Health(Reply):
     status: Literal["ok", "loading", "failed", "draining", "stuck"]
     progress: float | None = None
