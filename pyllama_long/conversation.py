@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 Message = dict[str, Any]
 
-Calls = Literal["own", "single", "broken", "text"]
+Calls = Literal["own", "single", "broken", "written", "text"]
 
-_KINDS: tuple[Calls, ...] = ("own", "single", "broken", "text")
+_KINDS: tuple[Calls, ...] = ("own", "single", "broken", "written", "text")
 _BETWEEN = "\n\n"  # between texts that become one
 
 
@@ -22,7 +22,8 @@ _BETWEEN = "\n\n"  # between texts that become one
 class Shape:
     """systems: system texts as they stand, in one message at the beginning, or before the first user's text. merged: no
     two messages of one role follow each other. tools: calls and results as they stand, one call at a time with its
-    result, as text where arguments are no object, or as text throughout. parts: content is a list."""
+    result, as text where arguments are no object, calls (and no more) as the model writes them, or as text throughout.
+    parts: content is a list."""
 
     systems: Literal["own", "first", "user"]
     merged: bool
@@ -35,11 +36,14 @@ class Shape:
         tools: Any,
         written: Callable[[str, str], str],
         told: Callable[[Any], str],
+        own: Callable[[Sequence[tuple[str, Any]]], str],
     ) -> tuple[list[Message], Any]:
         """Messages and tools in this shape; the given ones stay as they are."""
         found, noted = [dict(message) for message in messages], self.tools == "text" and bool(tools)
         if self.tools == "single":
             found = _one_at_a_time(found)
+        if self.tools == "written":
+            found = _with_calls_written(found, own)
         if self.tools in ("broken", "text"):
             found = _with_calls_as_text(found, written, self.tools == "text")
         if noted:
@@ -64,7 +68,8 @@ def shapes(messages: Sequence[Message], knows_calls: bool) -> Iterator[Shape]:
     if knows_calls:
         several = any(len(message.get("tool_calls", ())) > 1 for message in messages)
         broken = any(not isinstance(value, dict) for value in arguments_of(messages))
-        skipped = {"single": not several, "broken": not broken}
+        some = any(message.get("tool_calls") for message in messages)
+        skipped = {"single": not several, "broken": not broken, "written": not some}
         kinds = [kind for kind in _KINDS if not skipped.get(kind)]
     for parts in (False, True):
         for tools in kinds:
@@ -166,9 +171,38 @@ def with_text_arguments(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
+def reasoning_key(source: str) -> str:
+    """Where a template looks for a message's reasoning."""
+    if "reasoning_content" not in source:
+        for key in ("thinking", "reasoning"):
+            if re.search(rf"message(\.{key}\b|\[['\"]{key}['\"]\])", source):
+                return key
+    return "reasoning_content"
+
+
+def with_reasoning(messages: Sequence[Message], key: str) -> Sequence[Message]:
+    """The same messages with reasoning at the key. gpt-oss's template takes it or a text beside calls, not both:
+    they become one there, since both are told before the calls."""
+    if key == "reasoning_content":
+        return messages
+    found = []
+    for message in messages:
+        if message.get("reasoning_content"):
+            message = {**message, key: message["reasoning_content"]}
+            del message["reasoning_content"]
+            if key == "thinking" and message.get("tool_calls") and message["content"]:
+                message = {**message, key: _BETWEEN.join((message[key], message["content"])), "content": ""}
+        found.append(message)
+    return found
+
+
 def as_text(name: str, arguments: str) -> str:
     """A call as text, for templates that know of none."""
     return f'<tool_call>\n{{"name": {_json_text(name)}, "arguments": {arguments}}}\n</tool_call>'
+
+
+def all_as_text(calls: Sequence[tuple[str, Any]]) -> str:
+    return "\n".join(as_text(name, _json(given)) for name, given in calls)
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -201,6 +235,19 @@ def _with_calls_as_text(
     return found
 
 
+def _with_calls_written(
+    messages: Sequence[Message], own: Callable[[Sequence[tuple[str, Any]]], str]
+) -> list[Message]:
+    found = []
+    for message in messages:
+        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", ())]
+        if calls:
+            message = {k: v for k, v in message.items() if k != "tool_calls"}
+            message["content"] += own(calls)
+        found.append(message)
+    return found
+
+
 def _one_at_a_time(messages: Sequence[Message]) -> list[Message]:
     """Each call in a message of its own, before its result."""
     found: list[Message] = []
@@ -212,8 +259,10 @@ def _one_at_a_time(messages: Sequence[Message]) -> list[Message]:
         if len(calls) < 2:
             found.append(message)
             continue
+        rest = {k: v for k, v in message.items() if k != "reasoning_content"}
         for n, call in enumerate(calls):
-            found.append({**message, "content": "" if n else message["content"], "tool_calls": [call]})
+            found.append({**(rest if n else message), "content": "" if n else message["content"]})
+            found[-1]["tool_calls"] = [call]
             for j in range(i + 1, len(messages)):
                 if messages[j]["role"] != "tool":
                     break

@@ -22,6 +22,7 @@ from pyllama_long.sandbox import Budget, Environment
 _CUTS = [chr(c) for c in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xE100))]
 _SEARCHES = 100  # from the text's beginning, for what does not stand in order
 _THINKING = [  # marks around a model's reasoning, as templates name them
+    ("<|channel|>analysis<|message|>", "<|end|>"),
     ("<think>", "</think>"),
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
@@ -30,6 +31,13 @@ _THINKING = [  # marks around a model's reasoning, as templates name them
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel>thought", "<channel|>"),
 ]
+_TOOLS = {
+    "tools",
+    "custom_tools",
+    "builtin_tools",
+    "available_tools",
+    "functions",
+}  # templates' names for them
 _ENVIRONMENT = Environment()
 
 Tool = Mapping[str, Any]
@@ -58,7 +66,8 @@ class Rendered:
 @dataclass(frozen=True)
 class Ask:
     """What is asked of a template. written: a call of a name and arguments as text; told: the text that tells a model
-    of tools whose template knows none. values: names of the template's own, such as enable_thinking."""
+    of tools whose template knows none; own: a model's calls in its own form, for templates that know tools and write no
+    calls. values: names of the template's own, such as enable_thinking."""
 
     tools: Sequence[Tool] = ()
     add_generation_prompt: bool = True
@@ -66,6 +75,7 @@ class Ask:
     values: Mapping[str, Any] | None = None
     written: Callable[[str, str], str] = conversation.as_text
     told: Callable[[Sequence[Tool]], str] = conversation.instructions
+    own: Callable[[Sequence[tuple[str, Any]]], str] = conversation.all_as_text
     stopped: Callable[[], bool] | None = None
 
 
@@ -90,12 +100,14 @@ class ChatTemplate:
             self.variables = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
         except (ValueError, RecursionError, jinja2.TemplateError) as error:
             raise ValueError(f"the model's chat template cannot be read: {error}") from None
-        self.knows_tools = bool(
-            self.variables & {"tools", "custom_tools", "builtin_tools", "available_tools"}
-        )
+        self.knows_tools = not self.variables.isdisjoint(_TOOLS)
         self._knows_calls = self.knows_tools or "tool_calls" in source
         self.knows_developer = "developer" in source
-        self.thinking = next((marks for marks in _THINKING if marks[1] in source), None)
+        # Some templates write only the second; <|end|> is the end of other things, too.
+        self.thinking = next(
+            (m for m in _THINKING if m[1] in source and (m[0] in source or m[1] != "<|end|>")), None
+        )
+        self._reasoning = conversation.reasoning_key(source)
         self._ids = conversation.id_form(source)
 
     @property
@@ -162,7 +174,7 @@ class ChatTemplate:
         lost: tuple[str, str, bool] | None = None
         tried: list[Any] = []
         for shape in conversation.shapes(own, self._knows_calls):
-            shaped = shape.applied(own, given, ask.written, ask.told)
+            shaped = shape.applied(own, given, ask.written, ask.told, ask.own)
             if shaped in tried:
                 continue
             tried.append(shaped)
@@ -173,6 +185,8 @@ class ChatTemplate:
                 refused = refused or error
                 continue
             why = _left_out(text, own, given if shape.tools != "text" else None)
+            if given and shape.tools != "text" and not self.knows_tools:
+                why = why or "the tools"
             if not why:
                 return text, shape.tools == "text"
             if lost is None and not _is_gone(text, own):
@@ -184,6 +198,7 @@ class ChatTemplate:
         raise refused
 
     def _filled(self, own: Any, given: Any, values: dict[str, Any], ask: Ask, answer: bool) -> str:
+        own = conversation.with_reasoning(own, self._reasoning)
         try:
             return self._run(own, given, values, ask, answer)
         except TypeError as error:
@@ -262,7 +277,7 @@ def _cannot(error: Exception) -> TemplateRefusal:
 
 def _left_out(text: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> str:
     """What a rendered text lacks of its messages, in words; "" when nothing."""
-    at, searches = 0, 0
+    at, searches, asked = 0, 0, 0
     for i, message in enumerate(messages):
         content = _shown(message)
         names = [call["function"]["name"] for call in message.get("tool_calls", ())]
@@ -272,11 +287,14 @@ def _left_out(text: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> s
             found = _find(text, part, at)
             if found < 0 and searches < _SEARCHES:
                 searches += 1
-                found = _find(text, part, 0)
+                # Names of tools stand before the conversation, too.
+                found = _find(text, part, asked if part in names else 0)
                 if found < 0:
                     what = "a call" if part in names else "the text"
                     return f"{what} of message {i} ({message['role']})"
-            at = max(at, found)
+            at = max(at, found + len(part))
+        if message["role"] == "user":
+            asked = asked or at
     if tools and not any(tool["function"]["name"] in text for tool in tools):
         return "the tools"
     return ""

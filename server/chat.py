@@ -13,7 +13,7 @@ from fastapi import Request as HttpRequest
 from pyllama_long import tail
 from pyllama_long.engine import Request
 from pyllama_long.grammar import Lark
-from pyllama_long.server import calls, fields, forced, grammar, lanes, overflow, reading
+from pyllama_long.server import calls, channels, fields, forced, grammar, lanes, overflow, reading
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.errors import bad
 from pyllama_long.server.run import Prepared, seeds, while_connected
@@ -44,12 +44,14 @@ _SWITCHES = ("enable_thinking", "thinking")  # names by which templates read whe
 
 @dataclass(frozen=True)
 class Prompt:
-    """thinking: the template has begun the model's reasoning. form: of calls in the answer."""
+    """thinking: the template has begun the model's reasoning. form: of calls in the answer. channel: that the prompt
+    ends in, of a model that writes to channels."""
 
     tokens: list[int]
     text: str
     thinking: bool
     form: calls.Format
+    channel: channels.Channel | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def prompt(
         tokens = engine.tokenize(first.encode(), False, True)
     for piece in pieces[1:]:
         tokens += engine.tokenize(piece.encode(), False, True)
-    return Prompt(tokens, found.text, found.thinking, calls.Hermes() if found.told else loaded.form)
+    channel = channels.of_prompt(found.text, found.thinking) if channels.is_used(template.source) else None
+    form = calls.Hermes() if found.told else loaded.form
+    return Prompt(tokens, found.text, found.thinking, form, channel)
 
 
 def template_values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
@@ -246,7 +250,8 @@ def _requests(
     salt: str,
 ) -> Prepared:
     engine, found = loaded.engine, fitted.prompt
-    rules = _grammar(loaded, request, tools, found.thinking, found.form)
+    rules = _grammar(loaded, request, tools, found)
+    own_grammar = isinstance(rules, str)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     tail_start = None
     if engine.plan.prefill != engine.plan.tail:
@@ -264,21 +269,21 @@ def _requests(
             salt=salt,
             priority=request.priority or 0,
             write_s=write_s(request),
-            special=bool(tools.tools)
-            and any(mark in loaded.chat_template().source for mark in reading.CONTROL),
+            special=not loaded.controls.keys().isdisjoint(_marks(loaded, found, bool(tools.tools))),
         )
         for seed in seeds(request.seed, request.n or 1)
     ]
     names = [tool.function.name for tool in tools.tools]
     parser = partial(
         AnswerParser,
-        found.form if names else None,
+        found.form,
         names,
         loaded.chat_template().thinks,
-        found.thinking and not isinstance(rules, str),
+        found.thinking and not own_grammar,
         loaded.chat_template().thinking,
         {tool.function.name: tool.function.parameters or {} for tool in tools.tools},
         tools.forced,
+        None if own_grammar else found.channel,
     )
     one_call = bool(names) and (
         request.parallel_tool_calls is False or isinstance(request.tool_choice, (NamedTool, NamedCustom))
@@ -286,9 +291,14 @@ def _requests(
     return Prepared(requests, parser, "messages", one_call, fitted.report, custom=tools.custom)
 
 
-def _grammar(
-    loaded: Loaded, request: ChatRequest, tools: Tools, thinking: bool, form: calls.Format
-) -> str | Lark | None:
+def _marks(loaded: Loaded, found: Prompt, tools: bool) -> set[str]:
+    """What an answer is read by: where some of it are control tokens, those are part of the text."""
+    marks = {*found.form.drops, *(channels.MARKS if found.channel is not None else ())}
+    marks.update(loaded.chat_template().thinking or ())
+    return marks | {*reading.MARKS, *found.form.marks} if tools else marks
+
+
+def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, found: Prompt) -> str | Lark | None:
     """What the answer is held to. A client's own grammar holds from the first token on; others after thinking."""
     wanted = request.response_format
     kind = "text" if wanted is None else wanted.type
@@ -298,7 +308,7 @@ def _grammar(
         return request.grammar
     if kind == "text" and not tools.forced:
         return None
-    rules, roots = grammar.Rules(loaded.controls), []
+    rules, final, called = grammar.Rules(loaded.controls), "", ""
     if kind != "text" and not tools.forced:
         assert wanted is not None
         schema: Any = {"type": "object"}
@@ -307,16 +317,19 @@ def _grammar(
             given = given if wanted.json_schema is None else wanted.json_schema.schema_
             if given is None:
                 raise bad("response_format: json_schema needs a schema.", "response_format")
-        roots.append(rules.schema(schema if given is None else given, "response_format"))
+        final = rules.schema(schema if given is None else given, "response_format")
     if tools.tools:
         named = isinstance(request.tool_choice, (NamedTool, NamedCustom))
         parallel = request.parallel_tool_calls is not False and not named
-        roots.append(forced.rule(rules, form, tools.tools, parallel))
-    root = " | ".join(f"({root})" for root in roots)
+        called = forced.rule(rules, found.form, tools.tools, parallel)
+    if found.channel is not None:
+        told = not isinstance(found.form, calls.Harmony)
+        return rules.build(channels.rule(rules, found.channel, final, called, told))
+    root = " | ".join(f"({root})" for root in (final, called) if root)
     marks = loaded.chat_template().thinking
     if marks is None:
         return rules.build(root)
     thought = f"{rules.until(marks[1])} /[ \\t\\n]*/"
-    if thinking:
+    if found.thinking:
         return rules.build(f"{thought} ({root})")
     return rules.build(f"({rules.literal(marks[0])} {thought})? ({root})")

@@ -8,7 +8,7 @@ from typing import Any
 
 from llguidance import regex_to_lark
 
-from pyllama_long.server import calls
+from pyllama_long.server import calls, channels
 from pyllama_long.server.errors import bad
 from pyllama_long.server.grammar import Rules, json_text
 from pyllama_long.server.schemas.chat import Tool
@@ -83,6 +83,10 @@ def _deepseek(rules: Rules, form: calls.DeepSeek, tool: Tool, param: str) -> str
 def _deepseek_list(rules: Rules, form: calls.DeepSeek, one: str, parallel: bool) -> str:
     begin, end = rules.literal("<｜tool▁calls▁begin｜>"), rules.literal("<｜tool▁calls▁end｜>")
     return f"{begin} {_repeated(rules, form, one, parallel)} {end}"
+
+
+def _harmony(rules: Rules, form: calls.Harmony, tool: Tool, param: str) -> str:
+    return channels.call_rule(rules, tool.function.name, _arguments(rules, tool, param))
 
 
 # ---- values between marks ----------------------------------------------------------------------------------
@@ -177,4 +181,5 @@ _FORMATS: dict[type[calls.Format], tuple[_One, _Several]] = {
     calls.Mistral: (_mistral, _mistral_list),
     calls.Llama3: (_llama3, _single),  # these models write one call
     calls.DeepSeek: (_deepseek, _deepseek_list),
+    calls.Harmony: (_harmony, _single),
 }

@@ -1,0 +1,181 @@
+"""Answers that are messages to channels, as gpt-oss writes them (harmony): analysis is reasoning, final is text, and
+so is commentary that is for nobody; what is for a function is a call."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pyllama_long.server import reading
+from pyllama_long.server.grammar import Rules, json_text
+from pyllama_long.server.incoming import Call, Input, NotACall, Unfinished, Waiting
+from pyllama_long.server.pieces import Pieces
+
+Channel = Literal["none", "analysis", "final"]  # that a prompt ends in; none: a message's head comes next
+
+_START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
+_CLOSES = ("<|end|>", "<|return|>", "<|call|>")
+MARKS = (_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_CLOSES)
+_NEXT = (f"{_START}assistant", *(f"{_CHANNEL}{name}" for name in ("analysis", "commentary", "final")))
+_ENDS = (*_CLOSES, *_NEXT)  # of a message's text, also where the model forgets to close it
+_WORD = re.compile(r"[\w.\-:/\[\]]{0,256}")
+_EVERYBODY = ("", "assistant", "user", "all")
+
+
+class Flow(Protocol):
+    """What reads texts and takes what is found. cut: the answer ended before the model's end."""
+
+    input: Input
+    pieces: Pieces
+    reasoning: bool
+    cut: bool
+    schemas: dict[str, Any]
+
+    def thought(self, ends: tuple[str, ...], part: bool = False) -> Waiting: ...
+
+    def content(self, ends: tuple[str, ...] = ()) -> Waiting: ...
+
+
+@dataclass
+class _Head:
+    """Of a message. plain: there is none, the model writes text at once."""
+
+    channel: str = ""
+    recipient: str = ""
+    plain: bool = False
+
+
+def is_used(template: str) -> bool:
+    return f"{_CHANNEL}analysis{_MESSAGE}" in template
+
+
+def of_prompt(text: str, thinking: bool) -> Channel:
+    if thinking:
+        return "analysis"
+    tail = text[-64:].rstrip()
+    return "none" if tail.endswith((f"{_START}assistant", *_CLOSES)) else "final"
+
+
+def read(flow: Flow, begun: Channel) -> Waiting:
+    """All messages of an answer, the rest of the one that the prompt has begun first."""
+    source, head = flow.input, None
+    if begun != "none":
+        head = _Head(begun)
+    while not source.ended or source.text:
+        if head is None:
+            head = yield from _head(source)
+        if head is None:
+            break
+        name = head.recipient.removeprefix("functions.")
+        flow.reasoning = False
+        if name in flow.schemas:
+            mark = yield from _call(flow, name)
+        elif head.channel == "analysis" or name not in _EVERYBODY:  # for a tool that is not here
+            flow.reasoning = flow.pieces.reasoned = True
+            mark = yield from flow.thought(_ENDS, part=True)
+            flow.reasoning = False
+        else:
+            flow.pieces.part()
+            mark = yield from flow.content(_ENDS)
+        if mark in _NEXT:
+            source.text = mark + source.text
+        source.taken.clear()
+        head = None
+    source.text = ""
+
+
+def _head(source: Input) -> Waiting:
+    """A message's head; None when the answer ends before its text."""
+    head, some = _Head(), False
+    while True:
+        yield from source.space()
+        before = "".join(source.taken)
+        source.taken.clear()
+        mark = yield from source.follows(*MARKS, "to=")
+        if not mark and source.ended and any(m.startswith(source.text) for m in (*MARKS, "to=")):
+            return None
+        source.skip(len(mark))
+        if mark == _MESSAGE:
+            break
+        if mark in _CLOSES:
+            head, some = _Head(), False
+        elif mark == _CONSTRAIN:
+            yield from _word(source)
+        elif mark == _START:
+            yield from _word(source)  # the role
+            head, some = _Head(), True
+        elif mark == _CHANNEL:
+            head.channel, some = (yield from _word(source)), True
+        elif mark:
+            head.recipient, some = (yield from _word(source)), True
+        elif not some:
+            head, source.text = _Head(plain=True), before + source.text
+            break
+        elif not (yield from _word(source)):  # the type of the text, without its mark
+            break
+    source.taken.clear()
+    return head
+
+
+def _word(source: Input) -> Waiting:
+    while True:
+        match = _WORD.match(source.text)
+        n = 0 if match is None else match.end()
+        source.looked += n + 1
+        if n < len(source.text) or source.ended:
+            return source.skip(n)
+        yield
+
+
+def _call(flow: Flow, name: str) -> Waiting:
+    """Who it is for is told before: whatever follows are its arguments."""
+    source, mark = flow.input, ""
+    source.taken.clear()
+    try:
+        value = yield from source.value()
+        flow.pieces.call(Call(name, json_text(reading.parsed(value))))
+        return (yield from source.until(_ENDS, lambda _: None))
+    except Unfinished:
+        pass
+    except NotACall:
+        rest: list[str] = []
+        begun = "".join(source.taken)
+        mark = yield from source.until(_ENDS, rest.append)
+        source.taken[:] = [begun, *rest]
+    text = "".join(source.taken).strip()
+    if text or not flow.cut:
+        flow.pieces.call(Call(name, text or "{}"))
+    return mark
+
+
+# ---- grammars ----------------------------------------------------------------------------------------------
+
+
+def rule(rules: Rules, begun: Channel, final: str, calls: str, told: bool) -> str:
+    """An answer held to a rule: after any analysis, a final message with `final` in it, or `calls`, which has a head
+    of its own unless calls are told as text; either may be ""."""
+    start, close = rules.literal(f"{_START}assistant"), rules.literal("<|end|>")
+    final_head = f'({rules.literal(f"{_CHANNEL}final")} (" "? {rules.literal(f"{_CONSTRAIN}json")})? '
+    final_head += f"{rules.literal(_MESSAGE)})"
+    if told and calls:
+        final, calls = " | ".join(f"({root})" for root in (final, calls) if root), ""
+    roots = [f"{final_head} ({final})"] if final else []
+    roots += [f"({calls})"] if calls else []
+    thought = f"{rules.literal(f'{_CHANNEL}analysis{_MESSAGE}')} {rules.until('<|end|>')} {start}"
+    whole = f"({thought})* ({' | '.join(roots)})"
+    if begun == "analysis":
+        return f"{rules.until('<|end|>')} {start} {whole}"
+    if begun == "final":
+        return " | ".join(
+            [*([f"({final})"] if final else []), *([f"{close} {start} {calls}"] if calls else [])]
+        )
+    return whole
+
+
+def call_rule(rules: Rules, name: str, arguments: str) -> str:
+    """One call, with who it is for in either place."""
+    json_head = f'" "? {rules.literal(f"{_CONSTRAIN}json{_MESSAGE}")}'
+    of = rules.literal(f"{_CHANNEL}commentary to=functions.{name}")
+    to = f"{rules.literal(f' to=functions.{name}')} {rules.literal(f'{_CHANNEL}commentary')}"
+    return f"({of} | {to}) {json_head} {arguments}"

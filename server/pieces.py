@@ -1,0 +1,78 @@
+"""What is read of an answer: reasoning, text and tool calls."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from pyllama_long.server.incoming import Call
+
+_BETWEEN = "\n\n"  # between messages that a model writes one after another
+
+
+@dataclass(frozen=True)
+class Said:
+    text: str
+    reasoning: bool = False
+
+
+@dataclass(frozen=True)
+class Called:
+    """The index-th call of an answer. arguments: JSON text; unfinished where the answer was cut."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+class Pieces:
+    """Collects pieces until they are taken. waits: space at the end of a text is held back, since before a call it is
+    none of it. reasoned: reasoning has come before."""
+
+    def __init__(self, waits: bool, reasoned: bool) -> None:
+        self.n_calls, self.reasoned = 0, reasoned
+        self._waits = waits
+        self._fresh = True  # nothing of the answer itself has come
+        self._parted = False
+        self._thought = False
+        self._space: list[str] = []
+        self._found: list[Said | Called] = []
+
+    def take(self) -> list[Said | Called]:
+        found, self._found = self._found, []
+        return found
+
+    def part(self) -> None:
+        """What comes is of another message than what has come."""
+        self._space, self._parted = [], not self._fresh
+
+    def think(self, text: str, part: bool = False) -> None:
+        """part: the text begins a message."""
+        if text:
+            self._found.append(Said((_BETWEEN if part and self._thought else "") + text, reasoning=True))
+            self._thought = True
+
+    def call(self, call: Call) -> None:
+        self._space.clear()
+        self._fresh = False
+        self._found.append(Called(self.n_calls, f"call_{uuid.uuid4().hex[:24]}", call.name, call.arguments))
+        self.n_calls += 1
+
+    def say(self, text: str, last: bool = False) -> None:
+        if self._fresh and self.reasoned and not self._space:
+            text = text.lstrip("\n")
+        kept = text if last or not self._waits else text.rstrip()
+        if kept.strip() or (last and self._space and not self.n_calls) or (kept and not self._waits):
+            whole = (_BETWEEN if self._parted else "") + "".join(self._space) + kept
+            self._space, self._parted = [], False
+            if self.n_calls:
+                whole = whole.lstrip("\n")
+            self._fresh = False
+            if whole:
+                self._found.append(Said(whole))
+            text = text[len(kept) :]
+        if last and not self.n_calls and text and not kept.strip():
+            self._found.append(Said(text))
+        elif text:
+            self._space.append(text)

@@ -1,0 +1,70 @@
+"""Values that models write without quotes: what the schema of a parameter makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pyllama_long.server.grammar import json_text
+
+
+def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
+    """A value that is written without quotes: what its schema allows decides whether it is a text, a number, true,
+    null or an object. Where several fit, the first that the schema names does; null before them."""
+    if not isinstance(schema, dict) or depth > 8:
+        return plain(text)
+    if isinstance(schema.get("$ref"), str):
+        found: Any = root
+        for part in schema["$ref"].removeprefix("#").strip("/").split("/"):
+            part = part.replace("~1", "/").replace("~0", "~")
+            found = found.get(part) if isinstance(found, dict) and part else found
+        return typed(text, found, root, depth + 1) if found is not root else plain(text)
+    choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if isinstance(choices, list):
+        return next((c for c in choices if (c if isinstance(c, str) else json_text(c)) == text), text)
+    kinds = _kinds(schema, root, depth)
+    if not kinds:
+        return plain(text)
+    value = plain(text.strip().lower() if text.strip() in ("True", "False", "None") else text)
+    if value is None and "null" in kinds:
+        return None
+    for kind in kinds:
+        if kind == "string":
+            return text
+        if _fits(value, kind):
+            return int(value) if kind == "integer" else value
+    return text
+
+
+def _kinds(schema: Mapping[str, Any], root: Any, depth: int) -> list[str]:
+    """The types that a schema names, in its order."""
+    if depth > 8:
+        return []
+    kinds = schema.get("type", [])
+    found = [kinds] if isinstance(kinds, str) else [k for k in kinds if isinstance(k, str)]
+    for key in ("anyOf", "oneOf", "allOf"):
+        for part in schema.get(key) or () if not found or key == "allOf" else ():
+            if isinstance(part, dict):
+                if isinstance(part.get("$ref"), str):
+                    name = part["$ref"].rpartition("/")[2]
+                    part = {**(root.get("$defs") or {}), **(root.get("definitions") or {})}.get(name) or {}
+                found += _kinds(part, root, depth + 1)
+    if not found and "properties" in schema:
+        return ["object"]
+    return found
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind in ("integer", "number"):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and (kind == "number" or float(value).is_integer())
+    types: dict[str, Any] = {"boolean": bool, "null": type(None), "object": dict, "array": list}
+    return isinstance(value, types.get(kind, ()))
+
+
+def plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,90 @@
+"""What tests of reading answers share: tools, and ways to take an answer apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pyllama_long.grammar import Lark, compile_lark, tokenizer
+from pyllama_long.model import Model
+from pyllama_long.server.answer import AnswerParser, Called, Said
+from pyllama_long.server.schemas.chat import Tool
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "weather": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "add": {
+        "type": "object",
+        "properties": {
+            "a": {"type": "integer"},
+            "b": {"type": "array"},
+            "on": {"type": "boolean"},
+            "none": {"type": ["null", "string"]},
+            "text": {"type": "string"},
+            "other": {"type": "string"},
+            "object": {"type": "object"},
+        },
+    },
+}
+TOOLS = [
+    Tool.model_validate(
+        {"type": "function", "function": {"name": name, "description": f"Does {name}", "parameters": schema}}
+    )
+    for name, schema in SCHEMAS.items()
+]
+
+Read = tuple[str, str, list[tuple[str, Any]]]
+
+
+@dataclass
+class Found:
+    said: str
+    thought: str
+    called: list[Called]
+
+    @staticmethod
+    def of(pieces: list[Said | Called]) -> Found:
+        said = "".join(p.text for p in pieces if isinstance(p, Said) and not p.reasoning)
+        thought = "".join(p.text for p in pieces if isinstance(p, Said) and p.reasoning)
+        called = [p for p in pieces if isinstance(p, Called)]
+        assert [p.index for p in called] == list(range(len(called)))
+        return Found(said, thought, called)
+
+    def is_whole(self, call: Called) -> bool:
+        try:
+            json.loads(call.arguments)
+        except ValueError:
+            return False
+        return True
+
+
+def read(parser: AnswerParser, text: str, size: int) -> Read:
+    """What a parser makes of a text that comes in pieces of a size: text, reasoning, calls."""
+    pieces = [p for i in range(0, len(text), size) for p in parser.feed(text[i : i + size])] + parser.finish()
+    found = Found.of(pieces)
+    return found.said, found.thought, [(p.name, json.loads(p.arguments)) for p in found.called]
+
+
+def split_everywhere(make: Callable[[], AnswerParser], text: str) -> None:
+    """In two deltas, at every place: the same."""
+    whole = read(make(), text, len(text))
+    for at in range(1, len(text)):
+        parser = make()
+        found = Found.of(parser.feed(text[:at]) + parser.feed(text[at:]) + parser.finish())
+        assert (found.said, found.thought) == whole[:2], at
+        assert [(p.name, json.loads(p.arguments)) for p in found.called] == whole[2], at
+
+
+def cut_everywhere(make: Callable[[], AnswerParser], text: str) -> Iterator[Found]:
+    """What is found of an answer that max_tokens ends, at every place."""
+    for at in range(len(text)):
+        parser = make()
+        yield Found.of(parser.feed(text[:at]) + parser.finish(cut=True))
+
+
+def is_taken(model: Model, lark: Lark, text: str) -> bool:
+    """Whether a model that is held to a grammar may write a text, and end there."""
+    matcher = compile_lark(tokenizer(model), lark)
+    tokens = model.tokenize(text.encode(), False, True)
+    return bool(matcher.consume_tokens(tokens)) and bool(matcher.is_accepting())
