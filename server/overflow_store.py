@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _MAX_ROWS = 200_000
-_MAX_BYTES = 256 << 20  # of all texts together
 _MAX_WORDS = 64
 _WORD = re.compile(r"\w+")
 _SCHEMA = """
@@ -30,7 +29,7 @@ class Store:
     """path: a file, which is set aside where it is damaged; None: in memory. most_bytes: of texts that are kept;
     wait_s: for other programs that use the file. Any thread may use it."""
 
-    def __init__(self, path: Path | None = None, most_bytes: int = _MAX_BYTES, wait_s: float = 5.0) -> None:
+    def __init__(self, path: Path | None = None, most_bytes: int = 256 << 20, wait_s: float = 5.0) -> None:
         self._lock, self._path, self._wait_s = threading.Lock(), path, wait_s
         self._most_bytes = most_bytes
         self.n_bytes = 0

@@ -11,7 +11,6 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_S = 20.0  # until a new connection's request line and headers are there
 _POLL_S = 0.5
 _SPARE_FILES = 128  # for what is no connection
 _CLOSED = 7  # TCP_CLOSE, of linux/tcp_states.h
@@ -23,9 +22,23 @@ def most_connections() -> int:
     return max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
 
 
-class Protocol(H11Protocol):
-    """One connection. per_address: the most of one address; half of what files allow."""
+def limited(most: int, header_s: float = 20.0) -> type[Protocol]:
+    """A Protocol with other limits. Raises ValueError where there may not be as many open files."""
+    allowed = most_connections()
+    if most > allowed:
+        raise ValueError(
+            f"{most} connections need {most + _SPARE_FILES} open files, and {allowed + _SPARE_FILES} are "
+            "allowed: see ulimit -n"
+        )
+    return type("Protocol", (Protocol,), {"most": most, "header_s": header_s})
 
+
+class Protocol(H11Protocol):
+    """One connection. most: of all together, of which one address may have half; 0: as many as files allow. header_s:
+    until a request line and headers are there, in seconds."""
+
+    most = 0
+    header_s = 20.0
     _eof = False
     _asked: asyncio.TimerHandle | None = None
     _address: str | None = None
@@ -33,13 +46,13 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
-        most = most_connections()
+        most = self.most or most_connections()
         if _there.total() >= most or _there[address] >= most // 2:
             transport.abort()
             return
         self._address = address
         _there[address] += 1
-        self._asked = self.loop.call_later(HEADER_S, self._silent)
+        self._asked = self.loop.call_later(self.header_s, self._silent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._address is not None:
@@ -56,7 +69,7 @@ class Protocol(H11Protocol):
         if self.cycle is not before:
             self._stop_asking()
         elif self._asked is None and (before is None or before.response_complete):  # the next one's headers
-            self._asked = self.loop.call_later(HEADER_S, self._silent)
+            self._asked = self.loop.call_later(self.header_s, self._silent)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -13,7 +13,7 @@ class Settings:
     """model_name: what clients see. allowed_hosts: names that a request may be sent to, besides IP addresses; None:
     any. max_body: bytes. ping_s: between what keeps a quiet stream open.
     drain_s: how long a shutdown waits for requests. store: a file for old turns (overflow `retrieve`);
-    None: in memory."""
+    None: in memory. store_bytes: of their text."""
 
     model_name: str = "model"
     api_keys: tuple[str, ...] = ()
@@ -26,4 +26,5 @@ class Settings:
     request_timeout_s: float = 0.0
     temperature: float = 0.8
     store: Path | None = None
+    store_bytes: int = 256 << 20
     page: bool = True

@@ -107,7 +107,7 @@ class State:
 
     def __init__(self, settings: Settings, loader: Loader) -> None:
         self.settings, self.keys, self.metrics = settings, Keys(settings.api_keys), Metrics()
-        self.store = Store(settings.store)
+        self.store = Store(settings.store, settings.store_bytes)
         self.lanes = lanes.Lanes(settings.request_timeout_s)
         self.status: Literal["loading", "ok", "failed", "draining"] = "loading"
         self.progress: float | None = None

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyllama_long.cli.serve import listen
 from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.server.app import create_app
+from pyllama_long.server.protocol import Protocol
 from pyllama_long.server.settings import Settings
 
 
@@ -56,14 +57,20 @@ class Server:
 
 
 @contextmanager
-def running(config: EngineConfig, settings: Settings | None = None) -> Iterator[Server]:
+def running(
+    config: EngineConfig, settings: Settings | None = None, protocol: type[Protocol] = Protocol
+) -> Iterator[Server]:
     """A server that has loaded its model."""
     settings = settings or Settings(model_name="demo")
     app = create_app(settings, lambda progress: Engine(config, on_progress=progress))
     with listen("127.0.0.1", 0) as listening:
         server = Server(f"http://127.0.0.1:{listening.getsockname()[1]}", app, settings.api_keys)
         options = uvicorn.Config(
-            _Checked(app, server.faults), log_config=None, access_log=False, timeout_graceful_shutdown=5
+            _Checked(app, server.faults),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            http=protocol,
         )
         uvicorn_server = uvicorn.Server(options)
         thread = threading.Thread(target=uvicorn_server.run, args=([listening],))

@@ -18,13 +18,16 @@ from running_server import running
 from serving import serving
 from test_server_serve import stream
 
-from pyllama_long import filler
+from pyllama_long import cli, filler
+from pyllama_long.cli import serve
 from pyllama_long.cli.serve import listen
 from pyllama_long.engine import EngineConfig
 from pyllama_long.model import Model
 from pyllama_long.server.body import parse
 from pyllama_long.server.errors import ApiError
 from pyllama_long.server.overflow_store import Store
+from pyllama_long.server.settings import Settings
+from pyllama_long.server.state import State
 
 
 def exchange(url: str, request: bytes, half_close: bool = False) -> bytes:
@@ -206,3 +209,14 @@ def test_old_turns_are_bounded_by_bytes(tmp_path: Path) -> None:
     again = Store(tmp_path / "turns.sqlite", most_bytes=10_000)
     assert 0 < again.n_bytes <= 10_000
     again.close()
+
+
+def test_how_much_of_old_turns_is_kept_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Settings] = []
+    monkeypatch.setattr(serve, "serve", lambda config, settings, *_: found.append(settings))
+    assert cli.run(["serve", "--keep-turns", "1"]) == 0
+    state = State(found[0], lambda _: None)  # type: ignore[arg-type, return-value]
+    for i in range(40):
+        state.store.search("salt", [("user", f"number{i} " + "x" * 50_000)], f"number{i}")
+    assert 0 < state.store.n_bytes <= 1 << 20
+    state.close()

@@ -88,6 +88,19 @@ def command(
         Path | None, _option(panel=_SAFE, help="Keys, one a line.", metavar="FILE")
     ] = None,
     max_body: Annotated[int, _option(panel=_SAFE, help="Largest request, MiB.", min=1, metavar="N")] = 64,
+    max_connections: Annotated[
+        int,
+        _option(
+            panel=_SAFE,
+            help="Most connections, half of them for one address; 0: as many as open files allow.",
+            min=0,
+            metavar="N",
+        ),
+    ] = 0,
+    keep_turns: Annotated[
+        int,
+        _option(panel=_SAFE, help="Text of old turns that is kept for retrieve, MiB.", min=1, metavar="N"),
+    ] = 256,
     timeout: Annotated[
         float, _option(panel=_SAFE, help="Longest answer, seconds; 0: any.", metavar="S", **_UP_TO_1E6)
     ] = 0.0,
@@ -186,12 +199,13 @@ def command(
         overflow=overflow,  # type: ignore[arg-type]
         drain_s=drain,
         request_timeout_s=timeout,
+        store_bytes=keep_turns << 20,
         store=None if folder is None else folder / "turns.sqlite",
         page=page,
     )
     logs.install(log_level)
     tls = None if ssl_certfile is None else (str(ssl_certfile), str(ssl_keyfile))
-    return serve(config, settings, host, port, tls)
+    return serve(config, settings, host, port, tls, max_connections)
 
 
 def _allowed_hosts(host: str, keys: list[str], more: list[str]) -> tuple[str, ...] | None:
@@ -203,7 +217,12 @@ def _allowed_hosts(host: str, keys: list[str], more: list[str]) -> tuple[str, ..
 
 
 def serve(
-    config: dict[str, Any], settings: Settings, host: str, port: int, tls: tuple[str, str] | None = None
+    config: dict[str, Any],
+    settings: Settings,
+    host: str,
+    port: int,
+    tls: tuple[str, str] | None = None,
+    max_connections: int = 0,
 ) -> int:
     """Runs until a signal ends it; the exit code. config: fields of EngineConfig."""
     import uvicorn
@@ -211,8 +230,12 @@ def serve(
     from pyllama_long.engine import Engine, EngineConfig
     from pyllama_long.server import pace
     from pyllama_long.server.app import create_app
-    from pyllama_long.server.protocol import Protocol
+    from pyllama_long.server.protocol import limited
 
+    try:
+        protocol = limited(max_connections)
+    except ValueError as error:
+        raise CommandError(f"--max-connections: {error}") from None
     engine_config = EngineConfig(**config)
     with listen(host, port) as listening:
         app = create_app(settings, lambda progress: Engine(engine_config, on_progress=progress))
@@ -221,7 +244,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            http=Protocol,
+            http=protocol,
             timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_WORDS_S,
             timeout_keep_alive=30,
             ssl_certfile=None if tls is None else tls[0],
