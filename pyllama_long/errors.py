@@ -7,6 +7,7 @@ __all__ = [
     "ContextOverflow",
     "DecodeError",
     "EngineClosed",
+    "EngineFailed",
     "ModelError",
     "NotNumbers",
     "QueueFull",
@@ -68,3 +69,7 @@ class EngineClosed(RuntimeError):
 
     def __init__(self, why: str = "the engine is closed") -> None:
         super().__init__(why)
+
+
+class EngineFailed(EngineClosed):
+    """The engine has ended by itself, after errors that nobody expected."""

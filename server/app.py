@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyllama_long import __version__
-from pyllama_long.server import errors, fields, logs, openapi
+from pyllama_long.server import errors, fields, logs, openapi, protocol
 from pyllama_long.server.routes import chat, completions, messages, misc, native, responses, sessions
 from pyllama_long.server.security import PUBLIC, host_is_allowed
 from pyllama_long.server.settings import Settings
@@ -110,6 +110,7 @@ class _Observed:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = scope["request_id"]
                 headers.setdefault("X-Content-Type-Options", "nosniff")
+                scope[protocol.EVENTS] = headers.get("content-type", "").startswith("text/event-stream")
             await send(message)
 
         try:

@@ -69,6 +69,11 @@ def overflow(n_tokens: int, n_ctx: int, param: str = "messages", least: bool = F
     )
 
 
+def failed() -> ApiError:
+    """The engine has ended by itself."""
+    return ApiError(503, "The engine has failed; the server's log says why.", code="failed")
+
+
 def from_engine(error: BaseException, param: str = "messages") -> ApiError:
     """What the engine raised, as an answer. Messages of unforeseen errors stay in the log."""
     if isinstance(error, ApiError):
@@ -79,6 +84,8 @@ def from_engine(error: BaseException, param: str = "messages") -> ApiError:
     if name == "QueueFull":
         wait = float(getattr(error, "retry_after_s", 1.0))
         return ApiError(503, "The queue is full: try again later.", code="queue_full", retry_after=wait)
+    if name == "EngineFailed":
+        return failed()
     if name == "EngineClosed":
         return ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
     if isinstance(error, Cancelled):

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _POLL_S = 0.5
 _SPARE_FILES = 128  # for what is no connection
 _CLOSED = 7  # TCP_CLOSE, of linux/tcp_states.h
+EVENTS = "pyllama_long.events"  # of a request's scope: its answer is a stream of them
 _there: Counter[str] = Counter()
 
 
@@ -85,8 +86,14 @@ class Protocol(H11Protocol):
         unanswered = self.conn.our_state is h11.SEND_RESPONSE and not self.cycle.response_started
         if unanswered and self.scope["http_version"] == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._comment()
         self.loop.call_later(_POLL_S / 10, self._poll)
         return True
+
+    def _comment(self) -> None:
+        """Between two events: while a prompt is read, there are no other bytes to which a machine could answer."""
+        if self.scope.get(EVENTS) and self.conn.our_state is h11.SEND_BODY:
+            self.transport.write(self.conn.send(h11.Data(data=b":\n\n")) or b"")
 
     def _poll(self) -> None:
         if self.transport.is_closing():
@@ -101,6 +108,7 @@ class Protocol(H11Protocol):
         if gone:
             self.transport.abort()
         else:
+            self._comment()
             self.loop.call_later(_POLL_S, self._poll)
 
     def _silent(self) -> None:

@@ -152,6 +152,8 @@ class State:
                     503, "The model could not be loaded; the server's log says why.", code="failed"
                 )
             raise ApiError(503, "The model is being loaded.", code="loading", retry_after=2)
+        if self.engine_failed:
+            raise errors.failed()
         return self._loaded
 
     def stop(self) -> None:
@@ -160,6 +162,11 @@ class State:
         self.lanes.stop()
         if self._loaded is not None:
             self._loaded.engine.close(0.0)
+
+    @property
+    def engine_failed(self) -> bool:
+        """Whether the engine has ended by itself."""
+        return self._loaded is not None and self._loaded.engine.failure is not None
 
     def stuck_s(self) -> float:
         """Seconds for which the engine's thread has not turned although something waits for it."""

@@ -16,7 +16,7 @@ from running_server import Server, running
 from serving import serving
 from test_server_end import wait_until
 
-from pyllama_long import cli
+from pyllama_long import cli, filler
 from pyllama_long.engine import EngineConfig
 from pyllama_long.server import body
 from pyllama_long.server.protocol import limited, most_connections
@@ -106,6 +106,22 @@ def test_answers_and_bodies_may_take_longer_than_headers(server: Server) -> None
     began = time.monotonic()
     assert httpx.post(f"{server.url}/completion", json=request, timeout=60).json()["tokens_predicted"] == 1500
     assert time.monotonic() - began > HEADER_S
+
+
+def test_a_half_closed_client_gets_its_stream(server: Server) -> None:
+    prompt = " ".join(filler.sentences()[:200])
+    asked = json.dumps({"prompt": prompt, "n_predict": 40, "stream": True}).encode()
+    head = WHOLE.partition(b"\r\n")[2].partition(b"Content-Length")[0]
+    with connect(server.url) as raw:
+        raw.sendall(
+            b"POST /completion HTTP/1.1\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(asked) + asked
+        )
+        raw.shutdown(socket.SHUT_WR)
+        found = b""
+        while more := raw.recv(1 << 16):
+            found += more
+    assert found.startswith(b"HTTP/1.1 200") and b'"stop": true' in found.replace(b'":true', b'": true')
+    assert b"data: [DONE]" in found and found.endswith(b"0\r\n\r\n")
 
 
 def test_bodies_that_do_not_come_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from serving import serving
 
 from pyllama_long import filler
 from pyllama_long.engine import EngineConfig
+from pyllama_long.server.routes import misc
 
 STREAMS = ("/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses")
 
@@ -233,16 +234,18 @@ def nothing_is_left(server: Server) -> bool:
 @pytest.mark.parametrize("stream", [True, False])
 def test_clients_that_leave_while_their_prompt_is_read(small: Server, stream: bool) -> None:
     for path in STREAMS:
+        n = small.engine.stats().cancelled
         if stream:
             with small.client() as client:
-                request = client.build_request("POST", path, json=body(path, prose(900), True))
+                request = client.build_request("POST", path, json=body(path, path + prose(900), True))
                 response = client.send(request, stream=True)
                 assert response.status_code == 200
                 wait_until(lambda: small.engine.stats().running == 1)
                 response.close()
         else:
-            leave(small, path, body(path, prose(900), False), 0.4)
+            leave(small, path, body(path, f"{path} {prose(900)}", False), 0.4)
         wait_until(lambda: nothing_is_left(small), 10)
+        assert small.engine.stats().cancelled == n + 1
 
 
 def test_clients_that_leave_while_they_wait(small: Server) -> None:
@@ -274,3 +277,56 @@ def test_clients_that_leave_while_they_are_prepared_for(small: Server) -> None:
         leave(small, path, content)
         wait_until(lambda: nothing_is_left(small), 10)
     assert httpx.post(f"{small.url}/completion", json={"prompt": "Once", "n_predict": 2}).status_code == 200
+
+
+# An engine that hangs, and one that gives up.
+
+
+def health(url: str) -> tuple[int, str]:
+    found = httpx.get(f"{url}/health", timeout=5)
+    return found.status_code, found.json()["status"]
+
+
+def test_an_engine_that_hangs_is_told(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(misc, "_STUCK_S", 0.3)
+    go, context = threading.Event(), small.engine._context
+    decode = context.decode
+
+    def hangs(n: int) -> int:
+        assert go.wait(20)
+        return decode(n)
+
+    assert health(small.url) == (200, "ok")
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "decode", hangs)
+        asked = Asked(small.url, "/completion", body("/completion", "Once", False, 3))
+        wait_until(lambda: health(small.url) == (503, "stuck"), 10)
+        assert httpx.post(f"{small.url}/tokenize", json={"content": "word"}, timeout=5).status_code == 200
+        assert gauge(small.url, "engine_running") == 1
+        go.set()
+        asked.join(20)
+    assert asked.status == 200
+    assert health(small.url) == (200, "ok")
+    time.sleep(0.4)  # with nothing to do it does not turn either
+    assert health(small.url) == (200, "ok")
+
+
+def test_an_engine_that_gives_up_is_told(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(EngineConfig(demo_model, n_ctx=512, n_threads=1)) as server:
+        engine = server.engine
+        asked = Asked(server.url, "/completion", body("/completion", "Once", True, 400))
+        wait_until(lambda: engine.stats().running == 1)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("torn")
+
+        monkeypatch.setattr(engine._context, "decode", broken)
+        monkeypatch.setattr(engine._context, "clear", broken)
+        asked.join(20)
+        assert '"error"' in asked.text and asked.text.rstrip().endswith("data: [DONE]")
+        wait_until(lambda: engine.failure is not None)
+        assert health(server.url) == (503, "failed")
+        for path in STREAMS:
+            found = httpx.post(server.url + path, json=body(path, "Once", True), timeout=10)
+            assert found.status_code == 503 and found.json()["error"]["code"] == "failed", found.text
+        assert httpx.get(f"{server.url}/metrics").status_code == 200

@@ -20,7 +20,7 @@ from pyllama_long.engine.queue import Queue
 from pyllama_long.engine.stats import Counters, EngineStats
 from pyllama_long.engine.step import Step
 from pyllama_long.engine.store import Store
-from pyllama_long.errors import DecodeError, EngineClosed, QueueFull
+from pyllama_long.errors import DecodeError, EngineClosed, EngineFailed, QueueFull
 from pyllama_long.sequence import FloatArray, IntArray
 
 logger = logging.getLogger("pyllama_long.engine")
@@ -155,7 +155,7 @@ class Loop:
         """Raises EngineClosed."""
         self._context.check_process()
         if self.failure is not None:
-            raise EngineClosed(self.failure)
+            raise EngineFailed(self.failure)
         if self._deadline is not None or self._ended:
             raise EngineClosed
 
@@ -179,7 +179,7 @@ class Loop:
         except BaseException as error:
             logger.exception("the engine ends")
             self.failure = f"the engine has failed: {error}"
-            reason = EngineClosed(self.failure)
+            reason = EngineFailed(self.failure)
         finally:
             self._end(reason)
 

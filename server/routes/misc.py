@@ -6,7 +6,7 @@ import asyncio
 import base64
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -130,8 +130,11 @@ def _encoded(vector: Any, encoding: str | None) -> list[float] | str:
 @router.get("/health", response_model=Health, tags=["state"], responses={503: {"model": Health}})
 async def health(http: Request) -> Response:
     state = state_of(http)
-    stuck = state.stuck_s()
-    status = "stuck" if state.status == "ok" and stuck > _STUCK_S else state.status
+    status: Literal["ok", "loading", "failed", "draining", "stuck"] = state.status
+    if status == "ok" and state.engine_failed:
+        status = "failed"
+    elif status == "ok" and state.stuck_s() > _STUCK_S:
+        status = "stuck"
     found = Health(status=status, progress=state.progress)
     headers = {} if status == "ok" else {"Retry-After": "2"}
     return JSONResponse(found.model_dump(), 200 if status == "ok" else 503, headers)
