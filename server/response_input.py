@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pyllama_long.server import chat
-from pyllama_long.server.errors import bad, converting
+from pydantic import TypeAdapter
+
+from pyllama_long.server import chat, lanes
+from pyllama_long.server.errors import ApiError, bad, converting
+from pyllama_long.server.response_store import ResponseStore
 from pyllama_long.server.schemas.chat import ChatRequest, OtherTool
 from pyllama_long.server.schemas.common import Overflowing
 from pyllama_long.server.schemas.responses import (
@@ -21,6 +26,9 @@ from pyllama_long.server.schemas.responses import (
 )
 
 _SAME = {*Overflowing.model_fields, "parallel_tool_calls", "top_logprobs"} - {"stream", "return_progress"}
+_MOST_ITEMS = 100_000  # of a conversation
+_ITEMS = TypeAdapter(list[InputItem])
+_NOT_KEPT = "This server keeps responses in memory until newer ones need the room, each key's apart: send the whole {}."
 
 
 @converting()
@@ -52,9 +60,50 @@ def as_chat(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatReques
     return ChatRequest.model_validate(made)
 
 
-def own_items(request: ResponsesRequest) -> list[InputItem]:
-    given = request.input
-    return [InputItem(role="user", content=given)] if isinstance(given, str) else given
+@dataclass(frozen=True)
+class Conversation:
+    """items: of the conversation so far. own: those of the request, as JSON, for going on from them later."""
+
+    items: list[InputItem]
+    own: bytes
+
+    @staticmethod
+    def of(request: ResponsesRequest, store: ResponseStore, salt: str) -> Conversation:
+        """With the items that the request refers to. Raises ApiError when one is not there."""
+        given = request.input
+        own = [InputItem(role="user", content=given)] if isinstance(given, str) else given
+        before = _before(request.previous_response_id, store, salt)
+        wanted = {one for item in own if (one := item.reference) is not None}
+        if wanted:
+            found = store.items(salt, wanted)
+            for lost in sorted(wanted - found.keys()):
+                message = f"Item with id {lost[:64]!r} not found. {_NOT_KEPT.format('items')}"
+                raise ApiError(
+                    404, message, type="invalid_request_error", param="input", code="item_not_found"
+                )
+            own = [
+                item if (one := item.reference) is None else InputItem.model_validate(found[one])
+                for item in own
+            ]
+        if len(before) + len(own) > _MOST_ITEMS:
+            raise bad(f"input: more than {_MOST_ITEMS} items with those of previous_response_id.", "input")
+        return Conversation([*before, *own], _ITEMS.dump_json(own, exclude_none=True))
+
+
+def _before(id: str | None, store: ResponseStore, salt: str) -> list[InputItem]:
+    """The items of a kept response and of those that it goes on from, with their answers."""
+    if id is None:
+        return []
+    chain = store.chain(salt, id)
+    if chain is None:
+        message = f"Previous response with id {id[:64]!r} not found. {_NOT_KEPT.format('conversation')}"
+        raise bad(message, "previous_response_id", "previous_response_not_found")
+    found = []
+    for kept in chain:
+        lanes.check()
+        found += _ITEMS.validate_json(kept.sent)
+        found += [InputItem.model_validate(item) for item in json.loads(kept.reply)["output"]]
+    return found
 
 
 def left_out(request: ResponsesRequest) -> list[str]:
@@ -122,9 +171,6 @@ def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
         if item.role is None:
             raise bad("input: a message needs a role.", "input")
         messages.append({"role": item.role, "content": _parts(item.content)})
-    elif item.type == "item_reference":
-        message = "input: this server keeps no items: send them whole (store: false in the client's options)."
-        raise bad(message, "input", "item_not_found")
     elif item.type not in LEFT_OUT:
         raise bad(f"input: this server cannot take items of type {item.type!r}.", "input")
 

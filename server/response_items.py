@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,12 +40,13 @@ def absent(found: ResponsesReply) -> set[str]:
 
 @dataclass
 class Items:
-    """The items of an answer as they come."""
+    """The items of an answer as they come. keep: gets the whole answer at its end; whether it is kept."""
 
     request: ResponsesRequest
     run: Run
     head: replies.Head
     skipped: list[str]
+    keep: Callable[[ResponsesReply], bool]
     items: list[OutputItem] = field(default_factory=list)
     number: int = 0
 
@@ -107,6 +108,8 @@ class Items:
             max_output_tokens=request.max_output_tokens,
             metadata=request.metadata or {},
             output=self.items,
+            previous_response_id=request.previous_response_id,
+            store=request.store is not False,
             parallel_tool_calls=request.parallel_tool_calls is not False,
             temperature=request.temperature,
             top_p=request.top_p,
@@ -123,6 +126,7 @@ class Items:
         )
         if done is not None:
             found.usage, found.timings = _usage(done), replies.timings(done)
+            found.store = found.store and self.keep(found)
         return found
 
     def score(self, item: OutputMessage, tokens: list[Any]) -> list[dict[str, Any]]:

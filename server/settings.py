@@ -13,7 +13,8 @@ class Settings:
     """model_name: what clients see. allowed_hosts: names that a request may be sent to, besides IP addresses; None:
     any. max_body: bytes. ping_s: between what keeps a quiet stream open.
     drain_s: how long a shutdown waits for requests. store: a file for old turns (overflow `retrieve`);
-    None: in memory. store_bytes: of their text."""
+    None: in memory. store_bytes: of their text. keep_responses: bytes of responses that clients may refer to, in
+    memory."""
 
     model_name: str = "model"
     api_keys: tuple[str, ...] = ()
@@ -28,3 +29,4 @@ class Settings:
     store: Path | None = None
     store_bytes: int = 256 << 20
     page: bool = True
+    keep_responses: int = 64 << 20

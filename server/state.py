@@ -18,6 +18,7 @@ from pyllama_long.server.beginnings import Beginnings
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.metrics import Metrics
 from pyllama_long.server.overflow_store import Store
+from pyllama_long.server.response_store import ResponseStore
 from pyllama_long.server.security import Keys
 from pyllama_long.server.settings import Settings
 from pyllama_long.server.template import ChatTemplate
@@ -108,6 +109,7 @@ class State:
     def __init__(self, settings: Settings, loader: Loader) -> None:
         self.settings, self.keys, self.metrics = settings, Keys(settings.api_keys), Metrics()
         self.store = Store(settings.store, settings.store_bytes)
+        self.responses = ResponseStore(settings.keep_responses)
         self.lanes = lanes.Lanes(settings.request_timeout_s)
         self.status: Literal["loading", "ok", "failed", "draining"] = "loading"
         self.progress: float | None = None

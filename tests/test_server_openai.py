@@ -389,12 +389,6 @@ def test_responses_call_functions(client: openai.OpenAI) -> None:
     assert after.status in ("completed", "incomplete")
 
 
-def test_responses_keep_nothing(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.create(model="demo", input="x", previous_response_id="resp_1")
-    assert caught.value.param == "previous_response_id"
-
-
 # ---- the rest ------------------------------------------------------------------------------------------------
 
 

@@ -130,6 +130,10 @@ def command(
         Path | None,
         _option(panel=_LOAD, help="Where, and where sessions are kept.", metavar="FOLDER"),
     ] = None,
+    keep_responses: Annotated[
+        int,
+        _option(panel=_LOAD, help="Responses kept in memory, MiB; 0: none.", metavar="N", min=0, max=65536),
+    ] = 64,
     drain: Annotated[
         float, _option(panel=_LOAD, help="Longest wait for answers at the end, s.", metavar="S", **_UP_TO_1E6)
     ] = 30.0,
@@ -202,6 +206,7 @@ def command(
         store_bytes=keep_turns << 20,
         store=None if folder is None else folder / "turns.sqlite",
         page=page,
+        keep_responses=keep_responses << 20,
     )
     logs.install(log_level)
     tls = None if ssl_certfile is None else (str(ssl_certfile), str(ssl_keyfile))

@@ -1,24 +1,27 @@
-"""POST /v1/responses."""
+"""/v1/responses: making, showing and forgetting them."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from pyllama_long.server import chat, fields, replies, response_input, sse
+from pyllama_long.server import chat, fields, lanes, replies, response_input, sse
 from pyllama_long.server.answer import Said
 from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import bad
+from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.openapi import streamed
+from pyllama_long.server.response_input import Conversation
 from pyllama_long.server.response_items import Items, absent
+from pyllama_long.server.response_store import Kept
 from pyllama_long.server.run import collect, submit
 from pyllama_long.server.schemas.responses import (
     OutputMessage,
+    ResponseDeleted,
     ResponsesEvent,
     ResponsesReply,
     ResponsesRequest,
 )
-from pyllama_long.server.state import state_of
+from pyllama_long.server.state import salt_of, state_of
 
 _FIELDS = {"reasoning_effort": "reasoning.effort"}  # by their names in a chat
 
@@ -34,16 +37,22 @@ router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 async def create(request: ResponsesRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
-    if request.previous_response_id is not None or request.background:
-        field = "background" if request.background else "previous_response_id"
-        raise bad(f"{field}: this server keeps no responses; send the whole conversation.", field)
+    if request.background:
+        raise bad("background: this server answers at once; leave it out.", "background")
     fields.check(request, http)
     skipped = response_input.left_out(request)
     fields.ignored(http, *skipped)
-    made = response_input.as_chat(request, response_input.own_items(request))
+    salt = salt_of(http)
+    talk = await lanes.run(Conversation.of, request, state.responses, salt)
+    made = await lanes.run(response_input.as_chat, request, talk.items)
     prepared = await chat.prepare(http, loaded, made, _FIELDS)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
-    answer = Items(request, run, replies.head("resp_", state.settings.model_name), skipped)
+
+    def keep(found: ResponsesReply) -> bool:
+        text, ids = found.model_dump_json(exclude=absent(found)).encode(), [item.id for item in found.output]
+        return state.responses.keep(Kept(found.id, salt, request.previous_response_id, talk.own, text, ids))
+
+    answer = Items(request, run, replies.head("resp_", state.settings.model_name), skipped, keep)
     if request.stream:
         return sse.response(http, run, answer.stream(sse.WATCHED * state.settings.ping_s))
     (whole,) = await collect(http, run)
@@ -60,3 +69,26 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     answer.end(whole.done)
     found = answer.reply(whole.done)
     return Response(found.model_dump_json(exclude=absent(found)), media_type="application/json")
+
+
+@router.get("/responses/{id}", include_in_schema=False)
+@router.get("/v1/responses/{id}", response_model=ResponsesReply)
+async def show(id: str, http: Request) -> Response:
+    found = state_of(http).responses.get(salt_of(http), id)
+    if found is None:
+        raise _missing(id)
+    return Response(found.reply, media_type="application/json")
+
+
+@router.delete("/responses/{id}", include_in_schema=False)
+@router.delete("/v1/responses/{id}", response_model=ResponseDeleted)
+async def forget(id: str, http: Request) -> ResponseDeleted:
+    """Forgets a response, and those that go on from it."""
+    if not state_of(http).responses.delete(salt_of(http), id):
+        raise _missing(id)
+    return ResponseDeleted(id=id)
+
+
+def _missing(id: str) -> ApiError:
+    message = f"Response with id {id[:64]!r} not found."
+    return ApiError(404, message, type="invalid_request_error", param="id", code="response_not_found")

@@ -43,11 +43,10 @@ class InputPart(Body):
 class InputItem(Body):
     """A message, a call of a tool, what it gave, reasoning, or a reference to what the server keeps."""
 
-    harmless: ClassVar[frozenset[str]] = frozenset(
-        "id status phase caller encrypted_content created_by".split()
-    )
+    harmless: ClassVar[frozenset[str]] = frozenset("status phase caller encrypted_content created_by".split())
 
     type: str | None = Field(None, max_length=64)
+    id: str | None = Field(None, max_length=256)
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: str | list[InputPart] | None = None
     call_id: str | None = Field(None, max_length=256)
@@ -60,6 +59,13 @@ class InputItem(Body):
     @property
     def is_read(self) -> bool:
         return self.type not in LEFT_OUT
+
+    @property
+    def reference(self) -> str | None:
+        """The id of a kept item that it stands for."""
+        if self.type == "item_reference":
+            return self.id or ""
+        return self.id if self.type is None and self.role is None else None
 
 
 class FunctionTool(Body):
@@ -127,6 +133,7 @@ class ResponsesRequest(Overflowing):
     truncation: Literal["auto", "disabled"] | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
+    store: bool | None = Field(None, description="false: it is not kept.")
     background: bool | None = None
     metadata: dict[str, str] | None = None
 
@@ -223,8 +230,8 @@ class ResponsesReply(Reply):
     metadata: dict[str, str] = Field(default_factory=dict)
     output: list[OutputItem]
     parallel_tool_calls: bool = True
-    previous_response_id: None = None
-    store: Literal[False] = False
+    previous_response_id: str | None = None
+    store: bool
     temperature: float | None = None
     text: JsonObject
     tool_choice: str | JsonObject
@@ -235,6 +242,12 @@ class ResponsesReply(Reply):
     timings: Timings | None = None
     overflow: OverflowReport | None = None
     ignored: list[str] | None = None
+
+
+class ResponseDeleted(Reply):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
 
 
 class ResponsesEvent(Reply):
