@@ -196,6 +196,22 @@ def with_reasoning(messages: Sequence[Message], key: str) -> Sequence[Message]:
     return found
 
 
+def described(tools: Any) -> Any:
+    """The same tools with an empty description where they and their parameters have none."""
+    found = []
+    for tool in tools or ():
+        function = {"description": "", **tool["function"]}
+        parameters = function.get("parameters")
+        if isinstance(parameters, dict) and isinstance(parameters.get("properties"), dict):
+            properties = {
+                name: {"description": "", **value} if isinstance(value, dict) else value
+                for name, value in parameters["properties"].items()
+            }
+            function["parameters"] = {**parameters, "properties": properties}
+        found.append({**tool, "function": function})
+    return found or tools
+
+
 def as_text(name: str, arguments: str) -> str:
     """A call as text, for templates that know of none."""
     return f'<tool_call>\n{{"name": {_json_text(name)}, "arguments": {arguments}}}\n</tool_call>'

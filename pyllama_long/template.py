@@ -21,23 +21,23 @@ from pyllama_long.sandbox import Budget, Environment
 # Characters that Unicode gives no meaning; the first that no message has in it marks cuts.
 _CUTS = [chr(c) for c in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xE100))]
 _SEARCHES = 100  # from the text's beginning, for what does not stand in order
-_THINKING = [  # marks around a model's reasoning, as templates name them
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-    ("<think>", "</think>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<mm:think>", "</mm:think>"),
-    ("<|inner_prefix|>", "<|inner_suffix|>"),
-    ("<|channel>thought", "<channel|>"),
+_THINKING = [  # what templates have in them, and the marks around a model's reasoning
+    ("<|channel|>analysis<|message|>", ("<|channel|>analysis<|message|>", "<|end|>")),
+    ("<|begin|>assistant<|think|>", ("<|think|>", "<|end|>")),
+    ("<|end_of_msg|>", ("<|open|>think<|sep|>", "<|close|>think<|sep|>")),
+    ("'</think{}>'.format(HYTK)", ("<think:opensource>", "</think:opensource>")),
+    ("</think>", ("<think>", "</think>")),
+    ("</seed:think>", ("<seed:think>", "</seed:think>")),
+    ("[/THINK]", ("[THINK]", "[/THINK]")),
+    ("<|END_THINKING|>", ("<|START_THINKING|>", "<|END_THINKING|>")),
+    ("</mm:think>", ("<mm:think>", "</mm:think>")),
+    ("<|inner_suffix|>", ("<|inner_prefix|>", "<|inner_suffix|>")),
+    ("<channel|>", ("<|channel>thought", "<channel|>")),
+    ("[BEGIN FINAL RESPONSE]", ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]")),
 ]
-_TOOLS = {
-    "tools",
-    "custom_tools",
-    "builtin_tools",
-    "available_tools",
-    "functions",
-}  # templates' names for them
+_TOOLS = frozenset(
+    "tools custom_tools builtin_tools available_tools functions".split()
+)  # templates' names for them
 _ENVIRONMENT = Environment()
 
 Tool = Mapping[str, Any]
@@ -103,10 +103,7 @@ class ChatTemplate:
         self.knows_tools = not self.variables.isdisjoint(_TOOLS)
         self._knows_calls = self.knows_tools or "tool_calls" in source
         self.knows_developer = "developer" in source
-        # Some templates write only the second; <|end|> is the end of other things, too.
-        self.thinking = next(
-            (m for m in _THINKING if m[1] in source and (m[0] in source or m[1] != "<|end|>")), None
-        )
+        self.thinking = next((marks for shown, marks in _THINKING if shown in source), None)
         self._reasoning = conversation.reasoning_key(source)
         self._ids = conversation.id_form(source)
 
@@ -199,6 +196,16 @@ class ChatTemplate:
 
     def _filled(self, own: Any, given: Any, values: dict[str, Any], ask: Ask, answer: bool) -> str:
         own = conversation.with_reasoning(own, self._reasoning)
+        try:
+            return self._in_own_types(own, given, values, ask, answer)
+        except TemplateRefusal:
+            described = conversation.described(given)
+            if described == given:
+                raise
+        # templates that put descriptions of tools into the text also where there are none
+        return self._in_own_types(own, described, values, ask, answer)
+
+    def _in_own_types(self, own: Any, given: Any, values: dict[str, Any], ask: Ask, answer: bool) -> str:
         try:
             return self._run(own, given, values, ask, answer)
         except TypeError as error:

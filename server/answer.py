@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyllama_long.server import channels, reading
-from pyllama_long.server.calls import Format
+from pyllama_long.server.calls import Format, Recipients
 from pyllama_long.server.incoming import Call, Input, NotACall, Unfinished, Waiting, overlap
 from pyllama_long.server.pieces import Called, Pieces, Said
 
@@ -30,7 +30,7 @@ class AnswerParser:
         forced: bool = False,
         channel: channels.Channel | None = None,
     ) -> None:
-        self._form = (form or Format()) if names else Format()
+        self._form = form if form is not None and (names or isinstance(form, Recipients)) else Format()
         self._calls = bool(names) and form is not None
         self._drops = form.drops if form is not None else ()
         self.schemas = {name: (schemas or {}).get(name) or {} for name in names}
@@ -38,7 +38,6 @@ class AnswerParser:
         self._open, self._close = marks or _MARKS
         self.forced, self.cut = forced, False
         self.input, self.pieces = Input(), Pieces(self._calls, thinking)
-        self._outside = False
         self._ends: tuple[str, ...] = ()  # of what is read
         self._run = self._answer() if channel is None else channels.read(self, channel)
 
@@ -54,10 +53,8 @@ class AnswerParser:
     def finish(self, cut: bool = False) -> list[Said | Called]:
         """What is left at the end. cut: the model would have written more."""
         self.input.ended, self.cut = True, cut
-        if self.forced and self._outside:
-            self.input.text = ""  # the beginning of a mark
         begun = overlap(self.input.text, self._ends) if cut else 0
-        if begun > 1:  # a single < is likelier text
+        if begun > 1 and not set("<[>").isdisjoint(self.input.text[-begun:]):  # words are likelier text
             self.input.text = self.input.text[:-begun]
         return self._step()
 
@@ -101,52 +98,57 @@ class AnswerParser:
         if self._calls and form.starts:
             yield from source.space()
             before = "".join(source.taken)
-            source.taken.clear()
             if source.text.startswith(form.starts):
                 yield from self._call("")
             else:
                 source.text = before + source.text
+        if isinstance(form, Recipients):  # the prompt has begun the first
+            yield from self._call(form.marks[0], begun=True)
         begins = (*reading.MARKS, *form.marks) if self._calls else ()
         while True:
             source.taken.clear()
-            if self.forced and source.ended:
-                source.text = ""  # of an end mark
             closing = (*self._drops, *(reading.ENDS if self.n_calls else ()))
-            self._outside, self._ends = True, (*closing, *ends)
+            self._ends = (*begins, *closing, *ends)
             mark = yield from source.until((*begins, *closing, *ends), self._say)
-            self._outside, self._ends = False, ()
+            self._ends = ()
             if mark in begins:
-                source.taken[:] = [mark]
                 yield from self._call(mark)
             elif mark not in closing:
                 if not mark:
                     self._say("", last=True)
                 return mark
 
-    def _call(self, mark: str) -> Waiting:
+    def _call(self, mark: str, begun: bool = False) -> Waiting:
+        """A call behind its mark, which the prompt has written where it is begun."""
         source = self.input
+        source.taken[:] = [] if begun else [mark]
         try:
             calls = yield from reading.read(source, mark, self.schemas, self._form)
             if not all(call.name in self.schemas for call in calls):
                 raise NotACall
         except Unfinished as unfinished:
-            calls = unfinished.calls
-            if (self.cut or self.forced) and (mark or self.forced or calls):
-                if calls and all(call.name in self.schemas for call in calls):
-                    self._emit(calls)
-                    source.text = ""
-                elif not mark and not self.forced:
-                    self._say("".join(source.taken))
-            else:
-                self._say("".join(source.taken))
+            self._end_within(mark, unfinished.calls)
         except NotACall:
-            if self.forced and source.ended:
-                source.text = ""
+            if source.ended and (self.forced or (self.cut and mark)):
+                source.text = ""  # too little has come to tell
             else:
                 self._say("".join(source.taken))
         else:
             self._emit(calls)
         source.taken.clear()
+
+    def _end_within(self, mark: str, calls: list[Call]) -> None:
+        """The answer ended within a call of which this much is known."""
+        known = bool(calls) and all(call.name in self.schemas for call in calls)
+        if not (self.cut or self.forced) or not (mark or self.forced or calls):
+            self._say("".join(self.input.taken))
+        elif known:
+            self._emit(calls)
+            self.input.text = ""
+        elif mark or self.forced:
+            self.input.text = ""
+        else:
+            self._say("".join(self.input.taken))
 
     def _emit(self, calls: list[Call]) -> None:
         for call in calls:
@@ -154,7 +156,8 @@ class AnswerParser:
 
     def _say(self, text: str, last: bool = False) -> None:
         self.input.taken.clear()
-        self.pieces.say(text, last)
+        if not self.forced:  # then all text there is stands between calls
+            self.pieces.say(text, last)
 
 
 __all__ = ["AnswerParser", "Called", "Said"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _INPUT = re.compile(r'\s*\{\s*"input"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)', re.DOTALL)
@@ -23,12 +23,12 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class Objects(Format):
-    """JSON behind a mark: an object with a name and arguments, or a list of some. listed: always a list;
-    each: each call has the marks around it; ids: calls are numbered; by_name: an object is {name: arguments}.
-    gap: between a mark and the JSON."""
+    """JSON behind a mark: an object with a name and arguments, or a list of some. listed: always a list; each: each
+    object has the marks around it; ids: objects begin with a number; by_name: an object is {name: arguments}.
+    gap: between marks and objects."""
 
-    begin: str = "<tool_call>"
-    end: str = "</tool_call>"
+    begin: str
+    end: str = ""
     name: str = "name"
     arguments: str = "arguments"
     listed: bool = False
@@ -40,35 +40,54 @@ class Objects(Format):
 
 @dataclass(frozen=True, kw_only=True)
 class Tags(Format):
-    """A name and values between tags: Qwen3-Coder's are the defaults. begin, end: around each call, or around all.
-    pad: around a value; gap: between tags. typed: a value's tag says whether it is a text."""
+    """A name and values between tags. begin, end: around each call, or around all. stop: ends a tag that has a name
+    in it; named, keyed: what stands behind such a name. pad: around a value; gap: between tags. typed: a value's tag
+    says that it is a text, or what else; cdata: texts may stand in <![CDATA[]]>."""
 
-    begin: str = "<tool_call>"
-    end: str = "</tool_call>"
-    each: bool = True
-    call: str = "<function="
-    named: str = ">"
-    called: str = "</function>"
-    key: str = "<parameter="
-    keyed: str = ">"
+    begin: str
+    end: str
+    each: bool = False
+    call: str = '<invoke name="'
+    named: str = '">'
+    called: str = "</invoke>"
+    key: str = '<parameter name="'
+    keyed: str = '">'
     valued: str = "</parameter>"
-    pad: str = "\n"
+    stop: str = ">"
+    pad: str = ""
     gap: str = "\n"
     typed: bool = False
+    cdata: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keyed(Format):
-    """<tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>: GLM. name_end: behind the name;
-    suffix: of all tags; outer: around all calls; gap: between tags."""
+    """<tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>: GLM. suffix: of all tags;
+    separated: a tag follows the name; outer: tags stand around all calls; gap: between tags."""
 
-    name_end: str = ""
     suffix: str = ""
-    outer: str = ""
+    separated: bool = False
+    outer: bool = False
     gap: str = ""
 
     def tag(self, name: str) -> str:
         return f"<{name}{self.suffix}>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Format):
+    """A name, then its arguments as JSON. begin, end: around all calls; numbered: a number stands before `named`;
+    id: of a call, as a pattern, before its name; id_end: behind it."""
+
+    begin: str = ""
+    call: str
+    named: str
+    called: str = ""
+    end: str = ""
+    numbered: bool = False
+    id: str = ""
+    id_end: str = ""
+    gap: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +96,27 @@ class Hermes(Objects):
     template knows no tools."""
 
     marks: tuple[str, ...] = ("<tool_call>",)
+    begin: str = "<tool_call>"
+    end: str = "</tool_call>"
     each: bool = True
     gap: str = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Xml(Tags):
-    """<tool_call><function=name><parameter=key>value</parameter></function></tool_call>: Qwen3-Coder."""
+    """<tool_call><function=name><parameter=key>value</parameter></function></tool_call>: Qwen3-Coder, Nemotron 3,
+    StepFun."""
 
     marks: tuple[str, ...] = ("<tool_call>", "<function=")
+    begin: str = "<tool_call>"
+    end: str = "</tool_call>"
+    each: bool = True
+    call: str = "<function="
+    named: str = ">"
+    called: str = "</function>"
+    key: str = "<parameter="
+    keyed: str = ">"
+    pad: str = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +145,176 @@ class DeepSeek(Format):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipients(Format):
+    """>>>name and a line break before each part of an answer, the name `all` before text; the prompt ends in the
+    first >>>: Functionary 3.2."""
+
+    marks: tuple[str, ...] = (">>>",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python(Format):
+    """<|tool_call_start|>[name(key="value"), ...]<|tool_call_end|>: LFM2."""
+
+    begin: str = "<|tool_call_start|>"
+    end: str = "<|tool_call_end|>"
+    marks: tuple[str, ...] = ("<|tool_call_start|>",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma(Format):
+    """<|tool_call>call:name{key:<|"|>value<|"|>}<tool_call|>: Gemma 4."""
+
+    begin: str = "<|tool_call>call:"
+    end: str = "<tool_call|>"
+    quote: str = '<|"|>'
+    marks: tuple[str, ...] = ("<|tool_call>call:",)
+    drops: tuple[str, ...] = ("<|tool_response>", "<turn|>")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Harmony(Format):
     """A message to functions.name, with JSON: gpt-oss. See `channels`."""
+
+
+FUNCTIONARY = Named(call="<function=", named=">", called="</function>", marks=("<function=",))
+SEED = Xml(
+    begin="<seed:tool_call>", end="</seed:tool_call>", pad="", marks=("<seed:tool_call>", "<function=")
+)
+KIMI = Named(
+    begin="<|tool_calls_section_begin|>",
+    call="<|tool_call_begin|>functions.",
+    named="<|tool_call_argument_begin|>",
+    called="<|tool_call_end|>",
+    end="<|tool_calls_section_end|>",
+    numbered=True,
+    marks=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
+)
+SOLAR = Named(
+    begin="<|tool_calls|>",
+    call="<|tool_call:begin|>",
+    id="[a-z0-9]{10}",
+    id_end="<|tool_call:name|>",
+    named="<|tool_call:args|>",
+    called="<|tool_call:end|>",
+    marks=("<|tool_calls|>", "<|tool_call:begin|>"),
+    drops=("<|begin|>assistant", "<|content|>", "<|end|>", "<|calls|>"),
+)
+MINIMAX = Tags(
+    begin="<minimax:tool_call>", end="</minimax:tool_call>", marks=("<minimax:tool_call>", '<invoke name="')
+)
+MINICPM = Tags(
+    begin="",
+    end="",
+    call='<function name="',
+    called="</function>",
+    key='<param name="',
+    valued="</param>",
+    gap="",
+    cdata=True,
+    marks=('<function name="',),
+)
+KIMI3 = Tags(
+    begin="<|open|>tools<|sep|>",
+    end="<|close|>tools<|sep|>",
+    call='<|open|>call tool="',
+    named='" index="{n}"<|sep|>',
+    called="<|close|>call<|sep|>",
+    key='<|open|>argument key="',
+    keyed='" type="{type}"<|sep|>',
+    valued="<|close|>argument<|sep|>",
+    stop="<|sep|>",
+    gap="",
+    typed=True,
+    marks=("<|open|>tools<|sep|>",),
+    drops=(
+        *("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
+        *("<|close|>think<|sep|>", "<|end_of_msg|>"),
+    ),
+)
+_COHERE = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
+_SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistakable first
+    ("<|channel|>analysis<|message|>", Harmony()),
+    (">>>all", Recipients()),
+    ("<|end_of_msg|>", KIMI3),
+    ("<minimax:tool_call>", MINIMAX),
+    ("<|tool_call>call:", Gemma()),
+    ("<|tool_calls_section_begin|>", KIMI),
+    ("<|tool_call:begin|>", SOLAR),
+    (
+        "<|START_ACTION|>",
+        Objects(
+            begin="<|START_ACTION|>",
+            end="<|END_ACTION|>",
+            name="tool_name",
+            arguments="parameters",
+            listed=True,
+            ids=True,
+            gap="\n",
+            marks=("<|START_ACTION|>",),
+            drops=_COHERE,
+        ),
+    ),
+    (
+        "Write 'Action:'",
+        Objects(
+            begin="Action:\n```json\n",
+            end="```",
+            name="tool_name",
+            arguments="parameters",
+            listed=True,
+            gap="\n",
+            marks=("Action:\n```json",),
+        ),
+    ),
+    (
+        "<|tools_prefix|>",
+        Objects(
+            begin="<|tools_prefix|>",
+            end="<|tools_suffix|>",
+            listed=True,
+            by_name=True,
+            marks=("<|tools_prefix|>",),
+        ),
+    ),
+    ("<|function_call|>", Objects(begin="<|function_call|>", marks=("<|function_call|>",))),
+    (
+        "<|role_sep|>",
+        Objects(
+            begin="<|message_sep|>\n\nfunction call<|role_sep|>\n",
+            marks=("function call<|role_sep|>",),
+            drops=("<|message_sep|>",),
+        ),
+    ),
+    ("<TOOLCALL>", Objects(begin="<TOOLCALL>", end="</TOOLCALL>", listed=True, marks=("<TOOLCALL>",))),
+    ("<|tool_call|>", Objects(begin="<|tool_call|>", listed=True, marks=("<|tool_call|>",))),
+    ("<|tool_call_start|>", Python()),
+    ("List of tools: ", Python()),
+    (
+        "<tool_calls>[",
+        Objects(begin="<tool_calls>", end="</tool_calls>", listed=True, marks=("<tool_calls>",)),
+    ),
+    ("<tool_calls>", Objects(begin="<tool_calls>", end="</tool_calls>", gap="\n", marks=("<tool_calls>",))),
+    (" functools[", Objects(begin=" functools", listed=True, marks=("functools",))),
+    ('<function name="', MINICPM),
+    ("<seed:tool_call>", SEED),
+    ("<parameter=", Xml()),
+]
 
 
 def format_of(template: str | None) -> Format:
     """The format that a chat template shows."""
     source = template or ""
-    if "<|channel|>analysis<|message|>" in source:
-        return Harmony()
+    for shown, form in _SHOWN:
+        if shown in source.replace("\\'", "'"):
+            return form
     if "<function=" in source:
-        return Xml()
+        return Xml() if "<tool_call>" in source else FUNCTIONARY
+    if "DSML" in source:
+        kind = "function_calls" if "function_calls" in source else "tool_calls"
+        return _dsml(f"<｜DSML｜{kind}>")
+    if "arg_key" in source:
+        return _keyed(source)
     if "<tool_call>" in source:
         return Hermes()
     if "[TOOL_CALLS]" in source:
@@ -134,6 +324,30 @@ def format_of(template: str | None) -> Format:
     if "<|python_tag|>" in source or '"parameters"' in source:
         return Llama3()
     return Hermes()
+
+
+def _dsml(begin: str) -> Tags:
+    """DeepSeek V3.2 and later."""
+    return Tags(
+        begin=begin,
+        end=f"</{begin[1:]}",
+        call='<｜DSML｜invoke name="',
+        called="</｜DSML｜invoke>",
+        key='<｜DSML｜parameter name="',
+        keyed='" string="{text}">',
+        valued="</｜DSML｜parameter>",
+        typed=True,
+        marks=(begin,),
+    )
+
+
+def _keyed(source: str) -> Keyed:
+    """GLM and those after it: with line breaks between tags or without, and with what Hunyuan adds to them."""
+    if suffix := re.search(r"HYTK\s*=\s*'([^']{0,64})'", source):
+        form = Keyed(suffix=suffix[1], separated=True, outer=True, gap="\n")
+        return replace(form, marks=(form.tag("tool_calls"), form.tag("tool_call")))
+    wide = re.search(r"""(\}\}|[~+]\s*["'])</arg_key>(\n|\\n|['"]\s*-?\}\}\s*\{\{-?\s*['"]\\n)""", source)
+    return Keyed(gap="\n" if wide else "", marks=("<tool_call>",))
 
 
 # ---- tools that take one text ------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def prompt(
     for piece in pieces[1:]:
         tokens += engine.tokenize(piece.encode(), False, True)
     channel = channels.of_prompt(found.text, found.thinking) if channels.is_used(template.source) else None
-    form = calls.Hermes() if found.told else loaded.form
+    form = calls.Hermes(drops=loaded.form.drops) if found.told else loaded.form
     return Prompt(tokens, found.text, found.thinking, form, channel)
 
 
@@ -269,7 +269,7 @@ def _requests(
             salt=salt,
             priority=request.priority or 0,
             write_s=write_s(request),
-            special=not loaded.controls.keys().isdisjoint(_marks(loaded, found, bool(tools.tools))),
+            special=_has_controls(loaded, found, bool(tools.tools)),
         )
         for seed in seeds(request.seed, request.n or 1)
     ]
@@ -291,11 +291,14 @@ def _requests(
     return Prepared(requests, parser, "messages", one_call, fitted.report, custom=tools.custom)
 
 
-def _marks(loaded: Loaded, found: Prompt, tools: bool) -> set[str]:
-    """What an answer is read by: where some of it are control tokens, those are part of the text."""
+def _has_controls(loaded: Loaded, found: Prompt, tools: bool) -> bool:
+    """Whether control tokens are among the marks that an answer is read by: then they are part of its text."""
     marks = {*found.form.drops, *(channels.MARKS if found.channel is not None else ())}
     marks.update(loaded.chat_template().thinking or ())
-    return marks | {*reading.MARKS, *found.form.marks} if tools else marks
+    if tools:
+        marks.update(reading.MARKS, found.form.marks)
+    whole = "\n".join(marks)
+    return any(name in whole for name in loaded.controls)
 
 
 def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, found: Prompt) -> str | Lark | None:

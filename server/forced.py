@@ -20,7 +20,7 @@ _MOST_REFERENCES = 8  # that are followed to the schema of a parameter
 
 def rule(rules: Rules, form: calls.Format, tools: Sequence[Tool], parallel: bool) -> str:
     """An answer that calls some of the tools; parallel: or several of them. Raises ApiError."""
-    one, several = _FORMATS.get(type(form), _FORMATS[calls.Hermes])
+    one, several = _FORMATS[type(form)]
     names = [
         rules.add("call", one(rules, form, tool, f"tools.{i}.function.parameters"))
         for i, tool in enumerate(tools)
@@ -44,20 +44,38 @@ def _arguments(rules: Rules, tool: Tool, param: str) -> str:
     return rules.schema(tool.function.parameters or _NOTHING, param)
 
 
-def _object(rules: Rules, tool: Tool, param: str, key: str) -> str:
-    """{"name": NAME, key: {...}}"""
-    head = f'{{"name": {json_text(tool.function.name)}, "{key}": '
-    return f'{rules.literal(head)} {_arguments(rules, tool, param)} "}}"'
+def _objects(rules: Rules, form: calls.Objects, tool: Tool, param: str) -> str:
+    """{"name": NAME, "arguments": {...}}"""
+    name = json_text(tool.function.name)
+    if form.by_name:
+        return f'{rules.literal(f"{{{name}: ")} {_arguments(rules, tool, param)} "}}"'
+    number = (
+        f"{rules.literal('{' + json_text('tool_call_id') + ': ' + chr(34))} /[0-9]{{1,3}}/ "
+        if form.ids
+        else ""
+    )
+    head = f'", "{form.name}": ' if form.ids else f'{{"{form.name}": '
+    head = rules.literal(f'{head}{name}, "{form.arguments}": ')
+    return f'{number}{head} {_arguments(rules, tool, param)} "}}"'
 
 
-def _hermes(rules: Rules, form: calls.Hermes, tool: Tool, param: str) -> str:
-    begin, end = rules.literal("<tool_call>"), rules.literal("</tool_call>")
-    return f'{begin} "\\n"? {_object(rules, tool, param, "arguments")} "\\n"? {end} "\\n"?'
+def _object_list(rules: Rules, form: calls.Objects, one: str, parallel: bool) -> str:
+    gap = f"{rules.literal(form.gap)}? " if form.gap else ""
+    begin, end = rules.literal(form.begin), rules.literal(form.end) if form.end else ""
+    if form.listed:
+        white = r"/\n? {0,8}/"
+        more = f'("," {white} {one})*' if parallel else ""
+        return f'{begin} "[" {white} {one} {more} {white} "]" {end}'
+    if form.each:
+        return _repeated(rules, form, f"({begin} {gap} {one} {gap} {end} {gap})", parallel)
+    if form.gap:
+        return f"{begin} {gap} {_repeated(rules, form, f'({one} {gap})', parallel)} {end}"
+    return f"{begin} {one} {end}"
 
 
 def _mistral(rules: Rules, form: calls.Mistral, tool: Tool, param: str) -> str:
     if not form.with_args:
-        return _object(rules, tool, param, "arguments")
+        return _objects(rules, calls.Hermes(), tool, param)
     head = rules.literal(f"[TOOL_CALLS]{tool.function.name}[ARGS]")
     return f"{head} {_arguments(rules, tool, param)}"
 
@@ -69,11 +87,37 @@ def _mistral_list(rules: Rules, form: calls.Mistral, one: str, parallel: bool) -
     return f'{rules.literal("[TOOL_CALLS]")} " "? "[" {one} {more} "]"'
 
 
+_LLAMA3 = calls.Objects(begin="", arguments="parameters")
+
+
 def _llama3(rules: Rules, form: calls.Llama3, tool: Tool, param: str) -> str:
-    return _object(rules, tool, param, "parameters")
+    return _objects(rules, _LLAMA3, tool, param)
+
+
+def _named(rules: Rules, form: calls.Named, tool: Tool, param: str) -> str:
+    id = f"/{form.id}/ {rules.literal(form.id_end)} " if form.id else ""
+    number = f"{rules.literal(':')} /[0-9]{{1,3}}/ " if form.numbered else ""
+    head = f"{rules.literal(form.call)} {id} {rules.literal(tool.function.name)} {number} {rules.literal(form.named)}"
+    return f"{head} {_arguments(rules, tool, param)} {rules.literal(form.called)}"
+
+
+def _named_list(rules: Rules, form: calls.Named, one: str, parallel: bool) -> str:
+    begin, end = (rules.literal(mark) if mark else "" for mark in (form.begin, form.end))
+    return f"{begin} {_repeated(rules, form, one, parallel)} {end}"
+
+
+def _recipient(rules: Rules, form: calls.Recipients, tool: Tool, param: str) -> str:
+    return f"{rules.literal(tool.function.name + chr(10))} {_arguments(rules, tool, param)}"
+
+
+def _recipients(rules: Rules, form: calls.Recipients, one: str, parallel: bool) -> str:
+    return f"{one} ({rules.literal(form.marks[0])} {one})*" if parallel else one
 
 
 def _deepseek(rules: Rules, form: calls.DeepSeek, tool: Tool, param: str) -> str:
+    if not form.fenced:
+        head = rules.literal(f"<｜tool▁call▁begin｜>{tool.function.name}<｜tool▁sep｜>")
+        return f"{head} {_arguments(rules, tool, param)} {rules.literal('<｜tool▁call▁end｜>')}"
     head = rules.literal(f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{tool.function.name}\n```json\n")
     return (
         f'{head} {_arguments(rules, tool, param)} {rules.literal(chr(10) + "```<｜tool▁call▁end｜>")} "\\n"?'
@@ -92,43 +136,132 @@ def _harmony(rules: Rules, form: calls.Harmony, tool: Tool, param: str) -> str:
 # ---- values between marks ----------------------------------------------------------------------------------
 
 
-def _xml(rules: Rules, form: calls.Xml, tool: Tool, param: str) -> str:
+def _tags(rules: Rules, form: calls.Tags, tool: Tool, param: str) -> str:
     schema: dict[str, Any] = tool.function.parameters or _NOTHING
     properties: dict[str, Any] = schema.get("properties") or {}
-    required = set(schema.get("required") or ())
-    parts = []
+    required, parts, gap = set(schema.get("required") or ()), [], form.gap
     for key, value in properties.items():
-        begin = rules.literal(f"<parameter={key}>\n")
-        part = f"{begin} {_value(rules, value, schema, f'{param}.{key}')}"
+        keyed, is_text = form.keyed, _is_text(_resolved(value, schema))
+        if form.typed:
+            kind = "string" if is_text else _json_kind(_resolved(value, schema))
+            keyed = keyed.replace("{text}", json_text(is_text)).replace("{type}", kind)
+        begin = rules.literal(f"{form.key}{key}{keyed}{form.pad}")
+        end = f"{form.pad}{form.valued}"
+        part = f"{begin} {_value(rules, value, schema, f'{param}.{key}', end, form.valued)}"
+        part += f" {rules.literal(gap)}" if gap else ""
         parts.append(part if key in required else f"({part})?")
-    begin = rules.literal(f"<tool_call>\n<function={tool.function.name}>\n")
-    return f'{begin} {" ".join(parts)} {rules.literal("</function>" + chr(10) + "</tool_call>")} "\\n"?'
+    head = f"{form.call}{tool.function.name}"
+    begin = rules.literal(head + form.named + gap)
+    if "{n}" in form.named:
+        before, _, after = form.named.partition("{n}")
+        begin = f"{rules.literal(head + before)} /[0-9]{{1,3}}/ {rules.literal(after)}"
+    return f"{begin} {' '.join(parts)} {rules.literal(form.called)}"
 
 
-_END = "\n</parameter>\n"
+def _tags_list(rules: Rules, form: calls.Tags, one: str, parallel: bool) -> str:
+    gap = rules.literal(form.gap) if form.gap else ""
+    begin, end = (rules.literal(mark) if mark else "" for mark in (form.begin, form.end))
+    if form.each:
+        more = f"{gap}?" if gap else ""
+        return _repeated(rules, form, f"({begin} {gap} {one} {gap} {end} {more})", parallel)
+    more = gap or r'"\n"?'
+    return f"{begin} {gap} {_repeated(rules, form, f'({one} {more})', parallel)} {end}"
 
 
-def _value(rules: Rules, value: Any, schema: dict[str, Any], param: str) -> str:
-    """A parameter's value with the mark that ends it. Texts stand as they are, other values as JSON."""
-    own = _resolved(value, schema)
-    end = rules.literal(_END)
+def _keyed(rules: Rules, form: calls.Keyed, tool: Tool, param: str) -> str:
+    schema: dict[str, Any] = tool.function.parameters or _NOTHING
+    required, parts, gap = set(schema.get("required") or ()), [], form.gap
+    for key, value in (schema.get("properties") or {}).items():
+        begin = f"{form.tag('arg_key')}{key}{form.tag('/arg_key')}{gap}{form.tag('arg_value')}"
+        end = form.tag("/arg_value")
+        part = f"{rules.literal(begin)} {_value(rules, value, schema, f'{param}.{key}', end, end)}"
+        part += f" {rules.literal(gap)}" if gap else ""
+        parts.append(part if key in required else f"({part})?")
+    name = tool.function.name + (form.tag("tool_sep") if form.separated else "") + gap
+    begin = rules.literal(form.tag("tool_call") + name)
+    return f"{begin} {' '.join(parts)} {rules.literal(form.tag('/tool_call'))}"
+
+
+def _keyed_list(rules: Rules, form: calls.Keyed, one: str, parallel: bool) -> str:
+    more = f"{rules.literal(form.gap)}?" if form.gap else ""
+    several = _repeated(rules, form, f"({one} {more})", parallel)
+    if not form.outer:
+        return several
+    return f"{rules.literal(form.tag('tool_calls') + form.gap)} {several} {rules.literal(form.tag('/tool_calls'))}"
+
+
+def _python(rules: Rules, form: calls.Python, tool: Tool, param: str) -> str:
+    return f'{rules.literal(tool.function.name + "(")} {_pairs(rules, tool, param, "=", ", ", "")} ")"'
+
+
+def _python_list(rules: Rules, form: calls.Python, one: str, parallel: bool) -> str:
+    more = f'(", " {one})*' if parallel else ""
+    return f'{rules.literal(form.begin)} "[" {one} {more} "]" {rules.literal(form.end)}'
+
+
+def _gemma(rules: Rules, form: calls.Gemma, tool: Tool, param: str) -> str:
+    head = rules.literal(f"{form.begin}{tool.function.name}{{")
+    return f'{head} {_pairs(rules, tool, param, ":", ",", form.quote)} "}}" {rules.literal(form.end)}'
+
+
+def _pairs(rules: Rules, tool: Tool, param: str, equals: str, comma: str, quote: str) -> str:
+    """Names and values with a mark between them. Texts have the quotes around them, where there are some; whatever
+    else is JSON, which both formats have as part of them."""
+    schema: dict[str, Any] = tool.function.parameters or _NOTHING
+    required = set(schema.get("required") or ())
+    properties = list((schema.get("properties") or {}).items())
+    first = more = '""'  # what may follow as the first, or after others
+    for key, value in reversed(properties):
+        if quote and _is_text(_resolved(value, schema)):
+            shown = f"{rules.literal(quote)} {_value(rules, value, schema, f'{param}.{key}', quote, quote)}"
+        else:
+            shown = _json_value(rules, value, schema, f"{param}.{key}")
+        pair = rules.add("pair", f"{rules.literal(key + equals)} {shown}")
+        with_it, after = f"{pair} {more}", f"{rules.literal(comma)} {pair} {more}"
+        optional = key not in required
+        first = rules.add("first", f"{with_it} | {first}" if optional else with_it)
+        more = rules.add("more", f"{after} | {more}" if optional else after)
+    return first
+
+
+def _is_text(own: Any) -> bool:
+    if not isinstance(own, dict):
+        return False
+    if "enum" in own or "const" in own:
+        return all(isinstance(item, str) for item in own.get("enum", [own.get("const")]))
+    kinds = own.get("type")
+    return kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
+
+
+def _json_kind(own: Any) -> str:
+    kind = own.get("type") if isinstance(own, dict) else None
+    kind = {"integer": "number"}.get(kind, kind) if isinstance(kind, str) else None
+    return kind if kind in ("number", "boolean", "array", "null") else "object"
+
+
+def _json_value(rules: Rules, value: Any, schema: dict[str, Any], param: str) -> str:
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    return rules.schema({**definitions, **value} if isinstance(value, dict) else value, param)
+
+
+def _value(rules: Rules, value: Any, schema: dict[str, Any], param: str, end: str, mark: str) -> str:
+    """A parameter's value with the text that ends it. Texts stand as they are, without the mark in them, other values
+    as JSON."""
+    own, close = _resolved(value, schema), rules.literal(end)
     if isinstance(own, dict) and ("enum" in own or "const" in own):
         values = own["enum"] if "enum" in own else [own["const"]]
         shown = [item if isinstance(item, str) else json_text(item) for item in values]
-        return f"({' | '.join(map(rules.literal, shown))}) {end}"
-    kinds = own.get("type") if isinstance(own, dict) else None
-    if kinds != "string" and not (isinstance(kinds, list) and "string" in kinds):
-        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-        whole = {**definitions, **value} if isinstance(value, dict) else value
-        return f"{rules.schema(whole, param)} {end}"
-    assert isinstance(own, dict)
+        return f"({' | '.join(map(rules.literal, shown))}) {close}"
+    if not _is_text(own):
+        return f"{_json_value(rules, value, schema, param)} {close}"
     if not any(key in own for key in _BOUND):
-        return rules.until(_END)
+        return rules.until(end)
     least, most = own.get("minLength", 0), own.get("maxLength", "")
-    text = [f"/(?s:.{{{least},{most}}})/", r"~/(?s:.*)<\/parameter>(?s:.*)/"]
+    without = re.escape(mark).replace("/", r"\/")
+    text = [f"/(?s:.{{{least},{most}}})/", rf"~/(?s:.*){without}(?s:.*)/"]
     if "pattern" in own:
         text.append(_whole(own["pattern"], param))
-    return f"{rules.add('TEXT', ' & '.join(text))} {end}"
+    return f"{rules.add('TEXT', ' & '.join(text))} {close}"
 
 
 def _resolved(value: Any, schema: dict[str, Any]) -> Any:
@@ -176,8 +309,15 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 _FORMATS: dict[type[calls.Format], tuple[_One, _Several]] = {
-    calls.Hermes: (_hermes, _repeated),
-    calls.Xml: (_xml, _repeated),
+    calls.Objects: (_objects, _object_list),
+    calls.Hermes: (_objects, _object_list),
+    calls.Tags: (_tags, _tags_list),
+    calls.Xml: (_tags, _tags_list),
+    calls.Keyed: (_keyed, _keyed_list),
+    calls.Named: (_named, _named_list),
+    calls.Recipients: (_recipient, _recipients),
+    calls.Python: (_python, _python_list),
+    calls.Gemma: (_gemma, _repeated),
     calls.Mistral: (_mistral, _mistral_list),
     calls.Llama3: (_llama3, _single),  # these models write one call
     calls.DeepSeek: (_deepseek, _deepseek_list),

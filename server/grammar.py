@@ -68,7 +68,7 @@ class Rules:
 
     def until(self, end: str) -> str:
         """A rule for any text up to the first `end`, which it includes."""
-        if end in self._controls:
+        if self._control is not None and self._control.match(end):
             return self.add("text", f"/(?s:.*)/ {self.literal(end)}")
         name = self.add("text", "/(?s:.*)/")
         self._rules[f"{name}[suffix={json_text(end)}]"] = self._rules.pop(name)

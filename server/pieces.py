@@ -34,7 +34,7 @@ class Pieces:
         self.n_calls, self.reasoned = 0, reasoned
         self._waits = waits
         self._fresh = True  # nothing of the answer itself has come
-        self._parted = False
+        self._parted = self._called = False
         self._thought = False
         self._space: list[str] = []
         self._found: list[Said | Called] = []
@@ -55,7 +55,7 @@ class Pieces:
 
     def call(self, call: Call) -> None:
         self._space.clear()
-        self._fresh = False
+        self._fresh, self._called = False, True
         self._found.append(Called(self.n_calls, f"call_{uuid.uuid4().hex[:24]}", call.name, call.arguments))
         self.n_calls += 1
 
@@ -66,9 +66,9 @@ class Pieces:
         if kept.strip() or (last and self._space and not self.n_calls) or (kept and not self._waits):
             whole = (_BETWEEN if self._parted else "") + "".join(self._space) + kept
             self._space, self._parted = [], False
-            if self.n_calls:
+            if self._called:
                 whole = whole.lstrip("\n")
-            self._fresh = False
+            self._fresh, self._called = False, self._called and not whole
             if whole:
                 self._found.append(Said(whole))
             text = text[len(kept) :]

@@ -8,8 +8,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pyllama_long.server import tagged
-from pyllama_long.server.calls import Format, Keyed, Objects, Tags, Xml
+from pyllama_long.server import literal_calls, tagged
+from pyllama_long.server.calls import (
+    SEED,
+    Format,
+    Gemma,
+    Keyed,
+    Named,
+    Objects,
+    Python,
+    Recipients,
+    Tags,
+    Xml,
+)
 from pyllama_long.server.grammar import json_text
 from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 
@@ -27,6 +38,7 @@ MARKS = (  # which are known in the answers of all models
     *_KIMI,
 )
 ENDS = ("<｜tool▁calls▁end｜>", "<|tool_calls_section_end|>")  # of lists of calls
+_LONGEST_NAME = 256
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 _TEXT = r'"(?:[^"\\]|\\.){0,256}"'
@@ -39,9 +51,8 @@ _BEGUN_BY_NAME = re.compile(rf"\s*\{{\s*({_TEXT})\s*:\s*")
 
 def read(source: Input, mark: str, schemas: Schemas, form: Format) -> Waiting:
     """The calls behind a mark. Raises NotACall and Unfinished."""
-    own = _OWN.get(type(form)) if mark in form.marks else None
-    if own is not None:
-        return (yield from own(source, mark, schemas, form))
+    if mark and mark not in MARKS:
+        return (yield from _OWN[type(form)](source, mark, schemas, form))
     if mark in ("<tool_call>", "<seed:tool_call>"):
         return (yield from _any_tags(source, mark, schemas))
     if mark == "<function=":
@@ -115,7 +126,7 @@ def _any_tags(source: Input, mark: str, schemas: Schemas) -> Waiting:
         calls = yield from objects(source, schemas)
     elif (yield from source.follows("<function=")):
         source.skip(len("<function="))
-        calls = [(yield from tagged.call(source, schemas, Xml(begin=mark, end=end)))]
+        calls = [(yield from tagged.call(source, schemas, Xml() if mark == "<tool_call>" else SEED))]
     else:
         return [(yield from tagged.keyed(source, schemas, Keyed()))]
     yield from source.space()
@@ -179,6 +190,42 @@ def _kimi(source: Input, mark: str) -> Waiting:
     return [Call(name, value)]
 
 
+def _own_named(source: Input, mark: str, schemas: Schemas, form: Named) -> Waiting:
+    if mark == form.begin:
+        yield from source.space()
+        if not (yield from source.follows(form.call)):
+            raise Unfinished if source.ended and form.call.startswith(source.text) else NotACall
+        source.skip(len(form.call))
+    heads: list[str] = []
+    if not (yield from source.until((form.named,), heads.append)):
+        raise Unfinished
+    name = "".join(heads)
+    if form.id_end:
+        name = name.rpartition(form.id_end)[2]
+    name = name.strip()
+    value = yield from arguments(source, name)
+    yield from source.until((form.called,), lambda _: None)
+    return [Call(name, value)]
+
+
+def _recipient(source: Input, mark: str, schemas: Schemas, form: Recipients) -> Waiting:
+    """What follows a name: arguments; none for `all`, since that is text."""
+    while "\n" not in source.text and len(source.text) < _LONGEST_NAME and not source.ended:
+        source.looked += len(source.text)
+        yield
+    name, end, _ = source.text[:_LONGEST_NAME].partition("\n")
+    if name.strip() == "all" and (end or source.ended):
+        source.skip(len(name) + len(end))
+        return []
+    if name.strip() not in schemas:
+        names = (*schemas, "all")
+        raise Unfinished if source.ended and any(n.startswith(name) for n in names) else NotACall
+    if not end:
+        raise Unfinished
+    source.skip(len(name) + len(end))
+    return [Call(name.strip(), (yield from arguments(source, name.strip())))]
+
+
 def arguments(source: Input, name: str) -> Waiting:
     try:
         text = yield from source.value()
@@ -223,4 +270,8 @@ _OWN: dict[type[Format], Callable[[Input, str, Schemas, Any], Waiting]] = {
     Objects: _own_objects,
     Tags: tagged.own,
     Keyed: tagged.own_keyed,
+    Named: _own_named,
+    Recipients: _recipient,
+    Python: literal_calls.python,
+    Gemma: literal_calls.gemma,
 }

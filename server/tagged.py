@@ -9,7 +9,8 @@ from typing import Any
 from pyllama_long.server.calls import Keyed, Tags
 from pyllama_long.server.grammar import json_text
 from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
-from pyllama_long.server.values import plain, typed
+from pyllama_long.server.literals import plain
+from pyllama_long.server.values import typed
 
 _AHEAD = 512  # characters that tell an end from a value that looks like one
 
@@ -41,9 +42,9 @@ def call(source: Input, schemas: Schemas, form: Tags) -> Waiting:
     """A call behind its first tag: a name, then values, or an object of JSON. A value may hold the format's own marks:
     it ends where the next one or the call's end stands behind it."""
     heads: list[str] = []
-    if not (yield from source.until((form.named,), heads.append)):
+    if not (yield from source.until((form.stop,), heads.append)):
         raise Unfinished
-    name = "".join(heads).strip()
+    name = "".join(heads).partition('"')[0].strip()
     if name not in schemas:
         raise NotACall
     schema = schemas[name]
@@ -64,7 +65,7 @@ def call(source: Input, schemas: Schemas, form: Tags) -> Waiting:
     while (yield from source.follows(form.key)):
         source.skip(len(form.key))
         heads = []
-        if not (yield from source.until((">",), heads.append)):
+        if not (yield from source.until((form.stop,), heads.append)):
             raise Unfinished(part_of(name, values))
         head = "".join(heads)
         key = head.partition('"')[0].strip()
@@ -83,8 +84,10 @@ def call(source: Input, schemas: Schemas, form: Tags) -> Waiting:
         text = "".join(parts)
         if form.pad:
             text = text.removeprefix(form.pad).removesuffix(form.pad)
+        if form.cdata and text.startswith("<![CDATA[") and text.endswith("]]>"):
+            text = text[9:-3]
         if form.typed and key not in properties:
-            values[key] = text if 'string="true"' in head else plain(text)
+            values[key] = text if 'string="true"' in head or 'type="string"' in head else plain(text)
         else:
             values[key] = typed(text, properties.get(key), schema)
         yield from source.space()
@@ -100,15 +103,15 @@ def call(source: Input, schemas: Schemas, form: Tags) -> Waiting:
 def _behind(form: Tags) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """What may stand behind a value: the next one, with its name, or the end of the call."""
     end = rf"\s{{0,64}}{re.escape(form.called)}"
-    if form.end:
+    if form.end or not form.each:
         more = "" if form.each else rf"{re.escape(form.call)}|"
         end += rf"\s{{0,64}}(?:{more}{re.escape(form.end)}|\Z)"
-    return re.compile(rf'\s{{0,64}}{re.escape(form.key)}([^>"\n]{{1,256}})["> ]'), re.compile(end)
+    return re.compile(rf'\s{{0,64}}{re.escape(form.key)}([^>"\n]{{1,256}})[">]'), re.compile(end)
 
 
 def own_keyed(source: Input, mark: str, schemas: Schemas, form: Keyed) -> Waiting:
     begin = form.tag("tool_call")
-    if mark == form.outer:
+    if mark != begin:
         yield from source.space()
         if not (yield from source.follows(begin)):
             raise Unfinished if source.ended and begin.startswith(source.text) else NotACall
@@ -122,8 +125,8 @@ def keyed(source: Input, schemas: Schemas, form: Keyed) -> Waiting:
     heads: list[str] = []
     mark = yield from source.until((begin, close, "{"), heads.append)
     name = "".join(heads).strip()
-    if form.name_end:
-        name = name.removesuffix(form.name_end).strip()
+    if form.separated:
+        name = name.removesuffix(form.tag("tool_sep")).strip()
     if not mark or mark == "{" or name not in schemas:
         raise Unfinished if source.ended and not mark else NotACall
     values: dict[str, Any] = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pyllama_long import template
 from pyllama_long.conversation import arguments
 from pyllama_long.sandbox import Stopped
-from pyllama_long.server import lanes
+from pyllama_long.server import calls, lanes, written
 from pyllama_long.server.calls import custom_arguments
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.schemas.chat import TEXTS, CustomCallInput, Message, Tool
@@ -22,6 +23,7 @@ class ChatTemplate(template.ChatTemplate):
 
     def __init__(self, source: str, bos: str, eos: str, control: Iterable[str]) -> None:
         super().__init__(source, bos, eos, control)
+        self._written = partial(written.calls, calls.format_of(source))
         try:
             self.shows_names = _NAME in self.render([{"role": "user", "content": "a", "name": _NAME}]).text
         except TemplateRefusal:
@@ -39,7 +41,14 @@ class ChatTemplate(template.ChatTemplate):
         over."""
         check_last(messages)
         given = [tool.model_dump(exclude_none=True) for tool in tools]
-        ask = Ask(given, add_generation_prompt, continue_final_message, values, stopped=lanes.is_over)
+        ask = Ask(
+            given,
+            add_generation_prompt,
+            continue_final_message,
+            values,
+            own=self._written,
+            stopped=lanes.is_over,
+        )
         try:
             return self.render([plain(message) for message in messages], ask)
         except TemplateRefusal as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pyllama_long.server.grammar import json_text
+from pyllama_long.server.literals import parsed, plain
 
 
 def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
@@ -32,6 +32,8 @@ def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
     for kind in kinds:
         if kind == "string":
             return text
+        if kind in ("array", "object") and isinstance(value, str):
+            value = parsed(text)
         if _fits(value, kind):
             return int(value) if kind == "integer" else value
     return text
@@ -61,10 +63,3 @@ def _fits(value: Any, kind: str) -> bool:
         return number and (kind == "number" or float(value).is_integer())
     types: dict[str, Any] = {"boolean": bool, "null": type(None), "object": dict, "array": list}
     return isinstance(value, types.get(kind, ()))
-
-
-def plain(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

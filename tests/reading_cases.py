@@ -19,11 +19,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "properties": {
             "a": {"type": "integer"},
             "b": {"type": "array"},
-            "on": {"type": "boolean"},
-            "none": {"type": ["null", "string"]},
-            "text": {"type": "string"},
-            "other": {"type": "string"},
             "object": {"type": "object"},
+            "on": {"type": "boolean"},
+            "other": {"type": "string"},
+            "text": {"type": "string"},
         },
     },
 }
@@ -83,8 +82,13 @@ def cut_everywhere(make: Callable[[], AnswerParser], text: str) -> Iterator[Foun
         yield Found.of(parser.feed(text[:at]) + parser.finish(cut=True))
 
 
-def is_taken(model: Model, lark: Lark, text: str) -> bool:
-    """Whether a model that is held to a grammar may write a text, and end there."""
+def is_taken(model: Model, lark: Lark, *texts: str) -> str:
+    """The first of the texts that a model may write that is held to a grammar, and end there; "" for none."""
     matcher = compile_lark(tokenizer(model), lark)
-    tokens = model.tokenize(text.encode(), False, True)
-    return bool(matcher.consume_tokens(tokens)) and bool(matcher.is_accepting())
+    for text in texts:
+        tokens = model.tokenize(text.encode(), False, True)
+        if matcher.validate_tokens(tokens) == len(tokens):
+            if matcher.consume_tokens(tokens) and matcher.is_accepting():
+                return text
+            matcher.reset()
+    return ""
