@@ -93,6 +93,8 @@ def compile_lark(vocabulary: LLTokenizer, lark: Lark) -> LLMatcher:
 
 def one_line(message: str) -> str:
     """What a message of llguidance says, without its excerpts of the grammar."""
+    if message.startswith("panic"):  # an assertion of it: all that are known bound the size
+        return "it has too many parts"
     lines = message.removesuffix("<non-verbose/>").split("\n")
     detail = next((line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")), "")
     return " ".join(f"{lines[0]} {detail}".split())[:240]

@@ -2,7 +2,10 @@
 
 Prints a line per kind, then one JSON line. Runs by hand: a sample of it is tests/test_gbnf.py.
 
-    python scripts/check_grammars.py [--model demo.gguf] [--walks 600] [--hostile]
+    python scripts/check_grammars.py [--model demo.gguf] [--walks 600] [--growing 500] [--hostile]
+
+Of the growing ones, each kind has grammars of a size that doubles nine times, from what anybody writes to what nobody
+can compute: a line has the slowest of them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import random
 import resource
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -138,6 +141,52 @@ def generated(rng: random.Random, rules: int, depth: int) -> str:
     return "\n".join(lines)
 
 
+def growing(rng: random.Random, kind: int, size: int) -> tuple[str, str]:
+    """(name, grammar) of about `size` parts, with what is random in it."""
+    few, letters = rng.randrange(1, 4), [rng.choice("abcde") for _ in range(size)]
+    side = max(1, int(size**0.5))
+    options = [
+        ("parts that may be empty", f'root ::= x{{{size}}} "."\nx ::= "a"? "b"? "c"?'),
+        ("repeated repetitions", f'root ::= (([ab] "c"?){{{few},{side}}}){{{few},{side}}} "."'),
+        (
+            "rules that double",
+            "root ::= r0\n"
+            + "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(size))
+            + f'r{size} ::= "a" | '
+            + rng.choice(('""', "root", '"b"')),
+        ),
+        (
+            "rules that double, or not",
+            "root ::= r0\n"
+            + "".join(f'r{i} ::= r{i + 1} r{i + 1} | "{a}"\n' for i, a in enumerate(letters))
+            + f'r{size} ::= "x" | ""',
+        ),
+        ("literals", "root ::= (" + " | ".join(f'"{a}{i}" root?' for i, a in enumerate(letters)) + ")"),
+        (
+            "classes",
+            "root ::= ("
+            + " | ".join(
+                f"[\\u{0x100 + 9 * i % 9000:04x}-\\u{0x180 + 9 * i % 9000:04x}]" for i in range(size)
+            )
+            + ')* "x"',
+        ),
+        ("states behind", f'root ::= [ab]* "a" [ab]{{{size}}} root?'),
+        (
+            "parentheses",
+            "root ::= " + "(" * size + '"a"' + "".join(")" + rng.choice("?*+ ") for _ in range(size)),
+        ),
+        (
+            "a chain",
+            "root ::= r0\n"
+            + "".join(f'r{i} ::= "{a}" r{i + 1} "b" | "c"\n' for i, a in enumerate(letters))
+            + f'r{size} ::= root "a"',
+        ),
+        ("one long text", f'root ::= "{"".join(letters)}" root?'),
+        ("generated", generated(rng, size, 1 + few)),
+    ]
+    return options[kind % len(options)]
+
+
 class Vocabulary:
     """A model's tokens, and which of them the two must agree on: those that are whole characters. Of others llama.cpp
     takes bytes that no text has, and refuses beginnings of characters of which only some are excluded."""
@@ -251,6 +300,7 @@ def main() -> int:
     )
     parser.add_argument("--model", default=str(DEMO))
     parser.add_argument("--walks", type=int, default=600, help="generated grammars")
+    parser.add_argument("--growing", type=int, default=500, help="grammars of growing size")
     parser.add_argument("--hostile", action="store_true", help="only what hostile grammars cost")
     options = parser.parse_args()
     params = llama_cpp.llama_model_default_params()
@@ -258,7 +308,8 @@ def main() -> int:
     counts: Counter[str] = Counter()
     differ = costly = 0
     rng = random.Random(1)
-    costs = {}
+    costs: dict[str, dict[str, Any]] = {}
+    grown: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     with closing(Model(options.model, params)) as model:
         vocabulary = Vocabulary(model)
         for name, grammar in () if options.hostile else _grammars(rng, options.walks):
@@ -276,6 +327,17 @@ def main() -> int:
         rng = random.Random(2)
         cases = dict(HOSTILE)
         cases |= {f"generated {n} rules": generated(rng, n, 4) for n in (5, 10, 20, 40, 80, 160)}
+        for i in range(options.growing):
+            name, grammar = growing(rng, i, 2 ** (1 + i // 11 % 10) + rng.randrange(2))
+            c = cost(vocabulary, grammar, rng, 20)
+            grown[name].append(c)
+        for name, found_costs in grown.items():
+            worst = {key: max(c[key] for c in found_costs) for key in ("compile", "step", "MiB")}
+            costs[f"growing: {name}"] = worst
+            print(
+                f"{len(found_costs):4} of {name:24} compile {worst['compile']:6.3f} s  step {worst['step']:6.3f} s"
+                f"  {worst['MiB']:4} MiB  {sum(bool(c['end']) for c in found_costs)} ended by limits"
+            )
         for name, grammar in cases.items():
             costs[name] = c = cost(vocabulary, grammar, rng)
             print(
@@ -284,6 +346,7 @@ def main() -> int:
             )
     result = {
         "walks": sum(counts.values()),
+        "growing": options.growing,
         "differ": differ,
         "past_limits": costly,
         "slowest_compile_s": round(max(c["compile"] for c in costs.values()), 3),

@@ -32,6 +32,9 @@ from pyllama_long.gbnf.tree import (
 
 _MAX_ROUNDS = 30
 _MAX_WORK = 300_000  # under a second
+# Parts in a row, with those of the rules they name: llguidance joins them to one list, and where each may be empty its
+# work and memory grow with the square of the length (4,096: 0.1 s).
+_MAX_PARTS = 4096
 
 
 class Cut:
@@ -41,6 +44,7 @@ class Cut:
         self.rules = {name: _loop(name, body) for name, body in rules.items()}
         self._regular = _regular_rules(self.rules)
         self._is_regular: dict[Node, bool] = {}
+        self._n_parts: dict[Node, int] = {}
         self.rules = {name: self._grouped(body) for name, body in self.rules.items()}
         self._broken: set[Node] = set()
         self._characters_of: dict[Node, tuple[Node, ...]] = {}
@@ -62,7 +66,7 @@ class Cut:
         if isinstance(node, Chars):
             return True
         whole = not self._characters and node not in self._broken and node is not EMPTY
-        return whole and self.is_regular(node)
+        return whole and self.is_regular(node) and self._parts_in_a_row(node) <= _MAX_PARTS
 
     def is_regular(self, node: Node) -> bool:
         found = self._is_regular.get(node)
@@ -73,6 +77,23 @@ class Cut:
                 found = not isinstance(node, Token) and all(map(self.is_regular, node.parts))
             self._is_regular[node] = found
         return found
+
+    def _parts_in_a_row(self, node: Node) -> int:
+        """Of what is regular, so that no rule is inside itself."""
+        stack = [node]
+        while stack:
+            at = stack[-1]
+            inside: tuple[Node, ...] = at.parts if isinstance(at, Seq) else ()
+            if isinstance(at, Ref):
+                inside = (self.rules[at.name],)
+            if todo := [part for part in inside if part not in self._n_parts]:
+                stack += todo
+                continue
+            stack.pop()
+            self._n_parts[at] = min(
+                _MAX_PARTS + 1, sum(self._n_parts[part] for part in inside) if inside else 1
+            )
+        return self._n_parts[node]
 
     def parts(self, node: Node) -> tuple[Node, ...]:
         """Of what is no lexeme. A literal's are its characters."""
