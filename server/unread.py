@@ -55,8 +55,8 @@ class _Search:
             self._left -= 1
             known = _shape(type(value))[0]
             if not (sent.keys() <= known) and value.is_read:
-                for key in sent.keys() - known:
-                    if not is_nothing(sent[key]):
+                for key in sent:  # in the client's order
+                    if key not in known and not is_nothing(sent[key]):
                         self._names[f"{path}.{key[:_MOST_CHARS] or '?'}"] = None
             if value.is_read:
                 self._below(value, sent, f"{path}.")

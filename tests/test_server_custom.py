@@ -57,6 +57,23 @@ def test_a_chat_calls_a_custom_tool(openai_client: openai.OpenAI) -> None:
     assert after.choices[0].message.content is not None
 
 
+def test_custom_tools_are_among_those_allowed(client: httpx.Client) -> None:
+    tools = [response_tool(REGEX, name) for name in ("left", "right")]
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "custom", "name": "right"}]}
+    body = {"input": "Go", "tools": tools, "tool_choice": allowed, "max_output_tokens": 80}
+    found = ok(client.post(RESPONSES, json=body))["output"]
+    assert {one["name"] for one in found if one["type"] == "custom_tool_call"} == {"right"}
+    shown = [chat_tool(REGEX, name) for name in ("left", "right")]
+    listed = {
+        "mode": "required",
+        "tools": [{"type": "custom", "custom": {"name": "left"}}, {"type": "web_search"}],
+    }
+    choice = {"type": "allowed_tools", "allowed_tools": listed}
+    chat = {"messages": HELLO, "tools": shown, "tool_choice": choice, "max_tokens": 80}
+    (answer,) = ok(client.post(CHAT, json=chat))["choices"]
+    assert {call["custom"]["name"] for call in answer["message"]["tool_calls"]} == {"left"}
+
+
 def test_a_streamed_chat_calls_a_custom_tool(client: httpx.Client) -> None:
     body = {"messages": HELLO, "tools": [chat_tool(REGEX)], "tool_choice": "required", "max_tokens": 80}
     found = events(client.post(CHAT, json=body | {"stream": True, "parallel_tool_calls": False}))

@@ -25,8 +25,11 @@ FUNCTION = {"name": "look", "parameters": {"type": "object", "properties": {"fre
 
 
 @pytest.fixture(scope="module")
-def server(demo_model: str) -> Iterator[Server]:
-    config = EngineConfig(demo_model, n_threads=1, n_ctx=1024, n_parallel=4, precision="f32", embedding=False)
+def server(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = str(tmp_path_factory.mktemp("sessions"))
+    config = EngineConfig(
+        demo_model, n_threads=1, n_ctx=1024, n_parallel=4, precision="f32", cache_dir=folder
+    )
     with running(config) as found:
         yield found
 
@@ -285,7 +288,7 @@ def test_prompts_are_read_as_in_a_chat(client: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("thinking")
-def test_counts_and_sessions_are_of_the_same_prompt(client: httpx.Client, server: Server) -> None:
+def test_counts_are_of_the_same_prompt(client: httpx.Client) -> None:
     base: dict[str, Any] = {"messages": HELLO}
     count = "/v1/messages/count_tokens"
     plain = ok(client.post(count, json=base))["input_tokens"]
@@ -301,3 +304,22 @@ def test_counts_and_sessions_are_of_the_same_prompt(client: httpx.Client, server
         "input_tokens"
     ]
     assert shown > plain == hidden
+
+
+@pytest.mark.usefixtures("thinking")
+def test_sessions_are_of_the_same_prompt(client: httpx.Client) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("left", "right")]
+    talk: dict[str, Any] = {
+        "messages": HELLO,
+        "tools": [*tools, {"type": "web_search"}],
+        "tool_choice": tools[1],
+    }
+    talk |= {"chat_template_kwargs": {"enable_thinking": False}}
+    n_prompt = ok(client.post(CHAT, json=talk | {"max_tokens": 60}))["usage"]["prompt_tokens"]
+    saved = client.post("/v1/sessions", json=talk | {"name": "a", "temperature": 0, "foo": 1})
+    assert ok(saved)["tokens"] == n_prompt
+    assert set(saved.headers[HEADER].split(", ")) == {"temperature", "foo", "tools.2.web_search"}
+    fewer = ok(client.post("/v1/sessions", json={"name": "b", "messages": HELLO}))
+    assert fewer["tokens"] < n_prompt
+    wrong = client.post("/v1/sessions", json=talk | {"name": "c", "chat_template_kwargs": {"nothing": 1}})
+    assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "chat_template_kwargs"
