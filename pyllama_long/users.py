@@ -40,15 +40,16 @@ class Users:
             if free is not None:
                 free()
 
-    def end(self, free: Callable[[], None]) -> None:
-        """Takes no more users, waits for the last one and frees. Where this thread is a user itself, as when garbage is
-        collected meanwhile, the last one frees. Does nothing after a fork: what there is goes with the process."""
+    def end(self, free: Callable[[], None], wait_s: float | None = None) -> None:
+        """Takes no more users, waits for the last one, for at most wait_s, and frees. When the time is over, or this
+        thread is a user itself, as when garbage is collected meanwhile, the last one frees. Does nothing after a fork:
+        what there is goes with the process."""
         if os.getpid() != self._pid:
             return
         with self._left:
             self._ended = True
-            if threading.get_ident() in self._threads:
+            me = threading.get_ident()
+            if me in self._threads or not self._left.wait_for(lambda: not self._threads, wait_s):
                 self._free = free
                 return
-            self._left.wait_for(lambda: not self._threads)
         free()

@@ -110,7 +110,8 @@ class StrictRequest(Request):
         if not hasattr(self, "_body"):
             limit = int(self.app.state.max_body)
             try:
-                self._body = await asyncio.wait_for(self._read(limit), _BODY_S + limit / _BODY_RATE)
+                with lanes.until_stop():
+                    self._body = await asyncio.wait_for(self._read(limit), _BODY_S + limit / _BODY_RATE)
             except asyncio.TimeoutError:
                 message = "The body did not come in time."
                 raise ApiError(408, message, type="timeout_error", code="slow_body") from None

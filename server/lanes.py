@@ -7,8 +7,9 @@ import contextvars
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope
@@ -40,6 +41,7 @@ class Lanes:
             for _ in range(n):  # all threads are there from the beginning
                 pool.submit(gate.wait)
         gate.set()
+        self._waiting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
         self._there: Counter[tuple[bool, str]] = Counter()
         self._lock = threading.Lock()
 
@@ -56,7 +58,7 @@ class Lanes:
         place = (large, work.client)
         with self._lock:
             if self.stopped:
-                raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+                raise _stopping()
             if self._there[place] >= _PER_CLIENT[large]:
                 message = "Too many of your requests are being prepared: wait for some of them."
                 raise ApiError(429, message, type="rate_limit_error", code="too_many_requests", retry_after=2)
@@ -75,10 +77,35 @@ class Lanes:
         return future
 
     def stop(self) -> None:
-        """What waits is cancelled, what runs ends at its next `check`."""
+        """What waits is cancelled, what runs ends at its next `check`; nobody waits for it."""
         self.stopped = True
+        for task, loop in list(self._waiting.items()):
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self._end, task)
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if task in self._waiting:
+            task.cancel()
+
+    @contextmanager
+    def until_stop(self) -> Iterator[None]:
+        """Around what a task waits for: `stop` ends that. Raises ApiError (503) then."""
+        task = asyncio.current_task()
+        if self.stopped:
+            raise _stopping()
+        if task is not None:
+            self._waiting[task] = asyncio.get_running_loop()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.stopped:
+                raise _stopping() from None
+            raise
+        finally:
+            if task is not None:
+                self._waiting.pop(task, None)
 
     @property
     def is_busy(self) -> bool:
@@ -100,7 +127,7 @@ class Work:
         if self.cancelled:
             raise ApiError(499, "The client has gone.", code="client_closed_request")
         if self.lanes.stopped:
-            raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+            raise _stopping()
         if (left := self.left_s()) is not None and left <= 0:
             message = f"Preparing the request took longer than the limit of {self.lanes.timeout_s:g} s."
             raise ApiError(408, message, type="timeout_error", code="timeout")
@@ -116,7 +143,8 @@ class Work:
         if watch is not None:
             waited.add(watch)
         try:
-            await asyncio.wait(waited, timeout=self.left_s(), return_when=asyncio.FIRST_COMPLETED)
+            with self.lanes.until_stop():
+                await asyncio.wait(waited, timeout=self.left_s(), return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
                 late = watch is None or not watch.done()
                 if not late:
@@ -135,9 +163,19 @@ class Work:
                 future.cancel()
 
 
+def _stopping() -> ApiError:
+    return ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+
+
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def until_stop() -> AbstractContextManager[None]:
+    """`Lanes.until_stop`, for the current request."""
+    work = _current.get()
+    return nullcontext() if work is None else work.lanes.until_stop()
 
 
 def received(n_bytes: int, receive: Receive) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyllama_long.server.schemas.common import Sampled
 
 _LOADING_S = 5.0
+_USERS_S = 1.0  # for a long text that is tokenized for nobody; the process ends without its end
 
 Loader = Callable[[Callable[[int, int], None]], "Engine"]
 
@@ -163,7 +164,7 @@ class State:
         self.status = "draining"
         self.lanes.stop()
         if self._loaded is not None:
-            self._loaded.engine.close(0.0)
+            self._loaded.engine.close(0.0, _USERS_S)
 
     @property
     def engine_failed(self) -> bool:
@@ -184,7 +185,7 @@ class State:
         if self._thread is not None:
             self._thread.join(_LOADING_S)  # a model that is still being loaded ends with the process
         if self._loaded is not None:
-            self._loaded.engine.close(drain_s)
+            self._loaded.engine.close(drain_s, _USERS_S)
         self.lanes.stop()
         self.store.close()
 

@@ -119,9 +119,9 @@ class Context:
         with self._users.use():
             yield
 
-    def close(self) -> None:
-        """Waits for the last of those who are `using` the model, then frees it."""
-        self._users.end(self._stack.close)
+    def close(self, wait_s: float | None = None) -> None:
+        """Waits for the last of those who are `using` the model, then frees it; after wait_s the last one does."""
+        self._users.end(self._stack.close, wait_s)
 
     def explain(self) -> str:
         return explain.explain(self)

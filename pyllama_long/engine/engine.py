@@ -145,11 +145,12 @@ class Engine:
         """Lengths, plan and RoPE policy with reasons, cache and kernels, as text."""
         return self._explained
 
-    def close(self, drain_s: float = 0.0) -> None:
+    def close(self, drain_s: float = 0.0, users_s: float | None = None) -> None:
         """Takes no more requests, goes on for up to drain_s seconds, then ends those that are left with
-        EngineClosed, and keeps idle sequences on disk where there is a cache_disk. Twice does no harm."""
+        EngineClosed, and keeps idle sequences on disk where there is a cache_disk. Twice does no harm.
+        users_s: the longest wait for threads that still tokenize; the last of them frees the model then."""
         self._finalizer.detach()
-        self._loop.close(drain_s)
+        self._loop.close(drain_s, users_s)
 
     def __enter__(self) -> Engine:
         return self

@@ -44,6 +44,7 @@ class Loop:
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._woken = False
         self._deadline: float | None = None  # when closing
+        self._users_s: float | None = None
         self._ended = False
         self.queue = Queue(self, context, store, config.n_parallel)
         self._embedder = Embedder(self, context)
@@ -118,8 +119,9 @@ class Loop:
             self._woken = True
             self._lock.notify_all()
 
-    def close(self, drain_s: float) -> None:
-        """Takes no more requests, finishes for up to drain_s seconds what is there, then ends.
+    def close(self, drain_s: float, users_s: float | None = None) -> None:
+        """Takes no more requests, finishes for up to drain_s seconds what is there, then ends. users_s: the longest
+        wait for other threads that use the model.
 
         Does nothing after a fork: the thread is the parent's, and so is what it holds."""
         if self._context.forked:
@@ -127,6 +129,7 @@ class Loop:
         with self._lock:
             deadline = time.monotonic() + drain_s
             self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+            self._users_s = users_s if self._users_s is None else self._users_s
         self.wake()
         if threading.current_thread() is not self._thread:  # which may be the one that collects garbage
             self._thread.join()
@@ -352,7 +355,7 @@ class Loop:
         finally:
             self.running.clear()
             self._store.close()
-            self._context.close()
+            self._context.close(self._users_s)
 
 
 def _answer(future: Future[Any], function: Callable[[], Any]) -> None:
