@@ -23,6 +23,7 @@ _CUTS = [chr(c) for c in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xE100))]
 _SEARCHES = 100  # from the text's beginning, for what does not stand in order
 _THINKING = [  # what templates have in them, and the marks around a model's reasoning
     ("<|channel|>analysis<|message|>", ("<|channel|>analysis<|message|>", "<|end|>")),
+    ("<atem:function_calls>", (" to=self<|message|>", "<|eom|>")),
     ("<|begin|>assistant<|think|>", ("<|think|>", "<|end|>")),
     ("<|end_of_msg|>", ("<|open|>think<|sep|>", "<|close|>think<|sep|>")),
     ("'</think{}>'.format(HYTK)", ("<think:opensource>", "</think:opensource>")),

@@ -30,7 +30,7 @@ class AnswerParser:
         forced: bool = False,
         channel: channels.Channel | None = None,
     ) -> None:
-        self._form = form if form is not None and (names or isinstance(form, Recipients)) else Format()
+        self.form = form if form is not None and (names or isinstance(form, Recipients)) else Format()
         self._calls = bool(names) and form is not None
         self._drops = form.drops if form is not None else ()
         self.schemas = {name: (schemas or {}).get(name) or {} for name in names}
@@ -94,7 +94,7 @@ class AnswerParser:
 
     def content(self, ends: tuple[str, ...] = ()) -> Waiting:
         """Reads text with calls in it, up to one of the ends, which is returned; "" at the end of the answer."""
-        source, form = self.input, self._form
+        source, form = self.input, self.form
         if self._calls and form.starts:
             yield from source.space()
             before = "".join(source.taken)
@@ -123,7 +123,7 @@ class AnswerParser:
         source = self.input
         source.taken[:] = [] if begun else [mark]
         try:
-            calls = yield from reading.read(source, mark, self.schemas, self._form)
+            calls = yield from reading.read(source, mark, self.schemas, self.form)
             if not all(call.name in self.schemas for call in calls):
                 raise NotACall
         except Unfinished as unfinished:

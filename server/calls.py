@@ -91,6 +91,32 @@ class Named(Format):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nested(Format):
+    """<invoke name="..."> with an element for each argument, which has elements in it where it is a list or an object;
+    `space` stands before each tag: MiniMax M3."""
+
+    space: str = "]<]minimax[>["
+    begin: str = "]<]minimax[>[<tool_call>"
+    call: str = ']<]minimax[>[<invoke name="'
+    called: str = "]<]minimax[>[</invoke>"
+    end: str = "]<]minimax[>[</tool_call>"
+    marks: tuple[str, ...] = ("]<]minimax[>[<tool_call>",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addressed(Tags):
+    """Tags in a message to the function: Muse. See `channels`."""
+
+    begin: str = "<atem:function_calls>"
+    end: str = "</atem:function_calls>"
+    call: str = '<atem:invoke name="'
+    called: str = "</atem:invoke>"
+    key: str = '<atem:parameter name="'
+    valued: str = "</atem:parameter>"
+    marks: tuple[str, ...] = ("<atem:function_calls>",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hermes(Objects):
     """<tool_call>{"name": ..., "arguments": {...}}</tool_call>: Hermes, Qwen 2.5 and 3, and models whose
     template knows no tools."""
@@ -235,6 +261,8 @@ KIMI3 = Tags(
 _COHERE = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
 _SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistakable first
     ("<|channel|>analysis<|message|>", Harmony()),
+    ("<atem:function_calls>", Addressed()),
+    ("]<]minimax[>[", Nested()),
     (">>>all", Recipients()),
     ("<|end_of_msg|>", KIMI3),
     ("<minimax:tool_call>", MINIMAX),

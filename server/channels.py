@@ -1,5 +1,5 @@
-"""Answers that are messages to channels, as gpt-oss writes them (harmony): analysis is reasoning, final is text, and
-so is commentary that is for nobody; what is for a function is a call."""
+"""Answers that are messages: to channels as gpt-oss writes them (harmony), where analysis is reasoning, final is text,
+and so is commentary that is for nobody, or to recipients as Muse does. What is for a function is a call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pyllama_long.server import reading
+from pyllama_long.server.calls import Addressed, Format
 from pyllama_long.server.grammar import Rules, json_text
 from pyllama_long.server.incoming import Call, Input, NotACall, Unfinished, Waiting
 from pyllama_long.server.pieces import Pieces
@@ -15,12 +16,26 @@ from pyllama_long.server.pieces import Pieces
 Channel = Literal["none", "analysis", "final"]  # that a prompt ends in; none: a message's head comes next
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
-_CLOSES = ("<|end|>", "<|return|>", "<|call|>")
+_CLOSES = ("<|end|>", "<|return|>", "<|call|>", "<|eom|>", "<|eot|>")
 MARKS = (_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_CLOSES)
 _NEXT = (f"{_START}assistant", *(f"{_CHANNEL}{name}" for name in ("analysis", "commentary", "final")))
 _ENDS = (*_CLOSES, *_NEXT)  # of a message's text, also where the model forgets to close it
 _WORD = re.compile(r"[\w.\-:/\[\]]{0,256}")
 _EVERYBODY = ("", "assistant", "user", "all")
+
+
+@dataclass(frozen=True)
+class Style:
+    """The heads of messages, and what ends one of reasoning. json: may stand in the head of a text that is JSON."""
+
+    thought: str
+    close: str
+    final: str
+    json: str
+
+
+_HARMONY = Style(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>", f"{_CHANNEL}final", f"{_CONSTRAIN}json")
+_RECIPIENTS = Style(f" to=self{_MESSAGE}", "<|eom|>", " to=user", "")
 
 
 class Flow(Protocol):
@@ -31,6 +46,7 @@ class Flow(Protocol):
     reasoning: bool
     cut: bool
     schemas: dict[str, Any]
+    form: Format
 
     def thought(self, ends: tuple[str, ...], part: bool = False) -> Waiting: ...
 
@@ -46,8 +62,11 @@ class _Head:
     plain: bool = False
 
 
-def is_used(template: str) -> bool:
-    return f"{_CHANNEL}analysis{_MESSAGE}" in template
+def style_of(template: str) -> Style | None:
+    """Of a template whose model writes messages."""
+    if _HARMONY.thought in template:
+        return _HARMONY
+    return _RECIPIENTS if "<atem:function_calls>" in template else None
 
 
 def of_prompt(text: str, thinking: bool) -> Channel:
@@ -69,9 +88,12 @@ def read(flow: Flow, begun: Channel) -> Waiting:
             break
         name = head.recipient.removeprefix("functions.")
         flow.reasoning = False
-        if name in flow.schemas:
+        if name in flow.schemas and not isinstance(flow.form, Addressed):
             mark = yield from _call(flow, name)
-        elif head.channel == "analysis" or name not in _EVERYBODY:  # for a tool that is not here
+        elif head.channel == "analysis" or name not in (
+            *_EVERYBODY,
+            *flow.schemas,
+        ):  # for a tool that is not here
             flow.reasoning = flow.pieces.reasoned = True
             mark = yield from flow.thought(_ENDS, part=True)
             flow.reasoning = False
@@ -152,20 +174,20 @@ def _call(flow: Flow, name: str) -> Waiting:
 # ---- grammars ----------------------------------------------------------------------------------------------
 
 
-def rule(rules: Rules, begun: Channel, final: str, calls: str, told: bool) -> str:
-    """An answer held to a rule: after any analysis, a final message with `final` in it, or `calls`, which has a head
+def rule(rules: Rules, style: Style, begun: Channel, final: str, calls: str, told: bool) -> str:
+    """An answer held to a rule: after any reasoning, a final message with `final` in it, or `calls`, which has a head
     of its own unless calls are told as text; either may be ""."""
-    start, close = rules.literal(f"{_START}assistant"), rules.literal("<|end|>")
-    final_head = f'({rules.literal(f"{_CHANNEL}final")} (" "? {rules.literal(f"{_CONSTRAIN}json")})? '
-    final_head += f"{rules.literal(_MESSAGE)})"
+    start, close = rules.literal(f"{_START}assistant"), rules.literal(style.close)
+    json = f'(" "? {rules.literal(style.json)})?' if style.json else ""
+    head = f"({rules.literal(style.final)} {json} {rules.literal(_MESSAGE)})"
     if told and calls:
         final, calls = " | ".join(f"({root})" for root in (final, calls) if root), ""
-    roots = [f"{final_head} ({final})"] if final else []
+    roots = [f"{head} ({final})"] if final else []
     roots += [f"({calls})"] if calls else []
-    thought = f"{rules.literal(f'{_CHANNEL}analysis{_MESSAGE}')} {rules.until('<|end|>')} {start}"
+    thought = f"{rules.literal(style.thought)} {rules.until(style.close)} {start}"
     whole = f"({thought})* ({' | '.join(roots)})"
     if begun == "analysis":
-        return f"{rules.until('<|end|>')} {start} {whole}"
+        return f"{rules.until(style.close)} {start} {whole}"
     if begun == "final":
         return " | ".join(
             [*([f"({final})"] if final else []), *([f"{close} {start} {calls}"] if calls else [])]

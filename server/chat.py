@@ -44,14 +44,35 @@ _SWITCHES = ("enable_thinking", "thinking")  # names by which templates read whe
 
 @dataclass(frozen=True)
 class Prompt:
-    """thinking: the template has begun the model's reasoning. form: of calls in the answer. channel: that the prompt
-    ends in, of a model that writes to channels."""
+    """thinking: the template has begun the model's reasoning; marks: around it. form: of calls in the answer. channel:
+    that the prompt ends in, of a model that writes to channels. special: control tokens are among the marks that an
+    answer is read by, so they are part of its text."""
 
     tokens: list[int]
     text: str
     thinking: bool
     form: calls.Format
     channel: channels.Channel | None
+    marks: tuple[str, str] | None
+    special: bool
+
+    def parser(
+        self,
+        tools: Sequence[Tool] = (),
+        forced: bool = False,
+        own_grammar: bool = False,
+    ) -> AnswerParser:
+        """Of an answer that may call tools. forced: it has to; own_grammar: it has the form that a client asked for."""
+        return AnswerParser(
+            self.form,
+            [tool.function.name for tool in tools],
+            self.marks is not None,
+            self.thinking and not own_grammar,
+            self.marks,
+            {tool.function.name: tool.function.parameters or {} for tool in tools},
+            forced,
+            None if own_grammar else self.channel,
+        )
 
 
 @dataclass(frozen=True)
@@ -144,9 +165,11 @@ def prompt(
         tokens = engine.tokenize(first.encode(), False, True)
     for piece in pieces[1:]:
         tokens += engine.tokenize(piece.encode(), False, True)
-    channel = channels.of_prompt(found.text, found.thinking) if channels.is_used(template.source) else None
+    style = channels.style_of(template.source)
+    channel = None if style is None else channels.of_prompt(found.text, found.thinking)
     form = calls.Hermes(drops=loaded.form.drops) if found.told else loaded.form
-    return Prompt(tokens, found.text, found.thinking, form, channel)
+    special = _has_controls(loaded, form, channel, bool(tools))
+    return Prompt(tokens, found.text, found.thinking, form, channel, template.thinking, special)
 
 
 def template_values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
@@ -251,7 +274,6 @@ def _requests(
 ) -> Prepared:
     engine, found = loaded.engine, fitted.prompt
     rules = _grammar(loaded, request, tools, found)
-    own_grammar = isinstance(rules, str)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     tail_start = None
     if engine.plan.prefill != engine.plan.tail:
@@ -269,34 +291,22 @@ def _requests(
             salt=salt,
             priority=request.priority or 0,
             write_s=write_s(request),
-            special=_has_controls(loaded, found, bool(tools.tools)),
+            special=found.special,
         )
         for seed in seeds(request.seed, request.n or 1)
     ]
-    names = [tool.function.name for tool in tools.tools]
-    parser = partial(
-        AnswerParser,
-        found.form,
-        names,
-        loaded.chat_template().thinks,
-        found.thinking and not own_grammar,
-        loaded.chat_template().thinking,
-        {tool.function.name: tool.function.parameters or {} for tool in tools.tools},
-        tools.forced,
-        None if own_grammar else found.channel,
-    )
-    one_call = bool(names) and (
+    parser = partial(found.parser, tools.tools, tools.forced, isinstance(rules, str))
+    one_call = bool(tools.tools) and (
         request.parallel_tool_calls is False or isinstance(request.tool_choice, (NamedTool, NamedCustom))
     )
     return Prepared(requests, parser, "messages", one_call, fitted.report, custom=tools.custom)
 
 
-def _has_controls(loaded: Loaded, found: Prompt, tools: bool) -> bool:
-    """Whether control tokens are among the marks that an answer is read by: then they are part of its text."""
-    marks = {*found.form.drops, *(channels.MARKS if found.channel is not None else ())}
+def _has_controls(loaded: Loaded, form: calls.Format, channel: channels.Channel | None, tools: bool) -> bool:
+    marks = {*form.drops, *(channels.MARKS if channel is not None else ())}
     marks.update(loaded.chat_template().thinking or ())
     if tools:
-        marks.update(reading.MARKS, found.form.marks)
+        marks.update(reading.MARKS, form.marks)
     whole = "\n".join(marks)
     return any(name in whole for name in loaded.controls)
 
@@ -325,9 +335,10 @@ def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, found: Prompt) 
         named = isinstance(request.tool_choice, (NamedTool, NamedCustom))
         parallel = request.parallel_tool_calls is not False and not named
         called = forced.rule(rules, found.form, tools.tools, parallel)
-    if found.channel is not None:
-        told = not isinstance(found.form, calls.Harmony)
-        return rules.build(channels.rule(rules, found.channel, final, called, told))
+    style = channels.style_of(loaded.chat_template().source)
+    if style is not None and found.channel is not None:
+        told = not isinstance(found.form, (calls.Harmony, calls.Addressed))
+        return rules.build(channels.rule(rules, style, found.channel, final, called, told))
     root = " | ".join(f"({root})" for root in (final, called) if root)
     marks = loaded.chat_template().thinking
     if marks is None:

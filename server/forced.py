@@ -168,6 +168,33 @@ def _tags_list(rules: Rules, form: calls.Tags, one: str, parallel: bool) -> str:
     return f"{begin} {gap} {_repeated(rules, form, f'({one} {more})', parallel)} {end}"
 
 
+def _addressed(rules: Rules, form: calls.Addressed, tool: Tool, param: str) -> str:
+    head = rules.literal(f" to={tool.function.name}<|message|>{form.begin}{form.gap}")
+    return f"{head} {_tags(rules, form, tool, param)} {rules.literal(form.gap + form.end)}"
+
+
+def _addressed_list(rules: Rules, form: calls.Addressed, one: str, parallel: bool) -> str:
+    return f"{one} ({rules.literal('<|eom|><|start|>assistant')} {one})*" if parallel else one
+
+
+def _nested(rules: Rules, form: calls.Nested, tool: Tool, param: str) -> str:
+    """Lists and objects stand as JSON in their elements, which is read as well."""
+    schema: dict[str, Any] = tool.function.parameters or _NOTHING
+    required, parts = set(schema.get("required") or ()), []
+    for key, value in (schema.get("properties") or {}).items():
+        end = f"{form.space}</{key}>"
+        shown = _value(rules, value, schema, f"{param}.{key}", end, form.space)
+        part = f"{rules.literal(f'{form.space}<{key}>')} {shown}"
+        parts.append(part if key in required else f"({part})?")
+    begin = rules.literal(f'{form.call}{tool.function.name}">')
+    return f"{begin} {' '.join(parts)} {rules.literal(form.called)}"
+
+
+def _nested_list(rules: Rules, form: calls.Nested, one: str, parallel: bool) -> str:
+    several = _repeated(rules, form, f'({one} "\\n"?)', parallel)
+    return f'{rules.literal(form.begin)} "\\n"? {several} {rules.literal(form.end)}'
+
+
 def _keyed(rules: Rules, form: calls.Keyed, tool: Tool, param: str) -> str:
     schema: dict[str, Any] = tool.function.parameters or _NOTHING
     required, parts, gap = set(schema.get("required") or ()), [], form.gap
@@ -313,6 +340,8 @@ _FORMATS: dict[type[calls.Format], tuple[_One, _Several]] = {
     calls.Hermes: (_objects, _object_list),
     calls.Tags: (_tags, _tags_list),
     calls.Xml: (_tags, _tags_list),
+    calls.Addressed: (_addressed, _addressed_list),
+    calls.Nested: (_nested, _nested_list),
     calls.Keyed: (_keyed, _keyed_list),
     calls.Named: (_named, _named_list),
     calls.Recipients: (_recipient, _recipients),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyllama_long.engine import Request, Sampling
 from pyllama_long.server import errors, lanes
-from pyllama_long.server.answer import AnswerParser, Said
+from pyllama_long.server.answer import Said
 from pyllama_long.server.run import Prepared, submit
 from pyllama_long.server.schemas.chat import Message
 from pyllama_long.server.schemas.common import OverflowMode, OverflowReport
@@ -166,24 +166,32 @@ async def _summarized(
     written = []
     for part in await lanes.run(_parts, loaded, text, n_ctx // 2):
         asked = [Message(role="user", content=f"{_CONDENSE}{part}")]
-        tokens = (await lanes.run(conversation.make, asked)).tokens
-        length = max(_LEAST_ANSWER, most // 2)
-        request = Request(tokens=tokens, max_tokens=length, sampling=Sampling(temperature=0.0), salt=salt)
-        written.append(await _answer(state, loaded, request, started))
-    summary = "\n".join(written).rpartition("</think>")[2].strip()
+        prompt = await lanes.run(conversation.make, asked)
+        request = Request(
+            tokens=prompt.tokens,
+            max_tokens=max(_LEAST_ANSWER, most // 2),
+            sampling=Sampling(temperature=0.0),
+            salt=salt,
+            special=prompt.special,
+        )
+        written.append(await _answer(state, loaded, request, prompt, started))
+    summary = "\n".join(written).strip()
     summary = await lanes.run(_end_of, loaded, summary, most)
     note = f"{_SUMMARY}{summary}"
     n, prompt = await lanes.run(conversation.least, limit, note)
     return conversation.fitted(n, prompt, note, mode="summarize", summary=summary)
 
 
-async def _answer(state: State, loaded: Loaded, request: Request, started: float) -> str:
-    """What the model writes, whole. Raises ApiError, also when it was cancelled or is late."""
+async def _answer(state: State, loaded: Loaded, request: Request, prompt: Prompt, started: float) -> str:
+    """What the model writes: its text, or its reasoning where it comes to no more. Raises ApiError, also when it was
+    cancelled or is late."""
     timeout = state.settings.request_timeout_s
-    prepared = Prepared([request], AnswerParser, spent_s=time.monotonic() - started)
+    prepared = Prepared([request], prompt.parser, spent_s=time.monotonic() - started)
     run = await submit(loaded.engine, prepared, state.metrics, timeout)
     async with aclosing(run.pieces()) as pieces:
-        return "".join([piece.text async for _, piece in pieces if isinstance(piece, Said)])
+        said = [piece async for _, piece in pieces if isinstance(piece, Said)]
+    texts = ["".join(piece.text for piece in said if piece.reasoning is thought) for thought in (False, True)]
+    return texts[0] if texts[0].strip() else texts[1]
 
 
 def _retrieved(

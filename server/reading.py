@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pyllama_long.server import literal_calls, tagged
+from pyllama_long.server import literal_calls, nested, tagged
 from pyllama_long.server.calls import (
     SEED,
+    Addressed,
     Format,
     Gemma,
     Keyed,
     Named,
+    Nested,
     Objects,
     Python,
     Recipients,
@@ -269,7 +271,9 @@ def _begun(text: str, by_name: bool) -> list[Call]:
 _OWN: dict[type[Format], Callable[[Input, str, Schemas, Any], Waiting]] = {
     Objects: _own_objects,
     Tags: tagged.own,
+    Addressed: tagged.own,
     Keyed: tagged.own_keyed,
+    Nested: nested.read,
     Named: _own_named,
     Recipients: _recipient,
     Python: literal_calls.python,

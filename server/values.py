@@ -15,10 +15,7 @@ def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
     if not isinstance(schema, dict) or depth > 8:
         return plain(text)
     if isinstance(schema.get("$ref"), str):
-        found: Any = root
-        for part in schema["$ref"].removeprefix("#").strip("/").split("/"):
-            part = part.replace("~1", "/").replace("~0", "~")
-            found = found.get(part) if isinstance(found, dict) and part else found
+        found = _target(schema["$ref"], root)
         return typed(text, found, root, depth + 1) if found is not root else plain(text)
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(choices, list):
@@ -37,6 +34,23 @@ def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
         if _fits(value, kind):
             return int(value) if kind == "integer" else value
     return text
+
+
+def resolved(schema: Any, root: Any) -> dict[str, Any]:
+    """What a schema refers to, where it only does that; {} for what is no object."""
+    for _ in range(8):
+        if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
+            break
+        schema = _target(schema["$ref"], root)
+    return schema if isinstance(schema, dict) else {}
+
+
+def _target(reference: str, root: Any) -> Any:
+    found: Any = root
+    for part in reference.removeprefix("#").strip("/").split("/"):
+        part = part.replace("~1", "/").replace("~0", "~")
+        found = found.get(part) if isinstance(found, dict) and part else found
+    return found
 
 
 def _kinds(schema: Mapping[str, Any], root: Any, depth: int) -> list[str]:

@@ -16,6 +16,7 @@ from pyllama_long.server.schemas.chat import as_input
 from pyllama_long.server.template import ChatTemplate
 
 SOURCE = (check_templates.TEMPLATES / "openai-gpt-oss-120b.jinja").read_text()
+STYLE = channels.style_of(SOURCE)
 NEXT = "<|end|><|start|>assistant"
 ROME = [("weather", {"city": "Rome"})]
 
@@ -205,7 +206,8 @@ def test_an_answer_is_held_to_the_final_message_or_a_call(
     final = rules.schema({"type": "object"}, "response_format") if what == "final" else ""
     form = calls.Hermes() if what == "told" else calls.Harmony()
     made = forced.rule(rules, form, TOOLS[:1], False) if what != "final" else ""
-    lark = rules.build(channels.rule(rules, begin, final, made, what == "told"))
+    assert STYLE is not None
+    lark = rules.build(channels.rule(rules, STYLE, begin, final, made, what == "told"))
     for text in taken:
         assert is_taken(engine.model, lark, text) and is_read(form, begin, text, what), text
     for text in refused:

@@ -37,6 +37,8 @@ FORMS = {  # by parts of the templates' names
     "MiMo": "<tool_call>",
     "MiniMax-M1": "<tool_calls>",
     "MiniMax-M2": "<minimax:tool_call>",
+    "MiniMax-M3": "]<]minimax[>[<tool_call>",
+    "muse": "<atem:function_calls>",
     "Mistral-": "[TOOL_CALLS]",
     "Ministral-": "[TOOL_CALLS]",
     "Devstral": "[TOOL_CALLS]",
@@ -73,13 +75,12 @@ def template(name: str) -> ChatTemplate:
     return ChatTemplate(PATHS[name].read_text(), "", "", [])
 
 
-LEFT_OUT = ("r-plus", "MiniMax-M3", "muse-glimmer")
-KNOWING = [n for n in PATHS if template(n).knows_tools and not any(part in n for part in LEFT_OUT)]
+KNOWING = [name for name in PATHS if template(name).knows_tools and "r-plus" not in name]
 
 
 def parser(name: str, **more: Any) -> AnswerParser:
     found = template(name)
-    channel: channels.Channel | None = "none" if channels.is_used(found.source) else None
+    channel: channels.Channel | None = "none" if channels.style_of(found.source) else None
     return AnswerParser(
         calls.format_of(found.source),
         list(SCHEMAS),
@@ -107,11 +108,15 @@ def written(name: str, made: Calls) -> str:
     )
     assert not rendered.told
     text = rendered.text[rendered.text.rindex("QUESTION") + len("QUESTION") :].partition("RESULT0")[0]
-    begins = {"Llama3": ("{",), "Harmony": ("<|start|>assistant",)}.get(type(form).__name__, form.marks)
+    begins = {"Llama3": ("{",), "Harmony": (START,), "Addressed": (START,)}.get(
+        type(form).__name__, form.marks
+    )
     at, mark = min((text.index(mark), mark) for mark in begins if mark in text)
-    return text[at + (len(mark) if isinstance(form, (calls.Harmony, calls.Recipients)) else 0) :]
+    return text[at + (len(mark) if isinstance(form, MESSAGES) else 0) :]
 
 
+START = "<|start|>assistant"
+MESSAGES = (calls.Recipients, calls.Harmony, calls.Addressed)  # whose beginnings prompts have
 TWO: Calls = [
     ("weather", {"city": "Rome"}),
     (
@@ -119,7 +124,7 @@ TWO: Calls = [
         {
             "a": 1,
             "b": [2, {"c": "}"}],
-            "object": {"x": None, "y": "z"},
+            "object": {"x": 1.5, "y": "z"},
             "on": True,
             "other": "a\nb < c",
             "text": "90210",
@@ -185,7 +190,7 @@ def test_any_split_and_any_cut(name: str) -> None:
     made: Calls = [("add", {"b": ["x"], "text": "90210"})]
     own = written(name, made)
     form = calls.format_of(template(name).source)
-    text = own if form.starts or isinstance(form, (calls.Recipients, calls.Harmony)) else f"I add.{own}"
+    text = own if form.starts or isinstance(form, MESSAGES) else f"I add.{own}"
     split_everywhere(lambda: parser(name), text)
     end = text.rindex("90210") + len("90210")
     for found in cut_everywhere(lambda: parser(name), text[:end]):
