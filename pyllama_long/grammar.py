@@ -22,13 +22,14 @@ MAX_BYTES = 1 << 20  # of a grammar
 _SPECIAL = b"\xff"  # llguidance's mark of a token that no text matches
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 
-# A compilation stays below a second with these, and a step below 20 ms. Large expressions are not run over the whole
+# A compilation stays below a second with these, and a step below half of one (100,000 items took 4.5 s with 150,000
+# tokens), where grammars that people write need 20 ms. Large expressions are not run over the whole
 # vocabulary when they are compiled, which took seconds for some.
 LIMITS = LLParserLimits(
     max_items_in_row=10_000,
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
-    step_max_items=100_000,
+    step_max_items=25_000,
     max_lexer_states=100_000,
     max_grammar_size=500_000,
     precompute_large_lexemes=False,
