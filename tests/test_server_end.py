@@ -200,6 +200,22 @@ def test_a_signal_while_the_model_is_loaded() -> None:
     assert process.returncode == 0 and "ready" not in out and "Traceback" not in err, err
 
 
+def test_a_signal_before_anything_is_loaded() -> None:
+    code = """if True:
+        import time
+        from pyllama_long.cli import common, main
+        common.ModelOptions.info = lambda self: (print("begins", flush=True), time.sleep(20))
+        main()
+    """
+    command = [sys.executable, "-c", code, "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+    assert (process.returncode, err) == (0, "")
+
+
 def listening_port(pid: int) -> int:
     """Of the socket at which a process listens, once there is one and the model is being loaded."""
     end = time.monotonic() + 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def _options(
 
 def main() -> NoReturn:
     """The program: ends with exit code 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    if sys.argv[1:2] == ["serve"]:  # a server that is told to end before it serves has done so
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _open_what_is_closed()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         _take_any_text(stream)
