@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 _INPUT = re.compile(r'\s*\{\s*"input"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)', re.DOTALL)
-_CUT_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(\\u[0-9a-fA-F]{0,3})$")
+_CUT_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u[0-9a-fA-F]{0,3}\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,10 +394,9 @@ def custom_input(arguments: str) -> str:
         found = json.loads(arguments, strict=False)
     except (ValueError, RecursionError):
         if match := _INPUT.match(arguments):
-            text = match[1]
-            if cut := _CUT_ESCAPE.search(text[-8:]):
-                text = text[: len(text) - len(cut[1])]
-            found = json.loads(f'"{text}"', strict=False)
+            whole = _CUT_ESCAPE.sub(r"\1", match[1])
+            with suppress(ValueError):  # an escape that JSON does not know
+                found = json.loads(f'"{whole}"', strict=False)
     if isinstance(found, dict):
         found = found.get("input", next(iter(found.values())) if len(found) == 1 else None)
     text = found if isinstance(found, str) else arguments
