@@ -19,7 +19,8 @@ const weather = tool({
   execute: async ({ city }) => `Sunny, 21 degrees in ${city}.`,
 });
 
-/** A text, a stream, a structured answer and a tool with its result in the next turn. */
+/** A text, a stream, a structured answer, a tool with its result in the next turn, and a turn after an answer, to which the
+ * responses API only refers. */
 async function aiSdk(model) {
   const text = await generateText({ model, prompt: 'Say hello.', maxOutputTokens: 24 });
   if (!text.text) throw new Error('no text');
@@ -36,18 +37,27 @@ async function aiSdk(model) {
     maxOutputTokens: 200,
   });
   if (called.toolCalls[0]?.toolName !== 'weather') throw new Error('no call');
-  const after = await generateText({
-    model,
-    tools: { weather },
-    messages: [{ role: 'user', content: 'What is the weather in Rome?' }, ...called.response.messages],
-    maxOutputTokens: 64,
-  });
+  const turns = [{ role: 'user', content: 'What is the weather in Rome?' }, ...called.response.messages];
+  const after = await generateText({ model, tools: { weather }, messages: turns, maxOutputTokens: 64 });
+  const resumed = [...turns, ...after.response.messages, { role: 'user', content: 'And in Oslo?' }];
+  await generateText({ model, tools: { weather }, messages: resumed, maxOutputTokens: 24 });
   return `${JSON.stringify(shaped.output)} ${JSON.stringify(called.toolCalls[0].input)} ${JSON.stringify(after.text)}`;
 }
 
+/** A tool of the responses API whose input is one text that fits an expression. */
+async function customTool(provider) {
+  const format = { type: 'grammar', syntax: 'regex', definition: '[a-c]{3}' };
+  const patch = provider.tools.customTool({ name: 'patch', description: 'Changes a file.', format });
+  const asked = { tools: { patch }, toolChoice: 'required', maxOutputTokens: 100 };
+  const called = await generateText({ model: provider(id), prompt: 'Change it.', ...asked });
+  if (!/^[a-c]{3}$/.test(called.toolCalls[0]?.input)) throw new Error('no custom call');
+  return called.toolCalls[0].input;
+}
+
+const openai = createOpenAI({ baseURL: `${url}/v1`, apiKey: 'none' });
 const clients = {
-  ai_sdk_openai: () => aiSdk(createOpenAI({ baseURL: `${url}/v1`, apiKey: 'none' })(id)),
-  ai_sdk_openai_chat: () => aiSdk(createOpenAI({ baseURL: `${url}/v1`, apiKey: 'none' }).chat(id)),
+  ai_sdk_openai: async () => `${await aiSdk(openai(id))} ${await customTool(openai)}`,
+  ai_sdk_openai_chat: () => aiSdk(openai.chat(id)),
   ai_sdk_compatible: () =>
     aiSdk(createOpenAICompatible({ name: 'local', baseURL: `${url}/v1`, supportsStructuredOutputs: true })(id)),
   ai_sdk_anthropic: () => aiSdk(createAnthropic({ baseURL: `${url}/v1`, apiKey: 'none' })(id)),
