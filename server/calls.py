@@ -15,11 +15,14 @@ _CUT_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u[0-9a-fA-F]{0,3}\Z")
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """marks: texts that begin a call anywhere in an answer; starts: only at its beginning. drops: marks around text
-    that are none of it."""
+    that are none of it. text: what models of the format write around text; between: behind reasoning, before text and
+    calls. All of them may be left out."""
 
     marks: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
+    text: tuple[str, str] = ("", "")
+    between: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,7 @@ class Recipients(Format):
     first >>>: Functionary 3.2."""
 
     marks: tuple[str, ...] = (">>>",)
+    text: tuple[str, str] = ("all\n", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +230,8 @@ SOLAR = Named(
     called="<|tool_call:end|>",
     marks=("<|tool_calls|>", "<|tool_call:begin|>"),
     drops=("<|begin|>assistant", "<|content|>", "<|end|>", "<|calls|>"),
+    text=("<|content|>", "<|end|>"),
+    between="<|begin|>assistant",
 )
 MINIMAX = Tags(
     begin="<minimax:tool_call>", end="</minimax:tool_call>", marks=("<minimax:tool_call>", '<invoke name="')
@@ -258,6 +264,7 @@ KIMI3 = Tags(
         *("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
         *("<|close|>think<|sep|>", "<|end_of_msg|>"),
     ),
+    text=("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
 )
 _COHERE = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
 _SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistakable first
@@ -282,6 +289,7 @@ _SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistaka
             gap="\n",
             marks=("<|START_ACTION|>",),
             drops=_COHERE,
+            text=_COHERE[:2],
         ),
     ),
     (
@@ -336,7 +344,7 @@ def format_of(template: str | None) -> Format:
     source = template or ""
     for shown, form in _SHOWN:
         if shown in source.replace("\\'", "'"):
-            return form
+            return replace(form, text=_COHERE[2:]) if _COHERE[2] in source else form
     if "<function=" in source:
         return Xml() if "<tool_call>" in source else FUNCTIONARY
     if "DSML" in source:

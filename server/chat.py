@@ -339,11 +339,17 @@ def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, found: Prompt) 
     if style is not None and found.channel is not None:
         told = not isinstance(found.form, (calls.Harmony, calls.Addressed))
         return rules.build(channels.rule(rules, style, found.channel, final, called, told))
+    form = loaded.form
+    if final:
+        begin, end = (f"({rules.literal(mark)})?" if mark else "" for mark in form.text)
+        final = f"{begin} {final} {end}"
     root = " | ".join(f"({root})" for root in (final, called) if root)
     marks = loaded.chat_template().thinking
     if marks is None:
         return rules.build(root)
     thought = f"{rules.until(marks[1])} /[ \\t\\n]*/"
+    if form.between:
+        thought += f" ({rules.literal(form.between)})?"
     if found.thinking:
         return rules.build(f"{thought} ({root})")
     return rules.build(f"({rules.literal(marks[0])} {thought})? ({root})")

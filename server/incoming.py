@@ -143,10 +143,17 @@ def _pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
 
 
+@cache
+def _measures(marks: tuple[str, ...]) -> tuple[int, frozenset[str]]:
+    """The length of the longest, and what they begin with."""
+    return max(map(len, marks), default=0), frozenset(mark[:1] for mark in marks)
+
+
 def overlap(text: str, marks: tuple[str, ...]) -> int:
     """Length of the longest end of text that begins one of the marks without being all of it."""
-    most = min(len(text), max((len(mark) for mark in marks), default=1) - 1)
-    for n in range(most, 0, -1):
-        if any(mark.startswith(text[-n:]) for mark in marks):
-            return n
+    longest, firsts = _measures(marks)
+    tail = text[-(longest - 1) :] if longest > 1 else ""
+    for i, first in enumerate(tail):
+        if first in firsts and any(mark.startswith(tail[i:]) for mark in marks):
+            return len(tail) - i
     return 0

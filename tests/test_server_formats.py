@@ -78,12 +78,12 @@ def template(name: str) -> ChatTemplate:
 KNOWING = [name for name in PATHS if template(name).knows_tools and "r-plus" not in name]
 
 
-def parser(name: str, **more: Any) -> AnswerParser:
+def parser(name: str, tools: bool = True, **more: Any) -> AnswerParser:
     found = template(name)
     channel: channels.Channel | None = "none" if channels.style_of(found.source) else None
     return AnswerParser(
         calls.format_of(found.source),
-        list(SCHEMAS),
+        list(SCHEMAS) if tools else [],
         schemas=SCHEMAS,
         thinks=found.thinks,
         marks=found.thinking,
@@ -264,3 +264,48 @@ def test_hostile_marks_are_read_in_linear_time(name: str) -> None:
             one.finish()
             looked.append(one.input.looked / len(text))
         assert looked[1] < 1.3 * looked[0] + 1 and looked[0] < 700, (piece, looked)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said", "thought"),
+    [
+        (
+            "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+            "<|START_THINKING|>Why?<|END_THINKING|><|START_RESPONSE|>So.<|END_RESPONSE|>",
+            *("So.", "Why?"),
+        ),
+        ("Cohere2MoE", "<|START_THINKING|>Why?<|END_THINKING|><|START_TEXT|>So.<|END_TEXT|>", "So.", "Why?"),
+        (
+            "Kimi-K3",
+            "<|open|>think<|sep|>Why?<|close|>think<|sep|><|open|>response<|sep|>So.<|close|>response<|sep|>"
+            "<|close|>message<|sep|><|end_of_msg|>",
+            *("So.", "Why?"),
+        ),
+        (
+            "upstage-Solar-Open-100B",
+            "<|think|>Why?<|end|><|begin|>assistant<|content|>So.<|end|>",
+            *("So.", "Why?"),
+        ),
+        (
+            "muse-glimmer",
+            " to=self<|message|>Why?<|eom|><|start|>assistant to=user<|message|>So.<|eot|>",
+            "So.",
+            "Why?",
+        ),
+        ("meetkai-functionary-medium-v3.2", "all\nSo.", "So.", ""),
+        ("google-gemma-4-31B-it", "<|channel>thought\nWhy?<channel|>So.<turn|>", "So.", "\nWhy?"),
+        ("tencent-Hy3", "<think:opensource>Why?</think:opensource>So.", "So.", "Why?"),
+        ("MiniMax-M3", "<mm:think>Why?</mm:think>So.", "So.", "Why?"),
+        (
+            "Apriel-1.6-15b-Thinker-fixed",
+            "Here are my reasoning steps:\nWhy?[BEGIN FINAL RESPONSE]\nSo.",
+            "So.",
+            "Why?",
+        ),
+    ],
+)
+def test_marks_around_text_are_none_of_it(name: str, text: str, said: str, thought: str) -> None:
+    """Also in a conversation without tools."""
+    for size in (1, 6, 1000):
+        assert read(parser(name), text, size) == (said, thought, [])
+        assert read(parser(name, tools=False), text, size) == (said, thought, [])
