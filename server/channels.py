@@ -69,6 +69,11 @@ def style_of(template: str) -> Style | None:
     return _RECIPIENTS if "<atem:function_calls>" in template else None
 
 
+def names(template: str) -> tuple[str, ...]:
+    """Marks of messages, which llama.cpp has as tokens in any text, though they are no control tokens to it."""
+    return MARKS if style_of(template) is not None else ()
+
+
 def of_prompt(text: str, thinking: bool) -> Channel:
     if thinking:
         return "analysis"

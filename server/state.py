@@ -13,7 +13,7 @@ from fastapi import Request
 from pyllama_long.phase import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
-from pyllama_long.server import calls, errors, lanes, logs, vocabulary
+from pyllama_long.server import calls, channels, errors, lanes, logs, vocabulary
 from pyllama_long.server.beginnings import Beginnings
 from pyllama_long.server.errors import ApiError, bad
 from pyllama_long.server.metrics import Metrics
@@ -54,7 +54,8 @@ class Loaded:
         source, template, reason = engine.chat_template, None, "this model's file has no chat template"
         if source is not None:
             try:
-                template = ChatTemplate(source, *vocabulary.ends(engine), list(vocabulary.controls(engine)))
+                names = [*vocabulary.controls(engine), *channels.names(source)]
+                template = ChatTemplate(source, *vocabulary.ends(engine), names)
             except ValueError as error:
                 reason = str(error)
         beginnings = Beginnings(engine.tokenize, vocabulary.boundaries(engine))
