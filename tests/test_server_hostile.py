@@ -16,7 +16,7 @@ import httpx
 import pytest
 from running_server import running
 from serving import serving
-from test_server_serve import stream
+from test_server_serve import stream, until_it_runs
 
 from pyllama_long import cli, filler
 from pyllama_long.cli import serve
@@ -46,10 +46,7 @@ def test_streams_longer_than_the_drain_end_with_an_error_event() -> None:
     with serving("--ctx", "60000", "--drain", "0.5") as (process, url):
         said: list[str] = []
         thread = stream(url, 50_000, said)
-        end = time.monotonic() + 20
-        while "pyllama_long_requests_active 1.0" not in httpx.get(f"{url}/metrics", timeout=20).text:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until_it_runs(url)
         process.send_signal(signal.SIGTERM)
         thread.join(20)
         assert process.wait(20) == 0

@@ -32,12 +32,19 @@ def stream(url: str, n: int, into: list[str]) -> threading.Thread:
     return thread
 
 
+def until_it_runs(url: str) -> None:
+    end = time.monotonic() + 20
+    while "pyllama_long_requests_active 1.0" not in httpx.get(f"{url}/metrics", timeout=20).text:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_answers_finish(number: signal.Signals) -> None:
     with serving("--ctx", "2048") as (process, url):
         said: list[str] = []
         thread = stream(url, 1000, said)
-        time.sleep(0.4)
+        until_it_runs(url)
         process.send_signal(number)
         thread.join(60)
         assert process.wait(30) == 0
@@ -48,7 +55,7 @@ def test_a_second_signal_stops() -> None:
     with serving("--ctx", "60000") as (process, url):
         said: list[str] = []
         thread = stream(url, 50_000, said)
-        time.sleep(0.4)
+        until_it_runs(url)
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert process.poll() is None
