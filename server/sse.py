@@ -19,6 +19,7 @@ AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 DONE = ServerSentEvent("[DONE]", sep="\n")
 # Claude Code and Codex hang up after 300 s without an event; for both, comments and `ping` events are none.
+SEND_S = 60.0  # for an event, to a client that does not read
 WATCHED = 6  # pings, after which something comes that is one
 
 
@@ -60,5 +61,5 @@ def response(
         ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
         sep="\n",
         headers={"Cache-Control": "no-store"},
-        send_timeout=60,
+        send_timeout=SEND_S,
     )

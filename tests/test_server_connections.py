@@ -18,7 +18,7 @@ from test_server_end import wait_until
 
 from pyllama_long import cli, filler
 from pyllama_long.engine import EngineConfig
-from pyllama_long.server import body
+from pyllama_long.server import body, sse
 from pyllama_long.server.protocol import limited, most_connections
 
 HEADER_S = 0.4
@@ -127,6 +127,23 @@ def test_a_half_closed_client_gets_its_stream(server: Server) -> None:
     found = found.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert found.startswith(b"HTTP/1.1 200") and b'"tokens_predicted":40' in found.replace(b": ", b":")
     assert b"data: [DONE]" in found and found.endswith(b"0\r\n\r\n")
+
+
+def test_a_client_that_does_not_read_its_stream_is_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "SEND_S", 0.5)
+    n = server.engine.stats().cancelled
+    asked = json.dumps(
+        {"prompt": "Once", "n_predict": 8000, "n_probs": 20, "stream": True, "logit_bias": {"8190": -100}}
+    ).encode()
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        head = HEAD.replace(b"/tokenize", b"/completion")
+        raw.sendall(head + b"Content-Length: %d\r\n\r\n" % len(asked) + asked)
+        wait_until(lambda: server.engine.stats().cancelled > n, 20)
+    server.quiet()
 
 
 def test_bodies_that_do_not_come_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
