@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyllama_long.server.errors import ApiError
+
 _MAX_ROWS = 200_000
 _MAX_WORDS = 64
 _WORD = re.compile(r"\w+")
@@ -31,7 +33,7 @@ class Store:
 
     def __init__(self, path: Path | None = None, most_bytes: int = 256 << 20, wait_s: float = 5.0) -> None:
         self._lock, self._path, self._wait_s = threading.Lock(), path, wait_s
-        self._most_bytes = most_bytes
+        self._most_bytes, self._closed = most_bytes, False
         self.n_bytes = 0
         if path is not None and path.exists() and not path.is_file():
             self._set_aside("no plain file")
@@ -75,10 +77,12 @@ class Store:
 
     def search(self, salt: str, old: Sequence[tuple[str, str]], question: str, most: int = 8) -> list[str]:
         """Adds (role, text) messages that it does not know yet, and returns the texts of those that have most in
-        common with the question, best first; those of the given messages only."""
+        common with the question, best first; those of the given messages only. Raises ApiError after `close`."""
         if not old:
             return []
         with self._lock:
+            if self._closed:
+                raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
             try:
                 return self._search(salt, old, question, most)
             except sqlite3.DatabaseError as error:
@@ -136,4 +140,5 @@ class Store:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._db.close()

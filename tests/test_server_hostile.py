@@ -187,6 +187,14 @@ def test_damaged_old_turns_are_set_aside(
     again.close()
 
 
+def test_old_turns_of_a_server_that_ends_are_not_set_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path / "turns.sqlite")
+    store.close()
+    with pytest.raises(ApiError, match="shutting down"):
+        store.search("salt", [("user", "a word")], "word")
+    assert [path.name for path in tmp_path.iterdir()] == ["turns.sqlite"]
+
+
 def test_old_turns_that_others_use_are_not_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "turns.sqlite"
     Store(path).close()
