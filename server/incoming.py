@@ -128,6 +128,7 @@ class Input:
                 elif c in "}]":
                     depth -= 1
                 else:
+                    self.skip(match.start())  # so that what is text does not depend on how much has come
                     raise NotACall
                 if depth == 0:
                     parts.append(self.skip(i))

@@ -265,7 +265,11 @@ def _begun(text: str, by_name: bool) -> list[Call]:
     if match is None:
         return []
     rest = text[match.end() :]
-    return [Call(str(json.loads(match[1], strict=False)), rest if rest[:1] in ("{", "[") else "")]
+    try:
+        name = str(json.loads(match[1], strict=False))
+    except ValueError:  # an escape that JSON does not have
+        return []
+    return [Call(name, rest if rest[:1] in ("{", "[") else "")]
 
 
 _OWN: dict[type[Format], Callable[[Input, str, Schemas, Any], Waiting]] = {

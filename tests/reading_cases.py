@@ -10,28 +10,6 @@ from typing import Any
 from pyllama_long.grammar import Lark, compile_lark, tokenizer
 from pyllama_long.model import Model
 from pyllama_long.server.answer import AnswerParser, Called, Said
-from pyllama_long.server.schemas.chat import Tool
-
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "weather": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    "add": {
-        "type": "object",
-        "properties": {
-            "a": {"type": "integer"},
-            "b": {"type": "array"},
-            "object": {"type": "object"},
-            "on": {"type": "boolean"},
-            "other": {"type": "string"},
-            "text": {"type": "string"},
-        },
-    },
-}
-TOOLS = [
-    Tool.model_validate(
-        {"type": "function", "function": {"name": name, "description": f"Does {name}", "parameters": schema}}
-    )
-    for name, schema in SCHEMAS.items()
-]
 
 Read = tuple[str, str, list[tuple[str, Any]]]
 

@@ -319,7 +319,7 @@ def test_a_call_that_is_cut_is_no_markup(name: str) -> None:
 
 
 def test_what_is_cut_and_may_be_no_call_is_text() -> None:
-    for text in ('{"colour": "re', '{"name": "some'):
+    for text in ('{"colour": "re', '{"name": "some', '{"name": "wea\\ether", "parameters": {"ci'):
         parser = AnswerParser(calls.Llama3(), ["weather"])
         pieces = parser.feed(text) + parser.finish(cut=True)
         assert [p.text for p in pieces if isinstance(p, Said)] == [text]
@@ -344,3 +344,24 @@ def test_what_is_cut_and_may_be_no_call_is_text() -> None:
 )
 def test_other_formats_of_models(text: str, size: int) -> None:
     assert read(AnswerParser(calls.Hermes(), ["weather"]), text, size) == ("", "", ROME)
+
+
+@pytest.mark.parametrize("size", [1, 6, 1000])
+def test_text_behind_a_call_keeps_its_line_breaks(size: int) -> None:
+    text = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>\n\na\nb\n\nc'
+    assert read(AnswerParser(calls.Hermes(), ["weather"]), text, size) == ("a\nb\n\nc", "", ROME)
+
+
+def test_calls_side_by_side_that_end_with_the_answer() -> None:
+    """Where calls are forced, and the last bytes come with the end."""
+    for form, text, _, called in ANSWERS.values():
+        assert read(AnswerParser(form, ["weather", "add"], forced=True), text, 1000)[2] == called
+
+
+def test_whole_calls_of_a_list_are_kept_when_the_next_is_cut() -> None:
+    form, text, _, called = ANSWERS["mistral"]
+    parser = AnswerParser(form, ["weather", "add"])
+    pieces = parser.feed(text[: text.index('"b"')]) + parser.finish(cut=True)
+    found = [(p.name, p.arguments) for p in pieces if isinstance(p, Called)]
+    assert [found[0]] == [(called[0][0], json.dumps(called[0][1]))] and found[1][0] == "add"
+    assert found[1][1].startswith('{"a": 1')

@@ -8,7 +8,8 @@ from typing import Any
 import check_templates
 import pytest
 import templated_model
-from reading_cases import SCHEMAS, TOOLS, cut_everywhere, is_taken, read, split_everywhere
+from fuzz_answers import SCHEMAS, TOOLS
+from reading_cases import cut_everywhere, is_taken, read, split_everywhere
 from running_server import running
 
 from pyllama_long.engine import Engine, EngineConfig

@@ -5,20 +5,15 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
 from typing import Any
 
-import check_templates
+import fuzz_answers
 import pytest
-from reading_cases import SCHEMAS, TOOLS, cut_everywhere, is_taken, read, split_everywhere
+from fuzz_answers import KINDS, KNOWING, MESSAGES, TOOLS, Calls, form_of, parser, written
+from reading_cases import cut_everywhere, is_taken, read, split_everywhere
 
 from pyllama_long.engine import Engine
-from pyllama_long.server import calls, channels, forced, grammar
-from pyllama_long.server.answer import AnswerParser
-from pyllama_long.server.schemas.chat import as_input
-from pyllama_long.server.template import ChatTemplate
-
-Calls = list[tuple[str, dict[str, Any]]]
+from pyllama_long.server import calls, forced, grammar
 
 FORMS = {  # by parts of the templates' names
     "Apertus": "<|tools_prefix|>",
@@ -67,56 +62,8 @@ FORMS = {  # by parts of the templates' names
     "Solar": "<|tool_calls|>",
 }
 SINGLE = ("GigaChat", "Llama-3.", "gpt-oss")  # one call in a message
-PATHS = {path.stem: path for path in sorted(check_templates.TEMPLATES.glob("*.jinja"))}
 
 
-@cache
-def template(name: str) -> ChatTemplate:
-    return ChatTemplate(PATHS[name].read_text(), "", "", [])
-
-
-KNOWING = [name for name in PATHS if template(name).knows_tools and "r-plus" not in name]
-
-
-def parser(name: str, tools: bool = True, **more: Any) -> AnswerParser:
-    found = template(name)
-    channel: channels.Channel | None = "none" if channels.style_of(found.source) else None
-    return AnswerParser(
-        calls.format_of(found.source),
-        list(SCHEMAS) if tools else [],
-        schemas=SCHEMAS,
-        thinks=found.thinks,
-        marks=found.thinking,
-        channel=channel,
-        **more,
-    )
-
-
-def written(name: str, made: Calls) -> str:
-    """What a template writes of calls, up to their results."""
-    found, form = template(name), calls.format_of(template(name).source)
-    listed = [
-        {"id": f"abcdefgh{i}", "type": "function", "function": {"name": n, "arguments": json.dumps(a)}}
-        for i, (n, a) in enumerate(made)
-    ]
-    results = [
-        {"role": "tool", "tool_call_id": f"abcdefgh{i}", "content": f"RESULT{i}"} for i in range(len(made))
-    ]
-    asked = [{"role": "user", "content": "QUESTION"}]
-    rendered = found.rendered(
-        as_input([*asked, {"role": "assistant", "tool_calls": listed}, *results]), TOOLS
-    )
-    assert not rendered.told
-    text = rendered.text[rendered.text.rindex("QUESTION") + len("QUESTION") :].partition("RESULT0")[0]
-    begins = {"Llama3": ("{",), "Harmony": (START,), "Addressed": (START,)}.get(
-        type(form).__name__, form.marks
-    )
-    at, mark = min((text.index(mark), mark) for mark in begins if mark in text)
-    return text[at + (len(mark) if isinstance(form, MESSAGES) else 0) :]
-
-
-START = "<|start|>assistant"
-MESSAGES = (calls.Recipients, calls.Harmony, calls.Addressed)  # whose beginnings prompts have
 TWO: Calls = [
     ("weather", {"city": "Rome"}),
     (
@@ -136,7 +83,7 @@ TWO: Calls = [
 def test_each_template_has_its_format() -> None:
     for name in KNOWING:
         marks = [mark for part, mark in FORMS.items() if part in name]
-        form = calls.format_of(template(name).source)
+        form = form_of(name)
         assert form.marks[:1] == tuple(marks[:1]), name
 
 
@@ -147,10 +94,6 @@ def test_what_a_template_writes_is_read_again(name: str) -> None:
         for size in (1, 7, 10_000):
             assert read(parser(name), text, size)[1:] == ("", made), text
 
-
-KINDS = {  # one template of each format
-    repr(calls.format_of(template(name).source)): name for name in KNOWING
-}
 
 HOSTILE = [
     *(
@@ -189,7 +132,7 @@ def test_values_may_hold_marks(name: str) -> None:
 def test_any_split_and_any_cut(name: str) -> None:
     made: Calls = [("add", {"b": ["x"], "text": "90210"})]
     own = written(name, made)
-    form = calls.format_of(template(name).source)
+    form = form_of(name)
     text = own if form.starts or isinstance(form, MESSAGES) else f"I add.{own}"
     split_everywhere(lambda: parser(name), text)
     end = text.rindex("90210") + len("90210")
@@ -221,7 +164,7 @@ def is_begun(arguments: str, whole: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", KINDS.values())
 def test_a_call_is_forced_as_the_template_writes_it(name: str, engine: Engine) -> None:
-    form = calls.format_of(template(name).source)
+    form = form_of(name)
     made: Calls = [("weather", {"city": "Rome"}), ("add", {"a": 1, "text": "one"})]
     made = made[1:] if any(one in name for one in SINGLE) else made
     rules = grammar.Rules()
@@ -243,9 +186,12 @@ def test_a_call_is_forced_as_the_template_writes_it(name: str, engine: Engine) -
     assert taken and read(parser(name, forced=True), taken, 7)[2] == made, text
 
 
+LONG = "x < y and \\\"{'z'}\\\" [1] </par "
+
+
 @pytest.mark.parametrize("name", KINDS.values())
 def test_hostile_marks_are_read_in_linear_time(name: str) -> None:
-    form = calls.format_of(template(name).source)
+    form = form_of(name)
     own = written(name, [("add", {"other": "xyz", "text": "1"})])
     pieces = {
         *form.marks,
@@ -254,16 +200,21 @@ def test_hostile_marks_are_read_in_linear_time(name: str) -> None:
         own[: own.index("xyz")],
         own[own.index("xyz") :],
     }
-    for piece in filter(None, pieces):
+    opened = own[: own.index("xyz")]
+    for begin, piece in [("", piece) for piece in pieces if piece] + [
+        (opened, LONG),
+        (opened, "<"),
+        (opened, "'"),
+    ]:
         looked = []
         for n in (1, 2):
-            one, text = parser(name), piece * (n * max(2, 3000 // len(piece)))
+            one, text = parser(name), begin + piece * (n * max(2, 3000 // len(piece)))
             for i in range(0, len(text), 3):
                 one.feed(text[i : i + 3])
                 assert len(one.input.text) < 2048, piece
             one.finish()
             looked.append(one.input.looked / len(text))
-        assert looked[1] < 1.3 * looked[0] + 1 and looked[0] < 700, (piece, looked)
+        assert looked[1] < 1.3 * looked[0] + 1 and looked[0] < 700, (begin, piece, looked)
 
 
 @pytest.mark.parametrize(
@@ -309,3 +260,30 @@ def test_marks_around_text_are_none_of_it(name: str, text: str, said: str, thoug
     for size in (1, 6, 1000):
         assert read(parser(name), text, size) == (said, thought, [])
         assert read(parser(name, tools=False), text, size) == (said, thought, [])
+
+
+def test_damaged_answers_are_read_the_same_in_any_pieces() -> None:
+    done, faults = fuzz_answers.run(400, 1)
+    assert not faults and len(done) == len(KINDS)
+
+
+def test_command_r_plus() -> None:
+    """Its template tells of arrays only where they say of what."""
+    one = [("weather", {"city": "Rome"})]
+    assert read(parser("CohereForAI-c4ai-command-r-plus-tool_use"), f"I look.\n{ACTION}", 4) == (
+        "I look.",
+        "",
+        one,
+    )
+
+
+ACTION = """Action:
+```json
+[
+    {
+        "tool_name": "weather",
+        "parameters": {
+            "city": "Rome"
+        }
+    }
+]```"""
