@@ -341,9 +341,9 @@ _SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistaka
 
 def format_of(template: str | None) -> Format:
     """The format that a chat template shows."""
-    source = template or ""
+    source = (template or "").replace("\\'", "'")
     for shown, form in _SHOWN:
-        if shown in source.replace("\\'", "'"):
+        if shown in source:
             return replace(form, text=_COHERE[2:]) if _COHERE[2] in source else form
     if "<function=" in source:
         return Xml() if "<tool_call>" in source else FUNCTIONARY

@@ -186,7 +186,8 @@ def _kimi(source: Input, mark: str) -> Waiting:
     heads: list[str] = []
     if not (yield from source.until(("<|tool_call_argument_begin|>",), heads.append)):
         raise Unfinished
-    name = "".join(heads).strip().removeprefix("functions.").rpartition(":")[0]
+    head = "".join(heads).strip().removeprefix("functions.")
+    name = head.rpartition(":")[0] or head
     value = yield from arguments(source, name)
     yield from source.until(("<|tool_call_end|>",), lambda _: None)
     return [Call(name, value)]

@@ -336,6 +336,7 @@ def test_what_is_cut_and_may_be_no_call_is_text() -> None:
         "<seed:tool_call>\n<function=weather>\n<parameter=city>Rome</parameter>\n</function>\n</seed:tool_call>",
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
         '{"city": "Rome"}<|tool_call_end|><|tool_calls_section_end|>',
+        '<|tool_call_begin|>functions.weather<|tool_call_argument_begin|>{"city": "Rome"}<|tool_call_end|>',
         '<function=weather>{"city": "Rome"}</function>',
         '<tool_call>[{"name": "weather", "arguments": {"city": "Rome"}}]</tool_call>',
         '[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS]{"city": "Rome"}',
