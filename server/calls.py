@@ -326,7 +326,8 @@ _SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistaka
     ("<TOOLCALL>", Objects(begin="<TOOLCALL>", end="</TOOLCALL>", listed=True, marks=("<TOOLCALL>",))),
     ("<|tool_call|>", Objects(begin="<|tool_call|>", listed=True, marks=("<|tool_call|>",))),
     ("<|tool_call_start|>", Python()),
-    ("List of tools: ", Python()),
+    ("List of tools: [", Python()),
+    ("List of tools: <|tool_list_start|>", Python()),
     (
         "<tool_calls>[",
         Objects(begin="<tool_calls>", end="</tool_calls>", listed=True, marks=("<tool_calls>",)),
