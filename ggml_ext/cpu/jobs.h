@@ -91,7 +91,8 @@ static int row_count(struct job * job, const struct plong_phase * ph, int top, i
     return job->n_counts++;
 }
 
-/* log2 of how often keys count for rows of one of the job's counts: x [n], zeros up to a multiple of 16 */
+/* log2 of how often keys count for rows of one of the job's counts: x [n], zeros up to a multiple of 32: what
+ * logits are padded to at most. */
 static void count_weights(
     const struct job * job, const struct plong_phase * ph, int i, const int32_t * t, int n, float * x) {
     const struct count c = job->counts[i];
@@ -118,7 +119,7 @@ static void count_weights(
     for (int j = 0; j < n; j++) {
         x[j] = log[times[j]];
     }
-    memset(x + n, 0, (size_t) (-n & 15) * sizeof(float));
+    memset(x + n, 0, (size_t) (-n & 31) * sizeof(float));
 }
 
 /* Keys before it are read by all rows. */

@@ -86,6 +86,9 @@ static double run(const struct input * file, int n_threads) {
     ggml_build_forward_expand(g, out);
     struct ggml_cplan plan = ggml_graph_plan(g, n_threads, NULL);
     plan.work_data         = malloc(plan.work_size); /* of its own, so that the sanitizers know where it ends */
+    if (plan.work_data) {
+        memset(plan.work_data, 0xff, plan.work_size); /* NaN, whatever is read of it before it is written */
+    }
     if ((plan.work_size > 0 && !plan.work_data) || ggml_graph_compute(g, &plan) != GGML_STATUS_SUCCESS) {
         exit(2);
     }
