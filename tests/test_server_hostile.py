@@ -23,6 +23,7 @@ from pyllama_long.cli import serve
 from pyllama_long.cli.serve import listen
 from pyllama_long.engine import EngineConfig
 from pyllama_long.model import Model
+from pyllama_long.server import logs
 from pyllama_long.server.body import parse
 from pyllama_long.server.errors import ApiError
 from pyllama_long.server.overflow_store import Store
@@ -218,6 +219,7 @@ def test_old_turns_are_bounded_by_bytes(tmp_path: Path) -> None:
 
 def test_how_much_of_old_turns_is_kept_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Settings] = []
+    monkeypatch.setattr(logs, "install", lambda _: None)
     monkeypatch.setattr(serve, "serve", lambda config, settings, *_: found.append(settings))
     assert cli.run(["serve", "--keep-turns", "1"]) == 0
     state = State(found[0], lambda _: None)  # type: ignore[arg-type, return-value]

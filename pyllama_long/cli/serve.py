@@ -146,6 +146,7 @@ def command(
     try:
         from pyllama_long.lora import check as check_adapter
         from pyllama_long.server import logs, security
+        from pyllama_long.server.protocol import limited
         from pyllama_long.server.settings import Settings
     except ImportError as error:
         raise CommandError(f"the server needs the package {error.name}: pip install pyllama-long") from None
@@ -208,6 +209,10 @@ def command(
         page=page,
         keep_responses=keep_responses << 20,
     )
+    try:
+        limited(max_connections)
+    except ValueError as error:
+        raise CommandError(f"--max-connections: {error}") from None
     logs.install(log_level)
     tls = None if ssl_certfile is None else (str(ssl_certfile), str(ssl_keyfile))
     return serve(config, settings, host, port, tls, max_connections)
@@ -237,10 +242,6 @@ def serve(
     from pyllama_long.server.app import create_app
     from pyllama_long.server.protocol import limited
 
-    try:
-        protocol = limited(max_connections)
-    except ValueError as error:
-        raise CommandError(f"--max-connections: {error}") from None
     engine_config = EngineConfig(**config)
     with listen(host, port) as listening:
         app = create_app(settings, lambda progress: Engine(engine_config, on_progress=progress))
@@ -249,7 +250,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            http=protocol,
+            http=limited(max_connections),
             timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_WORDS_S,
             timeout_keep_alive=30,
             ssl_certfile=None if tls is None else tls[0],
