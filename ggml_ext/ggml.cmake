@@ -11,7 +11,7 @@ if (TARGET ggml-cpu)
     add_library(plong-cpu OBJECT)
     set_target_properties(plong-cpu PROPERTIES POSITION_INDEPENDENT_CODE ON C_STANDARD 11)
     target_link_libraries(plong-cpu PRIVATE ggml-base)
-    target_include_directories(plong-cpu PRIVATE ${PLONG_EXT_DIR} ${PLONG_EXT_DIR}/cpu . ggml-cpu)
+    target_include_directories(plong-cpu PRIVATE ${PLONG_EXT_DIR} . ggml-cpu)
 
     if (CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
         set(plong_isas avx512 avx2 scalar)
@@ -64,8 +64,8 @@ if (TARGET ggml-cpu)
     target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/tiles.c
         ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
     foreach (isa ${plong_isas})
-        target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/isa_${isa}.c)
-        set_source_files_properties(${PLONG_EXT_DIR}/cpu/isa_${isa}.c PROPERTIES
+        target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c)
+        set_source_files_properties(${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c PROPERTIES
             COMPILE_OPTIONS "${plong_flags_${isa}};${PLONG_OPTIMIZE};-fno-math-errno")
     endforeach()
     target_sources(ggml-cpu PRIVATE $<TARGET_OBJECTS:plong-cpu>)

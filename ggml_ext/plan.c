@@ -137,7 +137,7 @@ int64_t plong_phase_keys(
 int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]) {
     const int32_t end = p1 + 1;
     /* a head range [0, a) and a tail range [b, end), merged when they touch */
-    const int32_t a = min_i32(plong_phase_head(ph), end);
+    const int32_t a = min_i32(plong_sinks_end(ph), end);
     int32_t       b = ph->window == PLONG_ALL || p0 < ph->dense_below ? 0 : max_i32(0, p0 - ph->window + 1);
     int           n = 0;
     if (ph->window == 0 && p0 >= ph->dense_below) {
@@ -177,7 +177,7 @@ bool plong_branch_range(
         }
         beg = (int64_t) lo + s;
     }
-    const int64_t head = plong_phase_head(ph), skip = beg < head ? (head - beg + r - 1) / r * r : 0;
+    const int64_t head = plong_sinks_end(ph), skip = beg < head ? (head - beg + r - 1) / r * r : 0;
     if (beg + skip >= end) {
         return false;
     }

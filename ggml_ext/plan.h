@@ -20,7 +20,7 @@ PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 
 /* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global.
  * At most PLONG_LONGEST, so that a segment can be added to it. */
-static inline int32_t plong_phase_head(const struct plong_phase * ph) {
+static inline int32_t plong_sinks_end(const struct plong_phase * ph) {
     const int32_t head = ph->sinks > ph->global ? ph->sinks : ph->global;
     return head < PLONG_LONGEST ? head : PLONG_LONGEST;
 }

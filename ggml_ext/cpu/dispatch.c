@@ -1,12 +1,12 @@
 /* dispatch.c - the op on ggml's thread pool: each thread takes tile by tile, or segment by segment. */
-#include "dispatch.h"
+#include "cpu/dispatch.h"
 
 #include <string.h>
 
 #include "ggml-cpu-impl.h"
-#include "tiles.h"
+#include "cpu/tiles.h"
 
-#define MOST_PARTS (1 << 25) /* bytes of states of segments */
+#define MAX_PARTS (1 << 25) /* bytes of states of segments */
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------- */
 
@@ -54,13 +54,14 @@ static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
     w.threads    = align64(sizeof(struct work_head));
     w.per_thread = w.state + align64(largest_scratch(d_k, d_v, most, op->src[4] != NULL));
     /* segments are items only while there are fewer tiles than wanted, each as small as they get */
-    const int64_t tiles = plong_few_tiles(n_threads), cells = op->src[1]->ne[2];
-    const int64_t wide = cells / PLONG_SEGMENT + 2, few = PLONG_FEW_SEGMENTS + 3, segments = wide > few ? wide : few;
-    w.max_rows = min_i64(tiles * PLONG_DILATED_ROWS * plong_least_rows(d_k, d_v), rows) * segments;
-    w.max_rows = min_i64(w.max_rows, MOST_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
-    w.tiles    = w.threads + w.per_thread * (size_t) n_threads;
-    w.partials = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
-    w.total    = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
+    const int64_t tiles = plong_tiles_wanted(n_threads), cells = op->src[1]->ne[2];
+    const int64_t wide = cells / PLONG_SEGMENT + 2, narrow = PLONG_NARROW_SEGMENTS + 3;
+    const int64_t segments = wide > narrow ? wide : narrow;
+    w.max_rows             = min_i64(tiles * PLONG_DILATED_ROWS * plong_min_rows(d_k, d_v), rows) * segments;
+    w.max_rows             = min_i64(w.max_rows, MAX_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
+    w.tiles                = w.threads + w.per_thread * (size_t) n_threads;
+    w.partials             = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
+    w.total                = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
     return w;
 }
 

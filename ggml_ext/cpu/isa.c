@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attn.h"
+#include "cpu/kernel.h"
 #include "ggml-impl.h"
 
 #define MAX_ISAS 8

@@ -1,5 +1,5 @@
-/* table_x86.c - what hangs on the processor family: the kernels linked in, best first, and how memory is asked for. */
-#include "attn.h"
+/* table_x86.c - what hangs on the processor family: the kernels linked in, best first, and how memory is prefetched. */
+#include "cpu/kernel.h"
 
 #ifdef PLONG_AMX
 extern const struct plong_kernel plong_kernel_amx;

@@ -1,5 +1,5 @@
 /* tiles.c - cuts a batch into tiles, and these into segments of keys where there are too few for the threads. */
-#include "tiles.h"
+#include "cpu/tiles.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -7,15 +7,15 @@
 #include "ggml-cpu-impl.h"
 
 #define TILES_PER_THREAD 8         /* wanted, for balance: tiles get smaller, then keys are split */
-#define FEW_SEGMENT      512       /* least keys that are merged as a whole in tiles of few rows */
+#define NARROW_SEGMENT   512       /* fewest keys that are merged as a whole in narrow tiles */
 #define WHOLE            (1 << 30) /* longer than any sequence */
 
-int32_t plong_least_rows(int32_t d_k, int32_t d_v) {
+int32_t plong_min_rows(int32_t d_k, int32_t d_v) {
     const int32_t n = plong_row_limit(d_k, d_v) / 4;
-    return n > PLONG_FEW_ROWS ? n : PLONG_FEW_ROWS;
+    return n > PLONG_NARROW_ROWS ? n : PLONG_NARROW_ROWS;
 }
 
-int64_t plong_few_tiles(int n_threads) { return TILES_PER_THREAD / 2 * (int64_t) n_threads; }
+int64_t plong_tiles_wanted(int n_threads) { return TILES_PER_THREAD / 2 * (int64_t) n_threads; }
 
 static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -25,11 +25,11 @@ static bool row_has_window(const struct plong_phase * ph, int32_t p) {
     return ph->n_branches == 0 && p >= ph->dense_below && p >= ph->window;
 }
 
-/* Keys of a segment in tiles of few rows: by the number of keys that the row at p reads. */
-static int32_t few_segment(const struct plong_phase * ph, int32_t p) {
-    const int64_t keys = row_has_window(ph, p) ? (int64_t) ph->window + plong_phase_head(ph) : (int64_t) p + 1;
-    int32_t       n    = FEW_SEGMENT;
-    while (keys > (int64_t) n * PLONG_FEW_SEGMENTS) {
+/* Keys of a segment in narrow tiles: by the number of keys that the row at p reads. */
+static int32_t narrow_segment(const struct plong_phase * ph, int32_t p) {
+    const int64_t keys = row_has_window(ph, p) ? (int64_t) ph->window + plong_sinks_end(ph) : (int64_t) p + 1;
+    int32_t       n    = NARROW_SEGMENT;
+    while (keys > (int64_t) n * PLONG_NARROW_SEGMENTS) {
         n *= 2;
     }
     return n;
@@ -38,11 +38,11 @@ static int32_t few_segment(const struct plong_phase * ph, int32_t p) {
 /* Segments lie at fixed positions, so that a row's sums are the same in any company. */
 static void set_segments(struct plong_tile * tile) {
     const struct plong_phase * ph = tile->phase;
-    tile->segment                 = plong_is_few(tile->n_tok, tile->n_h) ? few_segment(ph, tile->pos) : PLONG_SEGMENT;
-    tile->seg0                    = 0;
-    tile->seg1                    = (tile->pos + tile->n_tok - 1) / tile->segment + 1;
-    tile->gap_at                  = (plong_phase_head(ph) + tile->segment - 1) / tile->segment;
-    tile->gap                     = 0;
+    tile->segment = plong_is_narrow(tile->n_tok, tile->n_h) ? narrow_segment(ph, tile->pos) : PLONG_SEGMENT;
+    tile->seg0    = 0;
+    tile->seg1    = (tile->pos + tile->n_tok - 1) / tile->segment + 1;
+    tile->gap_at  = (plong_sinks_end(ph) + tile->segment - 1) / tile->segment;
+    tile->gap     = 0;
     if (row_has_window(ph, tile->pos)) {
         const int32_t first = (tile->pos - ph->window + 1) / tile->segment;
         tile->gap           = first > tile->gap_at ? first - tile->gap_at : 0;
@@ -56,8 +56,8 @@ static int64_t group_tiles(
     struct plong_tile * tiles) {
     const int32_t n_kv    = c->n_head / c->n_group;
     const bool    dilated = phase->n_branches > 0;
-    const bool    few     = !dilated && plong_is_few(group->n, c->n_group);
-    const int32_t most_kv = few ? PLONG_FEW_ROWS / (group->n * c->n_group) : 1;
+    const bool    narrow  = !dilated && plong_is_narrow(group->n, c->n_group);
+    const int32_t most_kv = narrow ? PLONG_NARROW_ROWS / (group->n * c->n_group) : 1;
     const int32_t most_h  = dilated && c->n_group > PLONG_CLASSES ? PLONG_CLASSES : c->n_group;
     int64_t       n       = 0;
     for (int32_t kv = 0, kvs; kv < n_kv; kv += kvs) {
@@ -71,8 +71,8 @@ static int64_t group_tiles(
                 const int32_t pos = group->pos + i;
                 int32_t       end = i + tokens < group->n ? i + tokens : group->n;
                 end               = plong_phase_cut(phase, pos, group->pos + end - 1) - group->pos + 1;
-                while (plong_is_few(end - i, hs) &&
-                       few_segment(phase, group->pos + end - 1) != few_segment(phase, pos)) {
+                while (plong_is_narrow(end - i, hs) &&
+                       narrow_segment(phase, group->pos + end - 1) != narrow_segment(phase, pos)) {
                     end--;
                 }
                 tiles[n] = (struct plong_tile) {
@@ -112,7 +112,7 @@ static int by_cost(const void * a, const void * b) {
 static void sort_tiles(const struct plong_call * c, struct plong_tile * tiles, int64_t n) {
     bool uneven = false;
     for (int64_t i = 0; i < n; i++) {
-        uneven |= tiles[i].phase->n_branches > 0 && plong_is_few(tiles[i].n_tok, tiles[i].n_h);
+        uneven |= tiles[i].phase->n_branches > 0 && plong_is_narrow(tiles[i].n_tok, tiles[i].n_h);
     }
     if (uneven) {
         for (int64_t i = 0; i < n; i++) {
@@ -125,7 +125,7 @@ static void sort_tiles(const struct plong_call * c, struct plong_tile * tiles, i
 int64_t plong_make_tiles(const struct plong_call * c, int n_threads, struct plong_tile * tiles) {
     const struct plong_group * groups = plong_batch_groups(c->batch);
     const bool                 dense  = c->params.layer < c->batch->plan.dense_layers;
-    const int32_t              least  = plong_least_rows(c->d_k, c->d_v);
+    const int32_t              least  = plong_min_rows(c->d_k, c->d_v);
     for (int32_t rows = plong_row_limit(c->d_k, c->d_v);; rows = rows / 2 > least ? rows / 2 : least) {
         int64_t n = 0, wanted = (int64_t) TILES_PER_THREAD * n_threads;
         for (int g = 0; g < c->batch->n_groups; g++) {
@@ -148,7 +148,7 @@ int64_t plong_share_segments(struct plong_tile * tiles, int64_t n, int n_threads
         tiles[i].part = parts;
         parts += tiles[i].seg1;
     }
-    if (n_threads > 1 && n < plong_few_tiles(n_threads) && parts * rows <= max_rows) {
+    if (n_threads > 1 && n < plong_tiles_wanted(n_threads) && parts * rows <= max_rows) {
         return parts;
     }
     for (int64_t i = 0; i < n; i++) { /* each segment would go through all branches anew */

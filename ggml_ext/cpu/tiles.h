@@ -2,11 +2,10 @@
 #ifndef PLONG_CPU_TILES_H
 #define PLONG_CPU_TILES_H
 
-#include "attn.h"
+#include "cpu/kernel.h"
 
-#define PLONG_SEGMENT 8192 /* keys that are merged as a whole in tiles of many rows */
-#define PLONG_FEW_SEGMENTS \
-    32 /* most segments of a tile of few rows, but for those that its keys only begin or end in */
+#define PLONG_SEGMENT         8192 /* keys that are merged as a whole in wide tiles */
+#define PLONG_NARROW_SEGMENTS 32 /* most segments of a narrow tile, but for those that its keys only begin or end in */
 
 struct ggml_threadpool;
 
@@ -17,10 +16,10 @@ struct plong_queue {
 };
 
 /* Tiles get no smaller than this for the sake of balance: packing keys would cost too much. */
-int32_t plong_least_rows(int32_t d_k, int32_t d_v);
+int32_t plong_min_rows(int32_t d_k, int32_t d_v);
 
-/* So few tiles do not keep every thread busy. */
-int64_t plong_few_tiles(int n_threads);
+/* Below this many tiles, threads would idle. */
+int64_t plong_tiles_wanted(int n_threads);
 
 /* Cuts the batch into tiles; returns how many. Every thread could do it, one does. */
 int64_t plong_make_tiles(const struct plong_call * call, int n_threads, struct plong_tile * tiles);

@@ -12,7 +12,7 @@
 #include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-hybrid.h"
 #include "plong_state.h"
-#include "turn.h"
+#include "rotate.h"
 
 namespace {
 

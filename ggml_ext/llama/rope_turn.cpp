@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "llama-graph.h"
-#include "turn.h"
+#include "rotate.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 /*
- * amx_emulated.h - AMX's tiles in plain C, included ahead of isa_amx.c by the builds of run_cases that emulate them: so its
+ * amx_emulated.h - AMX's tiles in plain C, included ahead of amx.c by the builds of run_cases that emulate them: so its
  * body runs on processors without AMX, and AddressSanitizer sees what tiles load and store.
  */
 #ifndef PLONG_AMX_EMULATED_H

@@ -1,0 +1,158 @@
+/*
+ * narrow_keys.h - q8_0 or q4_0 keys as tiles, and their products with a few query rows. q8_0: keys are the rows of a
+ * tile, read from the cache as they lie. q4_0: unpacked, keys are the columns, 4 dims of each side by side.
+ */
+#ifndef PLONG_CPU_AMX_NARROW_KEYS_H
+#define PLONG_CPU_AMX_NARROW_KEYS_H
+
+#include "cpu/amx/narrow.h"
+
+/* Bytes of the digits of a group's queries, and of all groups' with their weights: quant_queries() */
+static size_t quant_group_size(int d) { return (size_t) ((d / 32 + 1) / 2) * 1024; }
+static size_t quant_size(int d) { return QUANT_GROUP * (quant_group_size(d) + 64); }
+
+static float * quant_weights(uint8_t * digits, int d, int group) {
+    return (float *) (digits + QUANT_GROUP * quant_group_size(d) + 64 * (size_t) group);
+}
+
+/* Where the digit of a row goes for 4 dims. q8_0: a tile of 32 bytes per row for each block, [8 quads of dims][row, digit].
+ * q4_0: a tile for two blocks, [block, row, digit][64 dims], 0 where the dims are the other block's. */
+static uint8_t * quant_place(int32_t type, uint8_t * group, int dim, int row, int digit) {
+    const int b = dim / 32, column = 2 * row + digit;
+    if (type == GGML_TYPE_Q8_0) {
+        return group + 256 * b + dim % 32 / 4 * 32 + 4 * column;
+    }
+    return group + b / 2 * 1024 + (b % 2 * 8 + column) * 64 + dim % 64;
+}
+
+/* q [rows][dq], rows <= PLONG_NARROW, as digits, and as weights what a digit's unit is worth in a logit per unit of K */
+static void quant_queries(int32_t type, const float * q, int rows, int dq, int d, uint8_t * out) {
+    const float unit = type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE;
+    memset(out, 0, quant_size(d));
+    for (int r = 0; r < rows; r++, q += dq) {
+        uint8_t *   group                                     = out + (size_t) (r / QUANT_ROWS) * quant_group_size(d);
+        const float max                                       = quant_most(q, d);
+        const vf    inv                                       = vf_set1(max > 1e-30f ? QUANT_ONE / max : 0.0f);
+        quant_weights(out, d, r / QUANT_ROWS)[r % QUANT_ROWS] = max / unit;
+        for (int i = 0; i < d; i += 16) {
+            int32_t       lo[4], hi[4]; /* four dims each */
+            const __m512i y = quant_digits(_mm512_cvtps_epi32(vf_mul(vf_load(q + i), inv)));
+            _mm_storeu_si128((__m128i *) lo, _mm512_cvtepi32_epi8(y));
+            _mm_storeu_si128((__m128i *) hi, _mm512_cvtepi32_epi8(_mm512_srli_epi32(y, 8)));
+            for (int j = 0; j < 4; j++) {
+                memcpy(quant_place(type, group, i + 4 * j, r % QUANT_ROWS, 0), &lo[j], 4);
+                memcpy(quant_place(type, group, i + 4 * j, r % QUANT_ROWS, 1), &hi[j], 4);
+            }
+        }
+    }
+}
+
+/* Up to 4 blocks of 16 keys, and what they come to with the queries of each group */
+struct quant_keys {
+    _Alignas(64) int8_t value[16 * 4 * 32]; /* q8_0: [key][block][32], where it is used; q4_0: [block][quad][key][4] */
+    _Alignas(64) int32_t sum[QUANT_GROUP][512]; /* q8_0: [block][key][row, digit]; q4_0: [block][row, digit][key] */
+    vf scale[4];
+};
+
+/* q8_0: block 0 of 16 keys, and bytes from key to key and from block to block */
+struct quant_source {
+    const char * first;
+    size_t       key, block;
+};
+
+/* Keys that lie at no one distance. m blocks of 16, `at` bytes into each row */
+PLONG_INLINE void quant_gather(struct quant_keys * k, const char * const * row, size_t at, int m) {
+    for (int j = 0; j < 16; j++) {
+        for (int i = 0; i < m; i++) {
+            const void * one = row[j] + at + quant_at(GGML_TYPE_Q8_0, i);
+            _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256(one));
+        }
+    }
+}
+
+#define QUANT_DOT(c, keys, key, queries, query, a, b, sum, stride) \
+    _tile_zero(c);                                                 \
+    _tile_loadd(K_KEYS, keys, key);                                \
+    _tile_loadd(K_QUERIES, queries, query);                        \
+    _tile_dpbssd(c, a, b);                                         \
+    _tile_stored(c, sum, stride);
+
+/* A group's products of block i of 16 keys. Two blocks that follow each other have sums in different tiles. */
+PLONG_INLINE void quant_dot_q8(const int i, struct quant_source k, const uint8_t * q, int32_t * sum) {
+    if (i % 2 == 0) {
+        QUANT_DOT(K_SUMS, k.first + k.block * i, k.key, q + 256 * i, 32, K_KEYS, K_QUERIES, sum + 128 * i, 32)
+    } else {
+        QUANT_DOT(K_SUMS_2, k.first + k.block * i, k.key, q + 256 * i, 32, K_KEYS, K_QUERIES, sum + 128 * i, 32)
+    }
+}
+
+/* The same of blocks i and i + 1, i even */
+PLONG_INLINE void quant_dot_q4(const int i, const struct quant_keys * k, const uint8_t * q, int32_t * sum) {
+    if (i % 4 == 0) {
+        QUANT_DOT(K_SUMS, k->value + 512 * i, 64, q + 512 * i, 64, K_QUERIES, K_KEYS, sum + 128 * i, 64)
+    } else {
+        QUANT_DOT(K_SUMS_2, k->value + 512 * i, 64, q + 512 * i, 64, K_QUERIES, K_KEYS, sum + 128 * i, 64)
+    }
+}
+#undef QUANT_DOT
+
+/* Block i of 16 keys as tiles, at `at` of each row */
+PLONG_INLINE void quant_load_q4(struct quant_keys * k, const char * const * row, size_t at, int i) {
+    int8_t * out = k->value + 512 * i;
+    __m512i  x[4];
+    for (int j = 0; j < 4; j++) {
+        x[j] = quant_four(row + j, 4, at + quant_at(GGML_TYPE_Q4_0, i));
+    }
+    quant_transpose_words(x);
+    for (int g = 0; g < 4; g++) {
+        _mm512_store_si512(out + 64 * g, quant_low_nibbles(x[g]));
+        _mm512_store_si512(out + 64 * (4 + g), quant_high_nibbles(x[g]));
+    }
+}
+
+/* sum[8] += the sums of block b times their scales. Two keys are a vector: [key][row, digit] */
+PLONG_INLINE void quant_scale_q8(const struct quant_keys * k, const int32_t * from, int b, vf * sum) {
+    const vf scale = k->scale[b];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        const int     j = 2 * i, l = 2 * i + 1;
+        const __m512i two = _mm512_setr_epi32(j, j, j, j, j, j, j, j, l, l, l, l, l, l, l, l);
+        const vf      x   = _mm512_cvtepi32_ps(_mm512_load_si512(from + 128 * b + 16 * i));
+        sum[i]            = vf_fma(x, _mm512_permutexvar_ps(two, scale), sum[i]);
+    }
+}
+
+/* s[rows][NARROW_BLOCK] = or += them, rows <= QUANT_ROWS */
+PLONG_INLINE void quant_finish_q8(const int rows, const vf * sum, const float * weight, bool more, float * s) {
+    vf even[2], odd[2];
+    for (int i = 0; i < 2; i++) { /* digits together, then rows 0 and 2, and 1 and 3, apart */
+        vf x[2];
+        for (int j = 0; j < 2; j++) {
+            const vf a = sum[4 * i + 2 * j], b = sum[4 * i + 2 * j + 1];
+            x[j] = vf_fma(_mm512_shuffle_ps(a, b, 0xdd), vf_set1(256.0f), _mm512_shuffle_ps(a, b, 0x88));
+        }
+        even[i] = _mm512_shuffle_ps(x[0], x[1], 0x88);
+        odd[i]  = _mm512_shuffle_ps(x[0], x[1], 0xdd);
+    }
+    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    for (int r = 0; r < rows; r++, s += NARROW_BLOCK) {
+        const vf * x = r % 2 ? odd : even;
+        const vf   y = r < 2 ? _mm512_shuffle_f32x4(x[0], x[1], 0x88) : _mm512_shuffle_f32x4(x[0], x[1], 0xdd);
+        vf_store(s, vf_fma(_mm512_permutexvar_ps(order, y), vf_set1(weight[r]), more ? vf_load(s) : vf_zero()));
+    }
+}
+
+PLONG_INLINE void quant_finish_q4(
+    const int rows, const struct quant_keys * k, const int32_t * from, int m, const float * weight, bool more,
+    float * s) {
+    for (int r = 0; r < rows; r++, s += NARROW_BLOCK) {
+        vf sum = vf_zero();
+        for (int b = 0; b < m; b++) {
+            const int32_t * x = from + 128 * b + 32 * r;
+            sum               = vf_fma(quant_sum(x, x + 16), k->scale[b], sum);
+        }
+        vf_store(s, vf_fma(sum, vf_set1(weight[r]), more ? vf_load(s) : vf_zero()));
+    }
+}
+
+#endif

@@ -1,0 +1,219 @@
+/* narrow_values.h - P*V of a few query rows against q8_0 or q4_0 values. */
+#ifndef PLONG_CPU_AMX_NARROW_VALUES_H
+#define PLONG_CPU_AMX_NARROW_VALUES_H
+
+#include "cpu/amx/narrow.h"
+
+#define QUADS (NARROW_BLOCK / 4) /* of keys */
+
+/* A block of 32 dims: V as two tiles of 16 dims each, the probabilities as a tile for each group of rows */
+struct quant_work {
+    _Alignas(64) int8_t v[2][QUADS][64];                              /* [dim][4 keys] */
+    _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][NARROW_BLOCK]; /* row, digit; keys in the order of quant_key() */
+    _Alignas(64) int32_t sum[QUANT_GROUP][2][2 * QUANT_ROWS][16];
+    float unit; /* the largest scale of the block, over QUANT_ONE */
+};
+
+/* The j-th key of quad k + i, k a multiple of 4 and i < 4, in the order in which quant_weigh() leaves them */
+PLONG_INLINE int quant_key(int k, const int i, const int j) { return k + i / 2 * 16 + i % 2 * 2 + j % 2 * 32 + j / 2; }
+
+/* x[4], rows of bytes, as 4 bytes of the same place side by side */
+PLONG_INLINE void quant_transpose_bytes(__m512i * x) {
+    const __m512i a01 = _mm512_unpacklo_epi8(x[0], x[1]), b01 = _mm512_unpackhi_epi8(x[0], x[1]);
+    const __m512i a23 = _mm512_unpacklo_epi8(x[2], x[3]), b23 = _mm512_unpackhi_epi8(x[2], x[3]);
+    x[0] = _mm512_unpacklo_epi16(a01, a23);
+    x[1] = _mm512_unpackhi_epi16(a01, a23);
+    x[2] = _mm512_unpacklo_epi16(b01, b23);
+    x[3] = _mm512_unpackhi_epi16(b01, b23);
+}
+
+PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
+    _mm256_store_si256((__m256i *) a, _mm512_castsi512_si256(x));
+    _mm256_store_si256((__m256i *) b, _mm512_extracti64x4_epi64(x, 1));
+}
+
+/* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. n_ahead: keys that are prefetched meanwhile */
+PLONG_INLINE void quant_values_q8(
+    const char * const * row, size_t at, struct quant_work * out, struct prefetch_queue * ahead, int n_ahead) {
+    for (int k = 0; k < QUADS; k += 4) {
+        quant_prefetch(ahead, n_ahead, k / 4, QUADS / 4);
+#pragma GCC unroll 2
+        for (int i = 0; i < 4; i += 2) {
+            __m512i x[4];
+            for (int j = 0; j < 4; j++) {
+                x[j] = quant_two(row[quant_key(k, i, j)], row[quant_key(k, i + 1, j)], at);
+            }
+            quant_transpose_bytes(x);
+            for (int j = 0; j < 4; j++) {
+                int8_t * to = out->v[j / 2][k + i] + 32 * (j % 2);
+                quant_store_halves(to, to + 64, x[j]);
+            }
+        }
+    }
+}
+
+/* Four quads of keys at a time. Dims 0-15, then 16-31 */
+PLONG_INLINE void quant_values_q4(
+    const char * const * row, size_t at, struct quant_work * out, struct prefetch_queue * ahead, int n_ahead) {
+    const __m512i first_two = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i last_two  = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    for (int i = 0; i < 4; i++) {
+        __m512i x[4];
+        quant_prefetch(ahead, n_ahead, i, 4);
+        for (int j = 0; j < 4; j++) { /* quads i, i + 4, i + 8, i + 12 */
+            x[j] = quant_four(row + quant_key(0, i, j), 4, at);
+        }
+        quant_transpose_bytes(x);
+        for (int j = 0; j < 2; j++) { /* lanes of one quad of keys, then of the next */
+            const __m512i a = _mm512_permutex2var_epi64(x[2 * j], first_two, x[2 * j + 1]);
+            const __m512i b = _mm512_permutex2var_epi64(x[2 * j], last_two, x[2 * j + 1]);
+            quant_store_halves(out->v[0][i] + 32 * j, out->v[0][i + 4] + 32 * j, quant_low_nibbles(a));
+            quant_store_halves(out->v[0][i + 8] + 32 * j, out->v[0][i + 12] + 32 * j, quant_low_nibbles(b));
+            quant_store_halves(out->v[1][i] + 32 * j, out->v[1][i + 4] + 32 * j, quant_high_nibbles(a));
+            quant_store_halves(out->v[1][i + 8] + 32 * j, out->v[1][i + 12] + 32 * j, quant_high_nibbles(b));
+        }
+    }
+}
+
+/* a where `which` has ones, b where it has none */
+PLONG_INLINE __m512i quant_bits(__m512i which, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(which, a, b, 0xca);
+}
+
+/* The digits of p[64] times scale, at most QUANT_ONE: w[2][64] */
+PLONG_INLINE void quant_weigh(const float * p, const vf * scale, int8_t (*w)[NARROW_BLOCK]) {
+    const __m512i half = _mm512_set1_epi16(128), low = _mm512_set1_epi16(255);
+    __m512i       x[4];
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_cvtps_epi32(vf_mul(vf_load(p + 16 * i), scale[i]));
+    }
+    const __m512i a = _mm512_packs_epi32(x[0], x[1]), b = _mm512_packs_epi32(x[2], x[3]);
+    const __m512i above = _mm512_add_epi16(b, half), below = _mm512_srli_epi16(_mm512_add_epi16(a, half), 8);
+    _mm512_store_si512(w[0], quant_bits(low, a, _mm512_slli_epi16(b, 8)));
+    _mm512_store_si512(w[1], quant_bits(low, below, above));
+}
+
+PLONG_INLINE void quant_products(struct quant_work * w, int group) {
+    _tile_zero(V_SUMS);
+    _tile_zero(V_SUMS_2);
+    _tile_loadd(V_WEIGHTS, w->w[group], NARROW_BLOCK);
+    _tile_loadd(V_VALUES, w->v[0], 64);
+    _tile_dpbssd(V_SUMS, V_WEIGHTS, V_VALUES);
+    _tile_loadd(V_VALUES, w->v[1], 64);
+    _tile_dpbssd(V_SUMS_2, V_WEIGHTS, V_VALUES);
+    _tile_stored(V_SUMS, w->sum[group][0], 64);
+    _tile_stored(V_SUMS_2, w->sum[group][1], 64);
+}
+
+/* acc[rows][dv] += 32 dims of a group's rows. most[r]: the row's largest probability */
+PLONG_INLINE void quant_add(
+    const int32_t type, const int rows, const struct quant_work * w, int group, const float * most, float * acc,
+    int dv) {
+    const int32_t (*sum)[2 * QUANT_ROWS][16] = w->sum[group];
+    for (int r = 0; r < rows; r++, acc += dv) {
+        const vf   f = vf_mul(vf_set1(most[r]), vf_set1(w->unit));
+        const vf   x = quant_sum(sum[0][2 * r], sum[0][2 * r + 1]), y = quant_sum(sum[1][2 * r], sum[1][2 * r + 1]);
+        const bool mixed = type == GGML_TYPE_Q8_0;
+        const vf   a = mixed ? _mm512_shuffle_f32x4(x, y, 0x88) : x, b = mixed ? _mm512_shuffle_f32x4(x, y, 0xdd) : y;
+        vf_store(acc, vf_fma(a, f, vf_load(acc)));
+        vf_store(acc + 16, vf_fma(b, f, vf_load(acc + 16)));
+    }
+}
+
+/* scale [4 blocks][16 keys each], of m blocks from b on */
+PLONG_INLINE void quant_values_scales(const int32_t type, const struct quant_rows * v, int b, int m, vf (*scale)[4]) {
+    const size_t at = v->at + quant_block(type, b);
+    for (int i = 0; i < 4; i++) {
+        const char * const * row = v->row + 16 * i;
+        vf                   x[4];
+        if (type == GGML_TYPE_Q4_0) {
+            quant_scales_q4(row, at, m, x);
+        }
+        for (int j = 0; j < m; j++) {
+            if (type == GGML_TYPE_Q8_0 && j % 2 == 0) {
+                quant_scales_q8(row, at + quant_block(type, j), j + 1 < m, x + j);
+            }
+            scale[j][i] = x[j];
+        }
+    }
+}
+
+/* Probabilities of a block as tiles. scale[4]: of the block, 16 keys each */
+PLONG_INLINE void quant_fill_weights(const int32_t type, vf * scale, const float * p, int rows, struct quant_work * w) {
+    const float largest = quant_most((const float *) scale, NARROW_BLOCK);
+    const vf    f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
+    w->unit             = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
+    for (int i = 0; i < 4; i++) {
+        scale[i] = vf_mul(scale[i], f);
+    }
+    for (int r = 0; r < rows; r++) {
+        quant_weigh(p + r * NARROW_BLOCK, scale, w->w[r / QUANT_ROWS] + 2 * (r % QUANT_ROWS));
+    }
+}
+
+PLONG_INLINE void quant_fill_values(
+    const int32_t type, const struct quant_rows * v, int b, struct quant_work * w, struct prefetch_queue * ahead,
+    int n_ahead) {
+    const size_t at = v->at + quant_at(type, b);
+    if (type == GGML_TYPE_Q8_0) {
+        quant_values_q8(v->row, at, w, ahead, n_ahead);
+    } else {
+        quant_values_q4(v->row, at, w, ahead, n_ahead);
+    }
+}
+
+/* One block's tiles are filled while those of the one before are multiplied, with other work between what stores parts or
+ * tiles and what loads them, as in quant_both_q8(). */
+PLONG_INLINE void quant_values_of(
+    const int32_t type, const struct quant_rows * v, float * p, int rows, int nb, float * acc, int dv,
+    struct prefetch_queue * ahead) {
+    struct quant_work work[2];
+    vf                scale[4][4]; /* [block][16 keys each] */
+    float             most[PLONG_NARROW];
+    for (int r = 0; r < rows; r++) {
+        most[r] = quant_normalize(p + r * NARROW_BLOCK);
+    }
+    for (int b = 0; b <= nb; b++) {
+        struct quant_work *now = &work[b % 2], *before = &work[(b + 1) % 2];
+        if (b < nb) {
+            if (b % 4 == 0) {
+                quant_values_scales(type, v, b, nb - b < 4 ? nb - b : 4, scale);
+            }
+            quant_fill_weights(type, scale[b % 4], p, rows, now);
+        }
+        QUANT_STORED();
+        for (int g = 0; b > 0 && g * QUANT_ROWS < rows; g++) {
+            quant_products(before, g);
+        }
+        if (b < nb) {
+            quant_fill_values(type, v, b, now, ahead, NARROW_BLOCK * (b + 1) / nb - NARROW_BLOCK * b / nb);
+        }
+        for (int r = 0; b > 0 && r < rows; r += QUANT_ROWS) {
+            float * to = acc + (size_t) r * dv + 32 * (b - 1);
+            if (rows - r >= QUANT_ROWS) {
+                quant_add(type, QUANT_ROWS, before, r / QUANT_ROWS, most + r, to, dv);
+            } else {
+                quant_add(type, rows - r, before, r / QUANT_ROWS, most + r, to, dv);
+            }
+        }
+    }
+}
+
+/* acc[rows][dv] += p[rows][NARROW_BLOCK] * v; p is 0 for keys that are not there, and is changed. */
+static void quant_values(
+    const struct quant_rows * v, float * p, int rows, int d, float * acc, int dv, struct prefetch_queue * ahead) {
+    const bool usual = rows == QUANT_ROWS && d == 128;
+    if (v->type == GGML_TYPE_Q8_0) {
+        if (usual) {
+            quant_values_of(GGML_TYPE_Q8_0, v, p, QUANT_ROWS, 4, acc, dv, ahead);
+        } else {
+            quant_values_of(GGML_TYPE_Q8_0, v, p, rows, d / 32, acc, dv, ahead);
+        }
+    } else if (usual) {
+        quant_values_of(GGML_TYPE_Q4_0, v, p, QUANT_ROWS, 4, acc, dv, ahead);
+    } else {
+        quant_values_of(GGML_TYPE_Q4_0, v, p, rows, d / 32, acc, dv, ahead);
+    }
+}
+
+#endif

@@ -1,0 +1,15 @@
+/* avx2.c - the tile body for x86-64 with AVX2, FMA and F16C. */
+#define PLONG_ISA_STRING "avx2"
+#define PLONG_NAME(x)    x##_avx2
+#define PLONG_F32        plong_kernel_avx2 /* what runs where float32 is asked for */
+
+#include <stdbool.h>
+
+static bool isa_usable(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+#include "cpu/simd/avx2.h"
+#include "cpu/body/wide_f32.h"
+#include "cpu/body/narrow_none.h"
+#include "cpu/body/tile.h"

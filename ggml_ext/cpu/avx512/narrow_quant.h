@@ -1,0 +1,92 @@
+/*
+ * narrow_quant.h - what reading a q8_0 or q4_0 cache for a few query rows (decode) needs, for logits and for P*V: in the
+ * cache's own integers, products exact in int32. Queries and probabilities become integers of 15 bits and a sign, a
+ * hundred times finer than the bf16 of wider tiles.
+ */
+#ifndef PLONG_CPU_AVX512_NARROW_QUANT_H
+#define PLONG_CPU_AVX512_NARROW_QUANT_H
+
+#include "cpu/body/narrow_f32.h"
+
+#define QUANT_ONE \
+    16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
+
+/* Bytes from the begin of a row to block b, and to its integers: a scale comes before them in both types */
+PLONG_INLINE size_t quant_block(const int32_t type, int b) { return (size_t) b * narrow_quant_bytes(type); }
+PLONG_INLINE size_t quant_at(const int32_t type, int b) { return quant_block(type, b) + sizeof(uint16_t); }
+
+static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
+
+/* What stands for the rows of keys that are not there: blocks whose scale is 0 */
+static const char quant_nothing[16 * sizeof(struct q8_block)];
+
+/* Rows of NARROW_BLOCK keys in the cache, each `at` bytes beyond row[j]. n: how many there are; the others are zeros. step:
+ * bytes from each to the next, 0 where they differ */
+struct quant_rows {
+    int32_t              type, n, step;
+    const char * const * row;
+    size_t               at;
+    const char *         padded[NARROW_BLOCK];
+};
+
+static void quant_rows(struct quant_rows * x, const char * const * row, int n, int32_t step, size_t at, int32_t type) {
+    x->type = type;
+    x->n    = n;
+    x->step = n == NARROW_BLOCK ? step : 0;
+    x->row  = n == NARROW_BLOCK ? row : x->padded;
+    x->at   = n == NARROW_BLOCK ? at : 0;
+    for (int j = 0; j < NARROW_BLOCK && n < NARROW_BLOCK; j++) {
+        x->padded[j] = j < n ? row[j] + at : quant_nothing;
+    }
+}
+
+/* The 32 bytes at `at` of two rows */
+PLONG_INLINE __m512i quant_two(const char * a, const char * b, size_t at) {
+    const __m256i x = _mm256_loadu_si256((const __m256i *) (a + at)),
+                  y = _mm256_loadu_si256((const __m256i *) (b + at));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
+}
+
+/* The 16 bytes at `at` of row[0], row[stride], row[2 stride], row[3 stride] */
+PLONG_INLINE __m512i quant_four(const char * const * row, const int stride, size_t at) {
+    __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (row[0] + at)));
+    x         = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *) (row[stride] + at)), 1);
+    x         = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *) (row[2 * stride] + at)), 2);
+    return _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *) (row[3 * stride] + at)), 3);
+}
+
+/* x[4] as squares of 4 x 4 words of 32 bits in each lane of 128 */
+PLONG_INLINE void quant_transpose_words(__m512i * x) {
+    const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+    const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+    x[0] = _mm512_unpacklo_epi64(a, c);
+    x[1] = _mm512_unpackhi_epi64(a, c);
+    x[2] = _mm512_unpacklo_epi64(b, d);
+    x[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+/* The largest |x| of x[n], n a multiple of 16, by its bits: so NaN is the largest of all. */
+PLONG_INLINE float quant_most(const float * x, int n) {
+    __m512i top = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += 16) {
+        top = _mm512_max_epu32(top, _mm512_castps_si512(vf_abs(vf_load(x + i))));
+    }
+    const uint32_t bits = _mm512_reduce_max_epu32(top);
+    float          most;
+    memcpy(&most, &bits, sizeof(most));
+    return most;
+}
+
+/* p[64] becomes p over its largest, which is returned */
+static inline float quant_normalize(float * p) {
+    const float most = quant_most(p, NARROW_BLOCK);
+    vec_scale(p, most > 1e-30f ? 1.0f / most : 0.0f, NARROW_BLOCK);
+    return most;
+}
+
+/* The i-th of n parts of prefetching `keys` of the keys ahead */
+PLONG_INLINE void quant_prefetch(struct prefetch_queue * ahead, uint32_t keys, uint32_t i, uint32_t n) {
+    prefetch_rows_of(ahead, (int) (keys * (i + 1) / n - keys * i / n));
+}
+
+#endif

@@ -1,0 +1,66 @@
+/* narrow.h - what reading a quantized cache for a few query rows (decode) needs beside narrow_quant.h where AVX-512's products
+ * of int16 pairs do it. */
+#ifndef PLONG_CPU_AVX512BF16_NARROW_H
+#define PLONG_CPU_AVX512BF16_NARROW_H
+
+#include "cpu/avx512/narrow_quant.h"
+
+static inline void quant_config(int32_t k_type) { (void) k_type; }
+
+PLONG_INLINE short quant_word(const char * p) {
+    short x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+/* The words at `at` of 8 rows. Inserted one by one: given all at once, gcc fetches some by way of mask registers. Not in a
+ * loop: the place is part of the instruction, which not every compiler sees there. */
+PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
+    __m128i x = _mm_setzero_si128();
+    x         = _mm_insert_epi16(x, quant_word(row[0] + at), 0);
+    x         = _mm_insert_epi16(x, quant_word(row[1] + at), 1);
+    x         = _mm_insert_epi16(x, quant_word(row[2] + at), 2);
+    x         = _mm_insert_epi16(x, quant_word(row[3] + at), 3);
+    x         = _mm_insert_epi16(x, quant_word(row[4] + at), 4);
+    x         = _mm_insert_epi16(x, quant_word(row[5] + at), 5);
+    x         = _mm_insert_epi16(x, quant_word(row[6] + at), 6);
+    return _mm_insert_epi16(x, quant_word(row[7] + at), 7);
+}
+
+/* scale[4]: of m blocks of 16 rows, m <= 4, the first `at` bytes into them; the others stay as they are. */
+PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, size_t at, int m, vf * scale) {
+    for (int i = 0; i < m; i++, at += narrow_quant_bytes(type)) {
+        scale[i] = _mm512_cvtph_ps(_mm256_set_m128i(quant_words(row + 8, at), quant_words(row, at)));
+    }
+}
+
+/* 32 floats as int16 */
+PLONG_INLINE __m512i quant_int16(vf a, vf b) {
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); /* packing goes by lanes of 128 bits */
+    return _mm512_permutexvar_epi64(order, _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b)));
+}
+
+/* The word at p, of two int16, in all lanes */
+PLONG_INLINE __m512i quant_pair(const int16_t * p) {
+    int32_t x;
+    memcpy(&x, p, sizeof(x));
+    return _mm512_set1_epi32(x);
+}
+
+#define QUANT_FOR_ROWS(call, type, rows, ...)       \
+    switch (rows) {                                 \
+        case 4: call(type, 4, __VA_ARGS__); break;  \
+        case 2: call(type, 2, __VA_ARGS__); break;  \
+        default: call(type, 1, __VA_ARGS__); break; \
+    }
+
+#define QUANT_FOR_TYPE(call, type, rows, ...)                   \
+    if (type == GGML_TYPE_Q8_0) {                               \
+        QUANT_FOR_ROWS(call, GGML_TYPE_Q8_0, rows, __VA_ARGS__) \
+    } else {                                                    \
+        QUANT_FOR_ROWS(call, GGML_TYPE_Q4_0, rows, __VA_ARGS__) \
+    }
+
+static inline int quant_step(int rows) { return narrow_step(rows < 4 ? rows : 4); }
+
+#endif

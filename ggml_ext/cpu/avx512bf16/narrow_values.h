@@ -1,0 +1,137 @@
+/* narrow_values.h - P*V of a few query rows against q8_0 or q4_0 values: 16 dims are the lanes, two keys a pair. */
+#ifndef PLONG_CPU_AVX512BF16_NARROW_VALUES_H
+#define PLONG_CPU_AVX512BF16_NARROW_VALUES_H
+
+#include "cpu/avx512bf16/narrow.h"
+
+/* sum[2][rows] += two values times their weights, w [rows][NARROW_BLOCK] from j on. */
+PLONG_INLINE void quant_values_pair(
+    const int32_t type, const int rows, const char * const * row, size_t at, const int16_t (*w)[NARROW_BLOCK], int j,
+    __m512i (*sum)[4]) {
+    __m512i lo, hi;
+    if (type == GGML_TYPE_Q8_0) {
+        const __m512i a = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *) (row[0] + at)));
+        const __m512i b = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *) (row[1] + at)));
+        lo              = _mm512_unpacklo_epi16(a, b);
+        hi              = _mm512_unpackhi_epi16(a, b);
+    } else { /* lo: low nibbles with the high ones above them */
+        const __m512i each = _mm512_setr_epi32(
+            0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006, 0x00170007, 0x00180008,
+            0x00190009, 0x001a000a, 0x001b000b, 0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f);
+        const __m128i a  = _mm_loadu_si128((const __m128i *) (row[0] + at));
+        const __m128i b  = _mm_loadu_si128((const __m128i *) (row[1] + at));
+        const __m256i ab = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+        lo               = _mm512_maskz_permutexvar_epi8(0x5555555555555555, each, _mm512_castsi256_si512(ab));
+        hi               = _mm512_srli_epi16(lo, 4);
+    }
+    for (int r = 0; r < rows; r++) {
+        const __m512i x = quant_pair(&w[r][j]);
+        sum[0][r]       = _mm512_dpwssd_epi32(sum[0][r], lo, x);
+        sum[1][r]       = _mm512_dpwssd_epi32(sum[1][r], hi, x);
+    }
+}
+
+/* acc[rows][dv] += 32 dims of 64 values, at `at` of each row. w [rows][NARROW_BLOCK]: weights; unit: what one of each is worth.
+ * n_ahead: keys that are prefetched meanwhile */
+PLONG_INLINE void quant_values_block(
+    const int32_t type, const int rows, const char * const * row, size_t at, const int16_t (*w)[NARROW_BLOCK],
+    const float * unit, float * acc, int dv, struct prefetch_queue * ahead, int n_ahead) {
+    __m512i sums[2][2][4]; /* of every other pair each: a product waits four cycles for the one before */
+    for (int r = 0; r < rows; r++) {
+        sums[0][0][r] = sums[0][1][r] = sums[1][0][r] = sums[1][1][r] = _mm512_setzero_si512();
+    }
+    for (int j = 0; j < NARROW_BLOCK; j += 8) {
+        if (j % 16 == 0) {
+            quant_prefetch(ahead, n_ahead, j / 16, NARROW_BLOCK / 16);
+        }
+#pragma GCC unroll 4 /* as a loop it takes half as long again: gcc copies the sums around */
+        for (int x = j; x < j + 8; x += 2) {
+            quant_values_pair(type, rows, row + x, at, w, x, sums[(x - j) / 2 % 2]);
+        }
+    }
+    __m512i sum[2][4];
+    for (int r = 0; r < rows; r++) {
+        sum[0][r] = _mm512_add_epi32(sums[0][0][r], sums[1][0][r]);
+        sum[1][r] = _mm512_add_epi32(sums[0][1][r], sums[1][1][r]);
+    }
+    const __m512i even = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i odd  = _mm512_add_epi32(even, _mm512_set1_epi32(8));
+    for (int r = 0; r < rows; r++, acc += dv) {
+        __m512i a = sum[0][r], b = sum[1][r];
+        if (type == GGML_TYPE_Q8_0) {
+            a = _mm512_permutex2var_epi32(sum[0][r], even, b);
+            b = _mm512_permutex2var_epi32(sum[0][r], odd, b);
+        } else { /* nibbles are 8 too large */
+            const __m512i minus = _mm512_set1_epi16(-8);
+            const __m512i y     = _mm512_dpwssd_epi32(
+                _mm512_madd_epi16(_mm512_loadu_si512(w[r]), minus), _mm512_loadu_si512(w[r] + 32), minus);
+            const __m512i start = _mm512_set1_epi32(_mm512_reduce_add_epi32(y));
+            a                   = _mm512_add_epi32(_mm512_sub_epi32(a, _mm512_slli_epi32(b, 4)), start);
+            b                   = _mm512_add_epi32(b, start);
+        }
+        const vf f = vf_set1(unit[r]);
+        vf_store(acc, vf_fma(_mm512_cvtepi32_ps(a), f, vf_load(acc)));
+        vf_store(acc + 16, vf_fma(_mm512_cvtepi32_ps(b), f, vf_load(acc + 16)));
+    }
+}
+
+/* Weights of 4 blocks: each key's is its probability times its scale. */
+struct quant_weights {
+    int16_t w[4][4][NARROW_BLOCK]; /* [block][row] */
+    float   unit[4][4];
+};
+
+PLONG_INLINE void quant_weigh(
+    const int32_t type, const int rows, int b, int m, const struct quant_rows * v, const float * p, const float * most,
+    struct quant_weights * out) {
+    vf scale[4][4]; /* [16 keys each][block] */
+    for (int i = 0; i < 4; i++) {
+        quant_scales(type, v->row + 16 * i, v->at + quant_block(type, b), m, scale[i]);
+    }
+    for (int j = 0; j < m; j++) {
+        const vf    each[4] = { scale[0][j], scale[1][j], scale[2][j], scale[3][j] };
+        const float largest = quant_most((const float *) each, NARROW_BLOCK);
+        const vf    f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
+        for (int i = 0; i < 4; i += 2) {
+            const vf lo = vf_mul(scale[i][j], f), hi = vf_mul(scale[i + 1][j], f);
+            for (int r = 0; r < rows; r++) {
+                const float * x = p + r * NARROW_BLOCK + 16 * i;
+                const __m512i y = quant_int16(vf_mul(vf_load(x), lo), vf_mul(vf_load(x + 16), hi));
+                _mm512_storeu_si512(out->w[j][r] + 16 * i, y);
+            }
+        }
+        for (int r = 0; r < rows; r++) {
+            out->unit[j][r] = most[r] * largest / QUANT_ONE;
+        }
+    }
+}
+
+PLONG_INLINE void quant_values_of(
+    const int32_t type, const int rows, const int nb, const struct quant_rows * v, const float * p, const float * most,
+    float * acc, int dv, struct prefetch_queue * ahead) {
+    struct quant_weights x;
+    for (int b = 0; b < nb; b++) {
+        if (b % 4 == 0) {
+            quant_weigh(type, rows, b, nb - b < 4 ? nb - b : 4, v, p, most, &x);
+        }
+        quant_values_block(
+            type, rows, v->row, v->at + quant_at(type, b), (const int16_t (*)[NARROW_BLOCK]) x.w[b % 4], x.unit[b % 4],
+            acc + 32 * b, dv, ahead, NARROW_BLOCK * (b + 1) / nb - NARROW_BLOCK * b / nb);
+    }
+}
+
+/* acc[rows][dv] += p[rows][NARROW_BLOCK] * v; p is 0 for keys that are not there, and is changed. */
+static void quant_values(
+    const struct quant_rows * v, float * p, int rows, int d, float * acc, int dv, struct prefetch_queue * ahead) {
+    float most[PLONG_NARROW];
+    for (int r = 0; r < rows; r++) {
+        most[r] = quant_normalize(p + r * NARROW_BLOCK);
+    }
+    for (int r = 0, step; r < rows; r += step) {
+        step = quant_step(rows - r);
+        QUANT_FOR_TYPE(
+            quant_values_of, v->type, step, d / 32, v, p + r * NARROW_BLOCK, most + r, acc + (size_t) r * dv, dv, ahead)
+    }
+}
+
+#endif

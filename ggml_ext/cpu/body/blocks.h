@@ -1,0 +1,144 @@
+/* blocks.h - one tile being computed, and what its two ways of taking a block of keys have in common. */
+#ifndef PLONG_CPU_BODY_BLOCKS_H
+#define PLONG_CPU_BODY_BLOCKS_H
+
+#include "cpu/body/narrow_f32.h"
+#include "cpu/body/jobs.h"
+#include "cpu/body/softmax.h"
+#include "cpu/body/zones.h"
+
+/* Scratch of one thread, laid out by tile_layout(). dk, dv: head sizes padded to 32; rows: of the tile. */
+struct tile_mem {
+    elem *             k;      /* a packed key block */
+    elem *             v;      /* a packed value block */
+    float *            s;      /* logits: [SUB][CHUNK], or [2 kv heads in turn][PLONG_NARROW][NARROW_BLOCK] */
+    float *            s_zone; /* the same for another zone, of one sub */
+    elem *             p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
+    float *            f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
+    float *            stage;  /* [16][max(dk, dv)] */
+    uint8_t *          digits; /* queries of a narrow job in integers: the narrow_keys.h of an instruction set */
+    float *            q;      /* [zones][rows][dk] */
+    elem *             packed; /* [zones][rows, padded to SUB][dk]: q for wide jobs */
+    void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job is narrow */
+    struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
+    float *            reach;  /* [rows] sum |q|, over all zones the largest; there when packed is */
+    float *            shift;  /* [rows] of the job: fixed_shift() */
+    int32_t *          ints;   /* [5][rows] of the job */
+    float *            counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
+    float *            slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
+    struct sub *       subs;
+    elem *             k_near; /* as k, turned to true positions, for maps that store keys folded */
+    float *            angles; /* [n_rot/2][2] */
+};
+
+struct tile_run {
+    const struct plong_call * call;
+    const struct plong_tile * tile;
+    struct tile_mem           mem;
+    struct job                job;
+    const int32_t *           block_pos; /* of the block that mem.counts is for */
+    bool                      ready;     /* job, and what of mem hangs on it, are those of the last keys */
+    bool                      packs;     /* mem.packed and mem.reach are there */
+    const void *              jq;        /* queries of the job: mem.jq, or mem.packed as it is */
+    size_t                    jq_zone;   /* elements from one zone of them to the next */
+    int32_t                   map;       /* enum plong_map */
+    int                       dk, dv;
+    size_t                    k_bytes, v_bytes; /* of a cached row */
+    float                     skip;
+    const char *              k_base; /* first kv head of the tile, cell 0 */
+    const char *              v_base;
+    const char *              k_then; /* the same for the next block, which may be another tile's */
+    const char *              v_then;
+    const struct key_block *  next;       /* that block */
+    int                       prefetched; /* keys of it that were, by wide blocks */
+};
+
+/* Rows of keys in the cache. */
+static void cache_rows(const void ** row, const struct keys * b, const char * base, size_t cell) {
+    for (int j = 0; j < b->n; j++) {
+        row[j] = base + (size_t) b->cell[j] * cell;
+    }
+}
+
+/* Rows in f32 at t->mem.f32, [n][pad] */
+static void float_rows(struct tile_run * t, const void ** row, int n, int32_t type, int d, int pad) {
+    for (int j = 0; j < n; j++) {
+        float * x = t->mem.f32 + (size_t) j * pad;
+        row_to_f32(type, row[j], x, d);
+        row[j] = x;
+    }
+}
+
+/* K rows unfolded for the near zone, in f32 at t->mem.f32 */
+static void near_rows(struct tile_run * t, const void ** row, const struct keys * b) {
+    float_rows(t, row, b->n, t->call->k_type, t->call->d_k, t->dk);
+    for (int j = 0; j < b->n; j++) {
+        unfold_key(t->call, b->pos[j], t->mem.f32 + (size_t) j * t->dk, t->mem.angles);
+    }
+}
+
+/* Zones of the pairs of a sub with some keys. */
+static void zone_span(
+    const struct tile_run * t, const struct sub * sub, const struct keys * b, int * first, int * last) {
+    *first = zone_of(&t->call->batch->rope, t->map, sub->p0, b->pos[b->n - 1]);
+    *last  = zone_of(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
+}
+
+/* s [rows][stride], rows i0 .. of the job: takes what s_zone has for the pairs of zone z */
+static void merge_zone(struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, int z) {
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < b->n; j++) {
+            if (zone_of(&t->call->batch->rope, t->map, t->job.pos[i0 + i], b->pos[j]) == z) {
+                s[i * stride + j] = t->mem.s_zone[i * stride + j];
+            }
+        }
+    }
+}
+
+/* s [rows][stride], rows i0 .. of the job: takes slope * distance off the logits */
+static void add_alibi(struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b) {
+    for (int i = 0; i < rows; i++) {
+        const float   slope = t->mem.slope[i0 + i];
+        const int32_t p     = t->job.pos[i0 + i];
+        for (int j = 0; j < b->n; j++) {
+            s[i * stride + j] += slope * (float) (b->pos[j] - p);
+        }
+    }
+}
+
+/* Masks the logits s [rows][stride] and pads them to a multiple of `pad`, which it returns. */
+static int finish_logits(
+    struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, enum cover cover, int pad) {
+    const int n = (b->n + pad - 1) & -pad;
+    if (t->call->params.max_bias > 0.0f) {
+        add_alibi(t, s, stride, i0, rows, b);
+    }
+    if (cover == COVER_SOME) {
+        job_mask(&t->job, t->call, t->tile, i0, rows, b, s, stride);
+    }
+    for (int i = 0; i < rows && b->n < n; i++) {
+        for (int j = b->n; j < n; j++) {
+            s[i * stride + j] = -INFINITY;
+        }
+    }
+    return n;
+}
+
+/* Adds to logits s[n] of row i of the job how often the keys b count. n is a multiple of 16. */
+PLONG_INLINE void add_count(struct tile_run * t, int i, float * s, int n, const struct keys * b) {
+    const int c = t->job.count[i];
+    if (c >= 0) {
+        const float * x = t->mem.counts + (size_t) c * PLONG_KEYS + (b->pos - t->block_pos);
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j += VW) { /* what it adds to the padding changes nothing there */
+            vf_store(s + j, vf_add(vf_load(s + j), vf_load(x + j)));
+        }
+    }
+}
+
+PLONG_INLINE bool row_max(struct tile_run * t, int i, const float * s, int n) {
+    return softmax_max(
+        s, n, t->skip, &t->mem.js.m[i], t->mem.js.l + (size_t) i * VW, t->mem.js.acc + (size_t) i * t->dv, t->dv);
+}
+
+#endif

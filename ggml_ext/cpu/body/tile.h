@@ -1,0 +1,234 @@
+/*
+ * tile.h - one query tile: its keys block by block, for each block logits, mask, online softmax and P*V. Compiled once
+ * per instruction set by a file that is its recipe (amx/amx.c, avx2/avx2.c, ...): it defines
+ *
+ *     PLONG_ISA_STRING       its name, for users
+ *     PLONG_NAME(x)          x with its name, for the linker
+ *     PLONG_F32              the kernel that runs where float32 is asked for: itself where it computes in float32
+ *     isa_usable()           whether this processor has it
+ *
+ * and includes its vector of floats (the contract is in simd/vf.h), its wide part (wide.h), its narrow part (narrow_jobs.h;
+ * narrow_none.h where it has none), then this.
+ */
+#include "cpu/kernel.h"
+#include "cpu/body/narrow.h"
+#include "cpu/body/wide.h"
+#include "cpu/body/keys.h"
+#include "cpu/body/queries.h"
+
+/* The next `size` bytes of scratch, in whole cache lines. */
+static void * take(uintptr_t * at, size_t size) {
+    void * part = (void *) *at;
+    *at += (size + 63) & ~(size_t) 63;
+    return part;
+}
+
+/* Lays the parts of scratch out from `base` on, and returns their size. */
+static size_t tile_layout(struct tile_mem * t, uintptr_t base, int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
+    const size_t dk = (size_t) plong_pad32(d_k), dv = (size_t) plong_pad32(d_v), d = dk > dv ? dk : dv;
+    const size_t zones = maps ? PLONG_ZONES : 1, padded = (size_t) rows + SUB;
+    const size_t narrow_rows = (size_t) (rows < PLONG_NARROW_ROWS ? rows : PLONG_NARROW_ROWS);
+    const size_t wide = padded * sizeof(elem), narrow = narrow_rows * sizeof(float);
+    const size_t wide_s = SUB * CHUNK * sizeof(float);
+    _Static_assert(
+        SUB * CHUNK >= 2 * PLONG_NARROW * NARROW_BLOCK, "logits of two kv heads have room in those of a sub");
+    uintptr_t at = base;
+    t->k         = take(&at, BLOCK * dk * sizeof(elem));
+    t->v         = take(&at, BLOCK * dv * sizeof(elem));
+    t->s         = take(&at, (1 + AHEAD) * wide_s);
+    t->s_zone    = take(&at, maps ? wide_s : 0);
+    t->p         = take(&at, SUB * BLOCK * sizeof(elem));
+    t->f32       = take(&at, BLOCK * d * sizeof(float));
+    t->stage     = take(&at, 16 * d * sizeof(float));
+    t->digits    = take(&at, narrow_rows * quant_size((int) dk));
+    t->q         = take(&at, zones * (size_t) rows * dk * sizeof(float));
+    t->packed    = take(&at, zones * dk * wide);
+    t->jq        = take(&at, zones * dk * (wide > narrow ? wide : narrow));
+    t->js.m      = take(&at, padded * sizeof(float));
+    t->js.l      = take(&at, padded * VW * sizeof(float));
+    t->js.acc    = take(&at, padded * dv * sizeof(float));
+    t->reach     = take(&at, (size_t) rows * sizeof(float));
+    t->shift     = take(&at, (size_t) rows * sizeof(float));
+    t->ints      = take(&at, 5 * (size_t) rows * sizeof(int32_t));
+    t->counts    = take(&at, MAX_COUNTS * PLONG_KEYS * sizeof(float));
+    t->slope     = take(&at, (size_t) rows * sizeof(float));
+    t->subs      = take(&at, (size_t) rows * sizeof(struct sub));
+    t->k_near    = take(&at, maps ? BLOCK * dk * sizeof(elem) : 0);
+    t->angles    = take(&at, maps ? PLONG_MAX_ROT * sizeof(float) : 0);
+    return at - base;
+}
+
+static size_t tile_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
+    struct tile_mem t;
+    return tile_layout(&t, 0, d_k, d_v, rows, maps);
+}
+
+/* Slopes of ALiBi: a geometric series over the heads, for numbers of heads that are no power of two with every other one
+ * of the next series appended. */
+static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
+    int32_t even = 1;
+    while (2 * even <= n_head) {
+        even *= 2;
+    }
+    return head < even ? exp2f(-max_bias * (float) (head + 1) / (float) even)
+                       : exp2f(-max_bias / 2 * (float) (2 * (head - even) + 1) / (float) even);
+}
+
+/* ---- jobs ----------------------------------------------------------------------------------------------------- */
+
+static void run_job_begin(struct tile_run * t, const struct tile_range * range) {
+    struct job * job  = &t->job;
+    const int    rows = plong_tile_rows(t->tile);
+    job->row          = t->mem.ints;
+    job->pos          = t->mem.ints + rows;
+    job->lo           = t->mem.ints + 2 * rows;
+    job->hi           = t->mem.ints + 3 * rows;
+    job->count        = t->mem.ints + 4 * rows;
+    job->subs         = t->mem.subs;
+    job_begin(job, t->call, t->tile, range, SUB);
+    job_queries(t);
+    for (int i = 0; i < job->n && t->call->params.max_bias > 0.0f; i++) {
+        const int32_t head = row_head(t->call, t->tile, job->row[i]);
+        t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
+    }
+    if (job->narrow) {
+        narrow_begin(t);
+    } else {
+        wide_config();
+    }
+}
+
+/* What the keys of a block count for the job's rows. */
+static void run_counts(struct tile_run * t, const struct key_block * b) {
+    t->block_pos = b->pos;
+    for (int i = 0; i < t->job.n_counts; i++) {
+        count_weights(&t->job, t->tile->phase, i, b->pos, b->n, t->mem.counts + (size_t) i * PLONG_KEYS);
+    }
+}
+
+/* Empties the state of the job's rows. */
+static void run_job_reset(struct tile_run * t) {
+    const size_t padded = (size_t) (t->job.narrow ? t->job.n : padded_rows(t->job.n));
+    for (int i = 0; i < t->job.n; i++) {
+        t->mem.js.m[i]  = -INFINITY;
+        t->mem.shift[i] = INFINITY;
+    }
+    memset(t->mem.js.l, 0, padded * VW * sizeof(float));
+    memset(t->mem.js.acc, 0, padded * t->dv * sizeof(float));
+}
+
+static void run_job_end(struct tile_run * t, struct plong_state * into) {
+    const struct job * job = &t->job;
+    for (int i = 0; i < job->n; i++) {
+        const int32_t r = job->row[i];
+        softmax_merge(
+            &into->m[r], &into->l[r], into->acc + (size_t) r * t->dv, t->mem.js.m[i] + job->weight,
+            vf_sum(vf_load(t->mem.js.l + (size_t) i * VW)), t->mem.js.acc + (size_t) i * t->dv, t->dv);
+    }
+}
+
+/* ---- the tile ------------------------------------------------------------------------------------------------- */
+
+/* Where the cache begins for a tile: its stream and first kv head. */
+static void tile_bases(const struct plong_call * c, const struct plong_tile * tile, const char ** k, const char ** v) {
+    const struct plong_slot * slot = plong_batch_slots(c->batch) + tile->group->slot;
+    const int                 kv   = tile->head0 / c->n_group;
+    *k                             = c->k + slot->stream * c->k_stream + kv * c->k_head;
+    *v                             = c->v + slot->stream * c->v_stream + kv * c->v_head;
+}
+
+/* The first keys of what this thread does after a segment, to be fetched ahead. None is an empty block. */
+static void peek_keys(struct tile_run * t, int32_t segment, int cap, struct key_block * b) {
+    struct plong_tile next = *t->tile;
+    struct key_walk   walk;
+    b->n = 0;
+    if (segment + 1 < t->tile->seg1) {
+        next.seg0 = segment + 1;
+    } else if (!plong_queue_peek(t->call->queue, &next) || next.n_kv != t->tile->n_kv) {
+        return;
+    }
+    tile_bases(t->call, &next, &t->k_then, &t->v_then);
+    key_walk_begin(&walk, t->call, &next, next.seg0, cap);
+    key_walk_next(&walk, b);
+}
+
+/* Adds the keys of one segment. What a row gets hangs on its segments and on nothing else: not on the rows beside it, on
+ * who else is in the batch, or on the number of threads. */
+static void run_segment(struct tile_run * t, int32_t segment, struct plong_state * state) {
+    struct key_walk    walk;
+    struct key_block   blocks[2];
+    struct key_block * b      = &blocks[0];
+    struct key_block * next   = &blocks[1];
+    bool               in_job = false;
+    const int          cap    = t->tile->n_kv > 1 ? NARROW_BLOCK : BLOCK;
+    t->k_then                 = t->k_base;
+    t->v_then                 = t->v_base;
+    key_walk_begin(&walk, t->call, t->tile, segment, cap);
+    for (bool more = key_walk_next(&walk, b); more;) {
+        more                            = key_walk_next(&walk, next);
+        const struct tile_range * range = &walk.range[b->range];
+        const bool ready = t->ready && range->range.branch == t->job.branch && range->offset == t->job.offset &&
+                           range->tok == t->job.tok;
+        if (in_job && !ready) {
+            run_job_end(t, state);
+        }
+        if (!ready) {
+            run_job_begin(t, range);
+            t->ready = true;
+        }
+        if (!in_job || !ready) {
+            run_job_reset(t);
+            in_job = true;
+        }
+        if (!more && (t->job.narrow || t->call->one_stream)) {
+            peek_keys(t, segment, cap, next);
+        }
+        run_counts(t, b);
+        t->job.sinks_end = range->tail ? 0 : job_sinks_end(t->tile->phase, range->range.branch);
+        if (t->job.narrow) {
+            block_narrow(t, b, next);
+        } else {
+            block_wide(t, b, next);
+        }
+        struct key_block * swap = b;
+        b                       = next;
+        next                    = swap;
+    }
+    if (in_job) {
+        run_job_end(t, state);
+    }
+}
+
+static void tile_compute(
+    const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
+    struct tile_run t = {
+        .call    = call,
+        .tile    = tile,
+        .map     = call->params.n_rot > 0 ? call->batch->rope.map : PLONG_MAP_ABSOLUTE,
+        .dk      = plong_pad32(call->d_k),
+        .dv      = plong_pad32(call->d_v),
+        .k_bytes = ggml_row_size((enum ggml_type) call->k_type, call->d_k),
+        .v_bytes = ggml_row_size((enum ggml_type) call->v_type, call->d_v),
+        .skip    = call->batch->precision == PLONG_PRECISION_F32 ? INFINITY : SKIP,
+    };
+    tile_bases(call, tile, &t.k_base, &t.v_base);
+    tile_layout(&t.mem, (uintptr_t) scratch, call->d_k, call->d_v, plong_tile_rows(tile), call->table != NULL);
+    memset(t.mem.p, 0, SUB * BLOCK * sizeof(elem)); /* rows of the padding */
+    memset(t.mem.s, 0, (1 + AHEAD) * SUB * CHUNK * sizeof(float));
+    load_queries(call, tile, t.map, t.mem.q, t.mem.angles);
+
+    wide_enter();
+    for (int32_t segment = tile->seg0; segment < tile->seg1; segment++) {
+        run_segment(&t, segment, state);
+    }
+    wide_leave();
+}
+
+const struct plong_kernel PLONG_NAME(plong_kernel) = {
+    .name    = PLONG_ISA_STRING,
+    .usable  = isa_usable,
+    .f32     = &PLONG_F32,
+    .scratch = tile_scratch,
+    .tile    = tile_compute,
+    .merge   = softmax_merge,
+};

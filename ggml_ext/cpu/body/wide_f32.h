@@ -1,0 +1,116 @@
+/* wide_f32.h - many query rows against a packed key block, in float32: K as panels [keys / PANEL][d_k][PANEL], V as panels
+ * [d_v / PANEL][BLOCK][PANEL]. */
+#ifndef PLONG_CPU_BODY_WIDE_F32_H
+#define PLONG_CPU_BODY_WIDE_F32_H
+
+#include "cpu/body/gemm.h"
+#include "cpu/body/rows.h"
+#include "cpu/body/softmax.h"
+
+typedef float elem;
+#define BLOCK 128 /* keys that are packed at a time */
+#define CHUNK 128 /* keys between one softmax and the next: the row length of logits and probabilities */
+#define AHEAD 0
+#define PAD   16 /* logits are padded to a multiple of this */
+#define SUB   24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
+
+static inline void wide_enter(void) {}
+static inline void wide_config(void) {}
+static inline void wide_leave(void) {}
+
+static inline void wide_pack_query(elem * dst, const float * q, int dk) { memcpy(dst, q, (size_t) dk * sizeof(float)); }
+
+/* row[n] of d values; stage [VW][pad32(d)]. Keys up to the next multiple of 32 are zeros. Whether fixed point does for them:
+ * never. */
+static bool wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int ds = plong_pad32(d), bytes = (int) ggml_row_size((enum ggml_type) type, d);
+    prefetch_rows(row, 0, PREFETCH_AHEAD, n, bytes);
+    for (int j0 = 0; j0 < ((n + 31) & ~31); j0 += VW) {
+        prefetch_rows(row, j0 + PREFETCH_AHEAD, VW, n, bytes);
+        for (int j = 0; j < VW; j++) {
+            if (j0 + j < n) {
+                row_to_f32(type, row[j0 + j], stage + j * ds, d);
+            } else {
+                memset(stage + j * ds, 0, (size_t) ds * sizeof(float));
+            }
+        }
+        float * out = dst + (size_t) (j0 / PANEL * PANEL) * d + j0 % PANEL;
+        for (int i = 0; i < d; i += VW) {
+            vf r[VW];
+            for (int j = 0; j < VW; j++) {
+                r[j] = vf_load(stage + j * ds + i);
+            }
+            vf_transpose(r);
+            for (int j = 0; j < VW && i + j < d; j++) {
+                vf_store(out + (size_t) (i + j) * PANEL, r[j]);
+            }
+        }
+    }
+    return false;
+}
+
+/* stage [pad32(d)]; rows up to the next multiple of 32 are zeros */
+static void wide_pack_values(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
+    const int ds = plong_pad32(d), bytes = (int) ggml_row_size((enum ggml_type) type, d);
+    prefetch_rows(row, 0, PREFETCH_AHEAD, n, bytes);
+    for (int j = 0; j < ((n + 31) & ~31); j++) {
+        prefetch_rows(row, j + PREFETCH_AHEAD, 1, n, bytes);
+        if (j < n) {
+            row_to_f32(type, row[j], stage, d);
+        } else if (j == n) {
+            memset(stage, 0, (size_t) ds * sizeof(float));
+        }
+        for (int i = 0; i < ds; i += PANEL) {
+            float * out = dst + (size_t) i * BLOCK + (size_t) j * PANEL;
+            for (int x = 0; x < PANEL; x += VW) {
+                vf_store(out + x, vf_load(stage + i + x));
+            }
+        }
+    }
+}
+
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple
+ * of 32. Products and softmax are work for the same units: nothing goes on beside the softmax. */
+struct wide_work {
+    int left; /* 0 */
+};
+
+static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
+    gemm(rows, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
+    return (struct wide_work) { 0 };
+}
+
+static inline void wide_quarter(struct wide_work * w, int x) { (void) w, (void) x; }
+
+static inline void wide_end(struct wide_work * w) { (void) w; }
+
+/* Probabilities take the place of the logits. */
+static inline elem * wide_probabilities(float * s, elem * p) {
+    (void) p;
+    return s;
+}
+
+static inline void wide_rescale(elem * p, int n, float f) {
+    for (int i = 0; i < n; i += VW) {
+        vf_store(p + i, vf_mul(vf_load(p + i), vf_set1(f)));
+    }
+}
+
+static inline void wide_exp(float * s, elem * p, int n, float m, float * l) {
+    (void) p;
+    softmax_exp(s, n, m, l);
+}
+
+static inline float fixed_shift(float m, float reach) { return (void) m, (void) reach, 0.0f; }
+
+static inline enum fixed wide_fixed(const float * s, elem * p, int n, float shift, float * l) {
+    (void) s, (void) p, (void) n, (void) shift, (void) l;
+    return FIXED_FAILED;
+}
+
+/* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n */
+static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {
+    gemm(rows, dv, n, BLOCK, p + j0, CHUNK, v + (size_t) j0 * PANEL, acc, dv, true);
+}
+
+#endif

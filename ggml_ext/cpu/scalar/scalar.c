@@ -1,0 +1,13 @@
+/* scalar.c - the tile body for portable C, for any processor. */
+#define PLONG_ISA_STRING "scalar"
+#define PLONG_NAME(x)    x##_scalar
+#define PLONG_F32        plong_kernel_scalar /* what runs where float32 is asked for */
+
+#include <stdbool.h>
+
+static bool isa_usable(void) { return true; }
+
+#include "cpu/simd/scalar.h"
+#include "cpu/body/wide_f32.h"
+#include "cpu/body/narrow_none.h"
+#include "cpu/body/tile.h"
