@@ -37,7 +37,7 @@ def answers(path: Path, inputs: list[str], library: Path | None) -> list[list[An
         text=True,
         env=environment,
     )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "["]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line]
     if len(found) != len(inputs):
         raise SystemExit(f"{path.name}: the worker ended with {done.returncode} after {found[-1:]}")
     return found
@@ -83,6 +83,9 @@ def main() -> int:
     parser.add_argument("--runs", default="20k,1M", help="lengths of the runs, in characters")
     parser.add_argument("--texts", type=int, default=200, help="short texts per vocabulary")
     parser.add_argument("--only", default="", help="vocabularies whose name has this in it")
+    parser.add_argument(
+        "--after", default="", help="only vocabularies after this one, to go on where a run ended"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     sizes = [number(size) for size in args.runs.split(",")]
@@ -90,6 +93,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         library = upstream.build(Path(name))
         paths = vocabularies(Path(name), args.only)
+        paths = paths[[path.stem for path in paths].index(args.after) + 1 if args.after else 0 :]
         rows = []
         with ThreadPoolExecutor(args.jobs) as pool:
             for row in pool.map(lambda path: compare(path, inputs, library), paths):

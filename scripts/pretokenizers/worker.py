@@ -53,15 +53,17 @@ def apart(model: Model, text: str, seconds: int) -> list[object]:
 
 def main() -> None:
     log.install(False)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # upstream prints there too
     params = _native.llama_cpp.llama_model_default_params()
     params.vocab_only = True
     try:
         model = Model(sys.argv[1], params)
     except ModelError as error:
-        print(json.dumps([str(error)]))
+        print(json.dumps([str(error)]), file=out, flush=True)
         return
     for text in json.load(sys.stdin):
-        print(json.dumps(apart(model, text, int(sys.argv[2]))), flush=True)
+        print(json.dumps(apart(model, text, int(sys.argv[2]))), file=out, flush=True)
     os._exit(0)  # two copies of libllama's functions do not free each other's vocabulary
 
 
