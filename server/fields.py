@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from itertools import islice
 from typing import Any
 
 from fastapi import Request
@@ -15,6 +16,7 @@ from pyllama_long.server.errors import bad
 HEADER = "X-Ignored-Fields"
 _MOST = 32  # names in the header
 _MOST_CHARS = 96  # of one
+_MOST_LOOKS = 10_000  # fields whose values are looked at
 _NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _FORMAT = "give response_format, json_schema or grammar where the route has it"
 
@@ -86,7 +88,9 @@ def check(request: BaseModel, http: Request, others: Container[str] = ()) -> Non
     inside objects that nothing reads, are named in a header of the answer. others: fields of the route that makes an
     answer, of which this one only makes a part."""
     found = []
-    for name, value in (request.model_extra or {}).items():
+    extra = request.model_extra or {}
+    for name in extra.keys() if len(extra) <= _MOST_LOOKS else extra.keys() & _REFUSED.keys():
+        value = extra[name]
         if unread.is_nothing(value):
             continue
         neutral, advice = _REFUSED.get(name, (None, "")) if name not in others else (None, "")
@@ -94,6 +98,8 @@ def check(request: BaseModel, http: Request, others: Container[str] = ()) -> Non
             found.append(name)
         elif not any(value == one and (type(value) is bool) == (type(one) is bool) for one in neutral):
             raise bad(f"{name}: this server does not know it here: {advice}.", name, "unsupported_parameter")
+    if len(extra) > _MOST_LOOKS:
+        found = [*islice(extra, _MOST), unread.MORE]
     ignored(http, *found, *unread.inside(request, http.scope.pop(SENT, None)))
 
 

@@ -11,9 +11,11 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from running_server import running
 from serving import serving
 from test_server_serve import stream, until_it_runs
@@ -27,6 +29,11 @@ from pyllama_long.server import logs
 from pyllama_long.server.body import parse
 from pyllama_long.server.errors import ApiError
 from pyllama_long.server.overflow_store import Store
+from pyllama_long.server.schemas.chat import ChatRequest
+from pyllama_long.server.schemas.common import Body
+from pyllama_long.server.schemas.completions import CompletionRequest
+from pyllama_long.server.schemas.messages import MessagesRequest
+from pyllama_long.server.schemas.responses import ResponsesRequest
 from pyllama_long.server.settings import Settings
 from pyllama_long.server.state import State
 
@@ -101,6 +108,42 @@ def test_a_long_string_takes_memory_of_its_own_size() -> None:
     for tail in (b'\\\\"', b'\\\\\\""'):  # the string ends here, so brackets after it count
         with pytest.raises(ApiError, match="nested deeper"):
             parse(b'{"x": "' + tail + b", " + b"[" * 70)
+
+
+@pytest.mark.parametrize(
+    ("request_type", "body"),
+    [
+        (ChatRequest, {"messages": [1] * 5000}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [1] * 5000}]}),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": ""}], "logit_bias": {str(i): "" for i in range(5000)}},
+        ),
+        (CompletionRequest, {"prompt": [None] * 5000}),
+        (CompletionRequest, {"prompt": [[None] * 5000]}),
+        (MessagesRequest, {"max_tokens": 1, "messages": [{"role": "user", "content": [{}] * 5000}]}),
+        (
+            MessagesRequest,
+            {"max_tokens": 1, "messages": [{"role": "user", "content": ""}], "system": [1] * 5000},
+        ),
+        (ResponsesRequest, {"input": [{"role": "user", "content": [1] * 5000}]}),
+        (ResponsesRequest, {"input": "", "metadata": {str(i): 1 for i in range(5000)}}),
+    ],
+)
+def test_complaints_about_a_body_are_few(request_type: type[Body], body: dict[str, Any]) -> None:
+    """A million of them took half a minute, in which nobody was answered."""
+    with pytest.raises(ValidationError) as complaints:
+        request_type.model_validate(body)
+    assert len(complaints.value.errors()) < 16
+
+
+def test_objects_and_fields_of_a_body_are_bounded() -> None:
+    """They are checked in one piece, while nobody is answered."""
+    found = parse(b"[" + b'{"a": {}},' * 100_000 + b'"' + b":{" * 600_000 + b'"]')
+    assert len(found) == 100_001
+    for many in (b"{}," * 500_001, b'{"a": 1},' * 250_001, b'{"a":{}},' * 170_000):
+        with pytest.raises(ApiError, match="more than 500000 objects and fields"):
+            parse(b"[" + many + b"0]")
 
 
 def test_text_over_what_can_fit_is_refused_before_it_is_tokenized(

@@ -111,7 +111,7 @@ def test_names_are_few_and_short(client: httpx.Client) -> None:
 
 
 def test_the_search_is_linear_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unread, "_MOST_OBJECTS", 50_000)
+    monkeypatch.setattr(unread, "_MOST_LOOKS", 50_000)
     seconds = []
     for n in (5_000, 20_000):
         sent = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}] * n}
@@ -121,6 +121,18 @@ def test_the_search_is_linear_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         seconds.append(time.process_time() - began)
         assert found == ([] if 3 * n < 50_000 else ["..."])
     assert seconds[1] < 8 * max(seconds[0], 0.005)
+    request = ChatRequest.model_validate(message())
+    for value, names in ((1, 33), (None, 1)):  # one more than are shown, or that there are more
+        many = message(**{str(i): value for i in range(60_000)})
+        assert len(unread.inside(request, many)) == names
+
+
+def test_many_fields_at_the_top_are_named_or_refused(client: httpx.Client) -> None:
+    many = {f"x{i}": None for i in range(10_001)}
+    answer = client.post(CHAT, json=BODIES[CHAT] | many)
+    ok(answer)
+    assert answer.headers[HEADER].count(",") == 32 and answer.headers[HEADER].endswith("x31, ...")
+    assert client.post(CHAT, json=BODIES[CHAT] | many | {"min_tokens": 4}).status_code == 400
 
 
 def test_what_openais_client_sends_back_is_known(server: Server, openai_client: openai.OpenAI) -> None:

@@ -65,7 +65,8 @@ async def create(request: MessagesRequest, http: Request) -> Response:
     fields.check(request, http)
     skipped = _skipped(request)
     fields.ignored(http, *skipped)
-    prepared = await chat.prepare(http, loaded, as_chat(request), _FIELDS)
+    made = await lanes.run(as_chat, request)
+    prepared = await chat.prepare(http, loaded, made, _FIELDS)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("msg_", state.settings.model_name)
     if request.stream:
@@ -91,7 +92,7 @@ async def count(request: CountRequest, http: Request) -> CountReply:
     fields.check(request, http, others=_ANSWERED)
     fields.ignored(http, *_skipped(request))
     loaded = state_of(http).loaded
-    made = as_chat(request)
+    made = await lanes.run(as_chat, request)
     asked = chat.Asked.of(http, loaded, made, made.messages, _FIELDS)
     found = await lanes.run(partial(chat.prompt, loaded, made.messages, **asked.options))
     return CountReply(input_tokens=len(found.tokens))

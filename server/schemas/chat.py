@@ -24,6 +24,7 @@ from pyllama_long.server.schemas.common import (
     Stops,
     Timings,
     Usage,
+    few,
 )
 
 TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")  # types of parts
@@ -273,7 +274,7 @@ class ChatRequest(Talk, Overflowing):
     max_completion_tokens: Most = None
     n: int | None = Field(None, ge=1, le=MAX_N)
     stop: Stop | Stops | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIAS)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIAS), few(MAX_BIAS)] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None

@@ -24,6 +24,7 @@ from pyllama_long.server.schemas.common import (
     Timings,
     Token,
     Usage,
+    few,
 )
 
 Tokens = Annotated[list[Token], Field(min_length=1)]
@@ -45,7 +46,7 @@ class CompletionRequest(Sampled):
     echo: bool | None = None
     stop: Stop | Stops | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIAS)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIAS), few(MAX_BIAS)] | None = None
     grammar: str | None = Field(None, description="GBNF, as llama-server takes it.")
     stream_options: StreamOptions | None = None
 

@@ -17,6 +17,7 @@ from pyllama_long.server.schemas.common import (
     OverflowReport,
     Reply,
     Timings,
+    few,
 )
 
 # Items about tools that are left out; nothing of theirs was said by this model.
@@ -26,6 +27,11 @@ LEFT_OUT = frozenset(
     "local_shell_call_output shell_call shell_call_output apply_patch_call apply_patch_call_output compaction "
     "tool_search_call tool_search_output additional_tools program program_output".split()
 )
+
+
+MAX_METADATA = 64  # pairs; OpenAI takes 16, of 64 and 512 characters
+MetaKey = Annotated[str, Field(max_length=256)]
+MetaValue = Annotated[str, Field(max_length=2048)]
 
 
 class InputPart(Body):
@@ -135,7 +141,9 @@ class ResponsesRequest(Overflowing):
     previous_response_id: str | None = None
     store: bool | None = Field(None, description="false: it is not kept.")
     background: bool | None = None
-    metadata: dict[str, str] | None = None
+    metadata: (
+        Annotated[dict[MetaKey, MetaValue], Field(max_length=MAX_METADATA), few(MAX_METADATA)] | None
+    ) = None
 
 
 class OutputText(Reply):
