@@ -313,6 +313,13 @@ def test_bad_files_and_settings(demo_model: str) -> None:
             EngineConfig(demo_model, **bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("small", [{"n_ctx": 3, "n_parallel": 128}, {"n_batch": 1}])
+def test_fewer_tokens_than_sequences(demo_model: str, small: dict[str, int]) -> None:
+    """llama.cpp aborts where a batch or a context has fewer tokens than there may be sequences."""
+    with Engine(EngineConfig(demo_model, **{"n_ctx": 256, **small})) as engine:  # type: ignore[arg-type]
+        assert len(answer(engine.submit(Request(prose(engine, 20), 4, GREEDY))).ids) == 4
+
+
 def test_loading_is_reported(demo_model: str) -> None:
     seen: list[tuple[int, int]] = []
     Engine(EngineConfig(demo_model), on_progress=lambda done, total: seen.append((done, total))).close()

@@ -66,8 +66,12 @@ class Context:
             self.model.model
         ) or llama_cpp.llama_model_is_hybrid(self.model.model)
         self.n_seq = min(_MOST_SEQUENCES, self._sequences(config.n_parallel))
-        self.context_params = loading.context_params(o, n_ctx, kind, kind)
+        # llama.cpp wants room in a batch, and so in a context, for an output of each sequence that there may be; it
+        # rounds n_ctx up to 256 later, which is as many sequences as there can be.
+        self.context_params = loading.context_params(o, max(n_ctx, self.n_seq), kind, kind)
+        self.n_batch = self.context_params.n_batch
         self.context_params.n_seq_max, self.context_params.kv_unified = self.n_seq, True
+        self.context_params.n_batch = max(self.n_batch, self.n_seq)
         if config.embedding:  # a model that pools takes a text at once
             self.context_params.n_ubatch = self.context_params.n_batch
         native = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
@@ -82,7 +86,7 @@ class Context:
         self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # Also where swa_full keeps every token: other sequences may take the cells that the window has left.
         self._window = llama_cpp.llama_model_n_swa(self.model.model)
-        self.n_vocab, self.n_batch = self.model.n_vocab(), self.context_params.n_batch
+        self.n_vocab = self.model.n_vocab()
         # Where an ubatch cannot be taken back, or its cells were those of tokens before it, it has to be finished.
         self.can_stop = not self.whole_only and self._memory is not None
         self.n_ubatch = min(self.n_batch, self.context_params.n_ubatch)
