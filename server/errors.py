@@ -106,15 +106,45 @@ def validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first of pydantic's complaints about the request, in one line."""
     if not errors:
         return bad("The request is not valid.")
+    errors = _of_their_type(errors)
     # Of the branches of a union, the one that got furthest was most likely meant.
-    first = max(errors, key=lambda e: (len(_path(e["loc"])), e.get("type") != "missing"))
-    param = ".".join(_path(first["loc"])) or None
+    first = max(errors, key=lambda e: (len(_path(e["loc"])), e.get("type") != "missing", not _of_type(e)))
+    path = _path(first["loc"])
+    param = ".".join(path) or None
     text = str(first.get("msg", "not valid")).removeprefix("Value error, ")
+    if _of_type(first):  # every branch wants another type
+        wanted = (_wanted(e) for e in errors if _of_type(e) and _path(e["loc"]) == path)
+        text = f"Input should be {' or '.join(dict.fromkeys(wanted))}"
     if first.get("type") == "json_invalid":
         return bad("The body is not valid JSON.", code="invalid_json")
     if param is None and first["loc"][:1] == ("body",):
         return bad("The body must be a JSON object, sent with Content-Type: application/json.")
     return bad(f"{param}: {text}" if param else text, param, "invalid_value")
+
+
+def _of_type(error: Mapping[str, Any]) -> bool:
+    kind = str(error.get("type"))
+    return kind.endswith("_type") or kind == "literal_error"
+
+
+def _wanted(error: Mapping[str, Any]) -> str:
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return "an object"
+    return str(error["msg"]).removeprefix("Input should be ")
+
+
+def _of_their_type(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Without the branches of unions that are for another `type` than the request names, if others are left."""
+    other = [
+        tuple(e["loc"][:-1]) for e in errors if e.get("type") == "literal_error" and _tags_branch(e["loc"])
+    ]
+    left = [e for e in errors if not any(tuple(e["loc"][: len(branch)]) == branch for branch in other)]
+    deepest = max((len(_path(branch)) for branch in other), default=0)
+    return left if any(len(_path(e["loc"])) > deepest for e in left) else errors
+
+
+def _tags_branch(loc: Sequence[Any]) -> bool:
+    return len(loc) > 2 and loc[-1] == "type" and not _path(("", loc[-2]))
 
 
 @contextmanager
@@ -148,8 +178,11 @@ def install(app: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if not isinstance(error, ApiError):
-            known = {404: f"There is no {request.url.path}.", 405: f"{request.method} does not work here."}
-            headers = error.headers  # Allow, of a 405
+            headers = error.headers or {}
+            known = {
+                404: f"There is no {request.url.path}.",
+                405: f"{request.method} does not work here: use {headers.get('Allow', 'another method')}.",
+            }
             error = ApiError(error.status_code, known.get(error.status_code, str(error.detail)))
             error.headers = headers
         return reply(error, request.url.path, request.scope.get("request_id"))

@@ -45,6 +45,36 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
     return error
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value", "message"),
+    [
+        (CHAT, "stop", 5, "stop: Input should be a valid string or a valid list"),
+        (CHAT, "messages", ["x"], "messages.0: Input should be an object"),
+        (CHAT, "response_format", "json", "response_format: Input should be an object"),
+        (CHAT, "tool_choice", "x", "tool_choice: Input should be 'none', 'auto' or 'required' or an object"),
+        (CHAT, "tool_choice", {"type": "function", "name": "x"}, "tool_choice.function: Field required"),
+        (
+            CHAT,
+            "tool_choice",
+            {"type": "x"},
+            "tool_choice.type: Input should be 'function' or 'custom' or 'allowed_tools'",
+        ),
+        ("/v1/responses", "input", [], "input: List should have at least 1 item after validation, not 0"),
+        ("/v1/completions", "prompt", {}, "prompt: Input should be a valid string or a valid list"),
+        ("/v1/embeddings", "input", [], "input: List should have at least 1 item after validation, not 0"),
+    ],
+)
+def test_of_a_union_all_that_may_be_is_named(
+    client: httpx.Client, path: str, field: str, value: Any, message: str
+) -> None:
+    body = HELLO if path == CHAT else {}
+    assert refused(client.post(path, json={**body, field: value}))["message"] == message
+
+
+def test_another_method_is_named(client: httpx.Client) -> None:
+    assert refused(client.get(CHAT), 405)["message"] == "GET does not work here: use POST."
+
+
 RAW = {
     "empty": b"",
     "cut off": b'{"messages": [',
