@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from pyllama_long import _native, completion, explain, loading, log, lora
+from pyllama_long import _native, chat_options, completion, explain, loading, log, lora
 from pyllama_long import tail as tails
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import NotNumbers
@@ -357,10 +357,12 @@ class LongLlama(llama_cpp.Llama):
     ) -> Any:
         """As Llama.create_chat_completion. tail: text of the prompt where the plan's tail phase begins; by
         default the last user message, or its end when it is long."""
+        options = chat_options.settled(_CHAT.bind(None, messages, *args, **kwargs).arguments)
+        del options["self"]
         with self.turns.use():
             self._chat = messages, tail
             try:
-                return super().create_chat_completion(messages, *args, **kwargs)
+                return super().create_chat_completion(**options)
             finally:
                 self._chat = None
 

@@ -119,6 +119,30 @@ def test_function_calls_have_upstreams_shape(
     assert run(llm) == run(upstream)
 
 
+def test_what_upstream_passes_over_is_acted_on_or_refused(llm: LongLlama) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
+
+    def ask(**options: Any) -> Any:
+        found = llm.create_chat_completion(MESSAGES, max_tokens=32, temperature=0, **options)
+        return found["choices"][0]["message"]
+
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert isinstance(json.loads(ask(response_format=asked)["content"])["n"], int)
+    assert ask(tools=[tool], tool_choice="required")["tool_calls"][0]["function"]["name"] == "count"
+    for options, message in (
+        ({"response_format": {"type": "xml"}}, "'xml' is no type; known: text"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema needs a schema"),
+        ({"tools": [tool, tool], "tool_choice": "required"}, "takes one tool here, and there are 2"),
+        ({"tool_choice": "required"}, "takes one tool here, and there are 0"),
+        ({"tools": [tool], "tool_choice": "any"}, "'any'; known: none, auto, required"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(**options)
+    with pytest.raises(ValueError, match="no messages"):
+        llm.create_chat_completion([])
+
+
 def test_token_prompts(llm: LongLlama, upstream: Any) -> None:
     tokens = upstream.tokenize(PROMPT.encode())
     assert tokens == llm.tokenize(PROMPT.encode())
