@@ -89,6 +89,23 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "exact", "--length", "4x"], "4x is in times of a trained length, and there is no model"),
         (["demo", "--length", "5"], "--length 5 has no room for --facts 10: give at least --length "),
         (["demo", "--length", "600", "--facts", "69"], "--length 600 has no room for --facts 69"),
+        (["chat", "--unknown"], "(see pyllama-long chat --help)"),
+        (["inspect", "a.gguf", "-m", "b.gguf"], "not both"),
+        (["complete", "text", "--temp", "inf"], "'--temp': inf is not a finite number"),
+        (["complete", "text", "--repeat-penalty", "inf"], "'--repeat-penalty': inf is not a finite"),
+        (["complete", "text", "--lora-scale", "nan"], "'--lora-scale': nan is not a finite number"),
+        (["eval", "needle", "--lora-scale", "2"], "--lora-scale needs --lora"),
+        (["eval", "needle", "--lengths", ""], "'' is no length"),
+        (["plan", "skim", "--length", "64", "--tail", "65"], "--tail 65 is more than the 64 tokens"),
+        (["serve", "--log-level", "loud"], "'--log-level': 'loud'; known: debug"),
+        *(
+            (["serve", "--cors-origin", value], f"'--cors-origin': {value!r} is no origin")
+            for value in ("localhost:3000", "http://a.b/page", "")
+        ),
+        *(
+            (["serve", "--allowed-host", value], f"'--allowed-host': {value!r} is no name")
+            for value in ("http://name", "name:80", "")
+        ),
         *(
             (["serve", option, value], f"'{option}': Input should be")
             for option in ("--cache-ram", "--cache-disk", "--drain", "--timeout", "--step-ms")
@@ -154,6 +171,21 @@ def test_files_that_cannot_be_read_or_written(capsys: pytest.CaptureFixture[str]
     assert "is empty" in failed(capsys, ["complete", "-f", str(tmp_path / "blank")], 1)
     png = str(tmp_path / "none" / "plan.png")
     assert "cannot be written" in failed(capsys, ["plan", "exact", "--length", "64", "--png", png], 1)
+    assert "cannot be written" in failed(capsys, ["eval", "needle", "--plot", png], 1)
+    for command in (["plan", "exact", "--png"], ["eval", "needle", "--plot"]):
+        assert "writes PNG: a.txt does not end in .png" in failed(capsys, [*command, "a.txt"], 1)
+
+
+def test_what_is_said_of_keywords_is_said_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(capsys, ["complete", "text", "--ctx", "2000000000"], 1)
+    assert "lower --ctx, or take --kv-type 'q8_0'" in line
+    line = failed(capsys, ["complete", "text", "--attention", "upstream", "--rope", "yarn"], 1)
+    assert line.startswith("pyllama-long: --attention 'upstream' cannot run") and "--rope 'native'" in line
+
+
+def test_text_that_powershell_writes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Größe".encode("utf-16"))
+    assert common.read_text(tmp_path / "a.txt") == "Größe"
 
 
 # ---- inspect and plan ----
@@ -324,6 +356,13 @@ def test_a_prompt_that_does_not_fit_leaves_the_chat_usable() -> None:
     assert result.returncode == 0
     assert "more than the context of 512" in result.stdout
     assert result.stdout.rstrip().splitlines()[-1] != "word"
+
+
+def test_a_file_that_never_fits_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("word " * 900)
+    lines = f"/read {tmp_path}/long.txt\nHello\n"
+    result = program("chat", "--ctx", "512", "--max-tokens", "8", "--temp", "0", stdin=lines)
+    assert result.stdout.count("more than the context of 512") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process there")

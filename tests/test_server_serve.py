@@ -110,11 +110,13 @@ def refused(*arguments: str) -> tuple[int, str]:
 def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, line = refused("--port", str(taken.getsockname()[1]))
-        assert code == 1 and "cannot listen at 127.0.0.1" in line
+        assert code == 1 and f"127.0.0.1:{taken.getsockname()[1]}: Address already in use; take" in line
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     code, line = refused("-m", str(tmp_path / "bad.gguf"), "--port", "0")
     assert code == 1 and "bad.gguf" in line
     code, line = refused("--attention", "nonsense", "--port", "0")
     assert code == 2 and "nonsense" in line
+    code, line = refused("--attention", "upstream", "--rope", "yarn", "--port", "0")
+    assert code == 1 and line.startswith("pyllama-long: --attention 'upstream' cannot run")
     code, line = refused("--ssl-certfile", "x", "--port", "0")
     assert code == 2 and "ssl-keyfile" in line

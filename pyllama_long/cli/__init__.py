@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -87,9 +88,11 @@ def _report(error: Exception) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message)
             return 2
-        return _fail(f"{message} (see {PROGRAM} --help)", int(getattr(error, "exit_code", 2)))
+        ctx = getattr(error, "ctx", None)
+        command = PROGRAM if ctx is None else ctx.command_path
+        return _fail(f"{message} (see {command} --help)", int(getattr(error, "exit_code", 2)))
     if isinstance(error, (PlanError, RopeError)):
-        return _fail(str(error), 2)
+        return _fail(_in_options(str(error)), 2)
     if type(error).__name__ == "Abort":
         return _fail("stopped", 130)
     if type(error).__name__ == "ContextOverflow":
@@ -99,7 +102,7 @@ def _report(error: Exception) -> int:
         isinstance(error, (CommandError, GGUFError, ImportError))
         or type(error).__module__ == "pyllama_long.errors"
     ):
-        return _fail(str(error), 1)
+        return _fail(_in_options(str(error)), 1)
     if isinstance(error, OSError) and error.strerror:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1)
     if isinstance(error, MemoryError):
@@ -109,10 +112,17 @@ def _report(error: Exception) -> int:
 
 def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
     """Warnings are for the user: without the place in the source that they come from."""
-    text = " ".join(str(message).split())
-    for ours, option in (("n_ctx", "--ctx"), ("max_tokens=", "--max-tokens ")):
-        text = text.replace(ours, option)
-    print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+    print(f"{PROGRAM}: warning: {_in_options(' '.join(str(message).split()))}", file=sys.stderr)
+
+
+def _in_options(text: str) -> str:
+    """What is said of keyword arguments, said of the options that they come from."""
+    text = re.sub(r"\bn_ctx\b", "--ctx", text)
+    return re.sub(
+        r"\b(attention|rope|kv_type|precision|max_tokens)=('[^']*'|(?=\w))",
+        lambda found: f"--{found[1].replace('_', '-')} {found[2]}",
+        text,
+    )
 
 
 def _fail(message: str, code: int) -> int:

@@ -177,6 +177,9 @@ class Chat:
         path, question = file_and_question(rest)
         text = read_text(path.expanduser())
         n = len(self.llm.tokenize(text.encode(), add_bos=False))
+        most = self.llm.n_ctx()
+        if n >= most:
+            raise CommandError(f"{path}: {n:,} tokens, more than the context of {most:,}: use a larger --ctx")
         self.attached.append(text)
         self.note(f"{path}: {n:,} tokens" + ("" if question else ", read with your next message"))
         if question:

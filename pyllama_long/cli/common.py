@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 import re
@@ -38,6 +39,17 @@ class CommandError(Exception):
     """One line for the user; the program ends with exit code 1."""
 
 
+@contextmanager
+def refused() -> Iterator[None]:
+    """Options that do not go together, or not with the model: a ValueError becomes a CommandError."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:  # a plan, a policy or a context, which are told by themselves
+            raise
+        raise CommandError(str(error)) from None
+
+
 def _kv_type(value: str) -> str:
     if value not in KV_TYPES:
         raise typer.BadParameter(f"{value!r}; known: {', '.join(KV_TYPES)}")
@@ -47,6 +59,12 @@ def _kv_type(value: str) -> str:
 def _precision(value: str) -> str:
     if value not in PRECISIONS:
         raise typer.BadParameter(f"{value!r}; known: {', '.join(PRECISIONS)}")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
 
@@ -147,19 +165,28 @@ Loras = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
-LoraScale = Annotated[float, typer.Option(metavar="X", help="How much of it.", rich_help_panel=_MODEL)]
+LoraScale = Annotated[
+    float, typer.Option(callback=_finite, metavar="X", help="How much of it.", rich_help_panel=_MODEL)
+]
 MaxTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest answer.", rich_help_panel=_SAMPLING)
 ]
 Temp = Annotated[
     float,
-    typer.Option(min=0.0, metavar="T", help="0: always the likeliest token.", rich_help_panel=_SAMPLING),
+    typer.Option(
+        min=0.0,
+        callback=_finite,
+        metavar="T",
+        help="0: always the likeliest token.",
+        rich_help_panel=_SAMPLING,
+    ),
 ]
 TopK = Annotated[int, typer.Option(min=0, metavar="N", help="0: off.", rich_help_panel=_SAMPLING)]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, metavar="P", rich_help_panel=_SAMPLING)]
 MinP = Annotated[float, typer.Option(min=0.0, max=1.0, metavar="P", rich_help_panel=_SAMPLING)]
 RepeatPenalty = Annotated[
-    float, typer.Option(min=0.0, metavar="X", help="1: off.", rich_help_panel=_SAMPLING)
+    float,
+    typer.Option(min=0.0, callback=_finite, metavar="X", help="1: off.", rich_help_panel=_SAMPLING),
 ]
 Seed = Annotated[
     int, typer.Option(min=-1, metavar="N", help="-1: a new one each time.", rich_help_panel=_SAMPLING)
@@ -217,6 +244,10 @@ class ModelOptions:
     lora_scale: float = 1.0
     _found: dict[str, Path] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.lora is None and self.lora_scale != 1:
+            raise typer.BadParameter("--lora-scale needs --lora FILE")
+
     def path(self) -> Path:
         """The model's file; a download when it comes from the hub and is not here yet."""
         if self.model is not None and self.hub is not None:
@@ -247,18 +278,19 @@ class ModelOptions:
         from pyllama_long.llama import LongLlama
 
         threads = {"n_threads": self.threads, "n_threads_batch": self.threads} if self.threads else {}
-        return LongLlama(
-            str(self.path()),
-            n_ctx=self.n_ctx(n_ctx),
-            attention=self.attention,
-            rope=self.rope,
-            kv_type=self.kv_type,
-            precision=self.precision,
-            progress=progress,
-            lora_path=None if self.lora is None else str(self.lora),
-            lora_scale=self.lora_scale,
-            **threads,
-        )
+        with refused():
+            return LongLlama(
+                str(self.path()),
+                n_ctx=self.n_ctx(n_ctx),
+                attention=self.attention,
+                rope=self.rope,
+                kv_type=self.kv_type,
+                precision=self.precision,
+                progress=progress,
+                lora_path=None if self.lora is None else str(self.lora),
+                lora_scale=self.lora_scale,
+                **threads,
+            )
 
     @contextmanager
     def vocabulary(self) -> Iterator[Callable[[str], int]]:
@@ -326,6 +358,8 @@ def read_text(path: Path) -> str:
         data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes files
+        return data.decode("utf-16", errors="replace")
     if b"\0" in data:
         raise CommandError(f"{path} is not a text file")
     return data.decode("utf-8-sig", errors="replace")

@@ -142,7 +142,7 @@ def command(
     options = ModelOptions(model, hub, kv_type=kv_type, precision=precision, threads=threads, **adapter)
     info = options.info()
     try:
-        tokens = grid.parse_lengths(lengths or LENGTHS, info.n_train)
+        tokens = grid.parse_lengths(LENGTHS if lengths is None else lengths, info.n_train)
     except EvalError as error:
         raise typer.BadParameter(str(error), param_hint="--lengths") from None
     if plot_to is not None:

@@ -21,6 +21,7 @@ from pyllama_long.cli.common import (
     Hub,
     Json,
     KvType,
+    Model,
     ModelOptions,
     Rope,
     available_memory,
@@ -43,8 +44,10 @@ _STEPS = (1, 4, 16, 100)  # times the trained length
 
 def command(
     model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="A GGUF file; the embedded model without it.")
+        Path | None,
+        typer.Argument(metavar="MODEL", help="A GGUF file, as -m has it; the embedded model without it."),
     ] = None,
+    named: Model = None,
     hub: Hub = None,
     attention: Attention = "auto",
     rope: Rope = "auto",
@@ -53,7 +56,9 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show a model's architecture, trained length, RoPE keys, memory needs, and what would be chosen."""
-    options = ModelOptions(model=model, hub=hub, ctx=ctx)
+    if model is not None and named is not None:
+        raise typer.BadParameter("give MODEL or -m FILE, not both")
+    options = ModelOptions(model=model or named, hub=hub, ctx=ctx)
     info = options.info()
     steps = [min(MOST_CTX, step * info.n_train) for step in _STEPS if info.n_train]
     lengths = [options.n_ctx(0)] if ctx else steps

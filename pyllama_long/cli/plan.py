@@ -47,7 +47,10 @@ def command(
     ] = 0,
     heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Heads in shares and paths.")] = 8,
     tail: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Queries at the end that are in the tail phase.")
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Of the drawing: queries at the end that are in the tail phase."
+        ),
     ] = None,
     trained: Annotated[
         int | None,
@@ -68,6 +71,10 @@ def command(
     """Draw which keys an attention plan reads: a map, the share of keys per length, the longest path."""
     from pyllama_long import viz
 
+    if tail is not None and tail > length:
+        raise typer.BadParameter(f"--tail {tail} is more than the {length} tokens of --length")
+    if png is not None and png.suffix.lower() != ".png":
+        raise CommandError(f"--png writes PNG: {png} does not end in .png")
     found = AttentionPlan.parse(plan, n_train=trained)
     shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
     path = viz.longest_path(found, length, heads)
@@ -107,9 +114,11 @@ def command(
     console.print(table)
     hops = "some tokens never reach the last one, however many layers"
     if path is not None:
-        hops = f"{path} layer{'s'[: path != 1]} join any token to the last one"
+        hops = (
+            f"{path} layer{'s' if path != 1 else ''} join{'' if path != 1 else 's'} any token to the last one"
+        )
     console.print(f"\nlongest path at {length:,}: {hops}", soft_wrap=True)
-    if away is not None:
+    if away is not None and length > 1:
         _show_distances(console, away, start or 0, width)
     if png is not None:
         console.print(f"wrote {png}", markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ EXAMPLES = """\b
 """
 
 _NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
+_LEVELS = ("debug", "info", "warning", "error")
 _OVERFLOWS = ("error", "shift", "summarize", "retrieve")
 _GIB = 1 << 30
 _LAST_WORDS_S = 5  # for writing the errors of what did not end within --drain
@@ -43,6 +45,32 @@ def _overflow(value: str) -> str:
     if value not in _OVERFLOWS:
         raise typer.BadParameter(f"{value!r}; known: {', '.join(_OVERFLOWS)}")
     return value
+
+
+def _log_level(value: str) -> str:
+    if value not in _LEVELS:
+        raise typer.BadParameter(f"{value!r}; known: {', '.join(_LEVELS)}")
+    return value
+
+
+def _address(value: str) -> str:
+    return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+
+def _origins(values: list[str] | None) -> list[str]:
+    """As browsers write them; others would never be those of a page."""
+    found = [value.rstrip("/").lower() for value in values or ()]
+    for value in found:
+        if value not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", value):
+            raise typer.BadParameter(f"{value!r} is no origin: write https://name or http://name:port, or *")
+    return found
+
+
+def _names(values: list[str] | None) -> list[str]:
+    for value in values or ():
+        if value != "*" and not re.fullmatch(r"[^\s/:?#@]+", value):
+            raise typer.BadParameter(f"{value!r} is no name of a host: leave out scheme, port and path")
+    return list(values or ())
 
 
 def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
@@ -62,18 +90,26 @@ def command(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Give embeddings too.", rich_help_panel="Model")
     ] = False,
-    host: Annotated[str, _option(panel=_NET, help="Address to listen at.", metavar="ADDRESS")] = "127.0.0.1",
+    host: Annotated[
+        str, _option(panel=_NET, help="Address to listen at.", callback=_address, metavar="ADDRESS")
+    ] = "127.0.0.1",
     port: Annotated[int, _option(panel=_NET, help="0: a free one.", min=0, max=65535, metavar="N")] = 8080,
     alias: Annotated[str, _option(panel=_NET, help="The model's name for clients.", metavar="NAME")] = "",
     cors_origin: Annotated[
         list[str] | None,
-        _option(panel=_NET, help="A web page's origin that may ask; repeatable.", metavar="ORIGIN"),
+        _option(
+            panel=_NET,
+            help="A web page's origin that may ask, as https://name; *: any; repeatable.",
+            callback=_origins,
+            metavar="ORIGIN",
+        ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         _option(
             panel=_NET,
             help="A name that requests may come to; without keys on this machine only localhost is. *: any.",
+            callback=_names,
             metavar="NAME",
         ),
     ] = None,
@@ -139,7 +175,8 @@ def command(
     ] = 30.0,
     page: Annotated[bool, _option("--page/--no-page", panel=_NET, help="The page at /.")] = True,
     log_level: Annotated[
-        str, _option(panel=_NET, help="debug, info, warning or error.", metavar="LEVEL")
+        str,
+        _option(panel=_NET, help="debug, info, warning or error.", callback=_log_level, metavar="LEVEL"),
     ] = "info",
 ) -> int:
     """Serve a model over HTTP, to many at once."""
@@ -150,8 +187,6 @@ def command(
         from pyllama_long.server.settings import Settings
     except ImportError as error:
         raise CommandError(f"the server needs the package {error.name}: pip install pyllama-long") from None
-    if log_level not in ("debug", "info", "warning", "error"):
-        raise typer.BadParameter(f"{log_level!r}; known: debug, info, warning, error")
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise typer.BadParameter("give --ssl-certfile and --ssl-keyfile together")
     if cache_disk and cache_dir is None:
@@ -241,6 +276,7 @@ def serve(
     from pyllama_long.server import pace
     from pyllama_long.server.app import create_app
     from pyllama_long.server.protocol import limited
+    from pyllama_long.server.security import is_loopback
 
     engine_config = EngineConfig(**config)
     with listen(host, port) as listening:
@@ -272,14 +308,19 @@ def serve(
             elif state.status == "ok":
                 engine = state.loaded.engine
                 print(f"{settings.model_name} is ready at {url}", flush=True)
-                lines = filter(None, (_about(engine), pace.example(engine)))
-                print("\n".join(lines), file=sys.stderr, flush=True)
+                lines = [_about(engine), pace.example(engine)]
+                if not settings.api_keys and not is_loopback(bound):
+                    lines.append(
+                        "whoever reaches this address may ask: --api-key-file lets in only who has a key"
+                    )
+                print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
 
         state.on_loaded = on_loaded
         with _signals(server, state, settings.drain_s):
             server.run(sockets=[listening])
     if state.error is not None:
-        raise state.error
+        with common.refused():
+            raise state.error
     if state.is_loading or state.lanes.is_busy:  # threads inside the library, which only the process can end
         sys.stdout.flush()
         sys.stderr.flush()
@@ -290,11 +331,12 @@ def serve(
 def _about(engine: Engine) -> str:
     """What runs, in lines."""
     times = engine.n_ctx / engine.n_train
+    embeddings = "/v1/embeddings, " if engine.config.embedding else ""
     return (
         f"context {engine.n_ctx} tokens, {times:.3g} times the trained {engine.n_train}; "
         f"{engine.config.n_parallel} at once\n"
         f"attention {engine.plan}, rope {engine.rope}\n"
-        "paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/embeddings, "
+        f"paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, {embeddings}"
         "/completion, /health"
     )
 
@@ -309,7 +351,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             address[:2], family=family, backlog=2048, reuse_port=False, dualstack_ipv6=both
         )
     except OSError as error:
-        reason = error.strerror or str(error)
+        named = not isinstance(error, socket.gaierror) and error.errno  # create_server says the address, too
+        reason = os.strerror(named) if named else error.strerror or str(error)
         raise CommandError(
             f"cannot listen at {host}:{port}: {reason}; take another --port or --host"
         ) from None

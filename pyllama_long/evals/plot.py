@@ -19,8 +19,10 @@ def check_plot(path: Path) -> None:
     """Raises EvalError, before anything is measured, when the plot could not be written."""
     if importlib.util.find_spec("matplotlib") is None:
         raise EvalError("--plot needs matplotlib: pip install 'pyllama-long[plot]'")
-    if path.suffix != ".png":
-        raise EvalError(f"--plot writes PNG: give {path.with_suffix('.png')}")
+    if path.suffix.lower() != ".png":
+        raise EvalError(f"--plot writes PNG: {path} does not end in .png")
+    if not path.parent.is_dir():
+        raise EvalError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def write_plot(path: Path, task: str, rows: Sequence[dict[str, Any]], n_train: int) -> None:
