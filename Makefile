@@ -96,23 +96,26 @@ upstream-tests: venv
 # ---- what the targets stand on ----
 
 build: venv build/dev/build.ninja
-	@$(BIN)/cmake --build build/dev
+	@scripts/step.sh 'building the libraries' build/build.log $(BIN)/cmake --build build/dev
 	@$(BIN)/cmake --install build/dev --component pyllama_long --prefix . >/dev/null
 
 build/dev/build.ninja: CMakeLists.txt | venv
-	$(BIN)/cmake -S . -B build/dev -G Ninja -DPython3_EXECUTABLE=$(BIN)/python
+	@scripts/step.sh 'fetching and configuring llama.cpp' build/configure.log \
+		$(BIN)/cmake -S . -B build/dev -G Ninja -DPython3_EXECUTABLE=$(BIN)/python
 
 venv: $(VENV)/.installed
 
 $(VENV)/.tools:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet 'scikit-build-core[pyproject]>=0.11' 'cmake>=3.21,<5' 'ninja>=1.11'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed")'
+	@scripts/step.sh 'making .venv' build/venv.log $(PYTHON) -m venv $(VENV)
+	@scripts/step.sh 'installing the tools to build with' build/tools.log \
+		$(BIN)/python -m pip install --quiet 'scikit-build-core[pyproject]>=0.11' 'cmake>=3.21,<5' 'ninja>=1.11'
 	@touch $@
 
 # The bindings of llama_cpp without their own copy of llama.cpp, and this project with its sources in place.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.tools
-	CMAKE_ARGS=-DLLAMA_BUILD=OFF $(BIN)/python -m pip install --quiet --no-build-isolation \
+	@scripts/step.sh 'installing the project' build/install.log \
+		env CMAKE_ARGS=-DLLAMA_BUILD=OFF $(BIN)/python -m pip install --quiet --no-build-isolation \
 		--config-settings=wheel.cmake=false --editable '.[dev]'
 	@touch $@
 

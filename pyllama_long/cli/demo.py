@@ -154,8 +154,12 @@ def _rows(trained: int, ours: Run, upstream: Run) -> list[tuple[str, str, str]]:
         row("RoPE", "{}", *(run.rope for run in runs)),
         row("keys read", "{:.2%}", *(run.share_of_keys for run in runs)),
         row("reading", "{:,.0f} tokens/s", *(run.reading.prefill_tps for run in runs)),
-        row("writing", "{:,.1f} tokens/s", *(run.reading.decode_tps for run in runs)),
+        row("writing", "{}", *(_writing(run.reading.decode_tps) for run in runs)),
     ]
+
+
+def _writing(tps: float) -> str:
+    return f"{tps:,.1f} tokens/s" if tps else "nothing: its answers ended at once"
 
 
 def summary(trained: int, seed: int, ours: Run, upstream: Run) -> dict[str, Any]:
