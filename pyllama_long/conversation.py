@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pyllama_long.json_values import loads
+
 Message = dict[str, Any]
 
 Calls = Literal["own", "single", "broken", "written", "text"]
 
 _KINDS: tuple[Calls, ...] = ("own", "single", "broken", "written", "text")
+_DEEPEST = 64  # levels of arguments that are read
 _BETWEEN = "\n\n"  # between texts that become one
 
 
@@ -143,14 +146,22 @@ def _id(given: str, name: str, number: int, form: str) -> str:
 
 
 def arguments(text: Any) -> Any:
-    """Arguments of a call as an object; as the text that they are when that is no object of JSON."""
+    """Arguments of a call as an object; as the text that they are when that is no object of JSON, or one that does not
+    stay what it is in a prompt or an answer: nested deeply, or with half of a surrogate pair in it."""
     if isinstance(text, dict):
         return text
     try:
-        found = json.loads(text or "{}")
+        found = loads(text or "{}")
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return text
-    return found if isinstance(found, dict) else text
+    return found if isinstance(found, dict) and _is_flat(found, _DEEPEST) else text
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inner)
 
 
 def arguments_of(messages: Sequence[Message]) -> list[Any]:

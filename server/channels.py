@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from pyllama_long.json_values import json_text
 from pyllama_long.server import reading
 from pyllama_long.server.calls import Addressed, Format
-from pyllama_long.server.grammar import Rules, json_text
+from pyllama_long.server.grammar import Rules
 from pyllama_long.server.incoming import Call, Input, NotACall, Unfinished, Waiting
 from pyllama_long.server.pieces import Pieces
 

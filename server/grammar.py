@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pyllama_long.grammar import Lark, json_error
+from pyllama_long.json_values import json_text
 from pyllama_long.server.errors import bad
 
 MAX_DEPTH = 64  # of a schema
@@ -195,7 +196,3 @@ def _kind(key: str, kind: str) -> str:
     if kind == "schema":
         return "data" if key in _DATA else "map" if key in _MAPS else "schema"
     return "schema" if kind == "map" else "data"
-
-
-def json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

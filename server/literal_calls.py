@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pyllama_long.json_values import json_text
 from pyllama_long.server.calls import Gemma, Python
-from pyllama_long.server.grammar import json_text
 from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 from pyllama_long.server.literals import quoted, value
 from pyllama_long.server.values import typed

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
-from pyllama_long.server.grammar import json_text
+from pyllama_long.json_values import json_text, loads
 from pyllama_long.server.incoming import Cut, Input, NotACall, Waiting
 
 _DEPTH = 64
@@ -21,8 +20,8 @@ _BEHIND = (",", ":", ")", "]", "}")  # what stands behind a text: quotes inside 
 def plain(text: str) -> Any:
     """JSON, or the text itself."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return loads(text)
+    except ValueError:
         return text
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyllama_long.json_values import json_text
 from pyllama_long.server.calls import Nested
-from pyllama_long.server.grammar import json_text
 from pyllama_long.server.incoming import Call, Input, NotACall, Schemas, Unfinished, Waiting
 from pyllama_long.server.tagged import part_of
 from pyllama_long.server.values import resolved, typed

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from pyllama_long.json_values import json_text, loads
 from pyllama_long.server import literal_calls, nested, tagged
 from pyllama_long.server.calls import (
     SEED,
@@ -23,10 +24,8 @@ from pyllama_long.server.calls import (
     Tags,
     Xml,
 )
-from pyllama_long.server.grammar import json_text
 from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 
-_DECODER = json.JSONDecoder(strict=False)  # models write line breaks into strings as they are
 _SEP, _CALL_END = "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
 _KIMI = ("<|tool_calls_section_begin|>", "<|tool_call_begin|>")
@@ -240,8 +239,8 @@ def arguments(source: Input, name: str) -> Waiting:
 def parsed(text: str) -> Any:
     """Raises NotACall for what is no JSON."""
     try:
-        return _DECODER.decode(text)
-    except (ValueError, RecursionError):
+        return loads(text, strict=False)  # models write line breaks into texts as they are
+    except ValueError:
         raise NotACall from None
 
 

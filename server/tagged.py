@@ -6,8 +6,8 @@ import re
 from functools import cache
 from typing import Any
 
+from pyllama_long.json_values import json_text
 from pyllama_long.server.calls import Keyed, Tags
-from pyllama_long.server.grammar import json_text
 from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 from pyllama_long.server.literals import plain
 from pyllama_long.server.values import typed

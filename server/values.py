@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyllama_long.server.grammar import json_text
+from pyllama_long.json_values import json_text
 from pyllama_long.server.literals import parsed, plain
 
 

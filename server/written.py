@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyllama_long.conversation import all_as_text
+from pyllama_long.json_values import json_text
 from pyllama_long.server.calls import DeepSeek, Format, Hermes, Objects, Python
-from pyllama_long.server.grammar import json_text
 
 
 def calls(form: Format, given: Sequence[tuple[str, Any]]) -> str:

@@ -171,6 +171,30 @@ def test_a_line_break_within_an_argument_is_read() -> None:
     assert found == [("weather", {"city": "a\nb"})]
 
 
+@pytest.mark.parametrize("form", [calls.Hermes(), calls.Python(), calls.Mistral(True)])
+def test_half_of_a_surrogate_pair_in_an_argument_stays_json(form: calls.Format) -> None:
+    said = {
+        calls.Hermes: '<tool_call>{"name": "weather", "arguments": {"city": "\\ud83d a \\ud83d\\ude00"}}</tool_call>',
+        calls.Python: '<|tool_call_start|>[weather(city={"a": "\\ud83d a \\ud83d\\ude00"})]<|tool_call_end|>',
+        calls.Mistral: '[TOOL_CALLS]weather[ARGS]{"city": "\\ud83d a \\ud83d\\ude00"}',
+    }[type(form)]
+    parser = AnswerParser(form, ["weather"])
+    (call,) = (one for one in [*parser.feed(said), *parser.finish()] if isinstance(one, Called))
+    assert "a 😀" in call.arguments.encode().decode() and json.loads(call.arguments)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_have_are_no_argument(number: str) -> None:
+    said = f'<tool_call>{{"name": "add", "arguments": {{"a": {number}}}}}</tool_call>'
+    parser = AnswerParser(calls.Hermes(), ["add"])
+    found = [*parser.feed(said), *parser.finish()]
+    assert "".join(one.text for one in found if isinstance(one, Said)) == said
+    said = f"<tool_call><function=add><parameter=a>{number}</parameter></function></tool_call>"
+    parser = AnswerParser(calls.Xml(), ["add"])
+    (call,) = [*parser.feed(said), *parser.finish()]
+    assert isinstance(call, Called) and json.loads(call.arguments) == {"a": number}
+
+
 WRITE = {
     "write": {
         "$defs": {"Mode": {"enum": ["on", "7"]}},

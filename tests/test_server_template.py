@@ -123,6 +123,21 @@ def test_arguments_come_as_the_template_wants_them(source: str) -> None:
     assert template(source).rendered(messages).text == 'x f {"city": "Zürich <b>"}'
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"a":' * 900 + "1" + "}" * 900, '{"a": "\\ud83d"}', '{"a": NaN}', '{"a": -1e999}', "[" * 100_000],
+)
+def test_arguments_that_are_no_object_of_json_are_told_as_they_are(arguments: str) -> None:
+    call = {"id": "a", "function": {"name": "f", "arguments": arguments}}
+    messages = as_input([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}])
+    calls = "{{ m.tool_calls | map(attribute='function') | map(attribute='arguments') | join }}"
+    source = (
+        "{% for m in messages %}{{ m.content }}{% if m.tool_calls %}f" + calls + "{% endif %}{% endfor %}"
+    )
+    text = template(source).rendered(messages).text
+    assert arguments in text and text.encode()
+
+
 def test_developer_is_system_where_the_template_knows_no_other() -> None:
     message = as_input([{"role": "developer", "content": "Obey."}])
     assert template().rendered(message).text.startswith("<|im_start|>system")

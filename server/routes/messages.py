@@ -13,11 +13,11 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import events
+from pyllama_long.json_values import json_text
 from pyllama_long.server import chat, fields, lanes, replies, sse
 from pyllama_long.server.answer import Called, Said
 from pyllama_long.server.body import StrictRoute
 from pyllama_long.server.errors import bad, converting
-from pyllama_long.server.grammar import json_text
 from pyllama_long.server.openapi import streamed
 from pyllama_long.server.routes.client_tools import CLIENT_TOOLS
 from pyllama_long.server.run import Done, Run, Whole, beats, collect, submit
