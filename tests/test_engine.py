@@ -313,7 +313,7 @@ def test_bad_files_and_settings(demo_model: str) -> None:
             EngineConfig(demo_model, **bad)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("small", [{"n_ctx": 3, "n_parallel": 128}, {"n_batch": 1}])
+@pytest.mark.parametrize("small", [{"n_ctx": 3, "n_parallel": 128}, {"n_batch": 1, "n_parallel": 1}])
 def test_fewer_tokens_than_sequences(demo_model: str, small: dict[str, int]) -> None:
     """llama.cpp aborts where a batch or a context has fewer tokens than there may be sequences."""
     with Engine(EngineConfig(demo_model, **{"n_ctx": 256, **small})) as engine:  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
 from pyllama_long.model import Model
-from pyllama_long.sequence import FloatArray
+from pyllama_long.sequence import LEAST, FloatArray
 from pyllama_long.users import Users
 
 Bytes = npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Context:
 
     def _open(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None) -> None:
         threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
-        n_batch = max(config.n_batch, config.n_parallel)
+        n_batch = max(config.n_batch, config.n_parallel + LEAST)  # a prompt goes on while all others write
         o = loading.options({"n_batch": n_batch, **threads})
         kind, self.precision = loading.kv_type(config.kv_type), loading.precision(config.precision)
         self.model_path = config.model_path
@@ -66,9 +66,9 @@ class Context:
             self.model.model
         ) or llama_cpp.llama_model_is_hybrid(self.model.model)
         self.n_seq = min(_MOST_SEQUENCES, self._sequences(config.n_parallel))
-        # llama.cpp wants room in a batch, and so in a context, for an output of each sequence that there may be; it
-        # rounds n_ctx up to 256 later, which is as many sequences as there can be.
-        self.context_params = loading.context_params(o, max(n_ctx, self.n_seq), kind, kind)
+        # llama.cpp rounds n_ctx up to 256, but the batch, which must have room for an output of each sequence that
+        # there may be, is cut to n_ctx before.
+        self.context_params = loading.context_params(o, max(n_ctx, _MOST_SEQUENCES), kind, kind)
         self.n_batch = self.context_params.n_batch
         self.context_params.n_seq_max, self.context_params.kv_unified = self.n_seq, True
         self.context_params.n_batch = max(self.n_batch, self.n_seq)
