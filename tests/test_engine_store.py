@@ -318,6 +318,19 @@ def test_sessions_that_cannot_be(config: EngineConfig, demo_model: str) -> None:
             engine.sessions.save([300], "name")
 
 
+def test_sessions_of_texts_that_have_left_the_context(config: EngineConfig) -> None:
+    config = replace(config, cache_disk=0)
+    with Engine(config) as engine:
+        prompts = [prose(engine, 400, i) for i in range(4)]
+        for prompt in prompts:
+            ask(engine, prompt)
+        assert engine.stats().stored
+        assert engine.sessions.save(prompts[0], "a").n_tokens == 407  # with the answer, since it is kept so
+    with Engine(config) as engine:
+        engine.sessions.restore("a")
+        assert ask(engine, prompts[0]).cached == 391
+
+
 def test_sessions_count_on_disk(config: EngineConfig) -> None:
     with Engine(replace(config, cache_ram=0)) as engine:
         ask(engine, prose(engine, 400))

@@ -58,8 +58,9 @@ class Sessions:
             logger.warning("sessions cannot be read: %s", error)
 
     def save(self, what: Handle | Sequence[int], name: str, salt: str = "") -> SessionInfo:
-        """Writes what is cached of a request's text, or of tokens. For a handle, its own salt counts. Raises
-        ValueError when nothing of it is cached or the name cannot be used, and OSError."""
+        """Writes what is cached of a request's text, or of tokens; of what has left the context, all that follows
+        there, too. For a handle, its own salt counts. Raises ValueError when nothing of it is cached or the name
+        cannot be used, and OSError."""
         if isinstance(what, Handle):
             salt, tokens = what.salt, list(what.tokens)
         else:
@@ -160,16 +161,16 @@ class Sessions:
         return self._context.reusable(held.seq, held.n, n)
 
     def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[Stored | None, int]:
-        found = [
-            self._store.find(ids, hashes, salt, factor) for factor in set(self._store.index.factors(salt))
-        ]
+        factors, store = set(self._store.index.factors(salt)), self._store
+        if self._context.whole_only:  # a recurrent state is of use at its end only
+            found = [store.find_whole(ids, salt, factor, len(ids)) for factor in factors]
+        else:
+            found = [store.find(ids, hashes, salt, factor) for factor in factors]
         return max(found, key=lambda pair: pair[1], default=(None, 0))
 
     def _stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[IntArray, float, Bytes]:
-        entry, n = self._most_stored(ids, hashes, salt)
-        data = None
-        if entry is not None and n == len(entry.text):
-            data = self._store.fetch(entry).result()
+        entry, _ = self._most_stored(ids, hashes, salt)
+        data = None if entry is None else self._store.fetch(entry).result()
         if entry is None or data is None:
             raise ValueError("nothing of this text is cached: send it as a request first")
         return entry.text, entry.factor, data
