@@ -10,7 +10,10 @@ _CHOICES = ("none", "auto", "required")
 
 def settled(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of create_chat_completion, by name. Raises ValueError for what would be ignored."""
-    if not options["messages"]:
+    messages = options["messages"]
+    if isinstance(messages, str) or not all(isinstance(m, Mapping) and m.get("role") for m in messages):
+        raise ValueError("messages: give a list of {'role': ..., 'content': ...}")
+    if not messages:
         raise ValueError("there are no messages: give one or more")
     found = dict(options)
     found["response_format"] = _format(options.get("response_format"))

@@ -158,6 +158,8 @@ class Chat:
             full = self.llm.n_tokens + 1 >= self.llm.n_ctx()
             why = "cut: the context is full: /clear, or use a larger --ctx"
             why = why if full else f"cut by --max-tokens {self.sampling.max_tokens}"
+        if self.attached and not said:
+            why = f"{why}; what was read in stays for the next message: /clear drops it".removeprefix("; ")
         if why:
             self.note(why)
         decode = f", {(n - 1) / (ended - first):,.1f} tokens/s written" if n > 1 and ended > first else ""
