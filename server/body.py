@@ -119,7 +119,7 @@ class StrictRequest(Request):
         if not hasattr(self, "_body"):
             limit = int(self.app.state.max_body)
             try:
-                with lanes.until_stop():
+                with lanes.until_refused():
                     self._body = await asyncio.wait_for(self._read(limit), _BODY_S + limit / _BODY_RATE)
             except asyncio.TimeoutError:
                 message = "The body did not come in time."

@@ -28,10 +28,10 @@ _current: contextvars.ContextVar[Work | None] = contextvars.ContextVar("work", d
 
 
 class Lanes:
-    """Of one server; `enter` is called by its event loop, `stop` by any thread."""
+    """Of one server; `enter` is called by its event loop, `refuse` and `stop` by any thread."""
 
     def __init__(self, timeout_s: float = 0.0) -> None:
-        self.timeout_s, self.stopped = timeout_s, False
+        self.timeout_s, self.stopped, self.refuses = timeout_s, False, False
         self._pools = (
             ThreadPoolExecutor(_SMALL_THREADS, "small"),
             ThreadPoolExecutor(_LARGE_THREADS, "large"),
@@ -42,6 +42,7 @@ class Lanes:
                 pool.submit(gate.wait)
         gate.set()
         self._waiting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
+        self._bodies: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}  # tasks that wait for theirs
         self._there: Counter[tuple[bool, str]] = Counter()
         self._lock = threading.Lock()
 
@@ -76,36 +77,45 @@ class Lanes:
         future.add_done_callback(left)
         return future
 
+    def refuse(self) -> None:
+        """Bodies are no more waited for: what they ask would not be begun."""
+        self.refuses = True
+        self._end_all(self._bodies)
+
     def stop(self) -> None:
         """What waits is cancelled, what runs ends at its next `check`; nobody waits for it."""
-        self.stopped = True
-        for task, loop in list(self._waiting.items()):
-            with suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(self._end, task)
+        self.stopped = self.refuses = True
+        self._end_all(self._bodies | self._waiting)
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _end_all(self, tasks: dict[asyncio.Task[Any], asyncio.AbstractEventLoop]) -> None:
+        for task, loop in list(tasks.items()):
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self._end, task)
+
     def _end(self, task: asyncio.Task[Any]) -> None:
-        if task in self._waiting:
+        if task in self._waiting or task in self._bodies:
             task.cancel()
 
     @contextmanager
-    def until_stop(self) -> Iterator[None]:
-        """Around what a task waits for: `stop` ends that. Raises ApiError (503) then."""
-        task = asyncio.current_task()
-        if self.stopped:
+    def until_stop(self, for_body: bool = False) -> Iterator[None]:
+        """Around what a task waits for: `stop` ends that, and `refuse` where it is for a body. Raises ApiError (503)
+        then."""
+        task, waiting = asyncio.current_task(), self._bodies if for_body else self._waiting
+        if self.stopped or (for_body and self.refuses):
             raise _stopping()
         if task is not None:
-            self._waiting[task] = asyncio.get_running_loop()
+            waiting[task] = asyncio.get_running_loop()
         try:
             yield
         except asyncio.CancelledError:
-            if self.stopped:
+            if self.stopped or (for_body and self.refuses):
                 raise _stopping() from None
             raise
         finally:
             if task is not None:
-                self._waiting.pop(task, None)
+                waiting.pop(task, None)
 
     @property
     def is_busy(self) -> bool:
@@ -172,10 +182,10 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def until_stop() -> AbstractContextManager[None]:
-    """`Lanes.until_stop`, for the current request."""
+def until_refused() -> AbstractContextManager[None]:
+    """`Lanes.until_stop` for the current request's body."""
     work = _current.get()
-    return nullcontext() if work is None else work.lanes.until_stop()
+    return nullcontext() if work is None else work.lanes.until_stop(for_body=True)
 
 
 def received(n_bytes: int, receive: Receive) -> None:

@@ -136,6 +136,23 @@ def test_a_signal_at_each_state_of_a_request(tmp_path: Path) -> None:
         slow.close()
 
 
+def test_a_body_that_does_not_come_keeps_no_server() -> None:
+    with serving("--ctx", "4096", "--drain", "30") as (process, url):
+        asked = Asked(url, "/completion", body("/completion", "Once", True, 1000))
+        wait_until(lambda: gauge(url, "engine_running") == 1)
+        slow = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20)
+        slow.sendall(b"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 503")
+        assert time.monotonic() - began < 10
+        slow.close()
+        assert process.wait(25) == 0
+        asked.join(30)
+        assert asked.status == 200 and '"tokens_predicted":1000' in asked.text
+
+
 def test_a_signal_while_a_session_is_saved(tmp_path: Path) -> None:
     """It is whole or absent, and there where that was told."""
     with serving("--ctx", "30000", "--drain", "0", "--cache-dir", str(tmp_path)) as (process, url):

@@ -37,6 +37,7 @@ _NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
 _LEVELS = ("debug", "info", "warning", "error")
 _OVERFLOWS = ("error", "shift", "summarize", "retrieve")
 _GIB = 1 << 30
+_BODIES_S = 1.0  # for the rest of bodies; their requests are refused
 _LAST_WORDS_S = 5  # for writing the errors of what did not end within --drain
 _UP_TO_1E6 = {"min": 0.0, "max": 1e6}  # neither inf nor nan
 
@@ -387,6 +388,7 @@ def _signals(server: Any, state: Any, drain_s: float) -> Iterator[None]:
             return
         server.should_exit = True
         end(drain_s)
+        after(min(drain_s, _BODIES_S), state.lanes.refuse)
         if state.status == "ok":
             state.status = "draining"
         print("finishing what is running; once more stops", file=sys.stderr, flush=True)
