@@ -141,7 +141,8 @@ def test_what_upstream_passes_over_is_acted_on_or_refused(llm: LongLlama) -> Non
             ask(**options)
     with pytest.raises(ValueError, match="no messages"):
         llm.create_chat_completion([])
-    for messages in ("hello", [{"content": "hello"}], ["hello"]):
+    wrong: list[Any] = ["hello", [{"content": "hello"}], ["hello"]]
+    for messages in wrong:
         with pytest.raises(ValueError, match="give a list of"):
             llm.create_chat_completion(messages)
 
