@@ -108,7 +108,7 @@ class LongLlama(llama_cpp.Llama):
         texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type, "precision": precision}
         self._arguments = {"model_path": model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
         o = loading.options(llama_kwargs)
-        type_k, type_v = (loading.kv_type(kv_type if t is None else t) for t in (o.type_k, o.type_v))
+        type_k, type_v = loading.kv_types(kv_type, o.type_k, o.type_v)
         self.precision = loading.precision(precision)
         if not 0 <= (n_ctx := index(n_ctx)) < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")

@@ -106,6 +106,13 @@ def kv_type(given: str | int) -> int:
     return KV_TYPES[given]
 
 
+def kv_types(both: str, k: int | None, v: int | None) -> tuple[int, int]:
+    """Of K and of V. both: kv_type; k and v: llama_cpp's type_k and type_v."""
+    if both != "f16" and (k, v) != (None, None):
+        raise ValueError(f"kv_type={both!r} is for K and V: leave out type_k and type_v, or kv_type")
+    return kv_type(both if k is None else k), kv_type(both if v is None else v)
+
+
 def precision(name: str) -> str:
     """The name itself, when there is such a precision."""
     if name not in _native.PRECISIONS:

@@ -117,6 +117,8 @@ def test_wrong_arguments(demo_model: str) -> None:
             given: dict[str, Any] = {name: number}
             with pytest.raises(ValueError, match=f"unknown type_k or type_v {number}; known: 0"):
                 LongLlama(demo_model, **given)
+    with pytest.raises(ValueError, match="kv_type='q8_0' is for K and V"):
+        LongLlama(demo_model, n_ctx=64, kv_type="q8_0", type_v=1)
     with closing(LongLlama(demo_model, n_ctx=64, type_k=6, type_v=6)) as model:  # q5_0
         assert "llama.cpp's own attention: 6 (" in model.explain()
     with pytest.raises(ValueError, match="n_threads is 100000: give at most 512"):
