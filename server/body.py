@@ -6,14 +6,17 @@ import asyncio
 import json
 import math
 import re
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from pyllama_long.server import fields, lanes
-from pyllama_long.server.errors import ApiError, bad
+from pyllama_long.server.errors import ApiError, bad, converting
 
 _EXACT = 2**53  # whole numbers below it are the same as floats
 MAX_DEPTH = 64  # of arrays and objects
@@ -26,6 +29,9 @@ _MOST_FIELDS = (
     500_000  # and objects; a request is checked in one piece, which takes a microsecond or two for each
 )
 _LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
+_KIND = "pyllama_long.kind"  # of a request's scope: the model of its route
+_CHECKING = threading.Lock()
+_LONGEST_REST_S = 1.0
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -147,10 +153,26 @@ class StrictRequest(Request):
         return b"".join(chunks)
 
     async def json(self) -> Any:
+        """The JSON, or of a large body the model of its route."""
         data = await self.body()
         lanes.received(len(data), self.receive)
-        self.scope[fields.SENT] = await lanes.run(parse, data) if len(data) > _IN_THREAD else parse(data)
-        return self.scope[fields.SENT]
+        large = len(data) > _IN_THREAD
+        self.scope[fields.SENT] = sent = await lanes.run(parse, data) if large else parse(data)
+        kind = self.scope.get(_KIND)
+        return sent if kind is None or not large else await lanes.run(_checked, kind, sent)
+
+
+def _checked(kind: type[BaseModel], sent: Any) -> BaseModel:
+    """Raises ApiError. No other thread of Python runs while pydantic checks a body, so one is checked at a time, and
+    others get as long a time behind it."""
+    with _CHECKING:
+        lanes.check()
+        began = time.perf_counter()
+        try:
+            with converting():
+                return kind.model_validate(sent)
+        finally:
+            time.sleep(min(_LONGEST_REST_S, time.perf_counter() - began))
 
 
 class StrictRoute(APIRoute):
@@ -158,8 +180,11 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        kind = None if self.body_field is None else self.body_field.field_info.annotation
+        is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
 
         async def strict(request: Request) -> Response:
+            request.scope[_KIND] = kind if is_model else None
             answer = await handle(StrictRequest(request.scope, request.receive))
             if names := fields.header(request):
                 answer.headers[fields.HEADER] = names

@@ -146,6 +146,20 @@ def test_objects_and_fields_of_a_body_are_bounded() -> None:
             parse(b"[" + many + b"0]")
 
 
+def test_large_bodies_are_complained_of_as_small_ones(demo_model: str) -> None:
+    with running(EngineConfig(demo_model, n_ctx=512, n_threads=1)) as server, server.client() as client:
+        found = []
+        for n in (1, 10_000):
+            messages = [{"role": "user", "content": "a"}] * n + [{"role": "user", "content": 3}]
+            answer = client.post("/v1/chat/completions", json={"messages": messages})
+            assert answer.status_code == 400
+            found.append(answer.text.replace(f"messages.{n}.", "messages.N."))
+        assert found[0] == found[1]
+        many = {"messages": [{"role": "user", "content": "a", "foo": 1}] * 10_000}
+        answer = client.post("/apply-template", json=many)
+        assert answer.status_code == 200 and answer.headers["X-Ignored-Fields"] == "messages[].foo"
+
+
 def test_text_over_what_can_fit_is_refused_before_it_is_tokenized(
     demo_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
