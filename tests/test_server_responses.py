@@ -121,9 +121,13 @@ def test_keys_do_not_see_each_others(server: Server) -> None:
         assert one.responses.retrieve(first.id).id == first.id
 
 
+def _long(n: int) -> dict[str, str]:
+    return {str(i): "y" * 2000 for i in range(n)}
+
+
 def test_the_oldest_make_room(server: Server, client: httpx.Client) -> None:
     def made(**more: Any) -> dict[str, Any]:
-        body = {"input": "Hello", "max_output_tokens": 2, "metadata": {"x": "y" * 20_000}}
+        body = {"input": "Hello", "max_output_tokens": 2, "metadata": _long(10)}
         found: dict[str, Any] = ok(client.post("/v1/responses", json=body | more))
         return found
 
@@ -136,7 +140,7 @@ def test_the_oldest_make_room(server: Server, client: httpx.Client) -> None:
     )  # the oldest, since the first was gone on from
     assert client.get(f"/v1/responses/{last['id']}").json() == last
     assert server.app.state.state.responses.n_bytes <= 100_000
-    large = made(metadata={"x": "y" * 99_000})
+    large = made(metadata=_long(50))
     assert large["store"] is False and client.get(f"/v1/responses/{large['id']}").status_code == 404
 
 
