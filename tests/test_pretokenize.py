@@ -60,6 +60,14 @@ def test_many_special_tokens_take_linear_time(tmp_path: Path) -> None:
     assert many[2] < 20
 
 
+def test_characters_without_a_token_take_linear_time(tmp_path: Path) -> None:
+    """SentencePiece writes their bytes."""
+    path = files.small(tmp_path / "small.gguf", "llama")
+    few, many = answers(path, ["\U0001f999" * n for n in (1000, 500_000)])
+    assert many[1] - few[1] == 4 * 499_000
+    assert many[2] < 10
+
+
 @pytest.mark.parametrize("model", ["llama", "t5", "bert", "rwkv", "gpt2"])
 def test_odd_vocabularies_end_nothing(tmp_path: Path, model: str) -> None:
     merges = {"merges": ["a a", "aa a"]} if model in ("gpt2", "gemma4") else {}
