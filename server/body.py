@@ -26,7 +26,7 @@ _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other reques
 _MARKS = re.compile(rb'"[^"]*"?|[\[{]|[\]}]|[,:]')
 _MOST_VALUES = 4_000_000  # a value takes up to 30 times its text in memory
 _MOST_FIELDS = (
-    500_000  # and objects; a request is checked in one piece, which takes a microsecond or two for each
+    150_000  # and objects; a request is checked in one piece, which takes some microseconds for each
 )
 _LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
 _KIND = "pyllama_long.kind"  # of a request's scope: the model of its route

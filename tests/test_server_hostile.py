@@ -139,10 +139,10 @@ def test_complaints_about_a_body_are_few(request_type: type[Body], body: dict[st
 
 def test_objects_and_fields_of_a_body_are_bounded() -> None:
     """They are checked in one piece, while nobody is answered."""
-    found = parse(b"[" + b'{"a": {}},' * 100_000 + b'"' + b":{" * 600_000 + b'"]')
-    assert len(found) == 100_001
-    for many in (b"{}," * 500_001, b'{"a": 1},' * 250_001, b'{"a":{}},' * 170_000):
-        with pytest.raises(ApiError, match="more than 500000 objects and fields"):
+    found = parse(b"[" + b'{"a": {}},' * 50_000 + b'"' + b":{" * 600_000 + b'"]')
+    assert len(found) == 50_001
+    for many in (b"{}," * 150_001, b'{"a": 1},' * 75_001, b'{"a":{}},' * 50_001):
+        with pytest.raises(ApiError, match="more than 150000 objects and fields"):
             parse(b"[" + many + b"0]")
 
 
