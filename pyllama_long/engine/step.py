@@ -29,7 +29,8 @@ _MOST_PASSED = 3  # steps in a row that do without the oldest prompt
 _OWED_STEPS = 2  # chunks that streams wait for when prompts are short
 _STOPPED = 2  # code of llama_decode
 _REST = 0.1  # of a step that is not filled up with other prompts
-_AFTER_STOP = 0.1  # of a step's time: it is not ended, so the next newcomer waits for all of it
+_AFTER_STOP = 0.05  # of a step's time: it is not ended, so the next newcomer waits for all of it
+_LEAST_AFTER_STOP = 32  # tokens of a prompt in it, so that a slow model goes on too
 logger = logging.getLogger("pyllama_long.engine")
 
 
@@ -84,6 +85,8 @@ class Step:
             share, order = 1.0, dict.fromkeys([readers[0], oldest, *readers])
             for job in order:
                 whole = pace.tokens(depth(job), streams, self._context.n_batch, part)
+                if loop.was_stopped:
+                    whole = max(whole, _LEAST_AFTER_STOP)
                 half = 0.5 if job is readers[0] is not oldest else share
                 n = self._part(job, int(half * whole), rows - sum(parts.values()))
                 if n:
