@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pyllama_long.server import channels, reading
-from pyllama_long.server.calls import Format, Recipients
-from pyllama_long.server.incoming import Call, Input, NotACall, Unfinished, Waiting, overlap
-from pyllama_long.server.pieces import Called, Pieces, Said
+from . import channels, reading
+from .calls import Format, Recipients
+from .incoming import Call, Input, NotACall, Unfinished, Waiting, overlap
+from .pieces import Called, Pieces, Said
 
 _MARKS = ("<think>", "</think>")
 

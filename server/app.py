@@ -16,11 +16,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyllama_long import __version__
-from pyllama_long.server import errors, fields, logs, openapi, protocol
-from pyllama_long.server.routes import chat, completions, messages, misc, native, responses, sessions
-from pyllama_long.server.security import PUBLIC, host_is_allowed
-from pyllama_long.server.settings import Settings
-from pyllama_long.server.state import Loader, State
+
+from . import errors, fields, logs, openapi, protocol
+from .routes import chat, completions, messages, misc, native, responses, sessions
+from .security import PUBLIC, host_is_allowed
+from .settings import Settings
+from .state import Loader, State
 
 _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 

@@ -15,8 +15,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from pyllama_long.server import fields, lanes
-from pyllama_long.server.errors import ApiError, bad, converting
+from . import fields, lanes
+from .errors import ApiError, bad, converting
 
 _EXACT = 2**53  # whole numbers below it are the same as floats
 MAX_DEPTH = 64  # of arrays and objects

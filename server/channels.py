@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pyllama_long.json_values import json_text
-from pyllama_long.server import reading
-from pyllama_long.server.calls import Addressed, Format
-from pyllama_long.server.grammar import Rules
-from pyllama_long.server.incoming import Call, Input, NotACall, Unfinished, Waiting
-from pyllama_long.server.pieces import Pieces
+
+from . import reading
+from .calls import Addressed, Format
+from .grammar import Rules
+from .incoming import Call, Input, NotACall, Unfinished, Waiting
+from .pieces import Pieces
 
 Channel = Literal["none", "analysis", "final"]  # that a prompt ends in; none: a message's head comes next
 

@@ -13,12 +13,13 @@ from fastapi import Request as HttpRequest
 from pyllama_long import tail
 from pyllama_long.engine import Request
 from pyllama_long.grammar import Lark
-from pyllama_long.server import calls, channels, fields, forced, grammar, lanes, overflow, reading
-from pyllama_long.server.answer import AnswerParser
-from pyllama_long.server.errors import bad
-from pyllama_long.server.run import Prepared, seeds, while_connected
-from pyllama_long.server.sampling import sampling, stops, write_s
-from pyllama_long.server.schemas.chat import (
+
+from . import calls, channels, fields, forced, grammar, lanes, overflow, reading
+from .answer import AnswerParser
+from .errors import bad
+from .run import Prepared, seeds, while_connected
+from .sampling import sampling, stops, write_s
+from .schemas.chat import (
     AllowedChoice,
     ChatRequest,
     CustomFormat,
@@ -30,8 +31,8 @@ from pyllama_long.server.schemas.chat import (
     Talk,
     Tool,
 )
-from pyllama_long.server.state import Loaded, State, salt_of, state_of
-from pyllama_long.server.template import Rendered, content_text
+from .state import Loaded, State, salt_of, state_of
+from .template import Rendered, content_text
 
 _RESERVED = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
 _COMMON = {

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 
-from pyllama_long.server import unread
-from pyllama_long.server.errors import bad
+from . import unread
+from .errors import bad
 
 HEADER = "X-Ignored-Fields"
 _MOST = 32  # names in the header

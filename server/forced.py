@@ -9,10 +9,11 @@ from typing import Any
 from llguidance import regex_to_lark
 
 from pyllama_long.json_values import json_text
-from pyllama_long.server import calls, channels
-from pyllama_long.server.errors import bad
-from pyllama_long.server.grammar import Rules
-from pyllama_long.server.schemas.chat import Tool
+
+from . import calls, channels
+from .errors import bad
+from .grammar import Rules
+from .schemas.chat import Tool
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 _BOUND = ("pattern", "minLength", "maxLength")

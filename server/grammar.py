@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from pyllama_long.grammar import Lark, json_error
 from pyllama_long.json_values import json_text
-from pyllama_long.server.errors import bad
+
+from .errors import bad
 
 MAX_DEPTH = 64  # of a schema
 MAX_NODES = 20_000

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope
 
-from pyllama_long.server.errors import ApiError
+from .errors import ApiError
 
 T = TypeVar("T")
 _LARGE = 1 << 16  # bytes of a body, from which its work goes to the large lane

@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from pyllama_long.json_values import json_text
-from pyllama_long.server.calls import Gemma, Python
-from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
-from pyllama_long.server.literals import quoted, value
-from pyllama_long.server.values import typed
+
+from .calls import Gemma, Python
+from .incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
+from .literals import quoted, value
+from .values import typed
 
 _NAME = re.compile(r"[\w.\-]{0,256}")
 

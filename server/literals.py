@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from pyllama_long.json_values import json_text, loads
-from pyllama_long.server.incoming import Cut, Input, NotACall, Waiting
+
+from .incoming import Cut, Input, NotACall, Waiting
 
 _DEPTH = 64
 _BARE = re.compile(r"[^\s,:()\[\]{}\"'<]{0,1024}")

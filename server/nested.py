@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyllama_long.json_values import json_text
-from pyllama_long.server.calls import Nested
-from pyllama_long.server.incoming import Call, Input, NotACall, Schemas, Unfinished, Waiting
-from pyllama_long.server.tagged import part_of
-from pyllama_long.server.values import resolved, typed
+
+from .calls import Nested
+from .incoming import Call, Input, NotACall, Schemas, Unfinished, Waiting
+from .tagged import part_of
+from .values import resolved, typed
 
 _DEPTH = 64
 _LONGEST_NAME = 256

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from pyllama_long import __version__
-from pyllama_long.server.schemas.common import AnthropicErrorReply, ErrorReply
+
+from .schemas.common import AnthropicErrorReply, ErrorReply
 
 _STREAM = "text/event-stream"
 _EVENTS = "x-events"

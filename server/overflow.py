@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyllama_long.engine import Request, Sampling
-from pyllama_long.server import errors, lanes
-from pyllama_long.server.answer import Said
-from pyllama_long.server.run import Prepared, submit
-from pyllama_long.server.schemas.chat import Message
-from pyllama_long.server.schemas.common import OverflowMode, OverflowReport
-from pyllama_long.server.template import content_text
+
+from . import errors, lanes
+from .answer import Said
+from .run import Prepared, submit
+from .schemas.chat import Message
+from .schemas.common import OverflowMode, OverflowReport
+from .template import content_text
 
 if TYPE_CHECKING:
-    from pyllama_long.server.chat import Prompt
-    from pyllama_long.server.state import Loaded, State
+    from .chat import Prompt
+    from .state import Loaded, State
 
 _LEAST_ANSWER = 16  # tokens
 _HEADING = 32  # tokens that a note takes besides what it tells

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyllama_long.server.errors import ApiError
+from .errors import ApiError
 
 _MAX_ROWS = 200_000
 _MAX_WORDS = 64

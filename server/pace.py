@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pyllama_long import filler
 from pyllama_long.engine import Request
-from pyllama_long.server import logs
+
+from . import logs
 
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from pyllama_long.server.incoming import Call
+from .incoming import Call
 
 _BETWEEN = "\n\n"  # between messages that a model writes one after another
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pyllama_long.json_values import json_text, loads
-from pyllama_long.server import literal_calls, nested, tagged
-from pyllama_long.server.calls import (
+
+from . import literal_calls, nested, tagged
+from .calls import (
     SEED,
     Addressed,
     Format,
@@ -24,7 +25,7 @@ from pyllama_long.server.calls import (
     Tags,
     Xml,
 )
-from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
+from .incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 
 _SEP, _CALL_END = "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")

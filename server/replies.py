@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 
 from pyllama_long import __version__
 from pyllama_long.engine import events
-from pyllama_long.server.run import Done, Reading
-from pyllama_long.server.schemas.chat import ChatLogprobs, TokenLogprob, TopLogprob
-from pyllama_long.server.schemas.common import (
+
+from .run import Done, Reading
+from .schemas.chat import ChatLogprobs, TokenLogprob, TopLogprob
+from .schemas.common import (
     CompletionDetails,
     PromptDetails,
     PromptProgress,
     Timings,
     Usage,
 )
-from pyllama_long.server.schemas.completions import CompletionLogprobs, NativeProb, NativeToken
+from .schemas.completions import CompletionLogprobs, NativeProb, NativeToken
 
 _LEAST = -9999.0  # JSON has no infinity
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pyllama_long.server import chat, lanes
-from pyllama_long.server.errors import ApiError, bad, converting
-from pyllama_long.server.response_store import ResponseStore
-from pyllama_long.server.schemas.chat import ChatRequest, OtherTool
-from pyllama_long.server.schemas.common import Overflowing
-from pyllama_long.server.schemas.responses import (
+from . import chat, lanes
+from .errors import ApiError, bad, converting
+from .response_store import ResponseStore
+from .schemas.chat import ChatRequest, OtherTool
+from .schemas.common import Overflowing
+from .schemas.responses import (
     LEFT_OUT,
     AllowedChoice,
     CustomTool,

@@ -9,11 +9,11 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
-from pyllama_long.server import calls, replies, sse
-from pyllama_long.server.answer import Called, Said
-from pyllama_long.server.errors import from_engine
-from pyllama_long.server.run import Done, Reading, Run, Tokens, beats
-from pyllama_long.server.schemas.responses import (
+from . import calls, replies, sse
+from .answer import Called, Said
+from .errors import from_engine
+from .run import Done, Reading, Run, Tokens, beats
+from .schemas.responses import (
     CustomCall,
     CustomTool,
     FunctionCall,

@@ -12,11 +12,12 @@ from typing import TypeAlias, TypeVar
 from fastapi import Request as HttpRequest
 
 from pyllama_long.engine import Engine, Handle, Request, events
-from pyllama_long.server import lanes, pace
-from pyllama_long.server.answer import AnswerParser, Called, Said
-from pyllama_long.server.errors import ApiError, bad, from_engine
-from pyllama_long.server.metrics import Metrics
-from pyllama_long.server.schemas.common import OverflowReport
+
+from . import lanes, pace
+from .answer import AnswerParser, Called, Said
+from .errors import ApiError, bad, from_engine
+from .metrics import Metrics
+from .schemas.common import OverflowReport
 
 T = TypeVar("T")
 

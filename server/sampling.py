@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pyllama_long.engine import Engine, Sampling
 from pyllama_long.engine.config import SAMPLERS
 from pyllama_long.grammar import Lark
-from pyllama_long.server.errors import bad
-from pyllama_long.server.schemas.common import Sampled
-from pyllama_long.server.settings import Settings
+
+from .errors import bad
+from .schemas.common import Sampled
+from .settings import Settings
 
 _NAMES = (
     "top_k top_p min_p typical_p repeat_penalty presence_penalty frequency_penalty repeat_last_n min_keep top_n_sigma "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyllama_long.server.schemas.common import OverflowMode
+from .schemas.common import OverflowMode
 
 
 @dataclass(frozen=True)

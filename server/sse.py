@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 
-from pyllama_long.server.errors import ApiError, from_engine
-from pyllama_long.server.run import Run
+from .errors import ApiError, from_engine
+from .run import Run
 
 # Streams in flight finish when the server shuts down; the library would cut them at once.
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]

@@ -13,19 +13,21 @@ from fastapi import Request
 from pyllama_long.phase import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
-from pyllama_long.server import calls, channels, errors, lanes, logs, vocabulary
-from pyllama_long.server.beginnings import Beginnings
-from pyllama_long.server.errors import ApiError, bad
-from pyllama_long.server.metrics import Metrics
-from pyllama_long.server.overflow_store import Store
-from pyllama_long.server.response_store import ResponseStore
-from pyllama_long.server.security import Keys
-from pyllama_long.server.settings import Settings
-from pyllama_long.server.template import ChatTemplate
+
+from . import calls, channels, errors, lanes, logs, vocabulary
+from .beginnings import Beginnings
+from .errors import ApiError, bad
+from .metrics import Metrics
+from .overflow_store import Store
+from .response_store import ResponseStore
+from .security import Keys
+from .settings import Settings
+from .template import ChatTemplate
 
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
-    from pyllama_long.server.schemas.common import Sampled
+
+    from .schemas.common import Sampled
 
 _LOADING_S = 5.0
 _USERS_S = 1.0  # for a long text that is tokenized for nobody; the process ends without its end

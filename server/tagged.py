@@ -7,10 +7,11 @@ from functools import cache
 from typing import Any
 
 from pyllama_long.json_values import json_text
-from pyllama_long.server.calls import Keyed, Tags
-from pyllama_long.server.incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
-from pyllama_long.server.literals import plain
-from pyllama_long.server.values import typed
+
+from .calls import Keyed, Tags
+from .incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
+from .literals import plain
+from .values import typed
 
 _AHEAD = 512  # characters that tell an end from a value that looks like one
 

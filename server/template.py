@@ -9,11 +9,12 @@ from typing import Any
 from pyllama_long import template
 from pyllama_long.conversation import arguments
 from pyllama_long.sandbox import Stopped
-from pyllama_long.server import calls, lanes, written
-from pyllama_long.server.calls import custom_arguments
-from pyllama_long.server.errors import ApiError, bad
-from pyllama_long.server.schemas.chat import TEXTS, CustomCallInput, Message, Tool
 from pyllama_long.template import Ask, Rendered, TemplateRefusal
+
+from . import calls, lanes, written
+from .calls import custom_arguments
+from .errors import ApiError, bad
+from .schemas.chat import TEXTS, CustomCallInput, Message, Tool
 
 _NAME = "Zbqx"  # which no template has in it
 

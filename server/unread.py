@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from pyllama_long.server.schemas.common import Body
+from .schemas.common import Body
 
 _MOST_LOOKS = 200_000  # at objects, and at fields that are not known; about 0.1 s
 _MOST_NAMES = 33  # one more than are shown

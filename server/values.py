@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyllama_long.json_values import json_text
-from pyllama_long.server.literals import parsed, plain
+
+from .literals import parsed, plain
 
 
 def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:

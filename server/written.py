@@ -7,7 +7,8 @@ from typing import Any
 
 from pyllama_long.conversation import all_as_text
 from pyllama_long.json_values import json_text
-from pyllama_long.server.calls import DeepSeek, Format, Hermes, Objects, Python
+
+from .calls import DeepSeek, Format, Hermes, Objects, Python
 
 
 def calls(form: Format, given: Sequence[tuple[str, Any]]) -> str:

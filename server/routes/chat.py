@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
-from pyllama_long.server import calls, chat, fields, replies, sse
-from pyllama_long.server.answer import Called, Said
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.openapi import streamed
-from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, submit
-from pyllama_long.server.schemas.chat import (
+from .. import calls, chat, fields, replies, sse
+from ..answer import Called, Said
+from ..body import StrictRoute
+from ..openapi import streamed
+from ..run import Done, Prepared, Reading, Run, Tokens, Whole, collect, submit
+from ..schemas.chat import (
     Answer,
     CalledDelta,
     CalledInput,
@@ -30,8 +30,8 @@ from pyllama_long.server.schemas.chat import (
     ToolCall,
     ToolCallDelta,
 )
-from pyllama_long.server.schemas.chat import Called as CalledReply
-from pyllama_long.server.state import state_of
+from ..schemas.chat import Called as CalledReply
+from ..state import state_of
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 

@@ -10,12 +10,13 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
-from pyllama_long.server import fields, lanes, replies, sse
-from pyllama_long.server.answer import AnswerParser, Said
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import bad
-from pyllama_long.server.openapi import streamed
-from pyllama_long.server.run import (
+
+from .. import fields, lanes, replies, sse
+from ..answer import AnswerParser, Said
+from ..body import StrictRoute
+from ..errors import bad
+from ..openapi import streamed
+from ..run import (
     Done,
     Prepared,
     Reading,
@@ -27,15 +28,15 @@ from pyllama_long.server.run import (
     seeds,
     submit,
 )
-from pyllama_long.server.sampling import sampling, stops, write_s
-from pyllama_long.server.schemas.common import MAX_N
-from pyllama_long.server.schemas.completions import (
+from ..sampling import sampling, stops, write_s
+from ..schemas.common import MAX_N
+from ..schemas.completions import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionReply,
     CompletionRequest,
 )
-from pyllama_long.server.state import Loaded, State, salt_of, state_of
+from ..state import Loaded, State, salt_of, state_of
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 

@@ -14,16 +14,16 @@ from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import events
 from pyllama_long.json_values import json_text
-from pyllama_long.server import chat, fields, lanes, replies, sse
-from pyllama_long.server.answer import Called, Said
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import bad, converting
-from pyllama_long.server.openapi import streamed
-from pyllama_long.server.routes.client_tools import CLIENT_TOOLS
-from pyllama_long.server.run import Done, Run, Whole, beats, collect, submit
-from pyllama_long.server.schemas.chat import ChatRequest, Message
-from pyllama_long.server.schemas.common import AnthropicErrorReply
-from pyllama_long.server.schemas.messages import (
+
+from .. import chat, fields, lanes, replies, sse
+from ..answer import Called, Said
+from ..body import StrictRoute
+from ..errors import bad, converting
+from ..openapi import streamed
+from ..run import Done, Run, Whole, beats, collect, submit
+from ..schemas.chat import ChatRequest, Message
+from ..schemas.common import AnthropicErrorReply
+from ..schemas.messages import (
     Block,
     CountReply,
     CountRequest,
@@ -38,8 +38,9 @@ from pyllama_long.server.schemas.messages import (
     ToolInput,
     ToolUseBlock,
 )
-from pyllama_long.server.state import state_of
-from pyllama_long.server.template import arguments
+from ..state import state_of
+from ..template import arguments
+from .client_tools import CLIENT_TOOLS
 
 router = APIRouter(route_class=StrictRoute, tags=["Anthropic"])
 

@@ -14,12 +14,12 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from pyllama_long import __version__
-from pyllama_long.server import fields, lanes, metrics
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import ApiError, bad, from_engine
-from pyllama_long.server.routes.completions import prompts, tokens_of
-from pyllama_long.server.run import while_connected
-from pyllama_long.server.schemas.tools import (
+
+from .. import fields, lanes, metrics
+from ..body import StrictRoute
+from ..errors import ApiError, bad, from_engine
+from ..run import while_connected
+from ..schemas.tools import (
     Embedding,
     EmbeddingReply,
     EmbeddingRequest,
@@ -29,7 +29,8 @@ from pyllama_long.server.schemas.tools import (
     ModelList,
     Props,
 )
-from pyllama_long.server.state import Loaded, state_of
+from ..state import Loaded, state_of
+from .completions import prompts, tokens_of
 
 router = APIRouter(route_class=StrictRoute)
 _STUCK_S = 30.0  # without a turn of the engine; one step on a slow machine takes seconds

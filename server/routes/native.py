@@ -12,18 +12,18 @@ from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import Request as EngineRequest
 from pyllama_long.grammar import Lark
-from pyllama_long.server import chat, fields, grammar, lanes, replies, sse, vocabulary
-from pyllama_long.server.answer import AnswerParser, Said
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import bad
-from pyllama_long.server.openapi import streamed
-from pyllama_long.server.routes.completions import prompts, tokens_of
-from pyllama_long.server.run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
-from pyllama_long.server.sampling import sampling, stops, write_s
-from pyllama_long.server.schemas.chat import ChatRequest
-from pyllama_long.server.schemas.common import MAX_BIAS, MAX_N
-from pyllama_long.server.schemas.completions import NativeReply, NativeRequest, PickedReply
-from pyllama_long.server.schemas.tools import (
+
+from .. import chat, fields, grammar, lanes, replies, sse, vocabulary
+from ..answer import AnswerParser, Said
+from ..body import StrictRoute
+from ..errors import bad
+from ..openapi import streamed
+from ..run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
+from ..sampling import sampling, stops, write_s
+from ..schemas.chat import ChatRequest
+from ..schemas.common import MAX_BIAS, MAX_N
+from ..schemas.completions import NativeReply, NativeRequest, PickedReply
+from ..schemas.tools import (
     DetokenizeReply,
     DetokenizeRequest,
     LoraAdapter,
@@ -36,7 +36,8 @@ from pyllama_long.server.schemas.tools import (
     TokenizerInfo,
     TokenPiece,
 )
-from pyllama_long.server.state import Loaded, State, salt_of, state_of
+from ..state import Loaded, State, salt_of, state_of
+from .completions import prompts, tokens_of
 
 NEVER = -100.0  # the bias of tokens that are not to come
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from pyllama_long.server import chat, fields, lanes, replies, response_input, sse
-from pyllama_long.server.answer import Said
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import ApiError, bad
-from pyllama_long.server.openapi import streamed
-from pyllama_long.server.response_input import Conversation
-from pyllama_long.server.response_items import Items, absent
-from pyllama_long.server.response_store import Kept
-from pyllama_long.server.run import collect, submit
-from pyllama_long.server.schemas.responses import (
+from .. import chat, fields, lanes, replies, response_input, sse
+from ..answer import Said
+from ..body import StrictRoute
+from ..errors import ApiError, bad
+from ..openapi import streamed
+from ..response_input import Conversation
+from ..response_items import Items, absent
+from ..response_store import Kept
+from ..run import collect, submit
+from ..schemas.responses import (
     OutputMessage,
     ResponseDeleted,
     ResponsesEvent,
     ResponsesReply,
     ResponsesRequest,
 )
-from pyllama_long.server.state import salt_of, state_of
+from ..state import salt_of, state_of
 
 _FIELDS = {"reasoning_effort": "reasoning.effort"}  # by their names in a chat
 

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 
 from pyllama_long.engine import SessionInfo
-from pyllama_long.server import chat, fields, lanes
-from pyllama_long.server.body import StrictRoute
-from pyllama_long.server.errors import ApiError, bad
-from pyllama_long.server.routes.completions import tokens_of
-from pyllama_long.server.schemas.chat import ChatRequest
-from pyllama_long.server.schemas.tools import SESSION_NAME, Deleted, Session, SessionList, SessionRequest
-from pyllama_long.server.state import Loaded, salt_of, state_of
+
+from .. import chat, fields, lanes
+from ..body import StrictRoute
+from ..errors import ApiError, bad
+from ..schemas.chat import ChatRequest
+from ..schemas.tools import SESSION_NAME, Deleted, Session, SessionList, SessionRequest
+from ..state import Loaded, salt_of, state_of
+from .completions import tokens_of
 
 router = APIRouter(route_class=StrictRoute, tags=["sessions"], prefix="/v1/sessions")
 Name = Annotated[str, Path(pattern=SESSION_NAME)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from pyllama_long.server.schemas.common import (
+from .common import (
     MAX_BIAS,
     MAX_LOGPROBS,
     MAX_N,

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pyllama_long.server.schemas.chat import StreamOptions
-from pyllama_long.server.schemas.common import (
+from .chat import StreamOptions
+from .common import (
     MAX_BIAS,
     MAX_INPUTS,
     MAX_LOGPROBS,

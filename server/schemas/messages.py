@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pyllama_long.server.schemas.common import (
+from .common import (
     MAX_TOKENS,
     MAX_TOOLS,
     Body,

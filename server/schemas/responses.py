@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pyllama_long.server.schemas.chat import NAME, TEXTS, CustomFormat, OtherTool, kind_of
-from pyllama_long.server.schemas.common import (
+from .chat import NAME, TEXTS, CustomFormat, OtherTool, kind_of
+from .common import (
     MAX_LOGPROBS,
     MAX_TOOLS,
     Body,

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pyllama_long.server.schemas.chat import Message, Talk
-from pyllama_long.server.schemas.common import MAX_INPUTS, Open, Reply, Token
-from pyllama_long.server.schemas.completions import Prompts, TokenPrompts, Tokens
+from .chat import Message, Talk
+from .common import MAX_INPUTS, Open, Reply, Token
+from .completions import Prompts, TokenPrompts, Tokens
 
 SESSION_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
