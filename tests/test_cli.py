@@ -96,6 +96,7 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["complete", "text", "--lora-scale", "nan"], "'--lora-scale': nan is not a finite number"),
         (["eval", "needle", "--lora-scale", "2"], "--lora-scale needs --lora"),
         (["eval", "needle", "--lengths", ""], "'' is no length"),
+        (["plan", "exact", "--head", "8"], "--head 8 is not one of --heads 8, which are 0 to 7"),
         (["plan", "skim", "--length", "64", "--tail", "65"], "--tail 65 is more than the 64 tokens"),
         (["serve", "--log-level", "loud"], "'--log-level': 'loud'; known: debug"),
         *(

@@ -73,6 +73,8 @@ def command(
 
     if tail is not None and tail > length:
         raise typer.BadParameter(f"--tail {tail} is more than the {length} tokens of --length")
+    if head >= heads:
+        raise typer.BadParameter(f"--head {head} is not one of --heads {heads}, which are 0 to {heads - 1}")
     if png is not None and png.suffix.lower() != ".png":
         raise CommandError(f"--png writes PNG: {png} does not end in .png")
     found = AttentionPlan.parse(plan, n_train=trained)
