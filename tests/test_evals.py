@@ -399,7 +399,7 @@ def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
     for task in ("needle", "perplexity"):
         plot.write_plot(tmp_path / f"{task}.png", task, rows, 512)
         assert (tmp_path / f"{task}.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(EvalError, match=r"give x\.png"):
+    with pytest.raises(EvalError, match=r"x\.svg does not end in \.png"):
         plot.check_plot(Path("x.svg"))
 
 

@@ -35,7 +35,7 @@ MOST_CTX = 2**31 - 1
 EMBEDDED = ("demo", "longnet", "longnet-dense")
 
 
-class CommandError(Exception):
+class CommandError(ValueError):
     """One line for the user; the program ends with exit code 1."""
 
 
