@@ -5,15 +5,11 @@
 
 #define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
 #define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
-#define AHEAD 0
-#define SUB   48 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
-#define PAD   32 /* logits of a chunk are padded to a multiple of this */
+#define SUB   48  /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
+#define PAD   32  /* logits of a chunk are padded to a multiple of this */
 
 #include "cpu/avx512/weights_bf16.h"
-
-static inline void wide_enter(void) {}
-static inline void wide_config(void) {}
-static inline void wide_leave(void) {}
+#include "cpu/body/wide_at_once.h"
 
 /* c[MR][32] (+)= a[MR][n] * b, b [n / 32] pairs of tiles side by side: 16 columns each. Unrolled by word of command: sums
  * in memory would take three times as long. */
@@ -48,11 +44,7 @@ PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, flo
 }
 
 /* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple of
- * 32. Nothing goes on beside the softmax, which takes few of the instructions. */
-struct wide_work {
-    int left; /* 0 */
-};
-
+ * 32. The softmax takes few of the instructions. */
 PLONG_INLINE void bf16_logits(const elem * q, const elem * k, int rows, int n, const int ds, float * s) {
     for (int j = 0; j < n; j += 32) {
         for (int i = 0; i < rows; i += MR) {
@@ -71,10 +63,6 @@ static inline struct wide_work wide_begin(const elem * q, const elem * k, int ro
     }
     return (struct wide_work) { 0 };
 }
-
-static inline void wide_quarter(struct wide_work * w, int x) { (void) w, (void) x; }
-
-static inline void wide_end(struct wide_work * w) { (void) w; }
 
 /* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n, padded to 32 */
 static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {

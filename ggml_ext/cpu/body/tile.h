@@ -30,6 +30,7 @@ static size_t tile_layout(struct tile_mem * t, uintptr_t base, int32_t d_k, int3
     const size_t narrow_rows = (size_t) (rows < PLONG_NARROW_ROWS ? rows : PLONG_NARROW_ROWS);
     const size_t wide = padded * sizeof(elem), narrow = narrow_rows * sizeof(float);
     const size_t wide_s = SUB * CHUNK * sizeof(float);
+    _Static_assert(32 % PAD == 0, "count_weights() pads to 32");
     _Static_assert(
         SUB * CHUNK >= 2 * PLONG_NARROW * NARROW_BLOCK, "logits of two kv heads have room in those of a sub");
     uintptr_t at = base;

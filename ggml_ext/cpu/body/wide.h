@@ -1,7 +1,8 @@
 /*
  * wide.h - a block of keys for a wide job, one of many rows: packed once, then used by one sub of rows after the other.
  *
- * The wide part of an instruction set (its wide.h, or wide_f32.h) comes before this and defines:
+ * The wide part of an instruction set (its wide.h, or wide_f32.h) comes before this and defines what follows; what has
+ * nothing to do there is in wide_at_once.h and fixed_none.h.
  *
  *     elem                   what is packed: float, or uint16_t for bf16
  *     BLOCK, CHUNK           keys that are packed at a time, and between one softmax and the next: the row lengths of

@@ -8,15 +8,14 @@
 #include "cpu/body/softmax.h"
 
 typedef float elem;
+
+#include "cpu/body/fixed_none.h"
+#include "cpu/body/wide_at_once.h"
+
 #define BLOCK 128 /* keys that are packed at a time */
 #define CHUNK 128 /* keys between one softmax and the next: the row length of logits and probabilities */
-#define AHEAD 0
-#define PAD   16 /* logits are padded to a multiple of this */
-#define SUB   24 /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
-
-static inline void wide_enter(void) {}
-static inline void wide_config(void) {}
-static inline void wide_leave(void) {}
+#define PAD   16  /* logits are padded to a multiple of this */
+#define SUB   24  /* rows whose logits and probabilities stay in the L1 cache: a multiple of MR */
 
 static inline void wide_pack_query(elem * dst, const float * q, int dk) { memcpy(dst, q, (size_t) dk * sizeof(float)); }
 
@@ -70,19 +69,11 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
 }
 
 /* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple
- * of 32. Products and softmax are work for the same units: nothing goes on beside the softmax. */
-struct wide_work {
-    int left; /* 0 */
-};
-
+ * of 32. Products and softmax are work for the same units. */
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
     gemm(rows, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
     return (struct wide_work) { 0 };
 }
-
-static inline void wide_quarter(struct wide_work * w, int x) { (void) w, (void) x; }
-
-static inline void wide_end(struct wide_work * w) { (void) w; }
 
 /* Probabilities take the place of the logits. */
 static inline elem * wide_probabilities(float * s, elem * p) {
@@ -99,13 +90,6 @@ static inline void wide_rescale(elem * p, int n, float f) {
 static inline void wide_exp(float * s, elem * p, int n, float m, float * l) {
     (void) p;
     softmax_exp(s, n, m, l);
-}
-
-static inline float fixed_shift(float m, float reach) { return (void) m, (void) reach, 0.0f; }
-
-static inline enum fixed wide_fixed(const float * s, elem * p, int n, float shift, float * l) {
-    (void) s, (void) p, (void) n, (void) shift, (void) l;
-    return FIXED_FAILED;
 }
 
 /* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n */

@@ -10,16 +10,14 @@
 
 #define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
 #define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
-#define AHEAD 0
 #define SUB   32  /* rows whose logits and probabilities stay in the L1 cache: a multiple of 8 */
 #define PAD   32  /* logits of a chunk are padded to a multiple of this */
 #define DEPTH 512 /* most dims, or keys, of a product */
 
 typedef uint16_t elem; /* bf16 */
 
-static inline void wide_enter(void) {}
-static inline void wide_config(void) {}
-static inline void wide_leave(void) {}
+#include "cpu/body/fixed_none.h"
+#include "cpu/body/wide_at_once.h"
 
 /* 8 floats, rounded */
 static inline bfloat16x8_t bf16_of(vf lo, vf hi) { return vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(lo), hi); }
@@ -142,11 +140,7 @@ PLONG_INLINE void bf16_block(int n, const elem * a, const elem * b, float * c, i
 }
 
 /* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple of
- * 32. Products and softmax are work for the same units: nothing goes on beside the softmax. */
-struct wide_work {
-    int left; /* 0 */
-};
-
+ * 32. Products and softmax are work for the same units. */
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
     const int ds = plong_pad32(d);
     elem      a[SUB * DEPTH];
@@ -159,10 +153,6 @@ static inline struct wide_work wide_begin(const elem * q, const elem * k, int ro
     }
     return (struct wide_work) { 0 };
 }
-
-static inline void wide_quarter(struct wide_work * w, int x) { (void) w, (void) x; }
-
-static inline void wide_end(struct wide_work * w) { (void) w; }
 
 /* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n, padded to 32 */
 static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {
@@ -219,13 +209,6 @@ static inline void wide_exp(const float * s, elem * p, int n, float m, float * l
         sum = vf_add(sum, vf_add(bf16_low(e), bf16_high(e)));
     }
     vf_store(l, sum);
-}
-
-static inline float fixed_shift(float m, float reach) { return (void) m, (void) reach, 0.0f; }
-
-static inline enum fixed wide_fixed(const float * s, elem * p, int n, float shift, float * l) {
-    (void) s, (void) p, (void) n, (void) shift, (void) l;
-    return FIXED_FAILED;
 }
 
 #endif
