@@ -25,9 +25,7 @@ _BODY_S, _BODY_RATE = 60.0, 1 << 20  # seconds for a body, and bytes of the limi
 _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
 _MARKS = re.compile(rb'"[^"]*"?|[\[{]|[\]}]|[,:]')
 _MOST_VALUES = 4_000_000  # a value takes up to 30 times its text in memory
-_MOST_FIELDS = (
-    150_000  # and objects; a request is checked in one piece, which takes some microseconds for each
-)
+_MOST_FIELDS = 150_000  # and objects; a request is checked in one piece: some microseconds for each
 _LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
 _KIND = "pyllama_long.kind"  # of a request's scope: the model of its route
 _CHECKING = threading.Lock()

@@ -138,26 +138,34 @@ def _harmony(rules: Rules, form: calls.Harmony, tool: Tool, param: str) -> str:
 # ---- values between marks ----------------------------------------------------------------------------------
 
 
-def _tags(rules: Rules, form: calls.Tags, tool: Tool, param: str) -> str:
+def _in_order(tool: Tool, part: Callable[[str, Any, dict[str, Any]], str]) -> str:
+    """The parameters one after another, as `part` has (name, value's schema, whole schema); those that are not required
+    may be left out."""
     schema: dict[str, Any] = tool.function.parameters or _NOTHING
-    properties: dict[str, Any] = schema.get("properties") or {}
-    required, parts, gap = set(schema.get("required") or ()), [], form.gap
-    for key, value in properties.items():
+    required = set(schema.get("required") or ())
+    shown = {key: part(key, value, schema) for key, value in (schema.get("properties") or {}).items()}
+    return " ".join([text if key in required else f"({text})?" for key, text in shown.items()])
+
+
+def _tags(rules: Rules, form: calls.Tags, tool: Tool, param: str) -> str:
+    gap = form.gap
+
+    def part(key: str, value: Any, schema: dict[str, Any]) -> str:
         keyed, is_text = form.keyed, _is_text(_resolved(value, schema))
         if form.typed:
             kind = "string" if is_text else _json_kind(_resolved(value, schema))
             keyed = keyed.replace("{text}", json_text(is_text)).replace("{type}", kind)
         begin = rules.literal(f"{form.key}{key}{keyed}{form.pad}")
         end = f"{form.pad}{form.valued}"
-        part = f"{begin} {_value(rules, value, schema, f'{param}.{key}', end, form.valued)}"
-        part += f" {rules.literal(gap)}" if gap else ""
-        parts.append(part if key in required else f"({part})?")
+        shown = f"{begin} {_value(rules, value, schema, f'{param}.{key}', end, form.valued)}"
+        return f"{shown} {rules.literal(gap)}" if gap else shown
+
     head = f"{form.call}{tool.function.name}"
     begin = rules.literal(head + form.named + gap)
     if "{n}" in form.named:
         before, _, after = form.named.partition("{n}")
         begin = f"{rules.literal(head + before)} /[0-9]{{1,3}}/ {rules.literal(after)}"
-    return f"{begin} {' '.join(parts)} {rules.literal(form.called)}"
+    return f"{begin} {_in_order(tool, part)} {rules.literal(form.called)}"
 
 
 def _tags_list(rules: Rules, form: calls.Tags, one: str, parallel: bool) -> str:
@@ -181,15 +189,14 @@ def _addressed_list(rules: Rules, form: calls.Addressed, one: str, parallel: boo
 
 def _nested(rules: Rules, form: calls.Nested, tool: Tool, param: str) -> str:
     """Lists and objects stand as JSON in their elements, which is read as well."""
-    schema: dict[str, Any] = tool.function.parameters or _NOTHING
-    required, parts = set(schema.get("required") or ()), []
-    for key, value in (schema.get("properties") or {}).items():
+
+    def part(key: str, value: Any, schema: dict[str, Any]) -> str:
         end = f"{form.space}</{key}>"
         shown = _value(rules, value, schema, f"{param}.{key}", end, form.space)
-        part = f"{rules.literal(f'{form.space}<{key}>')} {shown}"
-        parts.append(part if key in required else f"({part})?")
+        return f"{rules.literal(f'{form.space}<{key}>')} {shown}"
+
     begin = rules.literal(f'{form.call}{tool.function.name}">')
-    return f"{begin} {' '.join(parts)} {rules.literal(form.called)}"
+    return f"{begin} {_in_order(tool, part)} {rules.literal(form.called)}"
 
 
 def _nested_list(rules: Rules, form: calls.Nested, one: str, parallel: bool) -> str:
@@ -198,17 +205,16 @@ def _nested_list(rules: Rules, form: calls.Nested, one: str, parallel: bool) -> 
 
 
 def _keyed(rules: Rules, form: calls.Keyed, tool: Tool, param: str) -> str:
-    schema: dict[str, Any] = tool.function.parameters or _NOTHING
-    required, parts, gap = set(schema.get("required") or ()), [], form.gap
-    for key, value in (schema.get("properties") or {}).items():
+    gap, end = form.gap, form.tag("/arg_value")
+
+    def part(key: str, value: Any, schema: dict[str, Any]) -> str:
         begin = f"{form.tag('arg_key')}{key}{form.tag('/arg_key')}{gap}{form.tag('arg_value')}"
-        end = form.tag("/arg_value")
-        part = f"{rules.literal(begin)} {_value(rules, value, schema, f'{param}.{key}', end, end)}"
-        part += f" {rules.literal(gap)}" if gap else ""
-        parts.append(part if key in required else f"({part})?")
+        shown = f"{rules.literal(begin)} {_value(rules, value, schema, f'{param}.{key}', end, end)}"
+        return f"{shown} {rules.literal(gap)}" if gap else shown
+
     name = tool.function.name + (form.tag("tool_sep") if form.separated else "") + gap
     begin = rules.literal(form.tag("tool_call") + name)
-    return f"{begin} {' '.join(parts)} {rules.literal(form.tag('/tool_call'))}"
+    return f"{begin} {_in_order(tool, part)} {rules.literal(form.tag('/tool_call'))}"
 
 
 def _keyed_list(rules: Rules, form: calls.Keyed, one: str, parallel: bool) -> str:

@@ -81,13 +81,13 @@ class Queue:
                     first = job
             elif self._keeps_nobody(job, first):
                 self._let_in(job)
+            # Others pass too, until together they have had as many cells as the one that waits wants.
             elif first.passed + job.reserved <= first.reserved and self._let_in(job):
                 first.passed += job.reserved
 
     def _keeps_nobody(self, job: Job, first: Job) -> bool:
         """Whether the request that waits for room begins no later when this one begins before it: both fit, or this one
-        ends before the other can begin, by what those that run may write at most. Requests of which that is not known
-        pass too, until together they have had as many cells as the one that waits wants."""
+        ends before the other can begin, by what those that run may write at most."""
         loop = self._loop
         room = loop.pool.available() - loop.committed
         if room >= first.reserved:
