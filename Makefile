@@ -1,16 +1,16 @@
 # Each target makes .venv and builds the libraries when needed. Needs Python 3.10 or later, a C and C++ compiler, make.
 #
-#   make demo             a document of 100 times the trained length, read and asked
+#   make demo             the embedded model reads 100 times its trained length and answers questions
 #   make test             the tests
 #   make check            format, lint, types and tests: what a change must pass
-#   make bench            every bench, the last line of each is JSON
+#   make bench            every bench; the last line of each is JSON
 #   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer, AMX emulated
-#   make clang            the op's cases with kernels compiled by clang; CLANG=clang-19 names one
+#   make clang            the op's cases with kernels compiled by clang; CLANG=clang-19 chooses one
 #   make emulate          the op's cases on 64-bit Arm, in qemu-user with gcc's cross compiler
 #   make upstream-tests   llama.cpp's own tests on the patched tree
 #   make build            .venv, and the libraries in pyllama_long/lib
 #   make format           rewrite the sources the way `check` wants them
-#   make clean            remove what was built; distclean: .venv and the fetched source too
+#   make clean            remove what was built; distclean also removes .venv and the fetched source
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +21,7 @@ C_SOURCES := $(shell find ggml_ext tests -name '*.c' -o -name '*.h' -o -name '*.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-# What the caller's shell has set for other projects must not reach this one.
+# Settings of the caller's shell for other projects must not reach this one.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB PLLAMA_ISA CMAKE_ARGS PIP_USER
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -93,7 +93,7 @@ upstream-tests: venv
 	build/upstream/bin/test-backend-ops test -b CPU
 	build/upstream/bin/test-llama-archs
 
-# ---- what the targets stand on ----
+# ---- what the targets depend on ----
 
 build: venv build/dev/build.ninja
 	@scripts/step.sh 'building the libraries' build/build.log $(BIN)/cmake --build build/dev
@@ -112,7 +112,7 @@ $(VENV)/.tools:
 		$(BIN)/python -m pip install --quiet 'scikit-build-core[pyproject]>=0.11' 'cmake>=3.21,<5' 'ninja>=1.11'
 	@touch $@
 
-# The bindings of llama_cpp without their own copy of llama.cpp, and this project with its sources in place.
+# Installs the bindings of llama_cpp without their own copy of llama.cpp, and this project in editable form.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.tools
 	@scripts/step.sh 'installing the project' build/install.log \
 		env CMAKE_ARGS=-DLLAMA_BUILD=OFF $(BIN)/python -m pip install --quiet --no-build-isolation \
