@@ -1,4 +1,4 @@
-"""Many requests on one model: continuous batching, prompts read beside running streams, prefixes reused.
+"""Many requests on one model: continuous batching, prompts read while streams are running, prefixes reused.
 
 engine.py is the face; loop.py the thread behind it, step.py one batch of it.
 """

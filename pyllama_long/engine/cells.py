@@ -1,4 +1,4 @@
-"""Which cells of the cache the sequences hold, counted: forks share the cells of their common prefix."""
+"""Counts the cells of the cache that each sequence holds. Forks share the cells of their common prefix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 
 class _Segment:
-    """n cells that the same sequences hold, refs of them."""
+    """n cells that are held by the same sequences; refs: how many."""
 
     __slots__ = ("n", "refs")
 
@@ -15,7 +15,7 @@ class _Segment:
 
 
 class Cells:
-    """A mirror of what llama.cpp keeps, which does not tell how full it is. Lengths are in cells."""
+    """A count of our own, since llama.cpp does not report how full its cache is. Lengths are in cells."""
 
     def __init__(self, total: int) -> None:
         self.total, self.used = total, 0
@@ -26,7 +26,7 @@ class Cells:
         return self.total - self.used
 
     def extend(self, seq: int, n: int) -> None:
-        """n more cells for a sequence."""
+        """Gives a sequence n more cells."""
         assert n <= self.free, f"{n} cells wanted, {self.free} free"
         segments = self._of.setdefault(seq, [])
         if n == 0:
@@ -38,7 +38,7 @@ class Cells:
         self.used += n
 
     def fork(self, src: int, dst: int, n: int) -> None:
-        """dst, which holds nothing, shares the first n cells of src."""
+        """Lets dst, which holds nothing, share the first n cells of src."""
         assert not self._of.get(dst), f"sequence {dst} holds cells"
         shared = self._split(src, n)
         for segment in shared:
@@ -46,7 +46,7 @@ class Cells:
         self._of[dst] = list(shared)
 
     def truncate(self, seq: int, n: int) -> None:
-        """seq keeps its first n cells."""
+        """Takes all but its first n cells from a sequence."""
         kept = self._split(seq, n)
         for segment in self._of.get(seq, [])[len(kept) :]:
             segment.refs -= 1
@@ -65,8 +65,8 @@ class Cells:
         return any(segment.refs > 1 for segment in self._of.get(seq, ()))
 
     def freed_by(self, seqs: Collection[int], keep: tuple[int, int] | None = None) -> int:
-        """Cells that come free when these sequences are dropped. keep: (one of them, its first n cells that
-        are to stay)."""
+        """The number of cells that become free when these sequences are dropped. keep: (one of them, how many of its
+        first cells stay)."""
         seen: dict[_Segment, int] = {}
         stays: dict[_Segment, int] = {}
         for seq in seqs:
@@ -79,7 +79,7 @@ class Cells:
         return sum(s.n - stays.get(s, 0) for s, refs in seen.items() if refs == s.refs)
 
     def _split(self, seq: int, n: int) -> list[_Segment]:
-        """The segments of the first n cells, after one was cut in two if need be."""
+        """The segments that hold the first n cells; cuts one in two if necessary."""
         begin = 0
         for i, segment in enumerate(self._of.get(seq, ())):
             if begin == n:

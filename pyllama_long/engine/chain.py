@@ -1,4 +1,4 @@
-"""llama.cpp's sampler chain for what a request asks for, in the order of llama-server."""
+"""Makes llama.cpp's sampler chain for a request, in the order of llama-server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pyllama_long.engine.config import Sampling
 from pyllama_long.model import Model
 
 _PENALTIES = ("penalties", "dry")
-COLDEST = 1e-6  # temperatures below are 0: dividing by them overflows
+COLDEST = 1e-6  # lower temperatures count as 0, since dividing by them overflows
 
 
 def build(s: Sampling, model: Model) -> Any:
-    """A llama_sampler, which the caller frees. Penalties and DRY look at the answer, not at the prompt."""
+    """A llama_sampler, which the caller frees. Penalties and DRY only look at the answer, not at the prompt."""
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
 
     def add(sampler: Any) -> None:
@@ -48,7 +48,7 @@ def build(s: Sampling, model: Model) -> Any:
 
 
 def _one(name: str, s: Sampling, model: Model, seed: int) -> Any:
-    """A sampler by name; None where it would change nothing."""
+    """Makes a sampler by name; None where it would change nothing."""
     keep = max(1, s.min_keep)
     match name:
         case "penalties":

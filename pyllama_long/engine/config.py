@@ -1,4 +1,4 @@
-"""What an engine is told: how to open the model, and what a request asks for."""
+"""Settings of an engine, and of one request to it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 class EngineConfig:
     """n_ctx: cells that all sequences share, and the longest single one, in tokens; 0: the trained length.
     n_parallel: requests that run at the same time. max_queue: requests that may wait.
-    step_ms: longest step in milliseconds while streams are running. prefill_share: most of the time that
-    prompts may take while streams are running, so that these keep 1 - prefill_share of their speed.
-    cache_ram, cache_disk: bytes of idle sequences kept outside the context; cache_dir: where on disk.
-    lora: adapters, each a GGUF file and a scale; they stay as they are, since what is cached depends on them.
-    The other fields are LongLlama's. Raises ValueError."""
+    step_ms: longest step in milliseconds while streams are running. prefill_share: the share of time that prompts may
+    take while streams are running, which then keep 1 - prefill_share of their speed. cache_ram, cache_disk: bytes of
+    idle sequences kept outside the context; cache_dir: where on disk. lora: adapters, each a GGUF file and a scale;
+    they cannot be changed, since cached keys depend on them. The other fields are as in LongLlama. Raises
+    ValueError."""
 
     model_path: str
     n_ctx: int = 0
@@ -75,7 +75,8 @@ class EngineConfig:
 class Sampling:
     """How tokens are chosen; names as in llama_cpp. temperature 0: always the likeliest. grammar: GBNF text
     with a rule `root`, or Lark. seed: None for a random one. samplers: the order of those that narrow the choice, by
-    llama-server's names; one that is left out does not run. The rest is named as in llama-server. Raises ValueError."""
+    llama-server's names; one that is not listed does not run. The other fields are named as in llama-server. Raises
+    ValueError."""
 
     temperature: float = 0.8
     top_k: int = 40
@@ -138,12 +139,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """tokens: the prompt. max_tokens: None for as far as there is room; 0 only reads the prompt.
-    stop: texts that end the answer, which never contains them. logprobs: how many of the likeliest tokens to
-    list for each token. echo_logprobs: score the prompt too. tail_start: index of the first token of the
-    plan's tail phase; None: as for a prompt of LongLlama. salt: prefixes are shared only between requests of
-    the same salt. priority: higher ones are admitted first. special: control tokens are part of the text. write_s:
-    seconds of writing after which the answer ends, once it has a line break. Raises ValueError."""
+    """tokens: the prompt. max_tokens: None for as many as there is room for; 0 only reads the prompt.
+    stop: texts that end the answer and are not part of it. logprobs: how many of the likeliest tokens to list for
+    each token. echo_logprobs: score the prompt too. tail_start: index of the first token of the plan's tail phase;
+    None: as for a prompt of LongLlama. salt: only requests with the same salt share prefixes. priority: higher ones
+    are admitted first. special: control tokens are part of the text. write_s: seconds of writing after which the
+    answer ends, once it has a line break. Raises ValueError."""
 
     tokens: Sequence[int]
     max_tokens: int | None = None
@@ -171,5 +172,5 @@ class Request:
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # false for what is not a number, too
+    if not low <= value <= high:  # also false for NaN
         raise ValueError(f"{name} is {value}: give a value from {low:g} to {high:g}")

@@ -1,4 +1,4 @@
-"""The model and the one llama_context of an engine: what its thread does with sequences of cells."""
+"""The model and the llama_context of an engine: what its thread does with sequences of cells."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
 class Context:
     """Opens a model for many sequences in shared cells. Raises ModelError, PlanError, RopeError.
 
-    Everything but the attributes and `explain` belongs to one thread at a time. n_seq: sequences that there
-    may be; batch: rows of the next `decode`.
+    Everything but the attributes and `explain` belongs to one thread at a time. n_seq: the most sequences at a time;
+    batch: rows of the next `decode`.
     """
 
     def __init__(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -41,7 +41,8 @@ class Context:
 
     def _open(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None) -> None:
         threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
-        n_batch = max(config.n_batch, config.n_parallel + LEAST)  # a prompt goes on while all others write
+        # lets one prompt be read while all others write
+        n_batch = max(config.n_batch, config.n_parallel + LEAST)
         o = loading.options({"n_batch": n_batch, **threads})
         kind, self.precision = loading.kv_type(config.kv_type), loading.precision(config.precision)
         self.model_path = config.model_path
@@ -66,13 +67,13 @@ class Context:
             self.model.model
         ) or llama_cpp.llama_model_is_hybrid(self.model.model)
         self.n_seq = min(_MOST_SEQUENCES, self._sequences(config.n_parallel))
-        # llama.cpp rounds n_ctx up to 256, but the batch, which must have room for an output of each sequence that
-        # there may be, is cut to n_ctx before.
+        # llama.cpp rounds n_ctx up to 256, but cuts the batch to n_ctx before that. The batch must have room for an
+        # output of every sequence.
         self.context_params = loading.context_params(o, max(n_ctx, _MOST_SEQUENCES), kind, kind)
         self.n_batch = self.context_params.n_batch
         self.context_params.n_seq_max, self.context_params.kv_unified = self.n_seq, True
         self.context_params.n_batch = max(self.n_batch, self.n_seq)
-        if config.embedding:  # a model that pools takes a text at once
+        if config.embedding:  # a model that pools needs the whole text in one ubatch
             self.context_params.n_ubatch = self.context_params.n_batch
         native = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
         context = loading.open_context(self.model, self.context_params, native)
@@ -84,10 +85,11 @@ class Context:
         lora.attach(self.model, self.ctx, self.lora)
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
-        # Also where swa_full keeps every token: other sequences may take the cells that the window has left.
+        # This also holds where swa_full keeps every token: other sequences may use the cells that the window has
+        # left.
         self._window = llama_cpp.llama_model_n_swa(self.model.model)
         self.n_vocab = self.model.n_vocab()
-        # Where an ubatch cannot be taken back, or its cells were those of tokens before it, it has to be finished.
+        # A ubatch must be finished if it cannot be undone, or if it has overwritten the cells of earlier tokens.
         self.can_stop = not self.whole_only and self._memory is not None
         self.n_ubatch = min(self.n_batch, self.context_params.n_ubatch)
         self.has_phases = self.plan.prefill != self.plan.tail
@@ -97,7 +99,7 @@ class Context:
         explain.warn_refused(self)
 
     def _sequences(self, n_parallel: int) -> int:
-        # A recurrent state is of fixed size for each sequence that there may be; cells are not.
+        # A recurrent state takes a fixed amount of memory for every possible sequence; cells do not.
         return n_parallel + min(n_parallel, 8) + 1 if self.whole_only else max(32, 4 * n_parallel)
 
     def n_ctx(self) -> int:
@@ -118,13 +120,13 @@ class Context:
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """For threads that read the model beside the engine's own: it is not freed within. Raises EngineClosed."""
+        """For other threads that read the model: it is not freed within the block. Raises EngineClosed."""
         self.check_process()
         with self._users.use():
             yield
 
     def close(self, wait_s: float | None = None) -> None:
-        """Waits for the last of those who are `using` the model, then frees it; after wait_s the last one does."""
+        """Waits until nobody is `using` the model, then frees it. After wait_s, the last user frees it instead."""
         self._users.end(self._stack.close, wait_s)
 
     def explain(self) -> str:
@@ -140,18 +142,18 @@ class Context:
     # ---- evaluating ----------------------------------------------------------------------------------------
 
     def decode(self, n: int) -> int:
-        """llama_decode of the first n rows of `batch`; its code, 2 after `stop`."""
+        """Calls llama_decode on the first n rows of `batch` and returns its code, which is 2 after `stop`."""
         self.batch.batch.n_tokens = n
         log.forget()
         return int(llama_cpp.llama_decode(self.ctx, self.batch.batch))
 
     def stop(self, on: bool) -> None:
-        """Whether a `decode` ends at once, with nothing done; from any thread. Only where one ubatch holds all of it,
-        and can_stop."""
+        """Sets whether a `decode` ends at once, with nothing done; from any thread. Only if one ubatch holds all of
+        it, and can_stop."""
         self._interrupt.set(on)
 
     def logits(self, n: int) -> FloatArray:
-        """[n, n_vocab] of the n rows that were asked for, in their order; valid until the next `decode`."""
+        """Logits [n, n_vocab] of the n rows that were marked for output, in order; valid until the next `decode`."""
         return float_view(llama_cpp.llama_get_logits(self.ctx), n * self.n_vocab).reshape(n, self.n_vocab)
 
     def want_embeddings(self, on: bool) -> None:
@@ -189,7 +191,7 @@ class Context:
         llama_cpp.llama_memory_seq_cp(self._memory, src, dst, 0, n)
 
     def truncate(self, seq: int, n: int) -> bool:
-        """Drops the tokens from n on; False where the memory cannot, which then holds nothing of seq."""
+        """Drops the tokens from n on. False if the memory cannot go back; it then holds nothing of the sequence."""
         if self._memory is None:
             return True
         if n and llama_cpp.llama_memory_seq_rm(self._memory, seq, n, -1):
@@ -211,7 +213,7 @@ class Context:
         _native.set_tail(self.ctx, seq, pos)
 
     def set_factor(self, seq: int, factor: float) -> None:
-        """Of a dynamic RoPE policy. Raises RuntimeError when the sequence shares cells."""
+        """Sets the factor of a dynamic RoPE policy. Raises RuntimeError when the sequence shares cells."""
         if self.rope.dynamic:
             _native.set_rope_factor(self.ctx, seq, factor)
 
@@ -220,7 +222,7 @@ class Context:
         return int(llama_cpp.llama_state_seq_get_size(self.ctx, seq))
 
     def state(self, seq: int) -> Bytes:
-        """What a sequence's cells hold."""
+        """The contents of a sequence's cells."""
         size = self.state_size(seq)
         data = np.empty(size, np.uint8)
         n = llama_cpp.llama_state_seq_get_data(self.ctx, _native.byte_pointer(data), size, seq)
@@ -229,8 +231,8 @@ class Context:
         return data[:n]
 
     def set_state(self, seq: int, data: Bytes, n: int) -> bool:
-        """Fills the cells of an empty sequence; False, and nothing there, when that is not n tokens. Raises
-        RuntimeError when something stays there: the cells can only be emptied as a whole."""
+        """Fills the cells of an empty sequence. If the data is not n tokens, returns False and leaves it empty.
+        Raises RuntimeError when something remains there: the cells can then only be emptied as a whole."""
         log.forget()
         taken = llama_cpp.llama_state_seq_set_data(self.ctx, _native.byte_pointer(data), len(data), seq)
         if taken == len(data) and self.length(seq) == n:

@@ -18,12 +18,12 @@ from pyllama_long.sequence import FloatArray, IntArray
 if TYPE_CHECKING:
     from pyllama_long.engine.loop import Loop
 
-_SALT = "\0embedding"  # which no request has
+_SALT = "\0embedding"  # no request has this one
 
 
 class Embedder:
-    """waiting: lists of texts, with what takes their vectors; cancelling that ends the work on them within a step.
-    cells: that the text of now still needs."""
+    """waiting: lists of texts with the future of their vectors; cancelling it ends the work within a step. cells: how
+    many the current text still needs."""
 
     def __init__(self, loop: Loop, context: Context) -> None:
         self._loop, self._context = loop, context
@@ -38,12 +38,12 @@ class Embedder:
 
     @property
     def n_waiting(self) -> int:
-        """Lists that have to wait for another one."""
+        """The number of lists that wait for another one."""
         left = sum(not future.cancelled() for _, future in list(self.waiting))
         return left if self._running is not None else max(0, left - 1)
 
     def step(self) -> None:
-        """One chunk, if there is anything to do."""
+        """Evaluates one chunk, if there is anything to do."""
         if self._running is not None and self._future.cancelled():
             self.stop()
             self._loop.queue.changed = True
@@ -58,7 +58,7 @@ class Embedder:
                 self._loop.queue.changed = True
 
     def stop(self) -> None:
-        """Ends what runs with EngineClosed."""
+        """Ends the current work with EngineClosed."""
         if self._running is not None:
             self._running.close()
         self._running = None
@@ -109,7 +109,7 @@ class Embedder:
 
 
 def fail(future: Future[list[FloatArray]], error: BaseException) -> None:
-    """Puts an error where vectors are waited for, unless nobody waits any more."""
+    """Gives an error to whoever waits for the vectors, if anybody still does."""
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
 
@@ -129,7 +129,7 @@ def _chunk(
             raise DecodeError(f"llama.cpp could not evaluate a text: code {code}; {log.complaint()}")
         if pools:
             return np.array(context.pooled(seq))
-        with np.errstate(invalid="ignore"):  # who asked gets an error of it
+        with np.errstate(invalid="ignore"):  # whoever waits gets this as an error
             return np.asarray(np.sum([context.embedding(row) for row in range(n)], axis=0))
     finally:
         context.want_embeddings(False)

@@ -1,4 +1,4 @@
-"""The engine: one model for many requests at the same time."""
+"""The engine: many requests at the same time on one model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyllama_long.sequence import FloatArray, as_ids
 
 
 class Engine:
-    """Opens a model and starts the thread that runs it; everything here is for any thread.
+    """Opens a model and starts the thread that runs it. All methods may be called from any thread.
 
     on_progress: called while the model is loaded, with (percent, 100).
     n_ctx: cells, in tokens; n_train: trained length; name, metadata, chat_template: of the model file;
@@ -83,7 +83,8 @@ class Engine:
             return self._context.model.tokenize(text, add_bos, special)
 
     def using(self) -> AbstractContextManager[None]:
-        """The model is not freed within, also when another thread closes the engine. Raises EngineClosed."""
+        """Keeps the model from being freed within the block, even if another thread closes the engine. Raises
+        EngineClosed."""
         return self._context.using()
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
@@ -109,8 +110,8 @@ class Engine:
         return self.start_embedding(inputs).result()
 
     def start_embedding(self, inputs: Sequence[Sequence[int]]) -> Future[list[FloatArray]]:
-        """`embed` without waiting: cancelling what it returns ends the work within a step. Raises ValueError,
-        ContextOverflow, EngineClosed, and QueueFull; lists that wait count as requests do."""
+        """`embed` without waiting: cancelling the future that it returns ends the work within a step. Waiting lists
+        count as waiting requests. Raises ValueError, ContextOverflow, EngineClosed and QueueFull."""
         if not self.config.embedding:
             raise ValueError("this engine makes no embeddings: give embedding=True")
         checked = [as_ids(tokens) for tokens in inputs]
@@ -138,7 +139,7 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine has ended by itself; None while it runs and after `close`."""
+        """Why the engine has failed; None while it runs and after `close`."""
         return self._loop.failure
 
     def explain(self) -> str:
@@ -146,9 +147,9 @@ class Engine:
         return self._explained
 
     def close(self, drain_s: float = 0.0, users_s: float | None = None) -> None:
-        """Takes no more requests, goes on for up to drain_s seconds, then ends those that are left with
-        EngineClosed, and keeps idle sequences on disk where there is a cache_disk. Twice does no harm.
-        users_s: the longest wait for threads that still tokenize; the last of them frees the model then."""
+        """Takes no more requests and goes on for up to drain_s seconds. Then ends those that are left with
+        EngineClosed, and writes idle sequences to disk if there is a cache_disk. May be called twice. users_s: how
+        long to wait for threads that still tokenize; after that, the last of them frees the model."""
         self._finalizer.detach()
         self._loop.close(drain_s, users_s)
 

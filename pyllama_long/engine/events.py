@@ -1,6 +1,6 @@
 """What a request's handle gives, in this order: Queued?, Started, Progress*, PromptScores?, Text*, Finished.
 
-Started and Progress come twice where reused keys were broken, and the prompt is read again.
+Started and Progress come twice if reused keys were broken and the prompt is read again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A request from outside: its events, one after another, and cancel."""
+"""A request as its caller sees it: its events, one after another, and cancel."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Handle:
         self.id, self.salt, self.tokens = id, salt, prompt
         self._on_cancel = on_cancel
         self._lock = threading.Lock()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung for a thread that waits
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes a thread that waits
         self._listening = False
         self._events: deque[Event] = deque()
         self._error: BaseException | None = None
         self._ended = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._woken = False  # the waiter, since it last looked
+        self._woken = False  # whether the waiter was woken since it last looked
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -37,14 +37,14 @@ class Handle:
         self._on_cancel()
 
     def put(self, event: Event) -> None:
-        """For the engine: an event, from its thread."""
+        """Adds an event. For the engine's thread."""
         with self._lock:
             self._events.append(event)
             self._ended = self._ended or isinstance(event, Finished)
             self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """For the engine: what went wrong, after the events that are there."""
+        """Ends the events with an error, after those that are there. For the engine."""
         with self._lock:
             if not self._ended:
                 self._error, self._ended = error, True
@@ -86,7 +86,7 @@ class Handle:
                 if (event := self._take()) is not None:
                     return event
                 self._listening = True
-            self._bell.get()  # unlike a condition, it may be interrupted by Ctrl-C at any point
+            self._bell.get()  # unlike a condition, Ctrl-C can interrupt it at any point
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         ready = asyncio.Event()

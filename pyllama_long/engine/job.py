@@ -23,10 +23,10 @@ RESERVE = 256  # tokens of an answer without max_tokens that are reserved at onc
 
 
 class Job:
-    """Made on the caller's thread, where all that can be wrong with the request is found. Raises ValueError and
+    """Made on the caller's thread, which checks everything that can be wrong with the request. Raises ValueError and
     ContextOverflow.
 
-    reserved: cells that it may come to hold, with its prompt. wants: prompt tokens that are to be evaluated.
+    reserved: the most cells that it may hold, including its prompt. wants: prompt tokens still to be evaluated.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Job:
         self.sampler = Sampler(request.sampling, model)
         self.handle = Handle(f"req-{number}", request.salt, self.ids.tolist(), on_cancel)
         self.held: Held | None = None
-        self.last = -1  # the token that is evaluated next, once the prompt is
+        self.last = -1  # the token to evaluate next, once the prompt has been read
         self.n_cached = 0
         self.fresh = request.echo_logprobs  # reuses no keys
         self.queued = False
-        self.passed = 0  # cells of requests that began before it while it waited for room
+        self.passed = 0  # cells of the requests that overtook it while it waited for room
         self.made_at = time.monotonic()
         self.started_at = self.written_at = 0.0
         self.keys_read = self.keys_visible = 0.0
@@ -97,12 +97,12 @@ class Job:
         self.handle.put(Started(self.n, self.n_cached))
 
     def start_afresh(self) -> None:
-        """It waits again, for a beginning without reused keys."""
+        """Lets it wait again, and then begin without reused keys."""
         self.held, self.fresh, self.n_cached = None, True, 0
         self.keys_read = self.keys_visible = 0.0
 
     def read(self) -> None:
-        """A chunk of the prompt is evaluated."""
+        """Reports that a chunk of the prompt has been evaluated."""
         assert self.held is not None
         seconds = time.monotonic() - self.started_at
         self.handle.put(Progress(self.held.n, self.n, self.n_cached, seconds))
@@ -110,7 +110,7 @@ class Job:
             self.written_at = time.monotonic()
 
     def score(self, rows: FloatArray) -> None:
-        """Logits [n, n_vocab] of the next prompt tokens."""
+        """Scores the next prompt tokens by their logits [n, n_vocab]."""
         k = self.request.logprobs or 0
         if not self._prompt_scores:
             self._prompt_scores.append(TokenInfo(int(self.ids[0]), self._piece(int(self.ids[0]))))
@@ -123,7 +123,7 @@ class Job:
             self._prompt_scores = []
 
     def push(self, token: int, logits: FloatArray) -> bool:
-        """A sampled token that does not end the text itself; True when it is the last one."""
+        """Takes a sampled token that is not an end-of-text token; True when it is the last one."""
         if self.request.logprobs is not None:
             self._scores.append(logprobs.score(logits, token, self.request.logprobs))
         assert self.held is not None
@@ -139,7 +139,7 @@ class Job:
         return self._lines and time.monotonic() - self.written_at > limit
 
     def send(self, last: bool = False) -> None:
-        """Gives the text that is final."""
+        """Sends the text that is final."""
         for begin, end, text in self.text.take(last):
             tokens = self.text.tokens[begin:end]
             if self.request.logprobs is not None:
@@ -149,7 +149,7 @@ class Job:
             self.handle.put(TextEvent(text, infos))
 
     def finish(self, reason: str) -> None:
-        """reason: stop, length or cancelled; a stop string that was found goes before length."""
+        """reason: stop, length or cancelled; a stop string that was found takes precedence over length."""
         stop = None
         if self.text.end is not None:
             rest = bytes(self.text.data[self.text.end :])
@@ -170,7 +170,7 @@ class Job:
     def close(self) -> None:
         self.sampler.close()
 
-    # ---- tokens as they are shown --------------------------------------------------------------------------
+    # ---- tokens as clients see them ------------------------------------------------------------------------
 
     def _piece(self, token: int) -> bytes:
         return self._pieces([-1, token], 1)

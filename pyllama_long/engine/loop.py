@@ -1,4 +1,4 @@
-"""The thread that owns the context: admits requests, and evaluates one batch after another for all of them."""
+"""The thread that owns the context: it admits requests, and evaluates one batch after another for all of them."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from pyllama_long.sequence import FloatArray, IntArray
 
 logger = logging.getLogger("pyllama_long.engine")
 T = TypeVar("T")
-_IDLE_S = 2.0  # after which idle sequences are copied to the store
-_MOST_ERRORS = 8  # unexpected ones in a row, until the engine gives up
+_IDLE_S = 2.0  # without work, after which idle sequences are copied to the store
+_MOST_ERRORS = 8  # unexpected errors in a row before the engine gives up
 
 
 class Loop:
-    """`submit`, `call`, `embed`, `wake`, `stats` and `close` are for any thread, the rest is the loop's own."""
+    """`submit`, `call`, `embed`, `wake`, `stats` and `close` may be called from any thread, the rest only from its
+    own."""
 
     def __init__(self, config: EngineConfig, context: Context, store: Store) -> None:
         self._config, self._context, self._store = config, context, store
         self.pool = Pool(context, store)
         self.pace = Pace(config.step_ms / 1000, config.prefill_share)
         self.counters = Counters()
-        self.masks = ThreadPoolExecutor(1, "pyllama-long-masks")  # of grammars
+        self.masks = ThreadPoolExecutor(1, "pyllama-long-masks")  # computes the masks of grammars
         self.running: list[Job] = []
         self._lock = threading.Condition()
         self._arrived: list[Job] = []
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._woken = False
-        self._deadline: float | None = None  # when closing
+        self._deadline: float | None = None  # of closing
         self._users_s: float | None = None
         self._ended = False
         self.queue = Queue(self, context, store, config.n_parallel)
@@ -51,10 +52,10 @@ class Loop:
         self._errors = 0
         self.passed = 0  # steps in a row without a token of the oldest prompt
         self._open_step = self._stopped = False
-        self.was_stopped = False  # the last step that a newcomer may end
+        self.was_stopped = False  # whether a newcomer ended the last step that could be ended
         self.turn_began = 0.0  # by time.perf_counter
         self._last_turn, self._resting = time.monotonic(), False
-        self.failure: str | None = None  # why the thread has ended by itself
+        self.failure: str | None = None  # why the thread has failed
         self._thread = threading.Thread(target=self._run, name="pyllama-long-engine", daemon=True)
         self._thread.start()
 
@@ -73,7 +74,7 @@ class Loop:
         self.wake()
 
     def _stop_step(self) -> None:
-        """Ends the step that is evaluated, or about to be, if it may be ended. The lock is held."""
+        """Ends the step that is being evaluated, or about to be, if it may be ended. Called with the lock held."""
         if self._open_step and self._has_slot:
             self._open_step, self._stopped = False, True
             self._context.stop(True)
@@ -83,7 +84,7 @@ class Loop:
         return len(self.running) < self._config.n_parallel
 
     def _check_room(self, excess: int, n: int) -> None:
-        """Raises QueueFull. excess: those of the n requests there that have to wait for others."""
+        """Raises QueueFull. excess: how many of the n requests have to wait for others."""
         embeddings = self._embedder.n_waiting
         if excess + embeddings >= self._config.max_queue:
             seconds = self.counters.request_s * (n + embeddings + 1) / self._config.n_parallel
@@ -92,7 +93,7 @@ class Loop:
     def call(self, function: Callable[[], T]) -> T:
         """Runs a function on the loop's thread, between two steps, and returns what it returns."""
         future: Future[T] = Future()
-        self.check_open()  # before the lock, which nobody gives back after a fork
+        self.check_open()  # before taking the lock, which is never released after a fork
         with self._lock:
             self.check_open()
             self._calls.append((function, future))
@@ -120,10 +121,10 @@ class Loop:
             self._lock.notify_all()
 
     def close(self, drain_s: float, users_s: float | None = None) -> None:
-        """Takes no more requests, finishes for up to drain_s seconds what is there, then ends. users_s: the longest
-        wait for other threads that use the model.
+        """Takes no more requests, goes on with those that are there for up to drain_s seconds, then ends. users_s:
+        the longest wait for other threads that use the model.
 
-        Does nothing after a fork: the thread is the parent's, and so is what it holds."""
+        Does nothing after a fork: the thread and everything that it holds belong to the parent."""
         if self._context.forked:
             return
         with self._lock:
@@ -131,7 +132,7 @@ class Loop:
             self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
             self._users_s = users_s if self._users_s is None else self._users_s
         self.wake()
-        if threading.current_thread() is not self._thread:  # which may be the one that collects garbage
+        if threading.current_thread() is not self._thread:  # it may be this thread that collects garbage
             self._thread.join()
 
     def stats(self) -> EngineStats:
@@ -169,7 +170,7 @@ class Loop:
 
     @property
     def has_work(self) -> bool:
-        """Whether somebody waits for the thread."""
+        """Whether anybody is waiting for the thread."""
         return bool(self.running or self._arrived or self._calls or len(self.queue) or self._embedder.busy)
 
     # ---- the thread ----------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Loop:
             self._end(reason)
 
     def _turn(self) -> bool:
-        """One step with what goes around it; False when the engine is to end."""
+        """Runs one step and the work around it; False when the engine is to end."""
         with self._lock:
             idle, self._resting = False, True
             while not (self._woken or self.running or self._embedder.busy or self.queue.ready):
@@ -224,8 +225,9 @@ class Loop:
 
     @contextmanager
     def interruptible(self, may_stop: bool) -> Iterator[Callable[[], bool]]:
-        """Around an evaluation that a newcomer may end, so that it does not wait for a long prompt's chunk. Never two
-        of them in a row, so that the long prompt goes on. Gives what says whether it was."""
+        """Wraps an evaluation that a new request may end, so that it does not wait for a chunk of a long prompt. Two
+        in a row are never ended, so that the long prompt progresses. Yields a function that tells whether it was
+        ended."""
         with self._lock:
             self._open_step = may_stop and not self.was_stopped
             self._stopped = False
@@ -242,7 +244,7 @@ class Loop:
                 self.was_stopped = self._stopped
 
     def _patience(self) -> float | None:
-        """Seconds until there is something to do although nobody asks."""
+        """Seconds until there is something to do without a request."""
         if self._deadline is not None:
             return 0.05
         return _IDLE_S if self.pool.has_uncopied else None
@@ -255,14 +257,14 @@ class Loop:
 
     @property
     def committed(self) -> int:
-        """Cells that running requests and embeddings may still come to need."""
+        """The number of cells that running requests and embeddings may still need."""
         jobs = sum(job.reserved - job.held.n for job in self.running if job.held is not None)
         return jobs + self._embedder.cells
 
     # ---- the end of requests -------------------------------------------------------------------------------
 
     def finish(self, job: Job, reason: str) -> None:
-        """Ends a running request; what was evaluated stays, idle."""
+        """Ends a running request; its sequence stays in the cells, idle."""
         assert job.held is not None
         self.running.remove(job)
         self.pool.release(job.held)
@@ -281,7 +283,7 @@ class Loop:
         self.queue.changed = True
 
     def read_again(self, job: Job) -> None:
-        """A running request that has not written yet begins again, from its text alone."""
+        """Lets a running request that has not written yet begin again, without reused keys."""
         assert job.held is not None
         logger.warning(
             "cached keys gave logits that are not numbers: they are dropped, the prompt is read again"
@@ -301,7 +303,7 @@ class Loop:
         job.close()
 
     def _start_over(self, error: Exception) -> None:
-        """After an error that nobody expected: every running request fails, and the cells are emptied."""
+        """Fails every running request and empties the cells, after an unexpected error."""
         failed = self.running
         self.running = []
         try:
@@ -318,7 +320,7 @@ class Loop:
                 self._fail(job, DecodeError(f"the engine met an error: {error}"))
 
     def _fail(self, job: Job, reason: Exception) -> None:
-        """Whoever waits for the request gets the reason, whatever else goes wrong."""
+        """Gives the reason to whoever waits for the request, whatever else goes wrong."""
         job.handle.fail(reason)
         try:
             job.close()

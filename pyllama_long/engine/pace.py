@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_FIRST_CHUNK = 32  # tokens beside streams, while nothing is known
+_FIRST_CHUNK = 32  # tokens in a step with streams, while nothing has been measured
 _FEWEST = (
-    64  # tokens of a chunk that nobody writes beside: fewer would cost the prompt more than newcomers win
+    64  # tokens of a chunk while nobody writes: with fewer, the prompt would lose more than newcomers gain
 )
-_KEEP = 0.7  # of an estimate when a new measurement comes
-_FULL = 64  # tokens of a measurement that counts fully
-_DEEPER = 1.3  # how much a token costs at most when the depth has doubled, where it was never measured
+_KEEP = 0.7  # share of the old estimate that a new measurement leaves
+_FULL = 64  # a measurement of this many tokens has full weight
+_DEEPER = 1.3  # factor by which a token costs more at twice the depth, where that was not measured
 
 
 class Pace:
-    """Running estimates of the seconds that a prompt token takes, by depth, and a step without any.
+    """Keeps estimates of the seconds that a prompt token takes, by depth, and of a step without any.
 
-    A step lasts about step_s seconds at most. While streams run, prompts get `share` of the time: what a chunk
-    takes is owed to steps without one.
+    A step lasts about step_s seconds at most. While streams run, prompts get `share` of the time: the time of a chunk
+    is owed to the streams, in steps without one.
     """
 
     def __init__(self, step_s: float, share: float) -> None:
@@ -27,17 +27,18 @@ class Pace:
         self._owed = 0.0
 
     def owes(self, streams: int, steps: int = 0) -> bool:
-        """Whether streams have steps of their own to come, for more than so many chunks of a whole step."""
+        """Whether streams are owed more time than this many whole-step chunks have cost them."""
         if not streams:
             self._owed = 0.0
         return self._owed > steps * self._step_s * (1 - self._share) / self._share
 
     def room(self, depth: int, streams: int, n_batch: int) -> int:
-        """Prompt tokens for the next step, of which the first is at position depth; 0 while streams are owed."""
+        """How many prompt tokens the next step may have, the first at position depth; 0 while streams are owed
+        time."""
         return 0 if self.owes(streams) else self.tokens(depth, streams, n_batch)
 
     def tokens(self, depth: int, streams: int, n_batch: int, part: float = 1.0) -> int:
-        """About how many prompt tokens take a part of a step's time."""
+        """About how many prompt tokens take the given part of a step's time."""
         room = n_batch - streams
         per_token = self._estimate(depth.bit_length())
         if per_token is None:
@@ -46,7 +47,7 @@ class Pace:
         return max(1, min(room, n if streams else max(n, int(part * _FEWEST))))
 
     def measured(self, streams: int, parts: Sequence[tuple[int, int]], seconds: float) -> None:
-        """A step of one token of each of `streams` and of parts (depth, n) of prompts."""
+        """Takes the time of a step with one token of each of `streams`, and with parts (depth, n) of prompts."""
         if not parts:
             self.plain_s = _mix(self.plain_s, seconds)
             self._owed = max(0.0, self._owed - seconds)

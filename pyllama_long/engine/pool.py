@@ -1,4 +1,4 @@
-"""The sequences in the cells: prompts continue from the longest prefix that is there, idle ones make room."""
+"""The sequences in the cells: prompts continue from the longest cached prefix, idle sequences make room."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
 from pyllama_long.sequence import IntArray
 
-_WORTH = prefix.BLOCK  # tokens that a copy from outside the context has to save
-_WORTH_TURNING = 1024  # tokens that turning cached keys to another RoPE factor has to save: it is not exact
+_WORTH = prefix.BLOCK  # tokens that a copy from outside the context must save
+# tokens that rotating cached keys to another RoPE factor must save, since it is not exact
+_WORTH_TURNING = 1024
 
 
 @dataclass(eq=False)
 class Held:
-    """A sequence in the cells: ids[:n] are there. busy: a request writes to it; else it is idle."""
+    """A sequence whose tokens ids[:n] are in the cells. busy: a request writes to it; else it is idle."""
 
     seq: int
     ids: IntArray
@@ -31,7 +32,7 @@ class Held:
     hashes: list[bytes] = field(default_factory=list)
     used_at: float = 0.0
     busy: bool = True
-    copied: int = 0  # tokens, when it was last copied ahead
+    copied: int = 0  # tokens that it had when it was last copied in advance
 
     @property
     def text(self) -> IntArray:
@@ -47,7 +48,7 @@ class Source:
 
 
 class Pool:
-    """Everything here is done by the engine's thread."""
+    """Only the engine's thread uses it."""
 
     def __init__(self, context: Context, store: Store) -> None:
         self._context, self.store = context, store
@@ -58,11 +59,11 @@ class Pool:
 
     @property
     def idle(self) -> list[Held]:
-        """The longest unused first."""
+        """The idle sequences, the least recently used first."""
         return sorted((h for h in self.held.values() if not h.busy), key=lambda h: h.used_at)
 
     def available(self, source: Source = Source()) -> int:
-        """Cells that are free, or come free when idle sequences go; those of the source stay."""
+        """The number of cells that are free or held only by idle sequences, except those of the source."""
         keep = (source.entry.seq, source.n) if isinstance(source.entry, Held) else None
         return self.cells.free + self.cells.freed_by([h.seq for h in self.held.values() if not h.busy], keep)
 
@@ -71,8 +72,8 @@ class Pool:
     def match(
         self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, stored: bool = True
     ) -> Source:
-        """The best source for a prompt, of which at least prefix.LEAST tokens are left to evaluate. stored: also
-        look outside the context."""
+        """The best source for a prompt; at least prefix.LEAST of its tokens are left to evaluate. stored: also look
+        outside the context."""
         limit, context = len(ids) - prefix.LEAST, self._context
         if limit < 1:
             return Source()
@@ -96,9 +97,9 @@ class Pool:
     def _smaller_factor(
         self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, best: Source
     ) -> Source:
-        """An idle sequence of a smaller factor, whose cells can be turned, where that saves much. As in
-        LongLlama, a text that has grown keeps the keys that were computed while it was short; a short text is
-        read again, which gives what it would have got alone."""
+        """An idle sequence with a smaller factor whose keys can be rotated, if that saves much. As in LongLlama, a
+        text that has grown keeps the keys that were computed while it was short. A short text is read again, which
+        gives the same result as without the long one."""
 
         def usable(held: Held, n: int) -> bool:
             return not held.busy and not self.cells.is_shared(held.seq)
@@ -120,8 +121,8 @@ class Pool:
         factor: float,
         data: Bytes | None = None,
     ) -> Held:
-        """A busy sequence for a prompt and `room` tokens in all, that holds what the source gives of it.
-        data: of a source outside the context; when it cannot be used, nothing is reused."""
+        """Makes a busy sequence with room for a prompt and its answer, `room` tokens in all; it begins with the
+        tokens of the source. data: of a source outside the context; if it cannot be used, nothing is reused."""
         entry, n = source.entry, source.n
         if isinstance(entry, Held) and not entry.busy and (n == entry.n or entry.factor != factor):
             held = self._take_over(entry, n, factor)
@@ -183,7 +184,7 @@ class Pool:
         return self._ids.pop()
 
     def snapshot(self, held: Held, n: int) -> Bytes:
-        """What the cells of the first n tokens of a sequence hold."""
+        """The contents of the cells of a sequence's first n tokens."""
         if n == held.n:
             return self._context.state(held.seq)
         part = self.begin(Source(held, n), held.ids[:n].copy(), held.hashes, n, held.salt, held.factor)
@@ -204,7 +205,7 @@ class Pool:
         return True
 
     def grown(self, held: Held, n: int) -> None:
-        """n more tokens of ids are in the cells."""
+        """Notes that n more tokens of ids are in the cells."""
         self.cells.extend(held.seq, n)
         held.n += n
         if held.n // prefix.BLOCK > len(held.hashes):
@@ -212,9 +213,9 @@ class Pool:
         self.index.add(held)
 
     def set_factor(self, held: Held, factor: float) -> bool:
-        """Another RoPE factor for a text that outgrows its own; False when there is no room for that."""
+        """Sets a new RoPE factor for a text that outgrows its own; False when there is no room for that."""
         if self.cells.is_shared(held.seq):
-            # Its own copy of the cells: through main memory, as nothing else copies them.
+            # It gets its own copy of the cells, through main memory: nothing else copies them.
             if not self.make_room(self.cells.held(held.seq)):
                 return False
             data = self._context.state(held.seq)
@@ -233,7 +234,7 @@ class Pool:
     # ---- a request ends ------------------------------------------------------------------------------------
 
     def release(self, held: Held) -> None:
-        """The sequence is idle from now on, or dropped where another one holds all of it."""
+        """Makes the sequence idle, or drops it if another one holds all of it."""
         self._context.set_tail(held.seq, None)
         held.busy, held.used_at = False, time.monotonic()
         held.ids = held.ids[: held.n].copy()
@@ -253,13 +254,13 @@ class Pool:
         self._ids.append(held.seq)
 
     def evict(self, held: Held) -> None:
-        """Drops an idle sequence; what is worth it goes to the store."""
+        """Drops an idle sequence, after copying it to the store if that is worth it."""
         assert not held.busy
         self.spill(held)
         self.drop(held)
 
     def spill(self, held: Held) -> None:
-        """Copies an idle sequence to the store, where it is worth it."""
+        """Copies an idle sequence to the store if that is worth it."""
         store = self.store
         if not store.wants or held.n < _WORTH or store.covers(held.text, held.hashes, held.salt, held.factor):
             return
@@ -274,8 +275,8 @@ class Pool:
         )
 
     def copy_ahead(self) -> None:
-        """Copies an idle sequence to the store while nobody waits, where there is room for it: a later eviction
-        has nothing left to copy."""
+        """Copies an idle sequence to the store while nobody waits, if there is room. A later eviction then has
+        nothing left to copy."""
         for held in reversed(self.idle):
             if held.copied != held.n >= _WORTH:
                 held.copied = held.n

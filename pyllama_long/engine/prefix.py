@@ -16,7 +16,8 @@ BLOCK = 64  # tokens
 
 
 def chain(ids: IntArray, known: list[bytes], salt: str) -> list[bytes]:
-    """A hash for each whole block of ids, of it and everything before it. known: those of its beginning."""
+    """A hash for each whole block of ids, computed over the block and everything before it. known: the first
+    hashes."""
     hashes = list(known)
     last = hashes[-1] if hashes else salt.encode()
     raw = np.ascontiguousarray(ids, np.int32).data.cast("B")
@@ -29,20 +30,20 @@ def chain(ids: IntArray, known: list[bytes], salt: str) -> list[bytes]:
 
 
 def common(a: IntArray, b: IntArray, begin: int = 0) -> int:
-    """Length of the common prefix of two texts that are known to agree up to begin."""
+    """The length of the common prefix of two texts that agree at least up to `begin`."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[begin:n] != b[begin:n])
     return begin + int(different[0]) if len(different) else n
 
 
 def common_blocks(a: list[bytes], b: list[bytes]) -> int:
-    """Tokens of the whole blocks in which two texts agree, by their hashes."""
+    """The number of tokens in the whole blocks in which two texts agree, by their hashes."""
     n = min(len(a), len(b))
     return BLOCK * bisect_right(range(n), 0, key=lambda k: a[k] != b[k])
 
 
 class Entry(Protocol):
-    """A text whose keys are somewhere: ids [n], and the hashes of its whole blocks."""
+    """A text whose keys are kept: ids [n], and the hashes of its whole blocks."""
 
     salt: str
     factor: float
@@ -57,7 +58,7 @@ K = TypeVar("K")
 
 
 class Index(Generic[E]):
-    """Texts by their prefixes; those of other salts and RoPE factors are never found."""
+    """Finds texts by their prefixes, but never those with another salt or RoPE factor."""
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[float, bytes], dict[E, None]] = {}
@@ -71,7 +72,7 @@ class Index(Generic[E]):
         return iter(list(self._known))
 
     def add(self, entry: E) -> None:
-        """A text, or again one that has grown."""
+        """Adds a text, or updates one that has grown."""
         if entry not in self._known:
             self._roots.setdefault((entry.salt, entry.factor), {})[entry] = None
         for h in entry.hashes[self._known.get(entry, 0) :]:
@@ -79,7 +80,7 @@ class Index(Generic[E]):
         self._known[entry] = len(entry.hashes)
 
     def remove(self, entry: E) -> None:
-        """Before its hashes or its factor change."""
+        """Removes a text; to be called before its hashes or its factor change."""
         n = self._known.pop(entry, None)
         if n is None:
             return
@@ -99,16 +100,15 @@ class Index(Generic[E]):
         least_blocks: int = 0,
         wanted: Callable[[E, int], bool] = lambda entry, n: True,
     ) -> tuple[E | None, int]:
-        """The text that shares most tokens with ids, and how many; the latest one added of equal ones.
-        wanted(text, n): whether its first n tokens can be used. Texts with fewer common blocks than the best
-        one are not looked at."""
+        """The text that shares most tokens with ids, and how many; among equals, the one added last. wanted(text, n):
+        whether its first n tokens can be used. Texts that share fewer blocks than the best one are not checked."""
         blocks = self._blocks
         n = bisect_right(range(len(hashes)), 0, key=lambda k: (factor, hashes[k]) not in blocks)
         if n < least_blocks:
             return None, 0
         found = blocks[factor, hashes[n - 1]] if n else self._roots.get((salt, factor), {})
         best, most = None, 0
-        end = BLOCK * (n + 1)  # within the next block they differ, or one of them ends
+        end = BLOCK * (n + 1)  # they differ within the next block, or one of them ends
         for entry in found:
             shared = common(entry.text[:end], ids[:end], BLOCK * n)
             if shared >= max(1, most) and wanted(entry, shared):

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Queue:
-    """By priority, then by age. The first request that has to wait for room is passed by those behind it that fit, as
-    long as that hardly keeps it waiting: see `_keeps_nobody`. Its methods are the loop's thread's.
+    """Orders requests by priority, then by age. When one has to wait for room, those behind it that fit may overtake
+    it as long as that hardly delays it: see `_keeps_nobody`. Only the loop's thread uses it.
 
-    changed: something happened that may let a request in.
+    changed: something happened that may allow a request to begin.
     """
 
     def __init__(self, loop: Loop, context: Context, store: Store, n_parallel: int) -> None:
@@ -45,7 +45,7 @@ class Queue:
             self.changed = True
 
     def tell(self, jobs: list[Job]) -> None:
-        """Says to those of the new requests that have to wait at which place they do."""
+        """Tells new requests that have to wait their place in the queue."""
         for job in jobs:
             if job in self._jobs:
                 job.handle.put(Queued(self._jobs.index(job)))
@@ -66,11 +66,11 @@ class Queue:
         self._fetched.pop(job, None)
 
     def admit(self) -> None:
-        """Begins the requests that can."""
+        """Begins the requests that can begin."""
         if not (self.changed or self._deferred) or not self._jobs:
             return
         self.changed = self._deferred = False
-        first: Job | None = None  # of those that wait for room
+        first: Job | None = None  # the first that waits for room
         for job in list(self._jobs):
             if len(self._loop.running) >= self._n_parallel:
                 break
@@ -81,13 +81,13 @@ class Queue:
                     first = job
             elif self._keeps_nobody(job, first):
                 self._let_in(job)
-            # Others pass too, until together they have had as many cells as the one that waits wants.
+            # Others may overtake too, until together they have had as many cells as the waiting one needs.
             elif first.passed + job.reserved <= first.reserved and self._let_in(job):
                 first.passed += job.reserved
 
     def _keeps_nobody(self, job: Job, first: Job) -> bool:
-        """Whether the request that waits for room begins no later when this one begins before it: both fit, or this one
-        ends before the other can begin, by what those that run may write at most."""
+        """Whether the request that waits for room is not delayed if this one begins first: because both fit, or
+        because this one ends before the other can begin, judging by the most that running requests may write."""
         loop = self._loop
         room = loop.pool.available() - loop.committed
         if room >= first.reserved:
@@ -99,7 +99,7 @@ class Queue:
         return False
 
     def _comes(self, job: Job) -> bool:
-        """Whether a running request is about to read what this one begins with: it is worth waiting for."""
+        """Whether a running request is just reading what this one begins with, so that it pays to wait."""
         if self._context.whole_only or job.fresh or job in self._fetched:
             return False
         most = 0
@@ -137,8 +137,8 @@ class Queue:
         return True
 
     def _source(self, job: Job) -> tuple[Source | None, Bytes | None]:
-        """Where the beginning of a prompt comes from, with the data of a source outside the context; None while
-        that is being read."""
+        """The source of a prompt's beginning, with its data if it is outside the context; None while the data is
+        being read."""
         while True:
             fetched = self._fetched.get(job)
             if fetched is None:

@@ -1,4 +1,4 @@
-"""One request's choice of tokens: llama.cpp's sampler chain, and the grammar that it is held to."""
+"""Chooses the tokens of one request: llama.cpp's sampler chain, and the grammar that constrains it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pyllama_long.sequence import FloatArray
 class Sampler:
     """Made and checked on any thread, used by the engine's; `close` frees it. Raises ValueError.
 
-    constraint: the grammar's, whose mask is made while the batch before the token is evaluated. It is tried on the
-    token that the chain chose; only when it refuses, the chain chooses among the tokens that are allowed.
+    constraint: the grammar's; its mask is computed while the batch before the token is evaluated. The token that the
+    chain chose is checked against it; only if it is refused does the chain choose among the allowed tokens.
     """
 
     def __init__(self, sampling: Sampling, model: Model) -> None:
@@ -31,7 +31,7 @@ class Sampler:
         self.constraint = _constraint(sampling.grammar, model)
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
         changed = penalties != (1.0, 0.0, 0.0) or sampling.logit_bias or sampling.dry_multiplier
-        self._once = sampling.mirostat > 0  # its choice changes what it chooses next
+        self._once = sampling.mirostat > 0  # each choice changes the next one
         if sampling.temperature >= chain.COLDEST or changed or self.constraint:
             self._chain = chain.build(sampling, model)
 
@@ -86,7 +86,7 @@ def _constraint(grammar: str | Lark | None, model: Model) -> Constraint | None:
 
 
 def _token(model: Model, text: str) -> int:
-    """The token that a text is. Raises ValueError."""
+    """The token that has this text. Raises ValueError."""
     found = model.tokenize(text.encode(), add_bos=False, special=True)
     if len(found) != 1:
         raise ValueError(f"{text!r} is not one token of this model")

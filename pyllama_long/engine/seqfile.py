@@ -1,8 +1,8 @@
-"""A file that holds one sequence: its tokens and what its cells hold, whole or not at all.
+"""A file that holds one sequence: its tokens and the contents of its cells, whole or not at all.
 
     magic (8 bytes), length of the header (4, little-endian), header (JSON), tokens (int32), state, sha256 (32)
 
-The checksum is over everything before it. Files are written beside their place and renamed.
+The checksum covers everything before it. Files are written next to their place and then renamed.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from pyllama_long.sequence import IntArray
 
 _MAGIC = b"PLSEQ\x00\x01\n"
 _MOST_HEADER = 1 << 16
-_MOST_BYTES = 1 << 48  # of a state: what a size in a header is bounded by before it is looked at
+_MOST_BYTES = 1 << 48  # the largest state: sizes in headers are checked against it first
 _MOST_TOKENS = 1 << 27
-HEAD = 1024  # bytes that a file has about, besides tokens and state
+HEAD = 1024  # about the bytes of a file besides tokens and state
 _PART_SUFFIX = ".plseq-part"
-_PART = 1 << 22  # bytes that are hashed and written at once
+_PART = 1 << 22  # bytes that are hashed and written at a time
 Bytes = npt.NDArray[np.uint8]
 
 
 class Damaged(ValueError):
-    """A file that is not what it says."""
+    """A file whose contents do not match its header."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """model: fingerprint of all that the state depends on. salt: its hash. name: of a session, else empty.
+    """model: fingerprint of everything that the state depends on. salt: its hash. name: of a session, else empty.
     created: seconds since 1970. Sizes in tokens and bytes."""
 
     model: str
@@ -86,8 +86,8 @@ def _parts(head: bytes, ids: IntArray, state: Bytes) -> Iterator[memoryview]:
 
 
 def clean(folder: Path) -> None:
-    """Removes what processes that have ended did not finish. Files that `write` did not name stay. Raises OSError where
-    the folder cannot be read."""
+    """Removes unfinished files of processes that have ended; only those that `write` named. Raises OSError if the
+    folder cannot be read."""
     for path in listed(folder, _PART_SUFFIX):
         pid = path.name[: -len(_PART_SUFFIX)].rpartition("-")[2]
         if pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid)):
@@ -96,8 +96,8 @@ def clean(folder: Path) -> None:
 
 
 def listed(folder: Path, suffix: str) -> list[Path]:
-    """The plain files of a folder with names that end so; links, folders, pipes and sockets are not among them.
-    Raises OSError."""
+    """The plain files of a folder whose names have this ending, without links, folders, pipes and sockets. Raises
+    OSError."""
     with os.scandir(folder) as entries:
         return sorted(
             Path(entry.path)
@@ -107,7 +107,7 @@ def listed(folder: Path, suffix: str) -> list[Path]:
 
 
 def _runs(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 would end the process
+    if os.name == "nt":  # there, signal 0 would end the process
         return True
     try:
         os.kill(pid, 0)
@@ -119,14 +119,14 @@ def _runs(pid: int) -> bool:
 
 
 def peek(path: Path) -> tuple[Header, IntArray]:
-    """Header and tokens, whose checksum is not looked at. Raises Damaged and OSError."""
+    """Reads header and tokens without checking the checksum. Raises Damaged and OSError."""
     with _open(path) as f:
         header, _ = _head(f, path)
         return header, np.frombuffer(_exactly(f, 4 * header.n_tokens), np.int32)
 
 
 def read(path: Path) -> tuple[Header, IntArray, Bytes]:
-    """All of it. Raises Damaged and OSError."""
+    """Reads everything. Raises Damaged and OSError."""
     with _open(path) as f:
         header, head = _head(f, path)
         try:
@@ -146,7 +146,7 @@ def read(path: Path) -> tuple[Header, IntArray, Bytes]:
 
 
 def _open(path: Path) -> io.BufferedReader:
-    """A plain file: nothing that a reader could wait at."""
+    """Opens a plain file; refuses others, on which reading could block."""
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -1,4 +1,4 @@
-"""Saved sequences with names: each a file of its own, whole or absent."""
+"""Saved sequences with names. Each is a file of its own, whole or absent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_NAME = 256
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """created: seconds since 1970; n_bytes: size of the file. usable: made under this model and these
+    """created: seconds since 1970; n_bytes: size of the file. usable: whether it was made with this model and these
     settings."""
 
     name: str
@@ -44,7 +44,7 @@ Infos: TypeAlias = list[SessionInfo]
 
 
 class Sessions:
-    """From any thread. A session belongs to the salt it was saved under and is not seen under others."""
+    """For any thread. A session belongs to the salt that it was saved under and is invisible under others."""
 
     def __init__(self, loop: Loop, context: Context, store: Store, model: str, folder: Path | None) -> None:
         self._loop, self._context, self._store, self._model = loop, context, store, model
@@ -58,9 +58,9 @@ class Sessions:
             logger.warning("sessions cannot be read: %s", error)
 
     def save(self, what: Handle | Sequence[int], name: str, salt: str = "") -> SessionInfo:
-        """Writes what is cached of a request's text, or of tokens; of what has left the context, all that follows
-        there, too. For a handle, its own salt counts. Raises ValueError when nothing of it is cached or the name
-        cannot be used, and OSError."""
+        """Writes what is cached of a request's text, or of tokens; if it has left the context, also everything that
+        follows in the stored copy. A handle brings its own salt. Raises ValueError when nothing of it is cached or
+        the name cannot be used, and OSError."""
         if isinstance(what, Handle):
             salt, tokens = what.salt, list(what.tokens)
         else:
@@ -70,15 +70,15 @@ class Sessions:
         held = self._loop.call(lambda: self._state(ids, hashes, hashed))
         text, factor, data = held if held is not None else self._stored(ids, hashes, hashed)
         header = Header(self._model, hashed, factor, len(text), len(data), time.time(), name)
-        with self._saving:  # one after the other, so that they are counted
+        with self._saving:  # one at a time, so that their sizes are counted
             n = len(data) + 4 * len(text) + seqfile.HEAD
             self._store.make_room(n, self._size(path))
             size = seqfile.write(path, header, text, data)
         return SessionInfo(name, len(text), size, header.created, True)
 
     def restore(self, name: str, salt: str = "") -> SessionInfo:
-        """From now on requests that begin with the session's text reuse it. Raises KeyError, and ValueError
-        for a file that is damaged or was made under other settings."""
+        """Lets requests that begin with the session's text reuse it from now on. Raises KeyError, and ValueError for
+        a file that is damaged or was made with other settings."""
         path = self._path(name, salt)
         try:
             header, ids = seqfile.peek(path)
@@ -103,7 +103,7 @@ class Sessions:
         return SessionInfo(name, header.n_tokens, stored.size, header.created, True)
 
     def list(self, salt: str = "") -> Infos:
-        """Those of this salt, by name."""
+        """The sessions of this salt, by name."""
         if self._folder is None or not self._folder.is_dir():
             return []
         found = []
@@ -120,7 +120,7 @@ class Sessions:
         return sorted(found, key=lambda info: info.name)
 
     def delete(self, name: str, salt: str = "") -> None:
-        """Raises KeyError when there is none."""
+        """Deletes a session. Raises KeyError when there is none."""
         with self._saving:
             try:
                 self._path(name, salt).unlink()
@@ -129,7 +129,7 @@ class Sessions:
             self._store.count_sessions(self._size())
 
     def _size(self, besides: Path | None = None) -> int:
-        """Bytes of all sessions but one."""
+        """The size of all sessions but one, in bytes."""
         assert self._folder is not None
         total = 0
         for path in seqfile.listed(self._folder, _SUFFIX):
@@ -147,7 +147,8 @@ class Sessions:
         return self._folder / f"{digest[:40]}{_SUFFIX}"
 
     def _state(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[IntArray, float, Bytes] | None:
-        """On the loop's thread: the cells that hold most of a text, when no stored copy holds more."""
+        """The contents of the cells that hold most of a text, unless a stored copy holds more. On the loop's
+        thread."""
         pool, best, most = self._loop.pool, None, 0
         for factor in pool.index.factors(salt):
             held, n = pool.index.find(ids, hashes, salt, factor, wanted=self._usable)
@@ -162,7 +163,7 @@ class Sessions:
 
     def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[Stored | None, int]:
         factors, store = set(self._store.index.factors(salt)), self._store
-        if self._context.whole_only:  # a recurrent state is of use at its end only
+        if self._context.whole_only:  # a recurrent state can only be continued at its end
             found = [store.find_whole(ids, salt, factor, len(ids)) for factor in factors]
         else:
             found = [store.find(ids, hashes, salt, factor) for factor in factors]

@@ -13,8 +13,8 @@ class EngineStats:
     Since the start: requests by their end; tokens of prompts, those of them cached, tokens generated;
     requests that reused a prefix; steps; sequences spilled and restored.
 
-    Recent averages: tokens per second of prompts and of all streams together; milliseconds of a step, and of
-    it what is neither llama_decode nor sampling.
+    Recent averages: tokens per second of prompts and of all streams together; milliseconds of a step, and of its part
+    that is neither llama_decode nor sampling.
     """
 
     running: int
@@ -45,7 +45,7 @@ class EngineStats:
 
 @dataclass
 class Counters:
-    """What the engine's thread counts."""
+    """Counters that the engine's thread updates."""
 
     finished: int = 0
     cancelled: int = 0
@@ -62,6 +62,6 @@ class Counters:
     request_s: float = 0.0  # from admission to end, recent average
 
     def mix(self, name: str, value: float) -> None:
-        """A new value of a recent average."""
+        """Adds a value to a recent average."""
         old = getattr(self, name)
         setattr(self, name, 0.9 * old + 0.1 * value if old else value)

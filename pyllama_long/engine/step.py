@@ -23,14 +23,15 @@ from pyllama_long.sequence import FloatArray
 if TYPE_CHECKING:
     from pyllama_long.engine.loop import Loop
 
-_GROW = RESERVE // 4  # cells more for an answer without max_tokens
-_SMALL = 64  # tokens: about what a matrix product takes at a time
-_MOST_PASSED = 3  # steps in a row that do without the oldest prompt
-_OWED_STEPS = 2  # chunks that streams wait for when prompts are short
-_STOPPED = 2  # code of llama_decode
-_REST = 0.1  # of a step that is not filled up with other prompts
-_AFTER_STOP = 0.05  # of a step's time: it is not ended, so the next newcomer waits for all of it
-_LEAST_AFTER_STOP = 32  # tokens of a prompt in it, so that a slow model goes on too
+_GROW = RESERVE // 4  # more cells that an answer without max_tokens reserves at a time
+_SMALL = 64  # tokens: about as many as a matrix product handles at once
+_MOST_PASSED = 3  # the most steps in a row without the oldest prompt
+_OWED_STEPS = 2  # chunks that streams may wait for when prompts are short
+_STOPPED = 2  # llama_decode's code
+_REST = 0.1  # share of a step below which no further prompt is added
+# share of a step's time after an ended one: this one cannot be ended, so newcomers wait for all of it
+_AFTER_STOP = 0.05
+_LEAST_AFTER_STOP = 32  # prompt tokens in it at least, so that a slow model progresses too
 logger = logging.getLogger("pyllama_long.engine")
 
 
@@ -45,7 +46,7 @@ class Step:
         self._parts = self._choose()
 
     def _reserve(self) -> None:
-        """Streams without max_tokens end where there is no room for them."""
+        """Reserves cells for streams without max_tokens, and ends them where there is no room."""
         for job in [job for job in self._loop.running if job.writing]:
             assert job.held is not None
             if job.held.n < job.reserved:
@@ -65,10 +66,10 @@ class Step:
         return job.factor == held.factor or loop.pool.set_factor(held, job.factor)
 
     def _choose(self) -> list[tuple[Job, int]]:
-        """Prompt tokens of this step. Prompts that end in it go before the others, shortest first, and alone, so
-        that their first tokens do not wait for what longer ones need; streams wait for them a little. After
-        _MOST_PASSED such steps the oldest prompt has its part of one. Otherwise the shortest may take half of the time,
-        the oldest has the rest."""
+        """Chooses the prompt tokens of this step. Prompts that can be read to the end go first, the shortest ahead,
+        and without others, so that their first tokens do not wait for longer prompts; streams wait a little for them.
+        After _MOST_PASSED such steps, the oldest prompt gets its share of one. Otherwise the shortest may take half
+        of the time, and the oldest gets the rest."""
         loop, pace, streams, depth = self._loop, self._loop.pace, len(self._writers), self._depth
         readers = [job for job in loop.running if not job.writing]
         if not readers:
@@ -97,7 +98,7 @@ class Step:
         return list(parts.items())
 
     def _ending(self, readers: list[Job], rows: int) -> dict[Job, int]:
-        """The shortest prompts that can be read to their ends in one step, in about twice the time of the first one."""
+        """The shortest prompts that can be read to the end in one step, in about twice the time of the first one."""
         parts: dict[Job, int] = {}
         for job in readers:
             n = sum(parts.values())
@@ -114,8 +115,8 @@ class Step:
         return job.held.n
 
     def _part(self, job: Job, room: int, rows: int) -> int:
-        """About `room` tokens of a prompt, at most `rows`: never fewer than LEAST while there are more, so that its
-        answer does not hang on what else is evaluated."""
+        """About `room` tokens of a prompt, at most `rows`. Never fewer than LEAST while there are more, so that its
+        answer does not depend on what else is evaluated."""
         most = min(rows, self._context.rows_at_once) if job.scores_prompt else rows
         if room <= 0 or most < min(job.wants, LEAST):
             return 0
@@ -151,18 +152,18 @@ class Step:
             self._shrink()
 
     def _may_stop(self, n: int) -> bool:
-        """Whether a newcomer may end the step before its end, for it to be begun again later."""
+        """Whether a new request may end this step early, so that it is evaluated again later."""
         goes_on = any(n < job.wants for job, n in self._parts)
         return goes_on and self._context.can_stop and n <= self._context.n_ubatch
 
     def _prepare_masks(self) -> Future[None] | None:
-        """Finds the tokens that grammars allow next, on another thread, while the batch is evaluated."""
+        """Computes the tokens that grammars allow next, on another thread, while the batch is evaluated."""
         found = [job.sampler.constraint for job in self._writers]
         constraints = [constraint for constraint in found if constraint is not None]
         return self._loop.masks.submit(_prepare, constraints) if constraints else None
 
     def _fill(self) -> tuple[int, int]:
-        """Writes the batch; its rows, and how many of them have logits."""
+        """Writes the batch. Returns its rows, and how many of them have logits."""
         batch, writers = self._context.batch, self._writers
         at = len(writers)
         batch.token[:at] = [job.last for job in writers]
@@ -184,7 +185,7 @@ class Step:
         return at, n_out
 
     def _shrink(self) -> None:
-        """There was no place in the cache: an idle sequence goes, or the batch gets smaller."""
+        """Drops an idle sequence or makes the batch smaller, after the cache had no room for it."""
         loop, idle = self._loop, self._loop.pool.idle
         if idle:
             loop.pool.evict(idle[0])
@@ -207,7 +208,7 @@ class Step:
         for job in [*self._writers, *(job for job, _ in self._parts)]:
             self._loop.fail(job, DecodeError(error))
 
-    # ---- what came of it -----------------------------------------------------------------------------------
+    # ---- after decoding ------------------------------------------------------------------------------------
 
     def _done(self, n_out: int, before: tuple[int, int]) -> None:
         pool = self._loop.pool
@@ -232,7 +233,7 @@ class Step:
         self._count_time(len(self._writers), parts)
 
     def _read(self, job: Job, n: int, at: int, out: int, rows: FloatArray | None) -> int:
-        """After a chunk of n prompt tokens, whose last row is at - 1; returns the first logits row after it."""
+        """Handles a chunk of n prompt tokens whose last row is at - 1; returns the first row of logits after it."""
         job.read()
         ends = job.wants == 0
         if job.scores_prompt:
@@ -249,7 +250,7 @@ class Step:
         return out
 
     def _guarded(self, job: Job, work: Callable[[], None]) -> bool:
-        """Whether the request still runs after its part of the work; whatever goes wrong in it ends it alone."""
+        """Does work for one request, and says whether it still runs; an error ends only this request."""
         try:
             work()
         except DecodeError as error:
@@ -272,15 +273,15 @@ class Step:
         job.score(scored)
 
     def _sample(self, job: Job, row: int, logits: FloatArray) -> None:
-        """The next token of a stream, from row `row` of the batch; the end of one that is to write nothing."""
-        if math.isfinite(logits.max()):  # not where one is NaN
+        """Samples the next token of a stream from row `row` of the batch, or ends one that is to write nothing."""
+        if math.isfinite(logits.max()):  # false if one is NaN
             if job.limit == 0:
                 self._loop.finish(job, "length")
                 return
             self._guarded(job, lambda: self._next(job, row, logits))
             return
         if job.n_cached:
-            # The keys that were reused may be what is broken, and whatever shares them would fail the same way.
+            # The reused keys may be broken, and every text that shares them would fail in the same way.
             self._loop.pool.distrust(job.ids[: job.n_cached], job.salt)
             if not job.writing:
                 self._loop.read_again(job)
@@ -303,7 +304,7 @@ class Step:
             job.send()
 
     def _count_keys(self, before: tuple[int, int]) -> None:
-        """Gives each request its part of the keys that the batch read, by how many its rows could see."""
+        """Divides the keys that the batch read among its requests, in proportion to how many their rows could see."""
         read, visible = (now - then for now, then in zip(self._context.stats(), before, strict=True))
         share = read / visible if visible else 1.0
         for job, n in [*((job, 1) for job in self._writers), *self._parts]:

@@ -1,4 +1,4 @@
-"""Sequences outside the context: in main memory up to a limit, then on disk up to another one."""
+"""Sequences outside the context: in main memory up to a limit, then on disk up to another."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from pyllama_long.engine.context import Context
 
 logger = logging.getLogger("pyllama_long.engine")
-_SAMPLES, _SAMPLE = 16, 1 << 16  # of a model file: places, bytes at each
+_SAMPLES, _SAMPLE = 16, 1 << 16  # samples of a model file: places, bytes at each
 SUFFIX = ".seq"
 _NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 
 
 @dataclass(eq=False)
 class Stored:
-    """A text, and what its cells held: in `data`, or in the file `path`, or both for a moment."""
+    """A text with the contents of its cells: in `data`, in the file `path`, or for a moment in both."""
 
     text: IntArray
     hashes: list[bytes]
@@ -47,8 +47,8 @@ class Stored:
     path: Path | None = None
     size: int = 0  # bytes of the file
     used_at: float = 0.0
-    pinned: bool = False  # a session's: the store does not delete its file
-    moving: bool = False  # to disk
+    pinned: bool = False  # a session's file, which the store does not delete
+    moving: bool = False  # being written to disk
     gone: bool = False
 
 
@@ -60,12 +60,12 @@ def _delete(path: Path) -> None:
 
 
 def salt_hash(salt: str) -> str:
-    """What files say instead of an API key."""
+    """The hash that stands for an API key in files."""
     return hashlib.blake2b(salt.encode(), digest_size=16, person=b"pyllama-long").hexdigest()
 
 
 def fingerprint(context: Context) -> str:
-    """Of all that the contents of cells depend on, besides tokens and RoPE factor."""
+    """A digest of everything that the contents of cells depend on, besides tokens and RoPE factor."""
     size, digest = _digest(context.model_path)
     adapters = [[*_digest(path, whole=True), scale] for path, scale in context.lora if scale]
     params = context.context_params
@@ -75,7 +75,7 @@ def fingerprint(context: Context) -> str:
 
 
 def _digest(file: str, whole: bool = False) -> tuple[int, str]:
-    """A file's size, and a digest of all of it or of parts."""
+    """A file's size, and a digest of all or parts of it."""
     path, digest = Path(file), hashlib.sha256()
     size = path.stat().st_size
     parts = [max(0, size - _SAMPLE) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
@@ -87,15 +87,14 @@ def _digest(file: str, whole: bool = False) -> tuple[int, str]:
 
 
 class Store:
-    """Its methods are the engine thread's; files are written and read by one thread of its own.
-
-    A damaged file is deleted, a full disk is logged: neither is an error of a request.
+    """Only the engine's thread calls it; a thread of its own writes and reads the files. A damaged file is deleted, a
+    full disk is logged: neither fails a request.
     """
 
     def __init__(self, model: str, ram: int, disk: int, folder: Path | None) -> None:
         self._model, self._ram, self._disk, self._folder = model, ram, disk, folder
         self.index: prefix.Index[Stored] = prefix.Index()
-        self._lock = threading.RLock()  # around the index, the sizes, and `data` and `path` of each text
+        self._lock = threading.RLock()  # guards the index, the sizes, and `data` and `path` of each text
         self._files: ThreadPoolExecutor | None = None
         self.ram_bytes = self.disk_bytes = self.spilled = self.restored = 0
         self._session_bytes = 0
@@ -104,7 +103,7 @@ class Store:
             self._scan(folder)
 
     def _scan(self, folder: Path) -> None:
-        """Only files that are named as ours are: what else there is in the folder is somebody else's."""
+        """Reads the folder. Only files with names of our form count; all others belong to somebody else."""
         seqfile.clean(folder)
         found: list[Stored] = []
         for path in seqfile.listed(folder, SUFFIX):
@@ -135,7 +134,7 @@ class Store:
             self._shrink_disk()
 
     def _foreign(self, path: Path, size: int) -> None:
-        """Another model's file: it counts, and is the first to go."""
+        """Counts another model's file, which is the first to be deleted for room."""
         ids = np.empty(0, np.int32)
         self.index.add(Stored(ids, [], f"\0{path.name}", 1.0, None, path, size))
         self.disk_bytes += size
@@ -154,7 +153,7 @@ class Store:
         return self._ram > 0 or self._disk > 0
 
     def has_room(self, n: int) -> bool:
-        """Whether n more bytes fit into memory as it is."""
+        """Whether n more bytes fit into memory without dropping anything."""
         return self.ram_bytes + n <= self._ram
 
     @property
@@ -162,12 +161,12 @@ class Store:
         return self._disk > 0
 
     def covers(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float) -> bool:
-        """Whether a text that begins like this is there already."""
+        """Whether a text that begins with this one is there already."""
         with self._lock:
             return self.index.find(ids, hashes, salt, factor, 1)[1] == len(ids)
 
     def find(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float) -> tuple[Stored | None, int]:
-        """As `Index.find`, for texts that share at least a block."""
+        """Like `Index.find`, for texts that share at least one block."""
         with self._lock:
             return self.index.find(ids, hashes, salt, factor, 1)
 
@@ -176,7 +175,7 @@ class Store:
             return self.index.find_whole(ids, salt, factor, limit)
 
     def put(self, stored: Stored) -> None:
-        """Takes a text with its data; older ones may go to disk, or be forgotten."""
+        """Adds a text with its data; older ones may be moved to disk or deleted for it."""
         stored.used_at = time.time()
         assert stored.data is not None
         with self._lock:
@@ -188,7 +187,8 @@ class Store:
             self._shrink_ram(self._ram)
 
     def take(self, stored: Stored, whole: bool) -> None:
-        """The text is in the context again, all of it (whole) or a part: the first needs no copy in memory."""
+        """Notes that the text is in the context again, as a whole or in part; if whole, it needs no copy in
+        memory."""
         with self._lock:
             stored.used_at = time.time()
             self.restored += 1
@@ -202,7 +202,7 @@ class Store:
                 os.utime(stored.path)
 
     def fetch(self, stored: Stored) -> Future[Bytes | None]:
-        """The data; None when the file turned out to be damaged, or is gone."""
+        """Fetches the data; None if the file is damaged or gone."""
         with self._lock:
             ready: Future[Bytes | None] = Future()
             if stored.data is not None or stored.path is None:
@@ -211,14 +211,14 @@ class Store:
             return self._submit(self._read, stored, stored.path)
 
     def adopt(self, stored: Stored) -> None:
-        """A session's file, which stays where it is."""
+        """Adds a session's file, which stays where it is."""
         stored.pinned, stored.used_at = True, time.time()
         with self._lock:
             self.index.add(stored)
 
     def make_room(self, n: int, session_bytes: int) -> None:
-        """For a session of n more bytes beside those of session_bytes: idle texts on disk go. Raises OSError when
-        cache_disk is less."""
+        """Deletes idle texts on disk to make room for a session of n bytes, besides session_bytes for the others.
+        Raises OSError when cache_disk is too small."""
         with self._lock:
             if not self._disk:
                 return
@@ -231,27 +231,27 @@ class Store:
             self._shrink_disk()
 
     def count_sessions(self, n: int) -> None:
-        """They take n bytes on disk, which count."""
+        """Sets how many bytes sessions take on disk, which count towards cache_disk."""
         with self._lock:
             self._session_bytes = n
             if self._disk:
                 self._shrink_disk()
 
     def drop(self, stored: Stored) -> None:
-        """The data could not be used."""
+        """Forgets a text whose data could not be used."""
         with self._lock:
             if not stored.gone:
                 self._forget(stored)
 
     def distrust(self, ids: IntArray, salt: str, least: int) -> None:
-        """Forgets all texts that share at least `least` tokens with ids; sessions' files stay."""
+        """Forgets all texts that share at least `least` tokens with ids. Files of sessions stay."""
         with self._lock:
             for stored in self.index:
                 if stored.salt == salt and prefix.common(stored.text, ids) >= least:
                     self._forget(stored)
 
     def flush(self) -> None:
-        """Writes to disk what is in memory, as far as the latest ones fit."""
+        """Writes the texts in memory to disk, the latest ones first, as long as they fit."""
         if not self._disk:
             return
         with self._lock:
@@ -263,14 +263,14 @@ class Store:
             self._shrink_ram(0)
 
     def close(self) -> None:
-        """Waits for files that are being written."""
+        """Waits until all files are written."""
         if self._files is not None:
             self._files.shutdown(wait=True)
 
     # ---- the rest is called with the lock held -------------------------------------------------------------
 
     def _shorter(self, stored: Stored) -> Stored | None:
-        """A text that this one begins with, and which is of no more use."""
+        """A text that this one begins with, and that is therefore no longer needed."""
         return self.index.find(
             stored.text,
             stored.hashes,
@@ -316,7 +316,7 @@ class Store:
             if self._files is None:
                 self._files = ThreadPoolExecutor(1, "pyllama-long-files")
             return self._files.submit(function, *args)
-        except RuntimeError:  # the process is ending: it has no threads to give any more
+        except RuntimeError:  # the process is ending and starts no more threads
             done: Future[T] = Future()
             done.set_result(function(*args))
             return done
