@@ -1,7 +1,7 @@
 """Long contexts for llama.cpp models: the same GGUF files and the same Python class, far beyond the trained
 length.
 
-`LongLlama` loads the native library when it is first asked for; plans and RoPE policies are plain Python.
+The native library is loaded when `LongLlama` is first used; plans and RoPE policies are plain Python.
 """
 
 from __future__ import annotations

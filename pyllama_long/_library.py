@@ -1,5 +1,4 @@
-"""Where the native library lies, and making llama_cpp load it. Neither llama_cpp nor ctypes is imported
-here."""
+"""Finds the native library and makes llama_cpp load it. Neither llama_cpp nor ctypes is imported here."""
 
 from __future__ import annotations
 
@@ -33,10 +32,10 @@ def claim() -> None:
 
 
 def spin_shortly() -> None:
-    """Lets libgomp's threads wait for one another in sleep after some hundred turns of a loop, where the user has not
-    said how they are to wait. Beside other busy processes its own count, billions, takes the processors from those that
-    are waited for; alone a short one costs nothing. Read once, when libgomp is loaded: what has loaded it before
-    decides for the process. Child processes inherit it."""
+    """Lets libgomp's waiting threads sleep after spinning some hundred times, unless the user has said how they are
+    to wait. Its own default is billions of times: when other processes are busy, that takes processors away from the
+    threads that are waited for. When no others are, a low number costs nothing. libgomp reads it once, when it is
+    loaded, so an earlier import decides for the process. Child processes inherit it."""
     if not any(name in os.environ for name in _WAITING):
         os.environ["GOMP_SPINCOUNT"] = _SPINS
 

@@ -1,7 +1,7 @@
-"""The process that tries a model file out and may end of it: `python -I -S _probe_child.py LIBRARY`.
+"""The process that tries a model file out, and that the file may crash: `python -I -S _probe_child.py LIBRARY`.
 
-Reads one JSON object from stdin and writes one to stdout. It stands alone, and ctypes is all that it loads, so
-that starting it takes some ten milliseconds. llama.cpp's warnings and errors go to stderr.
+Reads one JSON object from stdin and writes one to stdout. It imports nothing of the package and only ctypes, so that
+it starts in some ten milliseconds. llama.cpp's warnings and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 LENGTHS, TEXT = 8, 512  # PLONG_PROBE_*
 CPU_SECONDS = 20
-MOST_MEMORY = 8 << 30  # bytes; weights take none here
+MOST_MEMORY = 8 << 30  # bytes; no weights are loaded here
 _WARN, _CONT = 3, 5  # ggml_log_level
 
 
@@ -26,11 +26,11 @@ def main(library: str) -> None:
     report = answer(ctypes.CDLL(library), asked)
     json.dump(report, sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # nothing is left to be said, and freeing everything takes time
+    os._exit(0)  # everything has been reported, and freeing it takes time
 
 
 def limit() -> None:
-    """Bounds of time and memory for what a file can ask for."""
+    """Limits the time and memory that a file can make this process use."""
     try:
         import resource
     except ImportError:  # Windows
@@ -45,7 +45,7 @@ def limit() -> None:
             continue
         _, hard = resource.getrlimit(kind)
         soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with contextlib.suppress(OSError, ValueError):  # a system that has the name only
+        with contextlib.suppress(OSError, ValueError):  # a system that only has the name
             resource.setrlimit(kind, (soft, hard))
 
 

@@ -1,4 +1,4 @@
-"""The small language that plans and RoPE policies share: terms `name(value, key=value)` joined by `+`."""
+"""The notation that plans and RoPE policies share: terms `name(value, key=value)` joined by `+`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Call:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """The pieces of text between separators that stand outside parentheses, stripped."""
+    """The pieces of text between separators outside parentheses, stripped."""
     pieces, depth, start = [], 0, 0
     for i, char in enumerate(text):
         depth += (char == "(") - (char == ")")
@@ -33,7 +33,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def call(text: str, error: type[ValueError]) -> Call:
-    """One term; raises `error` when it is not of the form name or name(...)."""
+    """Reads one term; raises `error` when it does not have the form name or name(...)."""
     match = _CALL.fullmatch(text)
     if match is None or (match[2] or "").count("(") or (match[2] or "").count(")"):
         raise error(f"cannot read {text!r}: write name or name(value, key=value), joined by +")
@@ -55,14 +55,14 @@ def call(text: str, error: type[ValueError]) -> Call:
 
 
 def integer(text: str, what: str, error: type[ValueError], low: int = 1) -> int:
-    """A whole number low .. ALL."""
+    """Reads a whole number from low to ALL."""
     if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= ALL:
         raise error(f"{what}: {text!r} is not a whole number from {low} to {ALL}")
     return int(text)
 
 
 def number(text: str, what: str, error: type[ValueError]) -> float:
-    """A finite decimal number."""
+    """Reads a finite decimal number."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Options of a chat that llama-cpp-python passes over: made into those that it acts on, or refused."""
+"""Options of a chat that llama-cpp-python would ignore: translated into ones that it acts on, or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def settled(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _format(given: Any) -> Any:
-    """A JSON schema where llama-cpp-python looks for it."""
+    """Puts a JSON schema where llama-cpp-python looks for it."""
     if given is None:
         return None
     kind = given.get("type") if isinstance(given, Mapping) else given
@@ -38,7 +38,8 @@ def _format(given: Any) -> Any:
 
 
 def _choice(given: Any, tools: list[Any]) -> Any:
-    """required of one tool is that tool; several can be forced by the server only, which writes the model's format."""
+    """`required` with one tool means that tool. With several, only the server can force a call, since it knows the
+    model's format."""
     if not isinstance(given, str) or given in _CHOICES[:2]:
         return given
     if given not in _CHOICES:

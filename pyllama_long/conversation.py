@@ -1,5 +1,5 @@
-"""Conversations in the shapes that chat templates take: where system texts stand, who may follow whom, and what calls
-of tools look like."""
+"""Conversations in the shapes that chat templates accept: where system texts are, who may follow whom, and what tool
+calls look like."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Message = dict[str, Any]
 Calls = Literal["own", "single", "broken", "written", "text"]
 
 _KINDS: tuple[Calls, ...] = ("own", "single", "broken", "written", "text")
-_DEEPEST = 64  # levels of arguments that are read
-_BETWEEN = "\n\n"  # between texts that become one
+_DEEPEST = 64  # levels of nesting in arguments that are read
+_BETWEEN = "\n\n"  # put between texts that are joined
 
 
 @dataclass(frozen=True)
 class Shape:
-    """systems: system texts as they stand, in one message at the beginning, or before the first user's text. merged: no
-    two messages of one role follow each other. tools: calls and results as they stand, one call at a time with its
-    result, as text where arguments are no object, calls (and no more) as the model writes them, or as text throughout.
-    parts: content is a list."""
+    """systems: system texts are left where they are, joined into one message at the beginning, or put before the
+    first user's text. merged: no two messages of one role follow each other. tools: calls and results are left as
+    they are; or one call at a time is followed by its result; or they are text where arguments are not an object; or
+    calls (and only calls) are as the model writes them; or all are text. parts: content is a list."""
 
     systems: Literal["own", "first", "user"]
     merged: bool
@@ -41,7 +41,7 @@ class Shape:
         told: Callable[[Any], str],
         own: Callable[[Sequence[tuple[str, Any]]], str],
     ) -> tuple[list[Message], Any]:
-        """Messages and tools in this shape; the given ones stay as they are."""
+        """Brings messages and tools into this shape; the given ones are not changed."""
         found, noted = [dict(message) for message in messages], self.tools == "text" and bool(tools)
         if self.tools == "single":
             found = _one_at_a_time(found)
@@ -66,7 +66,7 @@ class Shape:
 
 
 def shapes(messages: Sequence[Message], knows_calls: bool) -> Iterator[Shape]:
-    """The nearest to the conversation itself first."""
+    """The shapes to try, the one nearest to the conversation itself first."""
     kinds: list[Calls] = ["text"]
     if knows_calls:
         several = any(len(message.get("tool_calls", ())) > 1 for message in messages)
@@ -85,8 +85,8 @@ def shapes(messages: Sequence[Message], knows_calls: bool) -> Iterator[Shape]:
 
 
 def prepared(messages: Sequence[Mapping[str, Any]], knows_developer: bool, id_form: str) -> list[Message]:
-    """Messages with text for content, objects for arguments where they are some, and ids of calls that results refer
-    to."""
+    """Gives messages text as content, objects as arguments if they are objects, and results the ids of their
+    calls."""
     found: list[Message] = []
     waiting: list[tuple[str, str, str]] = []  # (given id, id, name) of calls without a result
     n_calls = 0
@@ -116,7 +116,7 @@ def prepared(messages: Sequence[Mapping[str, Any]], knows_developer: bool, id_fo
 
 
 def _refer(result: Message, waiting: list[tuple[str, str, str]], id_form: str) -> None:
-    """Gives a result the id and the name of its call: the one it names, else the first that waits."""
+    """Gives a result the id and the name of its call: the one that it names, else the first without a result."""
     given = result.get("tool_call_id")
     match = next((call for call in waiting if call[0] == given), None)
     if match is None and given is None and waiting:
@@ -130,7 +130,7 @@ def _refer(result: Message, waiting: list[tuple[str, str, str]], id_form: str) -
 
 
 def id_form(source: str) -> str:
-    """The form of ids that a template asks for: nine, Mistral's nine letters and digits; numbered, Kimi's name and
+    """The form of ids that a template requires: nine, Mistral's nine letters and digits; numbered, Kimi's name and
     number; or any."""
     if re.search(r"length\s*[!=]=\s*9\b", source):
         return "nine"
@@ -146,8 +146,8 @@ def _id(given: str, name: str, number: int, form: str) -> str:
 
 
 def arguments(text: Any) -> Any:
-    """Arguments of a call as an object; as the text that they are when that is no object of JSON, or one that does not
-    stay what it is in a prompt or an answer: nested deeply, or with half of a surrogate pair in it."""
+    """Arguments of a call as an object. They stay text if they are not a JSON object, or one that would not survive a
+    prompt or an answer: nested too deeply, or with half of a surrogate pair in it."""
     if isinstance(text, dict):
         return text
     try:
@@ -169,7 +169,7 @@ def arguments_of(messages: Sequence[Message]) -> list[Any]:
 
 
 def with_text_arguments(messages: Sequence[Message]) -> list[Message]:
-    """The same messages with JSON for the arguments of calls."""
+    """The same messages with JSON text as arguments of calls."""
     found = []
     for message in messages:
         if "tool_calls" in message:
@@ -183,7 +183,7 @@ def with_text_arguments(messages: Sequence[Message]) -> list[Message]:
 
 
 def reasoning_key(source: str) -> str:
-    """Where a template looks for a message's reasoning."""
+    """The key at which a template looks for a message's reasoning."""
     if "reasoning_content" not in source:
         for key in ("thinking", "reasoning"):
             if re.search(rf"message(\.{key}\b|\[['\"]{key}['\"]\])", source):
@@ -192,8 +192,8 @@ def reasoning_key(source: str) -> str:
 
 
 def with_reasoning(messages: Sequence[Message], key: str) -> Sequence[Message]:
-    """The same messages with reasoning at the key. gpt-oss's template takes it or a text beside calls, not both:
-    they become one there, since both are told before the calls."""
+    """The same messages with reasoning at the key. With calls, gpt-oss's template accepts either reasoning or a text,
+    not both: there they are joined, since both are written before the calls."""
     if key == "reasoning_content":
         return messages
     found = []
@@ -208,7 +208,7 @@ def with_reasoning(messages: Sequence[Message], key: str) -> Sequence[Message]:
 
 
 def described(tools: Any) -> Any:
-    """The same tools with an empty description where they and their parameters have none."""
+    """The same tools, with an empty description added to tools and parameters that have none."""
     found = []
     for tool in tools or ():
         function = {"description": "", **tool["function"]}
@@ -224,7 +224,7 @@ def described(tools: Any) -> Any:
 
 
 def as_text(name: str, arguments: str) -> str:
-    """A call as text, for templates that know of none."""
+    """A call as text, for templates without calls."""
     return f'<tool_call>\n{{"name": {_json_text(name)}, "arguments": {arguments}}}\n</tool_call>'
 
 
@@ -233,7 +233,7 @@ def all_as_text(calls: Sequence[tuple[str, Any]]) -> str:
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
-    """What models are told whose template knows no tools."""
+    """The text that describes tools to models whose template knows none."""
     listed = "\n".join(_json_text(tool["function"]) for tool in tools)
     return (
         f"You can call these functions:\n{listed}\n\nTo call one, write\n<tool_call>\n"
@@ -244,7 +244,7 @@ def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
 def _with_calls_as_text(
     messages: Sequence[Message], written: Callable[[str, str], str], every: bool
 ) -> list[Message]:
-    """every: all calls and results; else those whose arguments are no object."""
+    """every: change all calls and results; else only those whose arguments are not an object."""
     found: list[Message] = []
     told: set[str] = set()
     for message in messages:
@@ -276,7 +276,7 @@ def _with_calls_written(
 
 
 def _one_at_a_time(messages: Sequence[Message]) -> list[Message]:
-    """Each call in a message of its own, before its result."""
+    """Puts each call into a message of its own, before its result."""
     found: list[Message] = []
     taken: set[int] = set()
     for i, message in enumerate(messages):
@@ -330,9 +330,9 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def _belongs(last: Message, message: Message) -> bool:
-    """Whether a message goes on with the one before it: of the same role, or a text behind a tool's result."""
+    """Whether a message continues the one before it: it has the same role, or is a text after a tool's result."""
     if message["role"] == last["role"] == "tool":
-        return False  # each has a call of its own
+        return False  # each belongs to a call of its own
     same = message["role"] == last["role"] and "tool_calls" not in last
     return same or (message["role"], last["role"]) == ("user", "tool")
 

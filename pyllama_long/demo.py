@@ -1,4 +1,4 @@
-"""A document of many times the trained length, with facts hidden in it, and a model that is asked for them.
+"""A document of many times the trained length with facts hidden in it, and a model that is asked about them.
 
 The words are those that the embedded model was trained to read: a text in one user turn, sentences that say
 `The pass key for <word> is <digits>.`, and after the text the question `What is the pass key for <word>?`.
@@ -34,7 +34,7 @@ _WORDS = (
     "planet pocket quarry rabbit river rocket saddle sailor salmon shepherd soldier spider tailor temple thunder "
     "turkey valley village vinegar wagon walnut willow winter wizard"
 ).split()
-DEPTHS = (0.0, 0.95)  # the first and the last fact, as parts of the document
+DEPTHS = (0.0, 0.95)  # depths of the first and the last fact
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Answer:
-    """n_tokens were generated in `seconds` after the first one."""
+    """n_tokens were generated in `seconds`, after the first one."""
 
     fact: Fact
     text: str
@@ -83,7 +83,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model made of a document. Rates are tokens per second."""
+    """What a model found in a document. Rates are in tokens per second."""
 
     document: Document
     answers: tuple[Answer, ...]
@@ -108,12 +108,12 @@ def _facts(n_facts: int, chance: random.Random) -> tuple[Fact, ...]:
 
 
 def shortest(count: Callable[[str], int], n_facts: int = 10, seed: int = 0) -> int:
-    """Tokens of the facts with nothing between them: a document cannot be shorter."""
+    """The number of tokens of the facts with nothing between them; a document cannot be shorter."""
     return count(_assemble([], _facts(n_facts, random.Random(seed))))
 
 
 def build_document(count: Callable[[str], int], length: int, n_facts: int = 10, seed: int = 0) -> Document:
-    """A document of `length` tokens or a few more, with facts spread evenly over DEPTHS.
+    """Makes a document of `length` tokens or a few more, with facts spread evenly over DEPTHS.
 
     count: the number of tokens of a text, chat markers and the beginning-of-text token included.
     Raises ValueError when the facts do not fit.
@@ -137,7 +137,7 @@ def build_document(count: Callable[[str], int], length: int, n_facts: int = 10, 
 
 
 def _about(stream: Iterator[str], n_tokens: int) -> Iterator[str]:
-    """At least one sentence, and no more than surely fit, for words of up to three tokens."""
+    """At least one sentence, and no more than are sure to fit, for words of up to three tokens."""
     n_words = 0
     while n_words <= n_tokens // 3:
         sentence = next(stream)
@@ -161,7 +161,7 @@ def _assemble(sentences: Sequence[str], facts: Sequence[Fact]) -> str:
 
 
 def read(llm: LongLlama, document: Document) -> float:
-    """Evaluates the document as a new text; returns the seconds it took. Progress goes to llm.progress."""
+    """Evaluates the document as a new text; returns the seconds that it took. llm.progress gets the progress."""
     tokens = llm.tokenize(document.text.encode(), special=True)
     llm.reset()
     started = time.perf_counter()
@@ -172,7 +172,7 @@ def read(llm: LongLlama, document: Document) -> float:
 def ask(
     llm: LongLlama, document: Document, fact: Fact, on_text: Callable[[str], None] | None = None
 ) -> Answer:
-    """Asks for a fact; the cache's keys of the document are used again. on_text gets the answer's pieces."""
+    """Asks about a fact; the cached keys of the document are reused. on_text gets the pieces of the answer."""
     said = ""
     times = []
     stream: Iterator[Any] = llm.create_completion(
@@ -200,7 +200,7 @@ def interview(
     on_text: Callable[[str], None] | None = None,
     on_answer: Callable[[Answer], None] | None = None,
 ) -> Reading:
-    """Reads a document and asks for all of its facts."""
+    """Reads a document and asks about all of its facts."""
     seconds = read(llm, document)
     answers = []
     for fact in document.facts:

@@ -53,11 +53,11 @@ class NotNumbers(DecodeError):
 
 
 class GrammarError(DecodeError):
-    """The grammar of an answer grew past its limits, or allows nothing to come next."""
+    """The grammar of an answer grew past its limits, or allows no next token."""
 
 
 class QueueFull(RuntimeError):
-    """As many requests wait as may. retry_after_s: seconds after which there is likely room."""
+    """The queue of waiting requests is full. retry_after_s: seconds after which there is probably room."""
 
     def __init__(self, n_waiting: int, retry_after_s: float) -> None:
         super().__init__(f"{n_waiting} requests are waiting already: try again in {retry_after_s:.0f} s")
@@ -65,11 +65,11 @@ class QueueFull(RuntimeError):
 
 
 class EngineClosed(RuntimeError):
-    """The engine is closing or closed; the request was not finished, or not taken."""
+    """The engine is closing or closed; the request was not finished, or not accepted."""
 
     def __init__(self, why: str = "the engine is closed") -> None:
         super().__init__(why)
 
 
 class EngineFailed(EngineClosed):
-    """The engine has ended by itself, after errors that nobody expected."""
+    """The engine has ended after unexpected errors."""

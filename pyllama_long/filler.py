@@ -1,4 +1,4 @@
-"""Plain prose that every Python carries: the language reference (pydoc_data.topics) without markup and code.
+"""Plain prose that comes with every Python: the language reference (pydoc_data.topics) without markup and code.
 
 About 50,000 tokens of the embedded model's vocabulary. Where the module is missing, sentences are generated.
 """
@@ -58,7 +58,7 @@ def sentences() -> tuple[str, ...]:
 
 
 def stream(seed: int) -> Iterator[str]:
-    """Sentences without end, from a place that the seed chooses; they repeat once all have been given."""
+    """Endless sentences, starting at a place that the seed chooses; they repeat once all have been used."""
     found = sentences()
     start = random.Random(seed).randrange(len(found))
     return itertools.cycle(found[start:] + found[:start])

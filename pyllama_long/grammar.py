@@ -1,4 +1,4 @@
-"""What an answer may be: llguidance's matcher on a model's vocabulary, and the tokens that may come next."""
+"""Grammars of answers: llguidance's matcher on a model's vocabulary, and the tokens that may come next."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pyllama_long.model import Model
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]
 
-MAX_BYTES = 1 << 20  # of a grammar
-_SPECIAL = b"\xff"  # llguidance's mark of a token that no text matches
+MAX_BYTES = 1 << 20  # characters of a grammar
+_SPECIAL = b"\xff"  # llguidance's mark of a token that matches no text
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 
-# A compilation stays below a second with these, and a step below half of one (100,000 items took 4.5 s with 150,000
-# tokens), where grammars that people write need 20 ms. Large expressions are not run over the whole
-# vocabulary when they are compiled, which took seconds for some.
+# With these limits a compilation takes less than a second, and a step less than half of one (100,000 items took 4.5 s
+# with 150,000 tokens); grammars that people write need 20 ms. Large expressions are not run over the whole vocabulary
+# when they are compiled, since that took seconds for some.
 LIMITS = LLParserLimits(
     max_items_in_row=10_000,
     initial_lexer_fuel=1_000_000,
@@ -39,7 +39,7 @@ LIMITS = LLParserLimits(
 
 @dataclass(frozen=True)
 class Lark:
-    """A grammar in llguidance's dialect of Lark, whose first rule is `start`. Control tokens are no text there: they
+    """A grammar in llguidance's dialect of Lark, whose first rule is `start`. Control tokens are not text in it: they
     are written <[id]>."""
 
     text: str
@@ -50,7 +50,7 @@ _making = threading.Lock()
 
 
 def tokenizer(model: Model) -> LLTokenizer:
-    """The model's vocabulary as llguidance reads it: made once, which takes a second for 150,000 tokens."""
+    """The model's vocabulary in llguidance's form, made once; that takes a second for 150,000 tokens."""
     with model.using(), _making:
         found = _tokenizers.get(model)
         if found is None:
@@ -75,7 +75,7 @@ def _tokenizer(model: Model) -> LLTokenizer:
 
 
 def _bytes(model: Model, token: int, ends: list[int]) -> bytes:
-    """What a token writes. Control tokens write nothing."""
+    """The text that a token writes. Control tokens write none."""
     text = model.piece(token, special=True)
     if token in ends or llama_cpp.llama_vocab_get_attr(model.vocab, token) & _CONTROL:
         return _SPECIAL + (text or b"<%d>" % token)
@@ -93,8 +93,8 @@ def compile_lark(vocabulary: LLTokenizer, lark: Lark) -> LLMatcher:
 
 
 def one_line(message: str) -> str:
-    """What a message of llguidance says, without its excerpts of the grammar."""
-    if message.startswith("panic"):  # an assertion of it: all that are known bound the size
+    """A message of llguidance without its excerpts of the grammar."""
+    if message.startswith("panic"):  # an assertion in it: all known ones limit the size
         return "it has too many parts"
     lines = message.removesuffix("<non-verbose/>").split("\n")
     detail = next((line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")), "")
@@ -102,7 +102,7 @@ def one_line(message: str) -> str:
 
 
 class Constraint:
-    """A grammar beside one answer: which tokens may come next. Used by one thread at a time.
+    """A grammar that follows one answer and tells which tokens may come next. Used by one thread at a time.
 
     Raises ValueError when the grammar cannot be used, or allows nothing."""
 
@@ -133,7 +133,7 @@ class Constraint:
         return bool(self._bits()[token >> 3] >> (token & 7) & 1)
 
     def only(self) -> int | None:
-        """The one token that may come next, where there is just one."""
+        """The token that may come next, if there is only one."""
         bits = self._bits()
         at = np.flatnonzero(bits)
         if len(at) != 1:
@@ -147,7 +147,7 @@ class Constraint:
         return np.flatnonzero(bits).astype(np.int32)
 
     def take(self, token: int) -> None:
-        """The answer goes on with a token that is allowed. Raises GrammarError."""
+        """Continues the answer with an allowed token. Raises GrammarError."""
         self._mask = None
         self._matcher.consume_token(token)
         self._check()
@@ -166,6 +166,6 @@ class Constraint:
 
 
 def json_error(schema: Any) -> str:
-    """Why a JSON schema (text of JSON) makes no grammar, naming the keyword; empty where it makes one."""
+    """Why a JSON schema (as JSON text) cannot become a grammar, naming the keyword; empty if it can."""
     error = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema), None, limits=LIMITS)
     return one_line(error)

@@ -1,4 +1,4 @@
-"""JSON that models and clients write into texts, as values and back: what JSON does not have is never in it."""
+"""JSON that models and clients write inside texts, read and written strictly: nothing that JSON does not have."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def loads(text: str, strict: bool = True) -> Any:
-    """strict: texts have no line breaks. Raises ValueError for what is no JSON, NaN and numbers beyond floats among it,
-    and for what is nested too deeply to be read."""
+    """strict: strings contain no line breaks. Raises ValueError for anything that is not JSON, including NaN and
+    numbers beyond floats, and for what is nested too deeply to be read."""
     try:
         return (_STRICT if strict else _LENIENT).decode(text)
     except RecursionError:
@@ -20,7 +20,7 @@ def loads(text: str, strict: bool = True) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """JSON of a value. Half of a surrogate pair, which no UTF-8 has, stays an escape."""
+    """A value as JSON. Half of a surrogate pair, which UTF-8 cannot contain, stays an escape."""
     return _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 

@@ -9,11 +9,11 @@ _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 class LengthError(ValueError):
-    """A text that is no length; one line."""
+    """A text that is not a length; the message is one line."""
 
 
 class Times(int):
-    """A length in times of a trained length that is not known yet. As a number it is 1."""
+    """A multiple of a trained length that is not known yet. As a number it is 1."""
 
     times: float
 
@@ -23,7 +23,7 @@ class Times(int):
         return found
 
     def of(self, n_train: int) -> int:
-        """In tokens. Raises LengthError where the trained length is unknown, 0."""
+        """The length in tokens. Raises LengthError if the trained length is unknown, 0."""
         if not n_train:
             raise LengthError(f"the model does not say its trained length: write {self.times:g}x in tokens")
         return round(self.times * n_train)

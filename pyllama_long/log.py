@@ -1,5 +1,4 @@
-"""llama.cpp's log: silent unless somebody asked for it, with the last complaints kept to be quoted in
-errors."""
+"""llama.cpp's log: silent unless requested; the last complaints are kept to be quoted in errors."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from pyllama_long._native import _logger, llama_cpp
 _WARN, _ERROR, _CONT = 3, 4, 5  # ggml_log_level
 _kept: deque[tuple[int, str]] = deque(maxlen=64)
 _last = 0
-# What llama.cpp writes before a reason, or in place of one.
+# Texts that llama.cpp writes before a reason, or in place of one.
 _FUNCTIONS = re.compile(r"^(\w+: |error loading model: |failed to initialize the context: )+")
 _EMPTY = ("failed to load model",)
 
@@ -42,7 +41,7 @@ def forget() -> None:
 
 
 def complaint() -> str:
-    """The errors since `forget`, or else the warnings, in one line without the names of functions."""
+    """The errors since `forget`, or if there are none the warnings, in one line without names of functions."""
     found: dict[int, list[str]] = {_WARN: [], _ERROR: []}
     for level, line in _kept:
         words = _FUNCTIONS.sub("", line.strip().rstrip("."))

@@ -48,8 +48,8 @@ def _load(model: Model, path: str) -> Any:
 
 
 def check(path: str) -> None:
-    """Raises ModelError for what is no adapter, or one that llama.cpp cannot compute with."""
-    # llama.cpp ends the process at a key of another type, and when it computes with matrices of whole numbers.
+    """Raises ModelError for a file that is not an adapter, or one that llama.cpp cannot compute with."""
+    # llama.cpp ends the process at a key of another type, and when it computes with integer matrices.
     try:
         file = read_gguf(path)
     except GGUFError as error:

@@ -1,11 +1,11 @@
 """The keys that a phase reads, listed and counted with NumPy: for shares, drawings and paths.
 
 The set parts of a phase (sinks, global, window, dense_below) are the keys [0, far) and [near, p]. A branch of
-`dilated` reads a span [start, stop) of one lattice. Whether a key lies on the lattice of (branch, head) does
-not depend on the query: inside the query's segment, t - b is t mod w. So counts come from prefix sums over
-lattices.
+`dilated` reads an interval [start, stop) of one lattice. Whether a key lies on the lattice of (branch, head) does not
+depend on the query: inside the query's segment, t - b is t mod w. So counts come from prefix sums over lattices.
 
-A head is named by its number in dilated attention (docs/plans.md), which is its own where heads share no K and V.
+A head is identified by its number in dilated attention (docs/plans.md), which is its index unless heads share K and
+V.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def set_parts(phase: Phase, p: Positions) -> tuple[Positions, Positions]:
 
 
 def spans(phase: Phase, p: Positions, head: int) -> list[tuple[Positions, Positions]]:
-    """(start, stop) of queries p [n] per branch: it reads the keys of its lattice in [start, stop), outside
-    the set parts; start = stop where the query takes no part. With weight=stride the spans of a query are
-    disjoint."""
+    """(start, stop) of queries p [n] per branch: it reads the keys of its lattice in [start, stop), outside the set
+    parts; start = stop where the query takes no part. With weight=stride the intervals of a query are disjoint."""
     far, near = set_parts(phase, p)
     end = p + 1
     found = []
@@ -79,7 +78,7 @@ def keys(phase: Phase, p: int, head: int = 0) -> Positions:
 
 
 def counts(phase: Phase, n: int, head: int = 0) -> Positions:
-    """[n]: how many keys the queries 0 .. n of a head read; one that several branches read counts once."""
+    """[n]: how many keys the queries 0 .. n of a head read; a key that several branches read counts once."""
     p = np.arange(n)
     far, near = set_parts(phase, p)
     total = far + p + 1 - near
@@ -92,8 +91,8 @@ def counts(phase: Phase, n: int, head: int = 0) -> Positions:
             before = _before(lattice)
             total += before[stop] - before[start]
         return total
-    # All spans of a query end at `stop`. Between its i-th smallest start and the next, branches order[:i+1]
-    # are open: there it reads the union of their lattices.
+    # All intervals of a query end at `stop`. Between its i-th smallest start and the next, branches order[:i+1] are
+    # open: there it reads the union of their lattices.
     starts = np.stack([start for start, _ in found])
     order = np.argsort(starts, axis=0, kind="stable")
     edges = np.concatenate([np.take_along_axis(starts, order, axis=0), found[0][1][None]])
@@ -111,7 +110,7 @@ def counts(phase: Phase, n: int, head: int = 0) -> Positions:
 
 
 def share(phase: Phase, n: int, n_head: int = 1) -> float:
-    """The part of the causal (query, key) pairs of n tokens that the phase reads, over n_head heads."""
+    """The share of the causal (query, key) pairs of n tokens that the phase reads, over n_head heads."""
     read = 0.0
     for head in range(min(n_head, period(phase))):
         heads = len(range(head, n_head, period(phase)))

@@ -12,7 +12,8 @@ For a query at position p of head h and a key at t <= p of the same sequence:
 Branch k of `dilated` (segment w, rate r) reads, for head h with offset s = h mod r: with align=segment, the
 keys t from b = floor(p / w) * w on with (t - b) mod r = s, for queries on the same lattice; with align=query,
 the keys t > p - w with t mod r = s, for every query. weight=count: a key that m branches read counts m times;
-stride: the first branch that covers a key owns it, and a key that it reads stands for r; none: each key once.
+stride: a key belongs to the first branch that covers it, and one that it reads stands for r; none: each key counts
+once.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Branch:
 class Phase:
     """What the queries of one phase read. Counts are tokens; `window=ALL` is `exact`.
 
-    Raises PlanError for a phase that reads nothing or that has no text of its own.
+    Raises PlanError for a phase that reads nothing or cannot be written as text.
     """
 
     sinks: int = 0
@@ -94,7 +95,7 @@ class Phase:
 
     @property
     def reach(self) -> int:
-        """How many tokens back a query reads at most, itself among them; ALL where that has no bound."""
+        """How many tokens back a query reads at most, including itself; ALL if that is unlimited."""
         if self.exact or self.sinks or self.global_:
             return ALL
         return max(self.window, self.dense_below, *(branch.segment for branch in self.branches), 0)
@@ -121,7 +122,7 @@ class Phase:
         return "+".join(parts)
 
     def explain(self) -> str:
-        """One phrase: the keys that a query reads."""
+        """A phrase that says which keys a query reads."""
         if self.exact:
             return "every key"
         parts = [f"the first {n} tokens" for n in (max(self.sinks, self.global_),) if n]

@@ -3,9 +3,9 @@
     sinks(64)+window(4096)
     prefill: sinks(4)+window(508) | tail: exact; dense_below=512, dense_layers=2
 
-A plan has two phases, `prefill` (the bulk of a prompt) and `tail` (the last turn's tokens and the answer);
-text without phases is for both. phase.py says what the parts are. Options: queries at positions below
-`dense_below` and layers below `dense_layers` read every key.
+A plan has two phases, `prefill` (the bulk of a prompt) and `tail` (the last turn's tokens and the answer); text
+without phases applies to both. phase.py describes the parts. Options: queries at positions below `dense_below` and
+layers below `dense_layers` read every key.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AttentionPlan:
 
     @property
     def reach(self) -> int:
-        """How many tokens back a query reads at most, itself among them; ALL where that has no bound."""
+        """How many tokens back a query reads at most, including itself; ALL if that is unlimited."""
         return ALL if self.dense_layers else max(self.prefill.reach, self.tail.reach)
 
     @classmethod
@@ -103,9 +103,9 @@ class AttentionPlan:
         return "\n".join(lines)
 
     def share(self, n: int, n_head: int = 1, n_layer: int | None = None) -> float:
-        """The part (0 .. 1) of the causal (query, key) pairs that a prefill of n tokens reads, averaged over
-        heads 0 .. n_head; a key that several branches read counts once. Exact. Without n_layer: of a layer
-        that is not one of the dense layers; with it: averaged over the layers too."""
+        """The share (0 .. 1) of the causal (query, key) pairs that a prefill of n tokens reads, averaged over heads 0
+        .. n_head; a key that several branches read counts once. The value is exact. Without n_layer it is that of a
+        layer outside the dense layers; with it, it is averaged over the layers too."""
         from pyllama_long import pattern
 
         if n < 1 or n_head < 1 or (n_layer is not None and n_layer < 1):
@@ -120,11 +120,10 @@ class AttentionPlan:
 def choose_plan(
     text: str, n_train: int, gguf_keys: tuple[Sequence[int], Sequence[int]] | None
 ) -> tuple[AttentionPlan, str]:
-    """The plan for a model, and one line that says why it was taken.
+    """The plan for a model, and one line that says why it was chosen.
 
     gguf_keys: the GGUF's `{arch}.attention.dilated.segment_lengths` and `{arch}.attention.dilated.rates`, or
-    None. `auto` (with or without options) takes that plan, since the model was trained with it; without it,
-    `exact`.
+    None. `auto` (with or without options) chooses the plan that the model was trained with, else `exact`.
     """
     name, semicolon, options = text.strip().partition(";")
     if name.strip() != "auto":

@@ -1,9 +1,9 @@
 """A model file tried out in another process before it is loaded in this one.
 
-llama.cpp ends the process on some values that a file can hold (assertions, divisions by zero, memory without
-end), and loops on others. A child loads the file first, without its weights: metadata, vocabulary, graphs, and some
-tokens decoded. What ends or outlasts the child is an error here. The same child says which RoPE policies the model
-takes and what its contexts take in memory, since it has asked llama.cpp.
+llama.cpp ends the process on some values that a file can hold (assertions, divisions by zero, unlimited memory), and
+loops on others. So a child process loads the file first, without its weights: it reads metadata and vocabulary,
+builds graphs, and decodes some tokens. A file that ends or outlasts the child is an error here. The same child
+reports which RoPE policies the model supports and how much memory its contexts take.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pyllama_long.gguf_file import split_parts
 
 __all__ = ["Probed", "probe"]
 
-_WALL_SECONDS = 180  # for a file on a slow disk; a busy child is ended by its limit on CPU time long before
+_WALL_SECONDS = 180  # allows for a slow disk; a busy child reaches its limit of CPU time long before
 _ENDS = ("GGML_ASSERT", "GGML_ABORT", "fatal error", "terminate called", "what():", "error:")
 _known: dict[tuple[object, ...], Probed] = {}
 
 
 @dataclass(frozen=True)
 class Probed:
-    """no_map: why the model takes no position map; no_scaling: why no policy of frequencies; "" where it does.
-    memory: bytes of K, V and states at each length that was asked for, -1 where such a context does not open.
-    refused: llama.cpp's reason for refusing the file, or ""."""
+    """no_map: why the model supports no position map; no_scaling: why no frequency rule; "" if it does. memory: bytes
+    of K, V and states at each requested length, -1 if such a context does not open. refused: llama.cpp's reason for
+    refusing the file, or ""."""
 
     no_map: str = ""
     no_scaling: str = ""
@@ -49,11 +49,12 @@ def probe(
     lora: str | os.PathLike[str] | None = None,
     overrides: bytes = b"",
 ) -> Probed:
-    """Tries a file out, once in this process for the same file and questions.
+    """Tries a file out; in one process, only once for the same file and questions.
 
-    context: what contexts of it will be opened with; its length is left out. lengths: contexts in tokens whose
-    memory is asked for. overrides: bytes of an array of llama_model_kv_override. Raises ModelError for a file that ends
-    or outlasts the child; one that llama.cpp refuses by itself is reported, for the caller to load and to quote.
+    context: what contexts of it will be opened with; its length is left out. lengths: contexts, in tokens, whose
+    memory is wanted. overrides: bytes of an array of llama_model_kv_override. Raises ModelError for a file that ends
+    or outlasts the child. One that llama.cpp refuses by itself is reported, so that the caller can load it and quote
+    the reason.
     """
     path, adapter = os.fspath(path), os.fspath(lora) if lora else ""
     params = context or llama_cpp.llama_context_default_params()
@@ -73,7 +74,7 @@ def probe(
 
 
 def _stamp(path: str) -> tuple[object, ...]:
-    """What tells a file, with all of its parts, from what it was before."""
+    """What distinguishes a file, with all of its parts, from an earlier version."""
     if not path:
         return ()
     stamps: list[object] = [os.path.realpath(path)]
@@ -88,7 +89,7 @@ def _stamp(path: str) -> tuple[object, ...]:
 
 
 def _relevant(params: llama_cpp.llama_context_params) -> bytes:
-    """Bytes of the parameters without their lengths, which a probe sets itself."""
+    """The parameters as bytes, without their lengths, which a probe sets itself."""
     copy = type(params).from_buffer_copy(params)
     copy.n_ctx = copy.n_batch = copy.n_ubatch = copy.n_threads = copy.n_threads_batch = 0
     return bytes(copy)
@@ -117,7 +118,7 @@ def _run(path: str, asked: dict[str, Any]) -> Probed:
 
 
 def conclude(path: str, code: int, stdout: bytes, stderr: bytes) -> Probed:
-    """What the child's end says. Raises ModelError."""
+    """Reads the child's report, or the reason of its end. Raises ModelError."""
     complaint = stderr.decode(errors="replace")
     if code == 0:
         report = json.loads(stdout)
@@ -137,7 +138,7 @@ def conclude(path: str, code: int, stdout: bytes, stderr: bytes) -> Probed:
 
 
 def _last(complaint: str) -> str:
-    """The line that tells why a process ended, without the place in llama.cpp's source tree."""
+    """The line that says why a process ended, without the place in llama.cpp's source tree."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     for line in reversed(lines):
         if any(mark in line for mark in _ENDS):

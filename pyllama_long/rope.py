@@ -9,7 +9,7 @@ n_rot = d, base b, theta_i = b^(-2i/d), s = n_ctx / L unless given:
     yarn(s)                 arXiv 2309.00071: a ramp from theta to theta / s, cos and sin times 0.1 ln s + 1
     llama3(s)               Llama 3.1's wavelength bands
     longrope(s)             arXiv 2402.13753: a factor per dimension, cos and sin times sqrt(1 + ln s / ln L)
-    dynamic-ntk             ntk(s) and yarn(s) whose s follows the length that each text needs, in steps of two;
+    dynamic-ntk             ntk(s) and yarn(s) whose s follows the length that each text needs, in powers of two;
     dynamic-yarn            within L nothing is scaled
     dca(chunk, local)       Dual Chunk Attention, arXiv 2402.17463; 3L/4 and L/8
     self-extend(group, window)   arXiv 2401.01325; ceil(2 n_ctx / L) and L/4
@@ -32,14 +32,14 @@ Freq = Literal["native", "linear", "ntk", "yarn", "llama3", "longrope"]
 Map = Literal["absolute", "dca", "self-extend", "rerope"]
 
 MAX_FACTORS = 256
-_LEAST, _LARGEST = 1e-30, 1e30  # of a policy's numbers, which C keeps in float32
+_LEAST, _LARGEST = 1e-30, 1e30  # bounds of a policy's numbers, which C keeps in float32
 WITHOUT_ROPE = "auto: the model has no RoPE, and what it has (ALiBi) extrapolates as it is"
 
 _FREQS = get_args(Freq)
 _MAPS = get_args(Map)[1:]
 _DYNAMIC = {"dynamic-ntk": "ntk", "dynamic-yarn": "yarn"}
 _KNOWN = ", ".join((*_FREQS, *_DYNAMIC, *_MAPS, "logn", "auto"))
-_REACH = 4  # times the trained length: as far as YaRN is good without training
+_REACH = 4  # times the trained length: how far YaRN works well without training
 # Fields that belong to one frequency rule, and the values of each map by position.
 _OWN = {"yarn": ("beta_fast", "beta_slow"), "llama3": ("low_freq", "high_freq"), "longrope": ("factors",)}
 _VALUES: Mapping[str, tuple[str, ...]] = {
@@ -58,10 +58,9 @@ class RopeError(ValueError):
 class RopePolicy:
     """One frequency rule and one position map.
 
-    factor: s >= 1. dynamic: s belongs to each text (`factor_for`) and begins with 1. n_train: L in tokens, 0 when
-    unknown. factors: LongRoPE's divisors [n_rot / 2]; empty:
-    those of the model's file. chunk, local: DCA's chunk (keys sit at t mod (chunk - local)) and local window;
-    Self-Extend's group and window; ReRoPE's window and 0.
+    factor: s >= 1. dynamic: each text has its own s (`factor_for`), which begins with 1. n_train: L in tokens, 0 when
+    unknown. factors: LongRoPE's divisors [n_rot / 2]; empty: those of the model's file. chunk, local: DCA's chunk
+    (keys sit at t mod (chunk - local)) and local window; Self-Extend's group and window; ReRoPE's window and 0.
 
     `str(policy)` gives text that `parse` reads back as an equal policy, given the same n_train.
     """
@@ -124,8 +123,8 @@ class RopePolicy:
             raise RopeError(f"{name} needs the trained length: give n_train, 2 or more")
 
     def factor_for(self, n: int, n_ctx: int) -> float:
-        """The factor for a text of n tokens in a context of n_ctx: 1 within the trained length, then the power
-        of two that reaches n, at most what reaches n_ctx. That of other policies never changes."""
+        """The factor for a text of n tokens in a context of n_ctx: 1 within the trained length, then the power of two
+        that reaches n, but no more than what reaches n_ctx. The factor of other policies never changes."""
         if not self.dynamic:
             return self.factor
         steps = 1.0
@@ -154,7 +153,7 @@ class RopePolicy:
     def parse(cls, text: str, *, n_train: int | None = None, n_ctx: int | None = None) -> RopePolicy:
         """Reads a policy.
 
-        n_train: the model's trained length in tokens; n_ctx: the length to reach, for what is left out.
+        n_train: the model's trained length in tokens; n_ctx: the length to reach, for values that are left out.
         Raises RopeError with one line that names the piece that is wrong and the known ones.
         """
         for name, n in (("n_train", n_train), ("n_ctx", n_ctx)):
@@ -236,7 +235,7 @@ class RopePolicy:
 
 @dataclass(frozen=True)
 class Takes:
-    """What a model takes, as llama.cpp and our hooks say when they are asked: why not, or ""."""
+    """What a model supports, according to llama.cpp and our hooks: the reason why not, or ""."""
 
     rope: bool = True
     no_map: str = ""
@@ -258,13 +257,13 @@ def choose_rope(
     reach: int = _terms.ALL,
     takes: Takes | None = None,
 ) -> tuple[RopePolicy, str]:
-    """The policy for a model and a context length, and one line that says why it was taken.
+    """The policy for a model and a context length, and one line that says why it was chosen.
 
     gguf_scaling: the RoPE scaling that the GGUF carries (`linear`, `yarn`, `llama3`, `longrope`), or None.
     n_train is then the length that this scaling reaches, and the frequencies are not scaled a second time.
     extension: the policy that the GGUF names for lengths beyond n_train (`{arch}.rope.extension`), or "".
-    reach: of the attention plan: how many tokens back a query reads at most. A plan that stays within n_train
-    never shows the model a distance that it does not know. takes: what the model can run, among which `auto` stays.
+    reach: of the attention plan: how many tokens back a query reads at most. A plan that stays within n_train never
+    presents an unknown distance to the model. takes: what the model can run; `auto` chooses among that.
     """
     takes = takes or Takes()
     scaling = None if gguf_scaling in (None, "", "none") else gguf_scaling
@@ -299,7 +298,7 @@ def choose_rope(
 
 
 def _beyond(n_train: int, n_ctx: int, scaling: bool, extension: str, takes: Takes) -> tuple[str, str]:
-    """The first policy for lengths beyond n_train that the model takes, and why it is that one."""
+    """The first policy for lengths beyond n_train that the model can run, and the reason."""
     yarn = "YaRN's factor follows each text, and a short one is not scaled"
     choices = [(extension, "the GGUF names this policy")] if extension else []
     if n_ctx <= _REACH * n_train and not scaling:

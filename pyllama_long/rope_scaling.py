@@ -1,8 +1,8 @@
 """The RoPE scaling that a GGUF carries, and the length that it reaches.
 
-llama.cpp reads `{arch}.rope.scaling.type` (linear where it is missing), `.factor` or the older `rope.scale_linear`,
-and `.original_context_length`. A factor of 1 scales nothing, and neither does the type none. context_length is the
-length after scaling, unless the file says that it is also the one before: then the factor counts on top.
+llama.cpp reads `{arch}.rope.scaling.type` (linear if it is missing), `.factor` or the older `rope.scale_linear`, and
+`.original_context_length`. With a factor of 1, or the type none, nothing is scaled. context_length is the length
+after scaling, unless the file says that it is also the length before; then the factor extends it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 __all__ = ["TENSORS", "Scaling", "read_scaling"]
 
-# Tensors that scale by themselves, and the policy that they stand for.
+# Tensors that scale frequencies, and the policy that they amount to.
 TENSORS = {"rope_factors_long.weight": "longrope", "rope_freqs.weight": "llama3"}
 _TYPES = ("none", "linear", "yarn", "longrope")
 _MOST = 2**31 - 1
@@ -29,8 +29,8 @@ class Scaling:
 
 
 def read_scaling(values: Mapping[str, object], arch: str, n_train: int, tensors: str | None) -> Scaling:
-    """From a GGUF's keys, whose values may be text. n_train: its context_length. tensors: the value of TENSORS
-    whose key the file has, or None. Raises ValueError, one line, for values that cannot be right."""
+    """Reads a GGUF's keys, whose values may be text. n_train: its context_length. tensors: the value of TENSORS whose
+    key the file has, or None. Raises ValueError, one line, for values that cannot be right."""
     prefix = f"{arch}.rope"
     name = str(values.get(f"{prefix}.scaling.type", "") or "linear")
     if name not in _TYPES:
@@ -49,7 +49,7 @@ def read_scaling(values: Mapping[str, object], arch: str, n_train: int, tensors:
         return Scaling(tensors or "", n_train)
     if tensors == "longrope":
         name = "longrope"
-    if name == "yarn":  # which llama.cpp counts from context_length where the original length is missing
+    if name == "yarn":  # llama.cpp counts from context_length if the original length is missing
         original = original or n_train
     if original >= n_train > 0:
         n_train = min(_MOST, max(n_train, int(original * factor)))

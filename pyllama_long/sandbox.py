@@ -1,7 +1,7 @@
-"""Jinja for templates that nobody has looked at: what a model's file brings runs within bounds of time, size and depth.
+"""Jinja for untrusted templates: the template in a model's file runs within bounds of time, size and depth.
 
-jinja2's sandbox keeps a template from Python's insides; this one also knows only the filters, tests and methods
-that chat templates have a use for, and weighs what each of them makes before or while it is made.
+jinja2's sandbox keeps a template away from Python's internals. This one also allows only the filters, tests and
+methods that chat templates need, and checks the size of what each of them makes before or while it is made.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from jinja2.sandbox import SandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.tests import TESTS
 from jinja2.utils import Cycler, Joiner, Namespace, pass_context
 
-MAX_SOURCE = 1 << 18  # characters; the longest that model makers have written has 17,000
-SECONDS = 10.0  # of rendering
+MAX_SOURCE = 1 << 18  # characters; the longest template of a model so far has 17,000
+SECONDS = 10.0  # seconds of rendering
 
-_LEAST_SIZE = 1 << 22  # characters that all values together may have, besides a multiple of what is given
+_LEAST_SIZE = 1 << 22  # characters of all values together, besides a multiple of the input
 _GROWTH = 64
 _WIDEST = 1000  # padding of one value, or digits of a number
 _BITS = 4096  # of an integer
@@ -46,7 +46,7 @@ _COUNTED = {
     "indent",
     "truncate",
     "round",
-}  # filters that take a number of items or characters
+}  # filters with a number of items or characters as argument
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
         "capitalize casefold count endswith find format index isalnum isalpha isascii isdecimal isdigit islower "
@@ -65,15 +65,15 @@ _PADDED = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?")
 
 
 class TooMuch(jinja2.TemplateRuntimeError):
-    """A template goes beyond its bounds."""
+    """A template exceeded its bounds."""
 
 
 class Stopped(Exception):
-    """Nobody waits for the text any more."""
+    """Nobody is waiting for the text any more."""
 
 
 class Budget:
-    """What one rendering may still use. given: the values that it is given; stopped: whether nobody waits for it."""
+    """What one rendering may still use. given: its input values; stopped: whether nobody waits for it any more."""
 
     def __init__(
         self, given: Any, seconds: float = SECONDS, stopped: Callable[[], bool] | None = None
@@ -86,7 +86,7 @@ class Budget:
         self._given, self._made = self._made, {}
 
     def tick(self, size: int = 0) -> None:
-        """Before each step of a loop, call, filter and operator; size: characters that it writes."""
+        """Called before each step of a loop, call, filter and operator; size: characters that it writes."""
         self.left -= size
         if self.left < 0:
             self._too_large()
@@ -101,7 +101,8 @@ class Budget:
             self._too_large()
 
     def weigh(self, value: Any) -> int:
-        """Characters of a value, each item as several; shared ones count as often as they would be written."""
+        """The size of a value in characters; an item counts as several, and a shared one as often as it would be
+        written."""
         if isinstance(value, str):
             return len(value)
         if isinstance(value, _PLAIN) or not isinstance(value, _DATA):
@@ -118,7 +119,7 @@ class Budget:
             size += self._inside(item)
             if size > self.left:
                 self._too_large()
-        self._made[id(value)] = value, size  # held, so that no other value gets its id
+        self._made[id(value)] = value, size  # kept alive, so that no other value gets its id
         return size
 
     def _inside(self, value: Any) -> int:
@@ -127,7 +128,7 @@ class Budget:
         return 8 + self.weigh(value)
 
     def change(self, value: Any) -> None:
-        """Before a list or an object is changed."""
+        """Called before a list or an object is changed."""
         if id(value) in self._given:
             raise SecurityError("it changes what it is given")
         self._made.clear()
@@ -140,7 +141,7 @@ _BUDGET: ContextVar[Budget] = ContextVar("budget")
 
 
 class Environment(SandboxedEnvironment):
-    """As Hugging Face's and llama.cpp's templates expect it."""
+    """The function that Hugging Face's and llama.cpp's templates expect."""
 
     intercepted_binops = frozenset("+ - * / // % **".split())
 
@@ -174,7 +175,7 @@ class Environment(SandboxedEnvironment):
         self._functions = frozenset(self.globals.values())
 
     def compiled(self, source: str) -> jinja2.Template:
-        """Raises ValueError, in one line, for what is no template."""
+        """Raises ValueError, in one line, for a text that is not a template."""
         if len(source) > MAX_SOURCE:
             raise ValueError(f"it has {len(source):,} characters, more than {MAX_SOURCE:,}")
         try:
@@ -183,11 +184,11 @@ class Environment(SandboxedEnvironment):
             raise ValueError("it is nested too deeply") from None
         except jinja2.TemplateError as error:
             raise ValueError(_line(error)) from None
-        except Exception as error:  # of Python's compiler, which has bounds of its own
+        except Exception as error:  # errors of Python's compiler, which has bounds of its own
             raise ValueError(f"it cannot be compiled: {_line(error)}") from None
 
     def rendered(self, template: jinja2.Template, values: Mapping[str, Any], budget: Budget) -> str:
-        """Raises jinja2's errors and whatever else a template runs into."""
+        """Raises jinja2's errors and any other error that a template causes."""
         before = _BUDGET.set(budget)
         try:
             return template.render(values)
@@ -206,7 +207,7 @@ class Environment(SandboxedEnvironment):
         return isinstance(obj, (Namespace, LoopContext, Cycler, Joiner, Macro)) and not attr.startswith("_")
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # A key with the name of a method that templates have no use for is a key.
+        # The name of a method that templates do not need can be a key.
         if isinstance(obj, dict) and attribute in obj and attribute not in _METHODS[dict]:
             return obj[attribute]
         return super().getattr(obj, attribute)
@@ -287,7 +288,7 @@ class Environment(SandboxedEnvironment):
 
 
 class _Guards:
-    """Puts what counts into a template's tree."""
+    """Inserts the counting calls into a template's tree."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -301,7 +302,7 @@ class _Guards:
             node.body.insert(0, self._placed(nodes.ExprStmt(call), node))
         elif isinstance(node, nodes.Dict):
             for pair in node.items:
-                pair.key = self._filtered("weighed", pair.key)  # its hash is of all that is in it
+                pair.key = self._filtered("weighed", pair.key)  # its hash covers everything in it
         elif isinstance(node, nodes.Getitem) and not isinstance(node.arg, (nodes.Slice, nodes.Const)):
             node.arg = self._filtered("weighed", node.arg)
         elif isinstance(node, nodes.Compare):
@@ -330,7 +331,7 @@ class _Guards:
 
 
 class _Generation(Extension):
-    """{% generation %}: marks what a model is trained to write, which is of no account here."""
+    """{% generation %} marks what a model is trained to write; it has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -348,7 +349,7 @@ class _Formatter(SandboxedFormatter):
 
 
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or test that weighs what it takes and what it gives."""
+    """A filter or test that counts the size of its input and output."""
     n_own = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @wraps(function)
@@ -375,7 +376,7 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_filter(name: str, budget: Budget, taken: list[Any], named: dict[str, Any]) -> None:
-    """Raises TooMuch before a filter makes more than it takes."""
+    """Raises TooMuch before a filter makes much more than it was given."""
     value = taken[0] if taken else ""
     if name == "replace" and len(taken) > 2:
         budget.room(_replaced(str(value), [str(part) for part in taken[1:3]]))
@@ -412,7 +413,7 @@ def _joined(budget: Budget, separator: str, items: Any) -> int:
 
 
 def _listed(value: Any) -> Any:
-    """What an iterator gives, so that it can be weighed."""
+    """The items of an iterator as a list, so that their size can be counted."""
     return list(value) if isinstance(value, Iterator) else value
 
 
@@ -432,7 +433,7 @@ def _concat(parts: list[Any]) -> str:
     return "".join("" if isinstance(part, Undefined) else str(part) for part in parts)
 
 
-@pass_context  # so that nothing is written while a template is compiled
+@pass_context  # so that nothing is evaluated while a template is compiled
 def _written(_: Any, value: Any) -> Any:
     if not isinstance(value, (str, *_PLAIN, *_DATA)):
         raise TooMuch(f"it writes a {type(value).__name__}")
@@ -462,7 +463,7 @@ def _now(form: str) -> str:
 
 
 def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """As Hugging Face has it; jinja2's own writes < as \\u003c for HTML."""
+    """The filter as in Hugging Face; jinja2's own writes < as \\u003c for HTML."""
     if isinstance(indent, str) or (indent is not None and indent > 64):
         raise TooMuch("tojson is given an indent of more than 64")
     separators = options.get("separators")

@@ -1,4 +1,4 @@
-"""Finding the tail of a prompt: the last turn's tokens, which a plan may let read more than the rest."""
+"""Finds the tail of a prompt: the last turn's tokens, which a plan may allow to read more than the rest."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def of_prompt(model: Model, tokens: Sequence[int], text: str | None, tail: str |
 
 
 def of_chat(model: Model, tokens: Sequence[int], messages: Sequence[Any], tail: str | None) -> int:
-    """Index of the first tail token of a rendered chat: where the last user message begins, or, when that
-    is long, as for a prompt. tail: the end of the last user message, or any text of the prompt to begin
-    at."""
+    """Index of the first tail token of a rendered chat: the beginning of the last user message, or, if that is long,
+    as for a prompt. tail: the end of the last user message, or any text of the prompt at which the tail begins."""
     if tail is not None:
         return of_prompt(model, tokens, None, tail)
     content = next((_content(m) for m in reversed(messages) if m.get("role") == "user"), "").strip()

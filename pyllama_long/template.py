@@ -1,5 +1,5 @@
-"""Chat templates: messages to the text that a model was trained on, with nothing of what users wrote taken for
-a control token, and nothing of it left out."""
+"""Chat templates: turn messages into the text that a model was trained on. Nothing that users wrote becomes a control
+token, and nothing is left out."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pyllama_long import conversation
 from pyllama_long.conversation import Shape
 from pyllama_long.sandbox import Budget, Environment
 
-# Characters that Unicode gives no meaning; the first that no message has in it marks cuts.
+# Private-use characters of Unicode; the first one that no message contains marks cuts.
 _CUTS = [chr(c) for c in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xE100))]
-_SEARCHES = 100  # from the text's beginning, for what does not stand in order
-_THINKING = [  # what templates have in them, and the marks around a model's reasoning
+_SEARCHES = 100  # from the beginning of the text, for what is out of order
+_THINKING = [  # texts in templates, and the marks around the model's reasoning that they show
     ("<|channel|>analysis<|message|>", ("<|channel|>analysis<|message|>", "<|end|>")),
     ("<atem:function_calls>", (" to=self<|message|>", "<|eom|>")),
     ("<|begin|>assistant<|think|>", ("<|think|>", "<|end|>")),
@@ -45,15 +45,16 @@ Tool = Mapping[str, Any]
 
 
 class TemplateRefusal(ValueError):
-    """A template does not take a conversation; the message says why. code: for programs."""
+    """A template does not accept a conversation; the message says why. code: for programs."""
 
     code = "template_refused"
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """pieces: of the prompt, each to be tokenized with control tokens and put one after another. thinking: the prompt
-    has begun the model's reasoning. told: calls and results are plain text, in the form of `conversation.as_text`."""
+    """pieces: of the prompt; each is tokenized on its own, with control tokens, and then all are concatenated.
+    thinking: the prompt has begun the model's reasoning. told: calls and results are plain text, in the form of
+    `conversation.as_text`."""
 
     pieces: list[str]
     thinking: bool
@@ -66,9 +67,9 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of a template. written: a call of a name and arguments as text; told: the text that tells a model
-    of tools whose template knows none; own: a model's calls in its own form, for templates that know tools and write no
-    calls. values: names of the template's own, such as enable_thinking."""
+    """Options of a rendering. written: writes a call of a name and arguments as text; told: the text that describes
+    tools where the template knows none; own: writes calls in the model's own form, for templates that know tools but
+    write no calls. values: the template's own variables, such as enable_thinking."""
 
     tools: Sequence[Tool] = ()
     add_generation_prompt: bool = True
@@ -81,12 +82,12 @@ class Ask:
 
 
 class ChatTemplate:
-    """source: the GGUF's own template. control: the names of the model's control tokens. Raises ValueError for what is
-    no template.
+    """source: the GGUF's own template. control: the names of the model's control tokens. Raises ValueError for a text
+    that is not a template.
 
-    A control token's name in a message would become that token. So a mark is put behind its first character
-    before rendering, and the rendered text is cut at the marks: no piece has a whole name from a message in
-    it, and what the template itself writes stays whole.
+    A control token's name in a message would become that token. So a mark is inserted after its first character
+    before rendering, and the rendered text is cut at the marks: no piece contains a whole name from a message, and
+    what the template itself writes stays whole.
     """
 
     def __init__(self, source: str, bos: str, eos: str, control: Iterable[str]) -> None:
@@ -113,9 +114,10 @@ class ChatTemplate:
         return self.thinking is not None
 
     def render(self, messages: Sequence[Mapping[str, Any]], ask: Ask | None = None) -> Rendered:
-        """messages: as OpenAI's API has them, with text for content and for arguments. A last message of the assistant
-        is continued, unless ask says otherwise. The template has them as they are where it takes all of them, else in
-        the shape nearest to it that it takes. Raises TemplateRefusal, and sandbox.Stopped when nobody waits."""
+        """messages: as OpenAI's API has them, with text for content and for arguments. A last message of the
+        assistant is continued, unless ask says otherwise. The template gets them as they are if it accepts all of
+        them, else in the nearest shape that it accepts. Raises TemplateRefusal, and sandbox.Stopped when nobody
+        waits."""
         ask = ask or Ask()
         own, given = conversation.prepared(messages, self.knows_developer, self._ids), list(ask.tools) or None
         values = dict(ask.values or {})
@@ -145,7 +147,7 @@ class ChatTemplate:
             text, told = "", False
         if end in text:
             return self._cut(text[: text.rindex(end)], cut, told)
-        # The template says nothing of a last answer as it stands, so it stands where a new one would.
+        # The template does not write this last answer as it is, so it is put where a new one would be.
         text, told = self._first_that_holds(own[:-1], given, values, ask, True)
         return self._cut(text + cut + last[field], cut, told)
 
@@ -165,7 +167,7 @@ class ChatTemplate:
     def _first_that_holds(
         self, own: list[dict[str, Any]], given: Any, values: dict[str, Any], ask: Ask, answer: bool
     ) -> tuple[str, bool]:
-        """The text of the first shape in which the template takes the messages and leaves nothing out."""
+        """The text of the first shape in which the template accepts the messages and leaves nothing out."""
         if not own:
             raise TemplateRefusal("There is no message to answer.")
         refused: TemplateRefusal | None = None
@@ -203,7 +205,7 @@ class ChatTemplate:
             described = conversation.described(given)
             if described == given:
                 raise
-        # templates that put descriptions of tools into the text also where there are none
+        # some templates put descriptions of tools into the text even if there are none
         return self._in_own_types(own, described, values, ask, answer)
 
     def _in_own_types(self, own: Any, given: Any, values: dict[str, Any], ask: Ask, answer: bool) -> str:
@@ -211,11 +213,11 @@ class ChatTemplate:
             return self._run(own, given, values, ask, answer)
         except TypeError as error:
             if given is None:
-                try:  # templates that go through the tools also when there are none
+                try:  # some templates loop over the tools even if there are none
                     return self._run(own, [], values, ask, answer)
                 except TypeError:
                     pass
-            # templates that put arguments into the text as they come
+            # some templates put arguments into the text unchanged
             if any(isinstance(a, dict) for a in conversation.arguments_of(own)):
                 try:
                     return self._run(conversation.with_text_arguments(own), given, values, ask, answer)
@@ -252,7 +254,7 @@ class ChatTemplate:
             raise _cannot(error) from None
 
     def _marked(self, value: Any, cut: str) -> Any:
-        """value with marks in all of its texts."""
+        """Puts marks into all texts of a value."""
         if isinstance(value, str):
             return self.mark(value, cut)
         if isinstance(value, dict):
@@ -262,7 +264,7 @@ class ChatTemplate:
         return value
 
     def mark(self, text: str, cut: str) -> str:
-        """text with `cut` in every name of a control token, and after an end that could begin one."""
+        """Puts `cut` into every name of a control token, and after an end of text that could begin one."""
         if self._names is None:
             return text
         places = [match.start() + 1 for match in self._names.finditer(text)]
@@ -284,18 +286,18 @@ def _cannot(error: Exception) -> TemplateRefusal:
 
 
 def _left_out(text: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> str:
-    """What a rendered text lacks of its messages, in words; "" when nothing."""
+    """Says what a rendered text lacks of its messages; "" if nothing."""
     at, searches, asked = 0, 0, 0
     for i, message in enumerate(messages):
         content = _shown(message)
         names = [call["function"]["name"] for call in message.get("tool_calls", ())]
         if message["role"] == "assistant" and names:
-            content = ""  # many templates know only calls or a text
+            content = ""  # many templates write either calls or a text
         for part in (content, *names):
             found = _find(text, part, at)
             if found < 0 and searches < _SEARCHES:
                 searches += 1
-                # Names of tools stand before the conversation, too.
+                # Names of tools also occur before the conversation.
                 found = _find(text, part, asked if part in names else 0)
                 if found < 0:
                     what = "a call" if part in names else "the text"
@@ -309,7 +311,7 @@ def _left_out(text: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> s
 
 
 def _is_gone(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether most words of some message are nowhere, rather than written in another way."""
+    """Whether most words of some message are missing, rather than written in another way."""
     for message in messages:
         words = _shown(message).split()[:64]
         if words and not message.get("tool_calls") and 2 * sum(word in text for word in words) < len(words):
@@ -335,7 +337,7 @@ def _find(text: str, part: str, start: int) -> int:
 
 
 def _characters(value: Any) -> Iterator[str]:
-    """Private characters of all texts in a value."""
+    """The private-use characters of all texts in a value."""
     if isinstance(value, str):
         yield from set(value).intersection(_CUTS)
     elif isinstance(value, dict):

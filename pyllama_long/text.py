@@ -1,5 +1,5 @@
-"""Turning sampled tokens into text as they come: whole characters only, nothing that a stop string may
-still take."""
+"""Turns sampled tokens into text while they arrive: whole characters only, and nothing that a stop string may still
+remove."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
     from pyllama_long.model import Model
 
-_WINDOW = 32  # tokens before a new one that a tokenizer of another library is shown
+_WINDOW = 32  # tokens before a new one that are passed to another library's tokenizer
 
 
 class Text:
-    """The bytes of an answer, token by token; each push costs the same, however long the answer is."""
+    """Collects the bytes of an answer, token by token; each push costs the same, however long the answer is."""
 
     def __init__(self, piece: Callable[[list[int], int], bytes], stop: Sequence[bytes]) -> None:
         self._piece, self._stop = piece, [s for s in stop if s]
@@ -39,8 +39,7 @@ class Text:
         return bool(found)
 
     def take(self, last: bool = False) -> list[tuple[int, int, str]]:
-        """The next pieces (first token, token after the last, text) that are final; last: all that is
-        left."""
+        """The next pieces (first token, token after the last, text) that are final; last: everything that is left."""
         taken = []
         limit = len(self.data) - (0 if last else self._held_back())
         limit = limit if self.end is None else min(limit, self.end)
@@ -54,7 +53,7 @@ class Text:
             try:
                 text = raw.decode()
             except UnicodeDecodeError:
-                # Four bytes that end in no character will not become one.
+                # Four bytes that do not end in a character will not become one.
                 if not final and (len(raw) < 4 or _unfinished(raw)):
                     continue
                 text = raw.decode(errors="ignore")
@@ -63,7 +62,7 @@ class Text:
         return taken
 
     def _held_back(self) -> int:
-        """Length of the longest end of the text that a stop string begins with."""
+        """Length of the longest end of the text with which a stop string begins."""
         tail = bytes(self.data[-self._reach :]) if self._reach else b""
         lengths = (
             n for s in self._stop for n in range(min(len(s), len(tail)), 0, -1) if tail.endswith(s[:n])
@@ -89,7 +88,7 @@ def piece_reader(llama: LongLlama, prompt: Sequence[int], first: bool) -> Callab
     """A function (tokens, i) -> the bytes that token i adds after the tokens before it, which follow the
     prompt.
 
-    first: the answer is the first text after BOS, where tokenizers put a space that nobody wrote."""
+    first: the answer is the first text after BOS, where tokenizers insert a space that nobody wrote."""
     if type(llama.tokenizer_) is LlamaTokenizer:
         return model_pieces(llama._model, first)
 

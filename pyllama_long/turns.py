@@ -1,4 +1,4 @@
-"""Whose turn it is on a LongLlama: one thread at a time, and the latest call."""
+"""Decides who may use a LongLlama: one thread at a time, and only the latest call."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Turns:
-    """Calls wait for each other; a stream holds nothing between its pieces, and ends when another call has begun."""
+    """Calls wait for each other. A stream does not block others between its pieces, and ends when another call has
+    begun."""
 
     def __init__(self) -> None:
         self._lock, self._pid = threading.RLock(), os.getpid()
-        self._outside = False  # a callback of the user runs, within a call
+        self._outside = False  # whether a callback of the user runs within a call
         self.number = 0
 
     @property
@@ -31,7 +32,7 @@ class Turns:
 
     @contextmanager
     def look(self) -> Iterator[None]:
-        """Around what only reads: waits for calls of other threads. Raises RuntimeError after a fork."""
+        """For work that only reads: waits for calls of other threads. Raises RuntimeError after a fork."""
         if self.forked:
             raise RuntimeError(
                 "this LongLlama was loaded before the process forked: load it in the child process"
@@ -41,7 +42,7 @@ class Turns:
 
     @contextmanager
     def use(self) -> Iterator[None]:
-        """Around what changes the context: not from within a callback either."""
+        """For work that changes the context: not allowed within a callback either."""
         with self.look():
             if self._outside:
                 raise RuntimeError(
@@ -52,7 +53,7 @@ class Turns:
 
     @contextmanager
     def end(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """As `use`, where a call of another thread that runs is interrupted."""
+        """Like `use`, but interrupts a running call of another thread."""
         if self._lock.acquire(blocking=False):
             self._lock.release()
         else:
@@ -62,7 +63,7 @@ class Turns:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Around a callback of the user."""
+        """Wraps a callback of the user."""
         before, self._outside = self._outside, True
         try:
             yield
@@ -70,7 +71,7 @@ class Turns:
             self._outside = before
 
     def begin(self) -> int:
-        """A new call: streams that are still open end. Returns its number."""
+        """Begins a new call and ends streams that are still open. Returns the call's number."""
         self.number += 1
         return self.number
 
@@ -80,7 +81,7 @@ class Turns:
             raise RuntimeError("this stream has ended: another call on the same LongLlama has begun")
 
     def steps(self, stream: Generator[_T, Any, Any]) -> Generator[_T, Any, None]:
-        """The same stream; each of its steps waits for other threads."""
+        """The same stream, but each of its steps waits for other threads."""
         given: Any = None
         try:
             while True:
@@ -95,7 +96,7 @@ class Turns:
 
 
 def alone(method: _F) -> _F:
-    """A method of LongLlama that changes the context."""
+    """Decorates a method of LongLlama that changes the context."""
 
     @wraps(method)
     def call(self: LongLlama, *args: Any, **kwargs: Any) -> Any:
@@ -106,7 +107,7 @@ def alone(method: _F) -> _F:
 
 
 def looking(method: _F) -> _F:
-    """A method of LongLlama that reads what the context holds."""
+    """Decorates a method of LongLlama that reads what the context holds."""
 
     @wraps(method)
     def call(self: LongLlama, *args: Any, **kwargs: Any) -> Any:

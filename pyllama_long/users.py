@@ -1,4 +1,4 @@
-"""Who uses what another thread may free."""
+"""Keeps track of who uses something that another thread may free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 
 class Users:
-    """Of one thing, which is freed when nobody uses it. closed: makes the error of those who come too late."""
+    """The users of one thing, which is freed when nobody uses it any more. closed: makes the error for those who come
+    too late."""
 
     def __init__(self, closed: Callable[[], Exception]) -> None:
         self._closed, self._ended = closed, False
@@ -19,8 +20,9 @@ class Users:
 
     @contextmanager
     def use(self) -> Iterator[None]:
-        """Within, it is not freed. Raises `closed` after `end`."""
-        if os.getpid() != self._pid:  # after a fork the lock may be held by a thread that is not here
+        """Keeps it from being freed within the block. Raises `closed` after `end`."""
+        # after a fork, the lock may be held by a thread that does not exist here
+        if os.getpid() != self._pid:
             yield
             return
         me = threading.get_ident()
@@ -41,9 +43,9 @@ class Users:
                 free()
 
     def end(self, free: Callable[[], None], wait_s: float | None = None) -> None:
-        """Takes no more users, waits for the last one, for at most wait_s, and frees. When the time is over, or this
-        thread is a user itself, as when garbage is collected meanwhile, the last one frees. Does nothing after a fork:
-        what there is goes with the process."""
+        """Takes no more users, waits at most wait_s for the last one, and frees. When the time is over, or when this
+        thread is itself a user (garbage collection can cause that), the last user frees instead. Does nothing after a
+        fork: the memory ends with the process."""
         if os.getpid() != self._pid:
             return
         with self._left:

@@ -1,4 +1,4 @@
-"""Attention plans drawn and measured: pattern maps, shares of the keys, layers until all is seen."""
+"""Draws and measures attention plans: pattern maps, shares of the keys, layers until everything is seen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHADES = "·░▒▓█"  # visible but not read, then up to 1/4, 1/2, 3/4 and
 def density(
     plan: AttentionPlan, n: int, rows: int, columns: int, *, head: int = 0, tail: int | None = None
 ) -> npt.NDArray[np.float64]:
-    """[rows, columns]: the part (0 .. 1) of the visible keys that queries read, NaN where they see none.
+    """[rows, columns]: the share (0 .. 1) of the visible keys that queries read, NaN where they see none.
 
     Row i holds the queries i*n/rows .. (i+1)*n/rows (16 of them at random where there are more), column j the
     keys of the same range. The last `tail` queries are in the tail phase; None: an eighth of them where the
@@ -75,7 +75,7 @@ def pattern_png(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = density(plan, n, 384, 384, head=head, tail=tail)
-    scale = PowerNorm(0.4, vmin=0, vmax=1)  # a key in 16 is still seen
+    scale = PowerNorm(0.4, vmin=0, vmax=1)  # one key in 16 is still visible
     axes.imshow(image, cmap="Blues", norm=scale, extent=(0.0, n, n, 0.0), interpolation="nearest")
     axes.set_title(f"{plan}\nhead {head}", fontsize=8, wrap=True)
     axes.set_xlabel("key position")
@@ -84,7 +84,7 @@ def pattern_png(
 
 
 def shares(plan: AttentionPlan, lengths: Iterable[int], n_head: int = 1) -> dict[int, float]:
-    """For each prompt length, the part of the causal pairs that a prefill reads: AttentionPlan.share."""
+    """For each prompt length, the share of the causal pairs that a prefill reads: AttentionPlan.share."""
     return {n: plan.share(n, n_head) for n in lengths}
 
 
@@ -94,9 +94,9 @@ def longest_path(
     """The number of layers after which a token can have seen every token before it, None when it never does.
 
     A query p of one layer sees what its keys held after the layer before: hops go from p to the keys that any
-    of n_head heads reads, and to p itself. Breadth first from the last of n tokens, or the most over
-    `starts`. The last `tail` queries are in the tail phase. Dense layers are left aside. Grows as log n for
-    LongNet, as n / w for window(w).
+    of n_head heads reads, and to p itself. The search goes breadth first from the last of n tokens, or takes the
+    maximum over `starts`. The last `tail` queries are in the tail phase. Dense layers are ignored. It grows as log n
+    for LongNet, as n / w for window(w).
     """
     if n < 1 or n_head < 1:
         raise PlanError("longest_path needs at least one token and head")
@@ -114,7 +114,8 @@ def longest_path(
 def distances(
     plan: AttentionPlan, n: int, start: int, n_head: int = 1, *, tail: int = 0
 ) -> npt.NDArray[np.int32]:
-    """Layers [n] between token `start` and each other one, by breadth-first search; -1 where none are enough.
+    """The number of layers [n] between token `start` and each other one, by breadth-first search; -1 if no number is
+    enough.
 
     To tokens before it: after how many layers `start` can have seen them; to those after it: after how many they
     can have seen `start`. Hops as in `longest_path`.
@@ -170,7 +171,7 @@ def _hops(plan: AttentionPlan, start: int, tail_from: int, n_head: int) -> int |
 
 
 def _seen_from(plan: AttentionPlan, start: int, tail_from: int, n_head: int) -> Iterator[pattern.Positions]:
-    """What `start` sees first after 0, 1, 2, ... layers, as long as there is something."""
+    """The tokens that `start` sees for the first time after 0, 1, 2, ... layers, until there are no more."""
     seen = np.zeros(start + 1, bool)
     seen[start] = True
     frontier = np.array([start])
@@ -194,7 +195,7 @@ def _mark_keys(phase: Phase, queries: pattern.Positions, n_head: int, reached: p
     _mark(reached, near, queries + 1)
     for head in range(min(n_head, pattern.period(phase))):
         for branch, (start, stop) in zip(phase.branches, pattern.spans(phase, queries, head), strict=True):
-            # Heads h and h + rate read the same of a branch, except where finer branches own keys.
+            # Heads h and h + rate read the same keys of a branch, except where keys belong to finer branches.
             if head < branch.rate or phase.weight == "stride":
                 _mark(reached, start, stop, partial(pattern.on_lattice, phase, branch, head))
 
@@ -205,7 +206,7 @@ def _mark(
     stop: pattern.Positions,
     lattice: Callable[[pattern.Positions], pattern.Mask] | None = None,
 ) -> None:
-    """Sets reached[t] for the positions t that lie in any of the spans [start, stop), and on the lattice."""
+    """Sets reached[t] for the positions t that lie in any of the intervals [start, stop), and on the lattice."""
     some = start < stop
     if not some.any():
         return
