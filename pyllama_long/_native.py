@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyllama_long import _library
+from pyllama_long.context_options import PRECISIONS as PRECISIONS
 from pyllama_long.phase import Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
@@ -33,7 +34,7 @@ except (AttributeError, OSError, RuntimeError) as error:
     raise ImportError(f"llama_cpp cannot use {_PATH}: {error}") from error
 
 ABI_VERSION = 5
-PRECISIONS = ("auto", "f32")  # enum plong_precision
+
 MAX_BRANCHES = 16
 MAX_ROT = 512
 
@@ -102,10 +103,6 @@ class CInitParams(ctypes.Structure):
     _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
 
 
-class CGgufParams(ctypes.Structure):
-    _fields_ = [("no_alloc", c_bool), ("ctx", c_void_p)]
-
-
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_plan_check": (c_char_p, [POINTER(CPlan)]),
     "plong_head_number": (c_int32, [c_int32, c_int32, c_int32]),
@@ -141,15 +138,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_llama_stats_reset": (None, [c_void_p]),
     "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_llama_memory": (c_int64, [c_void_p]),
-    "gguf_init_from_file": (c_void_p, [c_char_p, CGgufParams]),
-    "gguf_find_key": (c_int64, [c_void_p, c_char_p]),
-    "gguf_find_tensor": (c_int64, [c_void_p, c_char_p]),
-    "gguf_get_kv_type": (ctypes.c_int, [c_void_p, c_int64]),
-    "gguf_get_arr_type": (ctypes.c_int, [c_void_p, c_int64]),
-    "gguf_get_arr_n": (c_size_t, [c_void_p, c_int64]),
-    "gguf_get_arr_data": (POINTER(ctypes.c_uint8), [c_void_p, c_int64]),
-    "gguf_get_alignment": (c_size_t, [c_void_p]),
-    "gguf_free": (None, [c_void_p]),
     "ggml_init": (c_void_p, [CInitParams]),
     "ggml_free": (None, [c_void_p]),
     "ggml_set_no_alloc": (None, [c_void_p, c_bool]),

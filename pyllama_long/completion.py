@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import reprlib
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Set
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from pyllama_long._native import llama_cpp
 from pyllama_long.errors import ContextOverflow, NotNumbers
 from pyllama_long.generate import as_processors, bias, generate
 from pyllama_long.logprobs import Logprob, as_block, score, score_prompt
+from pyllama_long.prompt import encode
 from pyllama_long.sequence import as_ids
 from pyllama_long.text import Text, piece_reader
 
@@ -90,10 +90,11 @@ class Completion:
         llama = self.llama
         llama.check_turn(self.turn)
         self._restore()
-        llama.sequence.admit(as_ids(self.tokens), len(self.tokens) + self.room)
+        ids = as_ids(self.tokens)
+        llama.sequence.begin(ids, self.room)
         if self.echo and self.logprobs is not None:
-            self.prompt_scores = score_prompt(llama, self.tokens, self.logprobs)
-        tokens = generate(llama, self.tokens, turn=self.turn, room=self.room, **self.sampling)
+            self.prompt_scores = score_prompt(llama, ids, self.logprobs)
+        tokens = generate(llama, ids, turn=self.turn, reset=False, **self.sampling)
         try:
             for token in tokens:
                 if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
@@ -165,7 +166,7 @@ def prepare(
     anything is evaluated, also for streams."""
     turn = llama.start()
     suffix, stop, logprobs = options.pop("suffix"), options.pop("stop"), options.pop("logprobs")
-    tokens, fills = encode(llama, prompt, suffix)
+    tokens, fills = encode(llama._model, prompt, suffix, llama.tokenize, llama.spm_infill)
     text = prompt if isinstance(prompt, str) else None
     n, n_ctx = len(tokens), llama.n_ctx()
     if n >= n_ctx:
@@ -193,46 +194,6 @@ def prepare(
         model=options.pop("model") or llama.model_path,
         sampling=_sampling(llama, options),
     )
-
-
-def encode(llama: LongLlama, prompt: str | list[int], suffix: str | None) -> tuple[list[int], bool]:
-    """Prompt tokens, with BOS and EOS as the model wants them around text, and whether they ask to fill in
-    the middle: a suffix does where the model has the tokens for it."""
-    model = llama._model
-    marks = None if suffix is None else model.fill_marks()
-    fills = marks is not None
-    if isinstance(prompt, str):
-        body = llama.tokenize(prompt.encode(), add_bos=False, special=not fills) if prompt else []
-    else:
-        body = _as_tokens(prompt)
-    if marks is not None:
-        after = llama.tokenize((suffix or "").encode(), add_bos=False, special=False)
-        before, after = [marks[0], *body], [marks[1], *after]
-        body = [*after, *before, marks[2]] if llama.spm_infill else [*before, *after, marks[2]]
-    if not isinstance(prompt, str) and suffix is None:
-        return body, fills
-    bos, eos, sep = model.token_bos(), model.token_eos(), model.token_sep()
-    begin = [bos] if model.add_bos_token() and bos != -1 else []
-    end = [sep if sep != -1 else eos] if model.add_eos_token() or sep != -1 else []
-    if begin and body[:1] == begin:
-        warnings.warn(
-            f"the prompt begins with {model.token_get_text(bos)!r}, which is put there anyway: leave it out",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    return [*begin, *body, *end], fills
-
-
-def _as_tokens(prompt: Any) -> list[int]:
-    try:
-        if isinstance(prompt, (bytes, bytearray, memoryview, Mapping, Set)):
-            raise TypeError
-        return [index(token) for token in prompt]
-    except TypeError:
-        raise TypeError(
-            f"a prompt is a str, or a list of ints (tokens), not {reprlib.repr(prompt)}: "
-            "decode bytes, and make whole numbers of the tokens"
-        ) from None
 
 
 def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:

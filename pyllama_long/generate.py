@@ -158,7 +158,7 @@ def bias(logit_bias: dict[int, float], n_vocab: int) -> Processor:
 
 def generate(
     llama: LongLlama,
-    tokens: Sequence[int],
+    ids: IntArray,
     *,
     turn: int,
     reset: bool = True,
@@ -172,7 +172,7 @@ def generate(
     the old one. room: how many tokens will be asked for, as far as is known. turn: from `LongLlama.start`;
     the generator ends with RuntimeError when a later call has taken the context over.
     """
-    return _loop(llama, as_ids(tokens), turn, reset, room, stopping_criteria, Sampler(llama, **sampling))
+    return _loop(llama, ids, turn, reset, room, stopping_criteria, Sampler(llama, **sampling))
 
 
 def _loop(
@@ -188,10 +188,7 @@ def _loop(
     try:
         llama.check_turn(turn)
         if reset:
-            if not seq.sync():
-                seq.keep(0)
-            seq.length = 0
-            seq.admit(ids, len(ids) + room)
+            seq.begin(ids, room)
         pending = seq.reuse(ids)
         if not len(pending) and not 0 < seq.live == seq.length:
             pending = seq.last()

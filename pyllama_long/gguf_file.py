@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -24,9 +25,9 @@ __all__ = [
     "RepeatedToken",
     "Tensor",
     "Value",
-    "check_tokens",
     "first_part",
     "read_gguf",
+    "read_header",
     "read_parts",
     "split_parts",
 ]
@@ -45,13 +46,16 @@ _SCALARS = {
     GGUFValueType.BOOL: "<?",
 }
 _TOKENS = "tokenizer.ggml.tokens"
-_LONGEST_NAME = 65535
-_LONGEST_TEXT = 1 << 24
-_MOST_STRINGS = 1 << 23
-_KEPT_NUMBERS = 4096
-_LONGEST_TENSOR_NAME = 64
-_MOST_DIMS = 4
-_LARGEST_ALIGNMENT = 1 << 20
+_LENGTH = struct.Struct("<Q")  # of a string
+_ALIGNMENT = "general.alignment"
+_DEFAULT_ALIGNMENT = 32  # bytes
+_MAX_NAME = 65535
+_MAX_TEXT = 1 << 24
+_MAX_STRINGS = 1 << 23
+_MAX_KEPT = 4096  # numbers of an array
+_MAX_TENSOR_NAME = 64
+_MAX_DIMS = 4
+_MAX_ALIGNMENT = 1 << 20
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
@@ -61,6 +65,10 @@ class GGUFError(ValueError):
 
 class RepeatedToken(GGUFError):
     """A vocabulary with a token that is there twice, at which llama.cpp ends the process."""
+
+
+class _UnknownType(GGUFError):
+    """A tensor of a type that this program does not know; what comes after it can be read."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,22 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
+    """The header of a model's file, or of all files of a split model: the values of the first one, everybody's
+    tensors, and their size together. It stands for its path wherever a model is opened, and is not read again there.
+
+    alignment: of the tensor data, the least of all files, in bytes. wrong: what is wrong with the tensors, or "".
+    """
+
     path: Path
     size: int
     version: int
     values: dict[str, Value]
     tensors: tuple[Tensor, ...]
+    alignment: int = _DEFAULT_ALIGNMENT
+    wrong: str = ""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
@@ -106,7 +125,37 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
 
     Raises GGUFError with one line, also for a file that is missing, empty, a directory or cut off anywhere.
     """
-    path = Path(path)
+    return _whole(_read(Path(path)))
+
+
+def read_parts(path: str | os.PathLike[str]) -> GGUFFile:
+    """Reads the headers of a model and of all its parts. Raises GGUFError."""
+    return _whole(read_header(path))
+
+
+def read_header(path: str | os.PathLike[str]) -> GGUFFile:
+    """As `read_parts`, but what is wrong with tensors is told in the result: llama.cpp, which loads the file, says so
+    itself, or knows a type that this program does not. Raises GGUFError for values that cannot be read."""
+    if isinstance(path, GGUFFile):
+        return path
+    first = _read(first_part(path))
+    files = [first, *(_read(part) for part in split_parts(path)[1:])]
+    return replace(
+        first,
+        size=sum(file.size for file in files),
+        tensors=tuple(tensor for file in files for tensor in file.tensors),
+        alignment=min(file.alignment for file in files),
+        wrong=next((file.wrong for file in files if file.wrong), ""),
+    )
+
+
+def _whole(file: GGUFFile) -> GGUFFile:
+    if file.wrong:
+        raise GGUFError(file.wrong)
+    return file
+
+
+def _read(path: Path) -> GGUFFile:
     try:
         if path.is_dir():
             raise GGUFError(f"{path} is a directory: give a .gguf file in it")
@@ -145,26 +194,6 @@ def first_part(path: str | os.PathLike[str]) -> Path:
     return parts[0] if parts and not missing else Path(path)
 
 
-def read_parts(path: str | os.PathLike[str]) -> GGUFFile:
-    """Reads the headers of a model and of all its parts: the values of the first, everybody's tensors, the size of all
-    files together. Raises GGUFError."""
-    first = read_gguf(first_part(path))
-    rest = [read_gguf(part) for part in split_parts(path)[1:]]
-    tensors = [tensor for file in (first, *rest) for tensor in file.tensors]
-    return replace(first, size=sum(file.size for file in (first, *rest)), tensors=tuple(tensors))
-
-
-def check_tokens(path: str | os.PathLike[str]) -> None:
-    """Raises RepeatedToken. What else is wrong with a file is left to llama.cpp, which says so itself."""
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _Reader(Path(path), data, len(data)).metadata(_TOKENS)
-    except RepeatedToken:
-        raise
-    except (GGUFError, OSError, ValueError):
-        return
-
-
 class _Reader:
     """A cursor over the file; `at` never passes `size`."""
 
@@ -173,12 +202,20 @@ class _Reader:
 
     def read(self) -> GGUFFile:
         version, n_tensors, values = self.metadata()
-        tensors = tuple(self.tensor() for _ in range(n_tensors))
-        self.check_extents(values, tensors)
-        return GGUFFile(self.path, self.size, version, values, tensors)
+        tensors, wrong = [], ""
+        try:
+            for _ in range(n_tensors):
+                try:
+                    tensors.append(self.tensor())
+                except _UnknownType as error:
+                    wrong = wrong or str(error)
+            alignment = self.check_extents(values, tensors)
+        except GGUFError as error:
+            alignment, wrong = _DEFAULT_ALIGNMENT, wrong or str(error)
+        return GGUFFile(self.path, self.size, version, values, tuple(tensors), alignment, wrong)
 
-    def metadata(self, last: str = "") -> tuple[int, int, dict[str, Value]]:
-        """Version, number of tensors, and the values as far as the key `last`."""
+    def metadata(self) -> tuple[int, int, dict[str, Value]]:
+        """Version, number of tensors, and the values."""
         if self.data[:4] != b"GGUF":
             raise GGUFError(f"{self.path} is not a GGUF file (it does not begin with GGUF)")
         self.at = 4
@@ -191,12 +228,10 @@ class _Reader:
         n_values = self.count("<Q", 13, "metadata entries")
         values: dict[str, Value] = {}
         for _ in range(n_values):
-            key = self.text("a metadata key", _LONGEST_NAME)
+            key = self.text("a metadata key", _MAX_NAME)
             if key in values:
                 raise GGUFError(f"{self.path} is damaged: the metadata key {key!r} is there twice")
             values[key] = self.value(key)
-            if key == last:
-                break
         return version, n_tensors, values
 
     def take(self, n: int, what: str) -> int:
@@ -240,7 +275,7 @@ class _Reader:
     def value(self, key: str) -> Value:
         kind = self.kind(key)
         if kind == GGUFValueType.STRING:
-            return self.text(key, _LONGEST_TEXT)
+            return self.text(key, _MAX_TEXT)
         if kind != GGUFValueType.ARRAY:
             form = _SCALARS[kind]
             scalar: int | float | bool = struct.unpack_from(
@@ -252,19 +287,31 @@ class _Reader:
             raise GGUFError(f"{self.path} is damaged: {key} is an array of arrays")
         if kind == GGUFValueType.STRING:
             n = self.count("<Q", 8, f"strings in {key}")
-            if n > _MOST_STRINGS:
+            if n > _MAX_STRINGS:
                 raise GGUFError(f"{self.path} is damaged: {key} has {n} strings")
             if key == _TOKENS:
                 self.tokens(n)
             else:
-                for _ in range(n):
-                    self.take(self.number("<Q", key), key)
+                self.strings(n, key)
             return Array(n)
         form = _SCALARS[kind]
         width = struct.calcsize(form)
         n = self.count("<Q", width, f"numbers in {key}")
         start = self.take(n * width, key)
-        return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _KEPT_NUMBERS else Array(n)
+        return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _MAX_KEPT else Array(n)
+
+    def strings(self, n: int, key: str) -> None:
+        """Passes n strings, of which a vocabulary's merges may be some hundred thousand."""
+        read, data, at, last = _LENGTH.unpack_from, self.data, self.at, self.size - _LENGTH.size
+        for _ in range(n):
+            if at > last:
+                break
+            at += _LENGTH.size + read(data, at)[0]
+        else:
+            last = self.size
+        if at > last:
+            raise GGUFError(f"{self.path} is truncated or damaged: {key} ends beyond its {self.size} bytes")
+        self.at = at
 
     def tokens(self, n: int) -> None:
         """Passes the vocabulary; a word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
@@ -281,9 +328,9 @@ class _Reader:
             seen.add(word)
 
     def tensor(self) -> Tensor:
-        name = self.text("a tensor's name", _LONGEST_TENSOR_NAME)
+        name = self.text("a tensor's name", _MAX_TENSOR_NAME)
         n_dims = self.number("<I", f"the shape of {name!r}")
-        if not 1 <= n_dims <= _MOST_DIMS:
+        if not 1 <= n_dims <= _MAX_DIMS:
             raise GGUFError(f"{self.path} is damaged: tensor {name!r} has {n_dims} dimensions")
         shape = tuple(self.number("<Q", f"the shape of {name!r}") for _ in range(n_dims))
         number = self.number("<I", f"the type of {name!r}")
@@ -291,7 +338,7 @@ class _Reader:
         try:
             kind = GGMLQuantizationType(number)
         except ValueError:
-            raise GGUFError(
+            raise _UnknownType(
                 f"{self.path} is damaged, or newer than this program: the type of {name!r} is {number}"
             ) from None
         if prod(shape) == 0 or shape[0] % GGML_QUANT_SIZES[kind][0]:
@@ -300,9 +347,10 @@ class _Reader:
             )
         return Tensor(name, shape, kind, offset)
 
-    def check_extents(self, values: dict[str, Value], tensors: tuple[Tensor, ...]) -> None:
-        alignment = values.get("general.alignment", 32)
-        if not isinstance(alignment, int) or not 1 <= alignment <= _LARGEST_ALIGNMENT:
+    def check_extents(self, values: dict[str, Value], tensors: Sequence[Tensor]) -> int:
+        """The alignment of the tensor data, in bytes."""
+        alignment = values.get(_ALIGNMENT, _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 1 <= alignment <= _MAX_ALIGNMENT:
             raise GGUFError(f"{self.path} is damaged: general.alignment is {alignment!r}")
         begin = -(-self.at // alignment) * alignment
         end, name = max(((begin + t.offset + t.n_bytes, t.name) for t in tensors), default=(0, ""))
@@ -311,3 +359,4 @@ class _Reader:
                 f"{self.path} is truncated: tensor {name!r} ends at byte {end}, the file has {self.size}: "
                 "download it again"
             )
+        return alignment

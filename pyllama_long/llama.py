@@ -13,12 +13,15 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from pyllama_long import _native, chat_options, completion, explain, loading, log, lora
+from pyllama_long import _native, chat_options, completion, context_options, explain, keywords, log
 from pyllama_long import tail as tails
 from pyllama_long._native import llama_cpp
+from pyllama_long.chat_formats import chat_formats
+from pyllama_long.context_options import kv_types
 from pyllama_long.errors import NotNumbers
 from pyllama_long.generate import Sampler, generate, window
 from pyllama_long.model import Model
+from pyllama_long.opened import Opened, Wanted, open_model
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 from pyllama_long.sequence import FloatArray, IntArray, Progress, as_ids
@@ -88,6 +91,7 @@ class LongLlama(llama_cpp.Llama):
     threads; a stream that is left unfinished ends when the next call begins. Callbacks may read, not call.
     """
 
+    _opened: Opened
     _model: Model
     _batch: Any
     sequence: Tokens
@@ -104,80 +108,62 @@ class LongLlama(llama_cpp.Llama):
         **llama_kwargs: Any,
     ) -> None:
         self._stack, self.turns = ExitStack(), Turns()
-        model_path = os.fspath(model_path)
         texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type, "precision": precision}
-        self._arguments = {"model_path": model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
-        o = loading.options(llama_kwargs)
-        type_k, type_v = loading.kv_types(kv_type, o.type_k, o.type_v)
-        self.precision = loading.precision(precision)
+        self.model_path = os.fspath(model_path)
+        self._arguments = {"model_path": self.model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
+        o = keywords.options(llama_kwargs)
         if not 0 <= (n_ctx := index(n_ctx)) < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
-        self.verbose, self.model_path, self.progress = o.verbose, model_path, progress
-        log.install(o.verbose)
-        loading.start_backend(o.numa)
-        self.numa, self.tensor_split, self.kv_overrides = o.numa, o.tensor_split, o.kv_overrides
-        self.model_params, self._arrays = loading.model_params(o)
-        asked = loading.context_params(o, n_ctx, type_k, type_v)
-        self._model = self._stack.enter_context(
-            closing(Model(model_path, self.model_params, o.verbose, asked, loading.overrides(o)))
+        kv, adapters = (
+            kv_types(kv_type, o.type_k, o.type_v),
+            [(o.lora_path, o.lora_scale)] if o.lora_path else [],
         )
-        self.metadata = self._model.metadata()
-        self.n_train = loading.trained_length(self._model, self.metadata)
-        n_ctx = n_ctx or self.n_train
-        self._choose(attention, rope, n_ctx, o)
+        wanted = Wanted(attention, rope, n_ctx, kv, context_options.precision(precision), adapters)
+        opened = open_model(model_path, o, wanted)
+        self._stack.enter_context(closing(opened))
+        self._take(opened, o)
+        self.progress, self.cache, self.sampled_row = progress, None, -1
+        self._sampler: Any = None
+        self._tail_is_found = False  # by a completion, not set by the caller
+        self._chat: tuple[Sequence[Any], str | None] | None = None
+        self._set_chat_format(o)
+        self._keep_all_rows(o.logits_all)
 
-        self.context_params = loading.context_params(o, n_ctx, type_k, type_v)
+    # ---- loading -------------------------------------------------------------------------------------------
+
+    def _take(self, opened: Opened, o: Any) -> None:
+        """Attributes of what was opened, ours and llama_cpp's."""
+        self._opened, self._model, self._ctx = opened, opened.model, opened.context
+        self.plan, self.rope, self.precision = opened.plan, opened.rope, opened.precision
+        self.plan_reason, self.rope_reason, self.upstream = (
+            opened.plan_reason,
+            opened.rope_reason,
+            opened.upstream,
+        )
+        self.metadata, self.n_train, self.lora = opened.metadata, opened.n_train, list(opened.lora)
+        self.model_params, self.context_params = opened.model.params, opened.params
         self.n_batch, self.n_threads = self.context_params.n_batch, self.context_params.n_threads
         self.n_threads_batch = self.context_params.n_threads_batch
-        config = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
-        context = loading.open_context(self._model, self.context_params, config)
-        self._ctx = self._stack.enter_context(closing(context))
-        self._n_ctx, self._n_vocab = self._ctx.n_ctx(), self.n_vocab()
+        self._n_ctx, self._n_vocab = opened.n_ctx(), self.n_vocab()
         self.sequence = Tokens(
             self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope, self.turns.outside
         )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch
-
-        self.tokenizer_ = o.tokenizer or _native.LlamaTokenizer(self)
+        self.verbose, self.numa, self.tensor_split = o.verbose, o.numa, o.tensor_split
+        self.kv_overrides, self.draft_model, self.spm_infill = o.kv_overrides, o.draft_model, o.spm_infill
         self.lora_base, self.lora_scale, self.lora_path = o.lora_base, o.lora_scale, o.lora_path
-        self.lora = [(os.fspath(o.lora_path), float(o.lora_scale))] if o.lora_path else []
-        lora.attach(self._model, self.ctx, self.lora)
-        self.cache = None
-        self.draft_model, self.spm_infill = o.draft_model, o.spm_infill
+        self.tokenizer_ = o.tokenizer or _native.LlamaTokenizer(self)
         self.set_seed(o.seed or llama_cpp.LLAMA_DEFAULT_SEED)
         self.last_n_tokens_size = window(o.last_n_tokens_size, self._n_ctx)
-        self._sampler: Any = None
         self._token_nl, self._token_eos = self.token_nl(), self.token_eos()
         self._is_recurrent = llama_cpp.llama_model_is_recurrent(self.model)
         self._is_hybrid = llama_cpp.llama_model_is_hybrid(self.model)
-        self._tail_is_found = False  # by a completion, not set by the caller
-        self._chat: tuple[Sequence[Any], str | None] | None = None
-        self.sampled_row = -1
-        self._set_chat_format(o)
-        self._keep_all_rows(o.logits_all)
-        explain.warn_refused(self)
-
-    # ---- loading -------------------------------------------------------------------------------------------
-
-    def _meta(self, name: str, default: str = "") -> str:
-        """A key of the GGUF that has the architecture's name before it."""
-        return self.metadata.get(f"{self.metadata.get('general.architecture')}.{name}", default)
-
-    def _choose(self, attention: str | AttentionPlan, rope: str | RopePolicy, n_ctx: int, o: Any) -> None:
-        settled = loading.settle(self._model, self.metadata, attention, rope, (self.n_train, n_ctx), o)
-        self.plan, self.plan_reason = settled.plan, settled.plan_reason
-        self.rope, self.rope_reason = settled.rope, settled.rope_reason
-        self.upstream = settled.upstream
-        if self.upstream and self.precision != "auto":
-            raise ValueError(
-                f"attention='upstream' has its own precision, not {self.precision}: give precision='auto'"
-            )
 
     def _set_chat_format(self, o: Any) -> None:
         self.chat_format, self.chat_handler = o.chat_format, o.chat_handler
         bos = self.token_bos()
-        self._chat_handlers = loading.chat_formats(self._model, self.metadata, self._token_eos, bos)
+        self._chat_handlers = chat_formats(self._model, self.metadata, self._token_eos, bos)
         if self.chat_format is None and self.chat_handler is None:
             self.chat_format = "llama-2"
             if "chat_template.default" in self._chat_handlers:
@@ -211,7 +197,7 @@ class LongLlama(llama_cpp.Llama):
             self.turns.begin()
             self._stack.close()
             closed: Any = _Closed()
-            self._model = self._ctx = self.sequence = self._batch = closed
+            self._opened = self._model = self._ctx = self.sequence = self._batch = closed
 
     def _block(self) -> None:
         if isinstance(self.__dict__.get("sequence"), Tokens):
@@ -271,9 +257,10 @@ class LongLlama(llama_cpp.Llama):
     def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         bound = _GENERATE.bind(self, *args, **kwargs)
         options = {key: value for key, value in bound.arguments.items() if key != "self"}
+        ids = as_ids(options.pop("tokens"))
         if options.get("reset", True):
             self._forget_tail()
-        return self.turns.steps(generate(self, turn=self.start(), **options))
+        return self.turns.steps(generate(self, ids, turn=self.start(), **options))
 
     @property
     def n_tokens(self) -> int:
@@ -445,7 +432,7 @@ class LongLlama(llama_cpp.Llama):
     def explain(self) -> str:
         """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream
         computes."""
-        return explain.explain(self, self.sequence.factor)
+        return explain.explain(self._opened, self.sequence.factor)
 
     # ---- state ---------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyllama_long._native import llama_cpp
-from pyllama_long.sequence import FloatArray, as_ids
+from pyllama_long.sequence import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from llama_cpp.llama_types import CompletionLogprobs
@@ -37,9 +37,9 @@ def score(logits: FloatArray, token: int, k: int) -> Logprob:
     return Logprob(token, float(logprobs[token]), [(int(i), float(logprobs[i])) for i in order])
 
 
-def score_prompt(llama: LongLlama, tokens: Sequence[int], k: int) -> list[Logprob]:
-    """One Logprob per prompt token; evaluates the prompt from its beginning and leaves it in the cache."""
-    seq, ids = llama.sequence, as_ids(tokens)
+def score_prompt(llama: LongLlama, ids: IntArray, k: int) -> list[Logprob]:
+    """One Logprob per prompt token; evaluates a text from its beginning and leaves it in the cache, to begin again."""
+    seq = llama.sequence
     found = [Logprob(int(ids[0]), None, None)]
 
     def visit(first: int, rows: FloatArray) -> None:
@@ -50,6 +50,7 @@ def score_prompt(llama: LongLlama, tokens: Sequence[int], k: int) -> list[Logpro
 
     seq.keep(0)
     seq.extend(ids, progress=llama.progress, visit=visit, chunk=rows_at_once(llama))
+    seq.length = 0
     return found
 
 

@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,9 +15,9 @@ import numpy as np
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.errors import ModelError
-from pyllama_long.gguf_file import GGUFError, RepeatedToken, check_tokens, first_part, split_parts
+from pyllama_long.gguf_file import GGUFError, GGUFFile, RepeatedToken, first_part, read_header
+from pyllama_long.model_info import model_info
 from pyllama_long.probe import Probed, probe
-from pyllama_long.rope_scaling import TENSORS
 from pyllama_long.users import Users
 
 _FAILED = -(2**31)  # from llama_tokenize: the reason is logged
@@ -28,8 +27,6 @@ _COPIED = {
     llama_cpp.LLAMA_LOAD_MODE_MMAP: llama_cpp.LLAMA_LOAD_MODE_NONE,
     llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK: llama_cpp.LLAMA_LOAD_MODE_MLOCK,
 }
-_GGUF_ARRAY = 9  # gguf_type
-_INTEGERS = {4: np.uint32, 5: np.int32, 10: np.uint64, 11: np.int64}
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -53,29 +50,21 @@ class Model(_internals.LlamaModel):
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         params: llama_cpp.llama_model_params,
         verbose: bool = False,
         context: llama_cpp.llama_context_params | None = None,
         overrides: bytes = b"",
     ) -> None:
-        self.path_model, self.params, self.verbose = path, params, verbose
+        self.params, self.verbose = params, verbose
         self._users = Users(lambda: RuntimeError("this LongLlama is closed"))
         self._exit_stack = ExitStack()
         self.sampler, self.custom_samplers = None, []
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
-        try:
-            path = str(first_part(path))
-        except GGUFError as error:
-            raise ModelError(f"cannot load {path}: {error}") from None
-        self.path_model = path
-        check_file(path)
-        try:
-            check_tokens(path)
-        except RepeatedToken as error:
-            raise ModelError(str(error)) from None
+        self.file, wrong = _header(path)
+        self.path_model = path = os.fspath(self.file)
         self.takes: Probed = probe(path, context, overrides=overrides)
-        if _alignment(path) < _MAPPED:
+        if self.file.alignment < _MAPPED:
             params.load_mode = _COPIED.get(params.load_mode, params.load_mode)
         log.forget()
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
@@ -85,6 +74,9 @@ class Model(_internals.LlamaModel):
             hint = ": the file is damaged or cut off, download it again" if damaged else ""
             raise ModelError(f"cannot load {path}: {reason}{hint}")
         self._exit_stack.callback(self._users.end, self._free)
+        if wrong:
+            self._exit_stack.close()
+            raise ModelError(f"cannot load {path}: {wrong}")
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         if llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
             self._exit_stack.close()
@@ -190,23 +182,39 @@ class Model(_internals.LlamaModel):
     @_held
     def kv_bytes(self, n_ctx: int, bytes_per_value: float) -> int:
         """Size of the K and V cache where every layer keeps every token; 0 for models of other kinds."""
-        meta = self.metadata()
-        arch = meta.get("general.architecture", "")
         special = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(
             self.model
         )
-        if special or llama_cpp.llama_model_n_swa(self.model) or f"{arch}.attention.kv_lora_rank" in meta:
+        try:
+            info = model_info(self.file)
+        except GGUFError:
             return 0
-        names = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
-        n_layer, n_embd, n_head, n_head_kv = (int(meta.get(f"{arch}.{name}", 0)) for name in names)
-        head = n_embd // max(1, n_head)
-        lengths = (int(meta.get(f"{arch}.attention.{name}_length", head)) for name in ("key", "value"))
-        return int(n_ctx * n_layer * n_head_kv * sum(lengths) * bytes_per_value)
+        latent = f"{info.architecture}.attention.kv_lora_rank" in self.file.values
+        if special or latent or llama_cpp.llama_model_n_swa(self.model):
+            return 0
+        return int(n_ctx * info.kv_values_per_token * bytes_per_value)
 
 
 for _name, _method in vars(_internals.LlamaModel).items():
     if inspect.isfunction(_method) and not _name.startswith("_") and _name not in {*vars(Model), "close"}:
         setattr(Model, _name, _held(_method))
+
+
+def _header(path: str | os.PathLike[str]) -> tuple[GGUFFile, str]:
+    """The header of a model, and why it cannot be read, which llama.cpp may say better. Raises ModelError."""
+    if isinstance(path, GGUFFile):
+        return path, ""
+    try:
+        first = first_part(path)
+    except GGUFError as error:
+        raise ModelError(f"cannot load {path}: {error}") from None
+    check_file(str(first))
+    try:
+        return read_header(first), ""
+    except RepeatedToken as error:
+        raise ModelError(str(error)) from None
+    except GGUFError as error:
+        return GGUFFile(first, 0, 0, {}, ()), str(error)
 
 
 def check_file(path: str) -> None:
@@ -227,52 +235,3 @@ def check_file(path: str) -> None:
         raise ModelError(
             f"{path} is not a GGUF file (it starts with {head[:4]!r}): convert or download a .gguf file"
         )
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What a GGUF says about long contexts besides its scalar keys."""
-
-    dilated: tuple[list[int], list[int]] | None = None  # segment lengths, rates
-    rope_factors: str | None = None  # llama3 or longrope, when the file has such tensors
-
-
-def read_hints(path: str, arch: str) -> Hints:
-    """Reads the arrays `{arch}.attention.dilated.*` and looks for RoPE factor tensors."""
-    gguf = _native.lib.gguf_init_from_file(os.fsencode(path), _native.CGgufParams(True, None))
-    if not gguf:
-        return Hints()
-    try:
-        segments, rates = (
-            _integers(gguf, f"{arch}.attention.dilated.{name}") for name in ("segment_lengths", "rates")
-        )
-        found = (
-            kind for name, kind in TENSORS.items() if _native.lib.gguf_find_tensor(gguf, name.encode()) >= 0
-        )
-        return Hints((segments, rates) if segments and rates else None, next(found, None))
-    finally:
-        _native.lib.gguf_free(gguf)
-
-
-def _integers(gguf: int, key: str) -> list[int] | None:
-    lib = _native.lib
-    i = lib.gguf_find_key(gguf, key.encode())
-    if i < 0 or lib.gguf_get_kv_type(gguf, i) != _GGUF_ARRAY:
-        return None
-    kind = _INTEGERS.get(lib.gguf_get_arr_type(gguf, i))
-    n = lib.gguf_get_arr_n(gguf, i)
-    if kind is None or n == 0:
-        return None
-    raw = np.ctypeslib.as_array(lib.gguf_get_arr_data(gguf, i), (n * np.dtype(kind).itemsize,))
-    return [int(value) for value in raw.view(kind)]
-
-
-def _alignment(path: str) -> int:
-    """The least general.alignment of a model's files, in bytes; llama.cpp itself refuses what it cannot read."""
-    least = _MAPPED
-    for part in split_parts(path) or (path,):
-        gguf = _native.lib.gguf_init_from_file(os.fsencode(part), _native.CGgufParams(True, None))
-        if gguf:
-            least = min(least, _native.lib.gguf_get_alignment(gguf))
-            _native.lib.gguf_free(gguf)
-    return least

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from pyllama_long.context_options import KV_TYPES
 from pyllama_long.gguf_file import GGUFError, GGUFFile, read_parts
-from pyllama_long.rope_scaling import TENSORS, read_scaling
+from pyllama_long.hints import integers, read_hints
+from pyllama_long.rope_scaling import read_scaling
 
-__all__ = ["KV_TYPES", "ModelInfo", "model_info"]
-
-# Bits per element of a K or V cache, scales included.
-KV_TYPES = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
-
+__all__ = ["ModelInfo", "model_info"]
 
 # Architectures that llama.cpp knows to have ALiBi, besides those whose files say so.
 _ALIBI = ("bloom", "refact")
@@ -47,9 +44,14 @@ class ModelInfo:
     sliding_window: int
     chat_template: bool
 
+    @property
+    def kv_values_per_token(self) -> int:
+        """Numbers that one token takes in the caches of all layers (exact; without SWA's savings)."""
+        return sum(self.kv_heads) * (self.key_length + self.value_length)
+
     def kv_bytes_per_token(self, kv_type: str = "f16") -> float:
-        """Bytes that one token takes in the caches of all layers (exact; without SWA's savings)."""
-        return sum(self.kv_heads) * (self.key_length + self.value_length) * KV_TYPES[kv_type] / 8
+        """Bytes that these numbers take."""
+        return self.kv_values_per_token * KV_TYPES[kv_type].bits / 8
 
     def memory(self, n: int, kv_type: str = "f16") -> int:
         """Bytes of weights and KV cache at n tokens; working buffers come on top."""
@@ -57,7 +59,7 @@ class ModelInfo:
 
 
 def model_info(path: str | os.PathLike[str]) -> ModelInfo:
-    """Reads the header of a GGUF file, and of its other parts where it is split.
+    """Reads the header of a GGUF file, and of its other parts where it is split; a GGUFFile is not read again.
 
     Raises GGUFError when it is not one, or not a language model's."""
     file = read_parts(path)
@@ -69,10 +71,9 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
     n_head = max(keys.per_layer("attention.head_count", n_layer), default=0)
     width = keys.number("embedding_length")
     head_length = width // n_head if n_head else 0
-    names = {tensor.name for tensor in file.tensors}
-    tensors = next((kind for name, kind in TENSORS.items() if name in names), None)
+    hints = read_hints(file, architecture)
     try:
-        scaling = read_scaling(file.values, architecture, keys.number("context_length"), tensors)
+        scaling = read_scaling(file.values, architecture, keys.number("context_length"), hints.rope_factors)
     except ValueError as error:
         raise GGUFError(f"{file.path} is damaged: {error}") from None
     types = Counter[str]()
@@ -103,7 +104,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
         rope_scaling=scaling.name or None,
         rope_extension=keys.text("rope.extension"),
         alibi=architecture in _ALIBI or keys.positive("attention.max_alibi_bias"),
-        dilated=keys.dilated(),
+        dilated=hints.dilated,
         sliding_window=keys.number("attention.sliding_window"),
         chat_template="tokenizer.chat_template" in file.values,
     )
@@ -112,7 +113,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
 class _Keys:
     """The metadata of one architecture, by the names after its prefix."""
 
-    _MOST_LAYERS = 4096
+    _MAX_LAYERS = 4096
 
     def __init__(self, file: GGUFFile, architecture: str) -> None:
         self.file, self.architecture = file, architecture
@@ -135,24 +136,9 @@ class _Keys:
 
     def per_layer(self, name: str, n_layer: int) -> tuple[int, ...]:
         """One number per layer, () where the file does not say."""
-        if n_layer > self._MOST_LAYERS:
+        if n_layer > self._MAX_LAYERS:
             raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.block_count is {n_layer}")
         value = self.file.values.get(f"{self.architecture}.{name}")
         if isinstance(value, tuple):
-            return self.integers(name, value)
+            return integers(self.file, f"{self.architecture}.{name}", value)
         return (self.number(name),) * n_layer if value is not None else ()
-
-    def dilated(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        found = []
-        for name in ("segment_lengths", "rates"):
-            value = self.file.values.get(f"{self.architecture}.attention.dilated.{name}")
-            if not isinstance(value, tuple):
-                return None
-            found.append(self.integers(f"attention.dilated.{name}", value))
-        return found[0], found[1]
-
-    def integers(self, name: str, values: Sequence[object]) -> tuple[int, ...]:
-        found = tuple(value for value in values if isinstance(value, int) and 0 <= value < 1 << 31)
-        if len(found) < len(values):
-            raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.{name} is {values[:8]!r}")
-        return found

@@ -110,6 +110,13 @@ class Sequence:
             self.held, self.live = min(self.length, end), 0
         return mine
 
+    def begin(self, tokens: IntArray, room: int) -> None:
+        """A new text begins with these tokens, of which room for more may be wanted."""
+        if not self.sync():
+            self.keep(0)
+        self.length = 0
+        self.admit(tokens, len(tokens) + room)
+
     def admit(self, tokens: IntArray, n: int) -> None:
         """A new text begins with these tokens and may take n: chooses the factor of a dynamic RoPE policy.
 

@@ -31,7 +31,8 @@ from context_bench.job import OURS, UPSTREAM, BenchError, Job, Row
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from pyllama_long.model_info import KV_TYPES, ModelInfo, model_info
+from pyllama_long.context_options import KV_TYPES
+from pyllama_long.model_info import ModelInfo, model_info
 
 SIDES = (UPSTREAM, OURS)
 LADDER = tuple(1024 << i for i in range(8))
@@ -179,7 +180,7 @@ def measure(args: argparse.Namespace, console: Console) -> int:
         if not file.parent.is_dir():
             raise BenchError(f"{file.parent} is no folder: {file.name} cannot be written there")
     if args.threads == 0:
-        from pyllama_long.loading import cpus
+        from pyllama_long.params import cpus
 
         args.threads = cpus()[1]
     model = find_model(args, console)

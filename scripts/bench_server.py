@@ -34,8 +34,8 @@ from server_bench.sides import OURS, UPSTREAM, Setup, serving
 from server_bench.upstream import BenchError, llama_server
 
 from pyllama_long.gguf_file import GGUFError
-from pyllama_long.loading import cpus
 from pyllama_long.model_info import model_info
+from pyllama_long.params import cpus
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("conversation", "prompt", "short", "depth")

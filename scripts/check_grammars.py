@@ -31,6 +31,7 @@ from pyllama_long._native import Candidates, llama_cpp
 from pyllama_long.gbnf import to_lark
 from pyllama_long.grammar import LIMITS, tokenizer
 from pyllama_long.model import Model
+from pyllama_long.opened import open_vocabulary
 
 DEMO = Path(pyllama_long.__file__).parent / "data" / "demo.gguf"
 
@@ -303,14 +304,12 @@ def main() -> int:
     parser.add_argument("--growing", type=int, default=500, help="grammars of growing size")
     parser.add_argument("--hostile", action="store_true", help="only what hostile grammars cost")
     options = parser.parse_args()
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
     counts: Counter[str] = Counter()
     differ = costly = 0
     rng = random.Random(1)
     costs: dict[str, dict[str, Any]] = {}
     grown: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    with closing(Model(options.model, params)) as model:
+    with closing(open_vocabulary(options.model)) as model:
         vocabulary = Vocabulary(model)
         for name, grammar in () if options.hostile else _grammars(rng, options.walks):
             counts[name] += 1

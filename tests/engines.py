@@ -10,6 +10,7 @@ import numpy as np
 from pyllama_long import LongLlama, filler
 from pyllama_long.engine import Event, Finished, Handle, Sampling, Started, Text, TokenInfo, Usage
 from pyllama_long.generate import generate
+from pyllama_long.sequence import as_ids
 
 GREEDY = Sampling(temperature=0)
 ENDLESS = Sampling(temperature=0, logit_bias={8190: -100})
@@ -65,7 +66,7 @@ def alone(llm: LongLlama, prompt: Sequence[int], n: int) -> list[int]:
     llm.sequence.keep(0)
     llm.reset()
     found: list[int] = []
-    for token in generate(llm, list(prompt), turn=llm.start(), room=n, temp=0):
+    for token in generate(llm, as_ids(prompt), turn=llm.start(), room=n, temp=0):
         if token == llm.token_eos():
             break
         found.append(token)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from pyllama_long import cli
 from pyllama_long.cli import chat_input, common, hub
+from pyllama_long.context_options import PRECISIONS
 
 COMMANDS = ("chat", "complete", "inspect", "plan", "demo")
 ENOUGH = ("--ctx", "1024", "--temp", "0")
@@ -293,12 +294,8 @@ def test_closed_streams_are_as_dev_null(redirection: str, arguments: list[str]) 
     assert run(redirection) == run(redirection.replace("&-", "/dev/null"))
 
 
-@pytest.mark.parametrize("precision", common.PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_reaches_the_model(precision: str) -> None:
-    from pyllama_long import _native, loading
-
-    assert common.PRECISIONS == _native.PRECISIONS
-    assert common.MOST_THREADS == loading.MOST_THREADS
     llm = common.ModelOptions(precision=precision).open(512)
     assert llm.precision == precision
     llm.close()

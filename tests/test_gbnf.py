@@ -10,16 +10,13 @@ import pytest
 from check_grammars import HOSTILE, WRITTEN, TooCostly, Vocabulary, cost, generated, walk
 from llama_cpp import llama_grammar
 
-from pyllama_long._native import llama_cpp
 from pyllama_long.gbnf import to_lark
-from pyllama_long.model import Model
+from pyllama_long.opened import open_vocabulary
 
 
 @pytest.fixture(scope="module")
 def vocabulary(demo_model: str) -> Iterator[Vocabulary]:
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    with closing(Model(demo_model, params)) as model:
+    with closing(open_vocabulary(demo_model)) as model:
         yield Vocabulary(model)
 
 

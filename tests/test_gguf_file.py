@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import tracemalloc
@@ -11,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama_long.gguf_file import Array, GGUFError, GGUFFile, RepeatedToken, check_tokens, read_gguf
+from pyllama_long.gguf_file import (
+    Array,
+    GGUFError,
+    GGUFFile,
+    RepeatedToken,
+    read_gguf,
+    read_header,
+    read_parts,
+)
 
 STRING, ARRAY, UINT32, FLOAT32 = 8, 9, 4, 6
 HUGE = 2**63
@@ -107,18 +116,42 @@ def test_a_token_that_is_there_twice(tmp_path: Path, tokens: tuple[bytes, ...]) 
     with pytest.raises(RepeatedToken, match=r"is damaged: the token '.+' is there twice"):
         read(tmp_path, data)
     with pytest.raises(RepeatedToken):
-        check_tokens(tmp_path / "model.gguf")
+        read_header(tmp_path / "model.gguf")
 
 
-def test_tokens_that_differ_and_files_that_have_none(tmp_path: Path, demo_model: str) -> None:
+def test_tokens_that_differ(tmp_path: Path) -> None:
     # Empty tokens are no repetition: llama.cpp gives each a name of its own.
     assert read(tmp_path, header(words(b"", b"a", b"", b"A"), [])).values["tokenizer.ggml.tokens"] == Array(4)
-    check_tokens(tmp_path / "model.gguf")
-    check_tokens(demo_model)
-    for data in (b"", b"GGUF", header(GOOD, []), header(words(b"a", b"a")[:0], [], n_entries=HUGE)):
-        (tmp_path / "other.gguf").write_bytes(data)
-        check_tokens(tmp_path / "other.gguf")
-    check_tokens(tmp_path / "missing.gguf")
+
+
+def test_what_is_wrong_with_tensors_is_told_beside_the_values(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    for tensors, message, n in (
+        ([tensor(b"new", kind=999), tensor(b"old")], "the type of 'new' is 999", 1),
+        ([tensor(shape=(2**40, 2**20))], "is truncated", 1),
+        ([tensor(b"a"), text(b"w")], "has 0 dimensions", 1),
+    ):
+        path.write_bytes(header(GOOD, tensors) + bytes(200))
+        file = read_header(path)
+        assert message in file.wrong and len(file.tensors) == n
+        assert file.values["llama.context_length"] == 512
+        with pytest.raises(GGUFError, match=message):
+            read_gguf(path)
+
+
+def test_a_header_that_was_read_stands_for_its_path(tmp_path: Path, demo_model: str) -> None:
+    file = read_header(demo_model)
+    assert read_header(file) is read_parts(file) is file
+    assert os.fspath(file) == demo_model
+
+
+def test_strings_that_end_beyond_the_file(tmp_path: Path) -> None:
+    many = [text(b"x" * n) for n in range(9, 12)]
+    for last in (struct.pack("<Q", 2**63), struct.pack("<Q", 2**64 - 8), b"\x01\x00\x00", b""):
+        array = struct.pack("<IQ", STRING, 4) + b"".join(many) + last
+        data = header([*GOOD, entry(b"tail", ARRAY, array)], [])
+        with pytest.raises(GGUFError, match="truncated or damaged: tail ends beyond"):
+            read(tmp_path, data)
 
 
 @pytest.mark.parametrize("name", BAD)

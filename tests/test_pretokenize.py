@@ -136,9 +136,8 @@ def test_rwkv_ends_where_no_token_fits(tmp_path: Path) -> None:
 def test_bytes_above_unicode_are_read_as_unknown(tmp_path: Path) -> None:
     """b"\\xf7\\xbf\\xbf\\xbf" is no character; it ended the process."""
     code = (
-        "import sys; from pyllama_long import _native; from pyllama_long.model import Model\n"
-        "params = _native.llama_cpp.llama_model_default_params(); params.vocab_only = True\n"
-        "model = Model(sys.argv[1], params)\n"
+        "import sys; from pyllama_long.opened import open_vocabulary\n"
+        "model = open_vocabulary(sys.argv[1])\n"
         "print(model.tokenize(b'a\\xf7\\xbf\\xbf\\xbf', 0, 0) == model.tokenize(b'a' + b'\\xef\\xbf\\xbd' * 4, 0, 0))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(GPT2)], capture_output=True, text=True)

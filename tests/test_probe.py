@@ -14,11 +14,12 @@ import pytest
 from fuzz_gguf import Entry, Model
 from random_gguf.shapes import ARCHS
 
-from pyllama_long import LongLlama, _native, loading
+from pyllama_long import LongLlama, _native, context_options, keywords
 from pyllama_long.cli.inspect import choice
 from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import model_info
+from pyllama_long.params import context_params
 from pyllama_long.phase import Branch, PlanError
 from pyllama_long.probe import probe
 from pyllama_long.rope import RopeError, RopePolicy, Takes
@@ -153,9 +154,9 @@ def test_auto_takes_what_the_model_takes_and_inspect_counts_its_memory(tmp_path:
     shape = make_random_gguf.write(
         path, arch, n_ctx_train=256, n_layer=max(2, min(ARCHS[arch].shape.n_layer, 7))
     )
-    kind = loading.kv_type("q8_0" if shape.head_dim % 32 == 0 else "f16")
+    kind = context_options.kv_type("q8_0" if shape.head_dim % 32 == 0 else "f16")
     lengths = (256, 1024, 2560)
-    params = loading.context_params(loading.options({}), 512, kind, kind)
+    params = context_params(keywords.options({}), 512, kind, kind)
     found = probe(path, params, lengths)
     info = model_info(path)
     takes = Takes(not info.alibi, found.no_map, found.no_scaling)

@@ -19,7 +19,8 @@ from train_demo.errors import TrainError
 from train_demo.model import Config
 
 from pyllama_long import LongLlama, _native, pattern
-from pyllama_long.model import read_hints
+from pyllama_long.gguf_file import read_header
+from pyllama_long.hints import read_hints
 from pyllama_long.model_info import model_info
 from pyllama_long.phase import Phase
 from pyllama_long.plan import choose_plan
@@ -91,7 +92,7 @@ def test_a_file_carries_its_plan(corpus: Corpus, tmp_path: Path) -> None:
     for config, plan in ((c, "dilated(segments=16/24/160, rates=1/1/2)"), (MINUTE, "exact")):
         file = tmp_path / "model.gguf"
         export.write(file, "f16", tensors, config, tmp_path / "tokenizer.json")
-        for found in (read_hints(str(file), "llama").dilated, model_info(file).dilated):
+        for found in (read_hints(read_header(file), "llama").dilated, model_info(file).dilated):
             assert str(choose_plan("auto", c.n_ctx, found)[0]) == plan
     back = export.read(file)
     assert all(np.abs(back[name] - tensors[name]).max() < 4e-3 for name in tensors) and len(back) == len(

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,9 +20,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pyllama_long import lengths
-from pyllama_long.gguf_file import GGUFError
-from pyllama_long.model_info import KV_TYPES, ModelInfo, model_info
+from pyllama_long import lengths, memory
+from pyllama_long.context_options import KV_TYPES, MAX_THREADS, PRECISIONS
+from pyllama_long.gguf_file import GGUFError, GGUFFile, read_parts
+from pyllama_long.model_info import ModelInfo, model_info
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 PROGRAM = "pyllama-long"
 DEFAULT_CTX = 32768  # of models that were trained at less
 LEAST_CTX = 512
-PRECISIONS = ("auto", "f32")  # of _native, which needs the library
-MOST_THREADS = 512  # of loading, which needs it too
 MOST_CTX = 2**31 - 1
 EMBEDDED = ("demo", "longnet", "longnet-dense")
 
@@ -148,9 +148,7 @@ Precision = Annotated[
 ]
 Threads = Annotated[
     int,
-    typer.Option(
-        min=0, max=MOST_THREADS, metavar="N", help="CPU threads; 0: chosen.", rich_help_panel=_MODEL
-    ),
+    typer.Option(min=0, max=MAX_THREADS, metavar="N", help="CPU threads; 0: chosen.", rich_help_panel=_MODEL),
 ]
 Lora = Annotated[
     Path | None,
@@ -242,7 +240,6 @@ class ModelOptions:
     threads: int = 0
     lora: Path | None = None
     lora_scale: float = 1.0
-    _found: dict[str, Path] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.lora is None and self.lora_scale != 1:
@@ -250,18 +247,24 @@ class ModelOptions:
 
     def path(self) -> Path:
         """The model's file; a download when it comes from the hub and is not here yet."""
+        return self._path
+
+    @cached_property
+    def _path(self) -> Path:
         if self.model is not None and self.hub is not None:
             raise typer.BadParameter("give -m FILE or --hf REPO[:FILE], not both")
-        if "path" not in self._found:
-            if self.model is not None:
-                named = str(self.model) in EMBEDDED and not self.model.exists()
-                self._found["path"] = embedded_model(str(self.model)) if named else self.model
-            else:
-                self._found["path"] = embedded_model() if self.hub is None else _download(self.hub)
-        return self._found["path"]
+        if self.model is not None:
+            named = str(self.model) in EMBEDDED and not self.model.exists()
+            return embedded_model(str(self.model)) if named else self.model
+        return embedded_model() if self.hub is None else _download(self.hub)
+
+    @cached_property
+    def file(self) -> GGUFFile:
+        """The model's header, read once."""
+        return read_parts(self.path())
 
     def info(self) -> ModelInfo:
-        return model_info(self.path())
+        return model_info(self.file)
 
     def n_ctx(self, chosen: int) -> int:
         """What --ctx says, in tokens; without it, `chosen`."""
@@ -280,7 +283,7 @@ class ModelOptions:
         threads = {"n_threads": self.threads, "n_threads_batch": self.threads} if self.threads else {}
         with refused():
             return LongLlama(
-                str(self.path()),
+                self.file,
                 n_ctx=self.n_ctx(n_ctx),
                 attention=self.attention,
                 rope=self.rope,
@@ -293,22 +296,20 @@ class ModelOptions:
             )
 
     @contextmanager
-    def vocabulary(self) -> Iterator[Callable[[str], int]]:
-        """The number of tokens of a text as a prompt, without the rest of the model being loaded."""
-        from pyllama_long import loading, log
-        from pyllama_long.model import Model
+    def vocabulary(self) -> Iterator[Callable[[str], list[int]]]:
+        """The tokens of a text as a prompt, without the rest of the model being loaded."""
+        from pyllama_long.opened import open_vocabulary
+        from pyllama_long.prompt import encode
 
-        log.install(verbose=False)
-        params, _arrays = loading.model_params(loading.options({"vocab_only": True}))
-        with closing(Model(str(self.path()), params)) as model:
-            yield lambda text: len(model.tokenize(text.encode(), add_bos=True, special=True))
+        with closing(open_vocabulary(self.file)) as model:
+            yield lambda text: encode(model, text)[0]
 
     def default_ctx(self) -> int:
         """The trained length, at least 32768 tokens, as far as half of the free memory holds the cache."""
         info = self.info()
         wanted = max(info.n_train, DEFAULT_CTX)
         per_token = info.kv_bytes_per_token(self.kv_type)
-        room = max(0, available_memory() - info.file_bytes) // 2
+        room = max(0, memory.available() - info.file_bytes) // 2
         fits = int(room / per_token) // 256 * 256 if per_token else wanted
         return min(wanted, max(LEAST_CTX, fits))
 
@@ -319,20 +320,6 @@ def embedded_model(name: str = "demo") -> Path:
     if not path.is_file():
         raise CommandError("the embedded model is missing from this installation: install pyllama-long again")
     return path
-
-
-def available_memory() -> int:
-    """Bytes that can be used without swapping; a guess of 4 GiB where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return 4 << 30
 
 
 def _download(spec: str) -> Path:

@@ -81,14 +81,15 @@ def command(
     options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads, lora, lora_scale)
     sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     prefill = Prefill(Console(stderr=True))
-    llm = options.open(0 if ctx else needed_ctx(options, text, max_tokens), prefill)
+    given, n_ctx = (text, 0) if ctx else measured(options, text, max_tokens)
+    llm = options.open(n_ctx, prefill)
     from pyllama_long.errors import ContextOverflow
 
     said, reason, times = "", None, []
     with prefill.reading(llm.n_batch):
         stops = [plain(s) for s in stop or []]
         try:
-            run = llm.prepare_completion(text, tail=tail, stop=stops, **sampling.arguments())
+            run = llm.prepare_completion(given, tail=tail, stop=stops, **sampling.arguments())
         except ContextOverflow:
             raise
         except ValueError as error:
@@ -121,13 +122,15 @@ def command(
     print(json.dumps(result))
 
 
-def needed_ctx(options: ModelOptions, text: str, max_tokens: int) -> int:
-    """The trained length, or what the prompt and its answer take where that is more."""
+def measured(options: ModelOptions, text: str, max_tokens: int) -> tuple[str | list[int], int]:
+    """The prompt, as tokens if they had to be counted, and the context: the trained length, or what the prompt and its
+    answer take where that is more."""
     info = options.info()
-    bound = (
+    most = (
         len(text.encode()) + max_tokens + 8
     )  # no tokenizer gives more tokens than bytes, besides BOS and EOS
-    if bound <= info.n_train:
-        return 0
-    with options.vocabulary() as count:
-        return max(info.n_train, count(text) + max_tokens + 8)
+    if most <= info.n_train:
+        return text, 0
+    with options.vocabulary() as tokens:
+        found = tokens(text)
+    return found, max(info.n_train, len(found) + max_tokens + 8)

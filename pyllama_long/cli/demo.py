@@ -56,8 +56,8 @@ def command(
     options = ModelOptions()
     trained = options.info().n_train
     length = length or _TIMES * trained
-    with options.vocabulary() as count:
-        least = shortest(count, facts, seed)
+    with options.vocabulary() as tokens:
+        least = shortest(lambda text: len(tokens(text)), facts, seed)
     if length < least:
         raise typer.BadParameter(
             f"--length {length} has no room for --facts {facts}: give at least --length {least}, or fewer facts"
@@ -83,7 +83,7 @@ def run(
 
     prefill = Prefill(out)
     llm = LongLlama(
-        str(options.path()),
+        options.file,
         n_ctx=length + 2 * _ANSWER_ROOM,
         attention=attention,
         rope=rope,

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyllama_long import memory
 from pyllama_long.cli.common import (
     LEAST_CTX,
     MOST_CTX,
@@ -24,11 +25,12 @@ from pyllama_long.cli.common import (
     Model,
     ModelOptions,
     Rope,
-    available_memory,
     size,
 )
+from pyllama_long.context_options import KV_TYPES
+from pyllama_long.context_options import kv_type as number_of
 from pyllama_long.gguf_file import GGUFError
-from pyllama_long.model_info import KV_TYPES, ModelInfo
+from pyllama_long.model_info import ModelInfo
 from pyllama_long.plan import ALL, choose_plan
 from pyllama_long.rope import Takes, choose_rope
 
@@ -77,13 +79,13 @@ def command(
 def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict[int, int]]:
     """What llama.cpp and our hooks say of the model: which policies it takes, and the bytes of K, V and states of
     contexts. A file that llama.cpp refuses is shown by its header. Raises ModelError for one that ends a process."""
-    from pyllama_long import loading
-    from pyllama_long.gguf_file import first_part
+    from pyllama_long.keywords import options
+    from pyllama_long.params import context_params
     from pyllama_long.probe import probe
 
-    kind = loading.kv_type(kv_type)
-    params = loading.context_params(loading.options({}), LEAST_CTX, kind, kind)
-    found = probe(first_part(info.path), params, tuple(lengths))
+    kind = number_of(kv_type)
+    params = context_params(options({}), LEAST_CTX, kind, kind)
+    found = probe(info.path, params, tuple(lengths))
     if found.refused:
         print(f"llama.cpp does not load this file: {found.refused}", file=sys.stderr)
         return Takes(rope=not info.alibi), {}
@@ -138,7 +140,7 @@ def _show(info: ModelInfo, choices: list[dict[str, Any]], kv_type: str) -> None:
         return
     console.print()
     table = Table("context", f"KV {kv_type}", "with weights", "RoPE", box=None, pad_edge=False)
-    available = available_memory()
+    available = memory.available()
     for row in choices:
         fits = "" if row["memory_bytes"] <= available else " (more than is free)"
         table.add_row(

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_long import _native, explain, loading, log, lora
+from pyllama_long import _native, explain, keywords, log
 from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
+from pyllama_long.context_options import kv_type, precision
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
 from pyllama_long.model import Model
+from pyllama_long.opened import Wanted, open_model
+from pyllama_long.params import context_params
 from pyllama_long.sequence import LEAST, FloatArray
 from pyllama_long.users import Users
 
 Bytes = npt.NDArray[np.uint8]
-_MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ
+_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 _ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
 
 
@@ -43,46 +46,37 @@ class Context:
         threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
         # lets one prompt be read while all others write
         n_batch = max(config.n_batch, config.n_parallel + LEAST)
-        o = loading.options({"n_batch": n_batch, **threads})
-        kind, self.precision = loading.kv_type(config.kv_type), loading.precision(config.precision)
-        self.model_path = config.model_path
-        log.install(False)
-        loading.start_backend(o.numa)
-        params, self._arrays = loading.model_params(o)
-        if on_progress is not None:
-            report = on_progress
-            params.progress_callback = _native.progress_callback(lambda share: report(int(100 * share), 100))
-        asked = loading.context_params(o, config.n_ctx, kind, kind)
-        self.model = self._stack.enter_context(closing(Model(config.model_path, params, context=asked)))
-        self.metadata = self.model.metadata()
-        self.n_train = loading.trained_length(self.model, self.metadata)
-        n_ctx = config.n_ctx or self.n_train
-        settled = loading.settle(
-            self.model, self.metadata, config.attention, config.rope, (self.n_train, n_ctx), o
+        o = keywords.options({"n_batch": n_batch, **threads})
+        kind = kv_type(config.kv_type)
+        adapters = [(os.fspath(path), scale) for path, scale in config.lora]
+        wanted = Wanted(
+            config.attention, config.rope, config.n_ctx, (kind, kind), precision(config.precision), adapters
         )
-        self.plan, self.plan_reason = settled.plan, settled.plan_reason
-        self.rope, self.rope_reason = settled.rope, settled.rope_reason
-        self.upstream = settled.upstream
-        self.whole_only = llama_cpp.llama_model_is_recurrent(
-            self.model.model
-        ) or llama_cpp.llama_model_is_hybrid(self.model.model)
-        self.n_seq = min(_MOST_SEQUENCES, self._sequences(config.n_parallel))
-        # llama.cpp rounds n_ctx up to 256, but cuts the batch to n_ctx before that. The batch must have room for an
-        # output of every sequence.
-        self.context_params = loading.context_params(o, max(n_ctx, _MOST_SEQUENCES), kind, kind)
-        self.n_batch = self.context_params.n_batch
-        self.context_params.n_seq_max, self.context_params.kv_unified = self.n_seq, True
-        self.context_params.n_batch = max(self.n_batch, self.n_seq)
-        if config.embedding:  # a model that pools needs the whole text in one ubatch
-            self.context_params.n_ubatch = self.context_params.n_batch
-        native = _native.c_config(self.plan, self.rope, not self.upstream, self.precision)
-        context = loading.open_context(self.model, self.context_params, native)
-        self.ctx: Any = context.ctx
-        self._interrupt = self._stack.enter_context(closing(_native.Interrupt(self.ctx)))
-        self._ctx = self._stack.enter_context(closing(context))
-        self._n_ctx = int(llama_cpp.llama_n_ctx(self.ctx))
-        self.lora = tuple((os.fspath(path), float(scale)) for path, scale in config.lora)
-        lora.attach(self.model, self.ctx, self.lora)
+
+        def for_many(model: Model, n_ctx: int) -> llama_cpp.llama_context_params:
+            self.whole_only = bool(
+                llama_cpp.llama_model_is_recurrent(model.model)
+                or llama_cpp.llama_model_is_hybrid(model.model)
+            )
+            self.n_seq = min(_MAX_SEQUENCES, self._sequences(config.n_parallel))
+            # llama.cpp rounds n_ctx up to 256, but cuts the batch to n_ctx before that. The batch must have room for an
+            # output of every sequence.
+            params = context_params(o, max(n_ctx, _MAX_SEQUENCES), kind, kind)
+            self.n_batch = params.n_batch
+            params.n_seq_max, params.kv_unified = self.n_seq, True
+            params.n_batch = max(self.n_batch, self.n_seq)
+            if config.embedding:  # a model that pools needs the whole text in one ubatch
+                params.n_ubatch = params.n_batch
+            return params
+
+        self.opened = opened = open_model(config.model_path, o, wanted, for_many, on_progress)
+        self._interrupt = _native.Interrupt(opened.ctx)
+        self._stack.enter_context(closing(self._interrupt))
+        self._stack.enter_context(closing(opened))
+        self.model, self.metadata, self.n_train = opened.model, opened.metadata, opened.n_train
+        self.plan, self.rope, self.lora = opened.plan, opened.rope, opened.lora
+        self.ctx: Any = opened.ctx
+        self._n_ctx = opened.n_ctx()
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # This also holds where swa_full keeps every token: other sequences may use the cells that the window has
@@ -91,12 +85,11 @@ class Context:
         self.n_vocab = self.model.n_vocab()
         # A ubatch must be finished if it cannot be undone, or if it has overwritten the cells of earlier tokens.
         self.can_stop = not self.whole_only and self._memory is not None
-        self.n_ubatch = min(self.n_batch, self.context_params.n_ubatch)
+        self.n_ubatch = min(self.n_batch, opened.params.n_ubatch)
         self.has_phases = self.plan.prefill != self.plan.tail
         self.batch, self.candidates = Batch(self.n_batch), Candidates(self.n_vocab)
         self.rows_at_once = int(min(self.n_batch, max(1, _ROWS_BYTES // (4 * self.n_vocab))))
         self._eog: dict[int, bool] = {}
-        explain.warn_refused(self)
 
     def _sequences(self, n_parallel: int) -> int:
         # A recurrent state takes a fixed amount of memory for every possible sequence; cells do not.
@@ -130,7 +123,7 @@ class Context:
         self._users.end(self._stack.close, wait_s)
 
     def explain(self) -> str:
-        return explain.explain(self)
+        return explain.explain(self.opened)
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a text."""

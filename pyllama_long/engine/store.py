@@ -66,10 +66,11 @@ def salt_hash(salt: str) -> str:
 
 def fingerprint(context: Context) -> str:
     """A digest of everything that the contents of cells depend on, besides tokens and RoPE factor."""
-    size, digest = _digest(context.model_path)
-    adapters = [[*_digest(path, whole=True), scale] for path, scale in context.lora if scale]
-    params = context.context_params
-    kinds = [params.type_k, params.type_v, params.flash_attn_type, context.precision, context.upstream]
+    opened = context.opened
+    size, digest = _digest(opened.path)
+    adapters = [[*_digest(path, whole=True), scale] for path, scale in opened.lora if scale]
+    params = opened.params
+    kinds = [params.type_k, params.type_v, params.flash_attn_type, opened.precision, opened.upstream]
     runs = [str(context.plan), str(context.rope), context.n_train, *kinds, _native.ABI_VERSION]
     return hashlib.sha256(json.dumps([size, digest, *runs, *adapters]).encode()).hexdigest()
 

@@ -10,7 +10,8 @@ import make_random_gguf
 from make_random_gguf import PRESETS
 
 from context_bench.job import BenchError
-from pyllama_long.cli.common import available_memory, embedded_model, size
+from pyllama_long import memory
+from pyllama_long.cli.common import embedded_model, size
 from pyllama_long.model_info import ModelInfo
 
 __all__ = ["EMBEDDED", "PRESETS", "check_memory", "embedded_model", "preset"]
@@ -39,7 +40,7 @@ def preset(name: str, kind: str, folder: Path, progress: Callable[[int, int], No
 
 def check_memory(info: ModelInfo, n_ctx: int, kv_type: str) -> None:
     """Raises BenchError when weights and cache do not fit into the memory that is free."""
-    need, there = info.memory(n_ctx, kv_type), available_memory()
+    need, there = info.memory(n_ctx, kv_type), memory.available()
     if need <= there or info.sliding_window:
         return
     room = max(0, int((there - info.file_bytes) / info.kv_bytes_per_token(kv_type))) // 1024 * 1024

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 from context_bench.fill import fill
 from context_bench.forecast import Line
 from context_bench.job import OURS, BenchError, Job
-from pyllama_long import _native, loading, log
+from pyllama_long import _native, keywords, log
 from pyllama_long._native import llama_cpp as C
-from pyllama_long.model import Model, read_hints
+from pyllama_long.context_options import kv_type
+from pyllama_long.model import Model
+from pyllama_long.opened import Opened, Wanted, open_model, settle
+from pyllama_long.params import context_params
 from pyllama_long.plan import AttentionPlan
-from pyllama_long.rope import RopePolicy, choose_rope
 
 CHEAP = "sinks(4)+window(508)"  # fills caches that cannot be copied
 BLOCK = 512  # tokens that are computed and copied to fill a cache
@@ -53,39 +56,36 @@ def peak_rss_mib() -> float:
 class Side:
     def __init__(self, job: Job, stack: ExitStack) -> None:
         self.job = job
-        log.install(verbose=False)
-        C.llama_backend_init()
-        threads = {"n_threads": job.threads, "n_threads_batch": job.threads}
-        o = loading.options({"n_batch": job.chunk, "n_ubatch": job.chunk, **threads})
-        params, self._arrays = loading.model_params(o)
-        model = stack.enter_context(closing(Model(job.model, params)))
-        self.config, self.cheap = self._configs(model)
-        kv_type = loading.kv_type(job.kv_type)
-        context_params = loading.context_params(o, job.n_ctx, kv_type, kv_type)
-        if job.at:
-            context_params.n_seq_max, context_params.kv_unified = 2, True  # fill() passes blocks through 1
-        context = loading.open_context(model, context_params, self.config)
-        self.ctx = stack.enter_context(closing(context)).ctx
+        opened = stack.enter_context(closing(self._open()))
+        self.config = opened.config()
+        self.cheap = _native.c_config(AttentionPlan.parse(CHEAP), opened.rope)
+        self.ctx = opened.ctx
         self.memory = C.llama_get_memory(self.ctx)
         self.batch = _native.Batch(job.chunk)
-        n_vocab = model.n_vocab()
+        n_vocab = opened.model.n_vocab()
         random = np.random.default_rng(0)
         self.tokens = random.integers(min(300, n_vocab // 2), n_vocab, job.n_ctx).astype(np.int32)
         self.prefill_line, self.decode_line, self.shown = Line(), Line(), 0.0
         self.wall = self.processor = 0.0  # seconds since the last row
 
-    def _configs(self, model: Model) -> tuple[_native.CConfig, _native.CConfig]:
-        """What is measured, and what fills a cache; the RoPE policy is the same."""
-        n_train, metadata = model.n_ctx_train(), model.metadata()
-        arch = metadata.get("general.architecture", "")
-        own = metadata.get(f"{arch}.rope.scaling.type") or read_hints(self.job.model, arch).rope_factors
-        # Read for upstream too, which runs first: a mistake is told before anything is measured.
-        rope, _ = choose_rope(self.job.rope, n_train, self.job.n_ctx, own)
-        plan = AttentionPlan.parse(self.job.plan, n_train=n_train)
-        if self.job.side != OURS:
-            rope = RopePolicy(n_train=n_train)
-        cheap = _native.c_config(AttentionPlan.parse(CHEAP), rope)
-        return _native.c_config(plan, rope, self.job.side == OURS), cheap
+    def _open(self) -> Opened:
+        job, kind = self.job, kv_type(self.job.kv_type)
+        threads = {"n_threads": job.threads, "n_threads_batch": job.threads}
+        o = keywords.options({"n_batch": job.chunk, "n_ubatch": job.chunk, **threads})
+
+        def for_blocks(_model: Model, n_ctx: int) -> C.llama_context_params:
+            params = context_params(o, n_ctx, kind, kind)
+            if job.at:
+                params.n_seq_max, params.kv_unified = 2, True  # fill() passes blocks through the second one
+            return params
+
+        ours = Wanted(job.plan, job.rope, job.n_ctx, (kind, kind))
+        wanted = ours if job.side == OURS else replace(ours, attention="upstream", rope="auto")
+        opened = open_model(job.model, o, wanted, for_blocks)
+        settle(
+            opened.model, opened.n_train, job.n_ctx, ours, o
+        )  # upstream runs first, and a mistake is told before
+        return opened
 
     def measure(self) -> None:
         self.decode(0, WARM_UP)

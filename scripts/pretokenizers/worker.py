@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 
-from pyllama_long import _native, log
 from pyllama_long.errors import ModelError
 from pyllama_long.model import Model
+from pyllama_long.opened import open_vocabulary
 
 
 def answer(model: Model, text: str) -> list[object]:
@@ -52,13 +52,10 @@ def apart(model: Model, text: str, seconds: int) -> list[object]:
 
 
 def main() -> None:
-    log.install(False)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # upstream prints there too
-    params = _native.llama_cpp.llama_model_default_params()
-    params.vocab_only = True
     try:
-        model = Model(sys.argv[1], params)
+        model = open_vocabulary(sys.argv[1])
     except ModelError as error:
         print(json.dumps([str(error)]), file=out, flush=True)
         return

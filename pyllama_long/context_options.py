@@ -1,0 +1,78 @@
+"""What a context may be opened with: types of its K and V cache, precisions of attention, numbers of threads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = [
+    "KV_TYPES",
+    "MAX_THREADS",
+    "PRECISIONS",
+    "KVType",
+    "bytes_per_value",
+    "kv_type",
+    "kv_type_name",
+    "kv_types",
+    "precision",
+]
+
+
+class KVType(NamedTuple):
+    """number: ggml_type. bits: per value, scales included."""
+
+    number: int
+    bits: float
+
+
+KV_TYPES = {
+    "f32": KVType(0, 32.0),
+    "f16": KVType(1, 16.0),
+    "bf16": KVType(30, 16.0),
+    "q8_0": KVType(8, 8.5),
+    "q4_0": KVType(2, 4.5),
+}
+_ALL_TYPES = KV_TYPES | {  # with those that only llama.cpp's own attention reads
+    "q4_1": KVType(3, 5.0),
+    "q5_0": KVType(6, 5.5),
+    "q5_1": KVType(7, 6.0),
+    "iq4_nl": KVType(20, 4.5),
+}
+PRECISIONS = ("auto", "f32")  # enum plong_precision
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
+
+
+def kv_type(given: str | int) -> int:
+    """ggml_type of a KV cache type's name, or of its number, as llama_cpp's type_k and type_v give it."""
+    if isinstance(given, int):
+        numbers = {kind.number: name for name, kind in _ALL_TYPES.items()}
+        if given not in numbers:
+            known = ", ".join(f"{number} ({numbers[number]})" for number in sorted(numbers))
+            raise ValueError(f"unknown type_k or type_v {given}; known: {known}")
+        return given
+    if given not in KV_TYPES:
+        raise ValueError(f"unknown kv_type {given!r}; known: {', '.join(KV_TYPES)}")
+    return KV_TYPES[given].number
+
+
+def kv_types(both: str, k: int | None, v: int | None) -> tuple[int, int]:
+    """Of K and of V. both: kv_type; k and v: llama_cpp's type_k and type_v."""
+    if both != "f16" and (k, v) != (None, None):
+        raise ValueError(f"kv_type={both!r} is for K and V: leave out type_k and type_v, or kv_type")
+    return kv_type(both if k is None else k), kv_type(both if v is None else v)
+
+
+def kv_type_name(number: int) -> str:
+    return next((name for name, kind in _ALL_TYPES.items() if kind.number == number), f"type {number}")
+
+
+def bytes_per_value(k: int, v: int) -> float:
+    """Of a cache of two ggml_types, on average."""
+    bits = {kind.number: kind.bits for kind in _ALL_TYPES.values()}
+    return (bits[k] + bits[v]) / 16
+
+
+def precision(name: str) -> str:
+    """The name itself, when there is such a precision."""
+    if name not in PRECISIONS:
+        raise ValueError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+    return name

@@ -1,0 +1,25 @@
+"""Main memory of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def installed() -> int:
+    """Bytes in all, 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def available() -> int:
+    """Bytes that can be used without swapping; a guess, half of all or 4 GiB, where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return installed() // 2 or 4 << 30
