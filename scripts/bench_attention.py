@@ -1,12 +1,12 @@
-"""Times the op in each instruction set beside upstream's ggml_flash_attn_ext and torch, on the same K and V.
+"""Times the op in each instruction set, upstream's ggml_flash_attn_ext and torch, on the same K and V.
 
     python scripts/bench_attention.py [--quick] [--only 'decode 1x131072 f16'] [--sides upstream,ours]
 
 One attention layer with 128 dimensions, 32 query heads and 8 KV heads: exact prefill and decode in every cache type,
-three sparse plans at 131,072 keys, and 8 sequences in one call. The sides, cache types and plans of a case run in turn,
-repeat by repeat, so that what else the machine does hits all alike; runs of milliseconds fill a tenth of a second.
-Before they are timed, each is compared with upstream, and rows of ours with float64. Prints a table, then one JSON
-line: {"roofline": {...}, "rows": [{case, side, isa, kv_type, plan, seconds,
+three sparse plans at 131,072 keys, and 8 sequences in one call. The sides, cache types and plans of a case run
+alternately, repeat by repeat, so that other load on the machine affects all of them alike. Runs of milliseconds are
+repeated for a tenth of a second. Before they are timed, each is compared with upstream, and rows of ours with
+float64. Prints a table, then one JSON line: {"roofline": {...}, "rows": [{case, side, isa, kv_type, plan, seconds,
 gflops, gbps, share_of_keys, ratio_to_upstream, ...}]}.
 """
 
@@ -72,7 +72,7 @@ def _names(text: str) -> list[str]:
 
 
 def settled(options: argparse.Namespace) -> tuple[list[Workload], Settings]:
-    """What runs. Exits with one line where something asked for cannot."""
+    """The sides and cases to run. Exits with one line if something requested is impossible."""
     from attention_bench import torch_side
     from attention_bench.measure import Settings
     from attention_bench.workloads import QUICK, Sizes, workloads
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
     machine = None
     stopped = False
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    # A slow refresh: its thread takes time from the sides.
+    # A slow refresh, since its thread takes time away from the sides.
     shown = Progress(
         *columns,
         console=Console(stderr=True),
@@ -188,7 +188,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = arguments()
-    # Read when NumPy's and torch's libraries load; so they are imported after this.
+    # These are read when NumPy's and torch's libraries load, so those are imported after this.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]

@@ -3,7 +3,7 @@
     python scripts/bench_memory.py [--tokens 65536] [-m MODEL]
 
 Prints a table, then one JSON line: {"tokens", "mask_bytes", "rows": [{side, peak_bytes, seconds}], "saved_bytes"}.
-mask_bytes is the n_kv x n_ubatch mask of halves that upstream fills for the last chunk.
+mask_bytes is the size of the n_kv x n_ubatch mask in half precision that upstream fills for the last chunk.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python scripts/check_pretokenizers.py [--runs 20k,1M] [--texts 200] [--only gpt-4o]
 
-Run by hand: about 15 minutes on two cores. Upstream's unpatched tokenizer runs in children of its own, which may end
-by a signal or run out of time (30 s); ours may not, and its tokens have to be the same wherever upstream has some.
-Prints a line per vocabulary, then one JSON line. Exit status 1 when anything differs, ends or takes over 30 s.
+Run by hand: about 15 minutes on two cores. Upstream's unpatched tokenizer runs in child processes, which may end by a
+signal or run out of time (30 s). Ours may not, and its tokens must be the same wherever upstream returns some. Prints
+a line per vocabulary, then one JSON line. Exit status 1 when anything differs, ends or takes over 30 s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECONDS = 30
 
 
 def answers(path: Path, inputs: list[str], library: Path | None) -> list[list[Any]]:
-    """What the worker says of each text; library: upstream's tokenizer, in place of ours."""
+    """The worker's result for each text; library: upstream's tokenizer, in place of ours."""
     environment = os.environ | ({"LD_PRELOAD": str(library)} if library else {})
     command = [sys.executable, str(WORKER), str(path), str(SECONDS)]
     done = subprocess.run(

@@ -1,7 +1,7 @@
-"""Writes answers under generated JSON schemas and validates them: what is written fits, or the schema was refused.
+"""Writes answers under generated JSON schemas and validates them: each answer must fit, or the schema be refused.
 
-A table of keywords (used, refused), then one JSON line. The answers are random walks over the tokens that are allowed,
-which is more hostile than a model, and for some schemas what the embedded model writes.
+A table of keywords (used, refused), then one JSON line. The answers are random walks over the allowed tokens, which
+is more hostile than a model; for some schemas the embedded model writes one too.
 
     python scripts/check_schemas.py --schemas 1000 --answers 3 --seed 0
 """
@@ -60,7 +60,7 @@ REFUSED_AT_TIMES = (
 
 @dataclass
 class Generator:
-    """Schemas of random shape. definitions: those of the schema that is being made."""
+    """Generates schemas of random shape. definitions: those of the current schema."""
 
     random: Random
     definitions: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Generator:
             self.definitions[name] = {}
         for name in names:
             make = r.choice([self.object, self.object, self.array, self.string, self.constant])
-            self.definitions[name] = make(2)  # never a reference, which could be to itself
+            self.definitions[name] = make(2)  # never a reference, which could be to the definition itself
         made = self.value(3)
         if names and isinstance(made, dict):
             made = {**made, r.choice(["$defs", "$defs", "definitions"]): self.definitions}
@@ -255,7 +255,7 @@ def walked(engine: Engine, lark: Lark, seed: int, most: int = 300) -> str | None
         if stops and (len(stops) == len(allowed) or random.random() < 0.3):
             break
         going = [token for token in allowed if token not in ends]
-        if i > most // 4:  # towards the end: what closes goes first
+        if i > most // 4:  # towards the end, closing brackets are preferred
             closing = [token for token in going if model.piece(token)[:1] in b'"}],']
             going = closing or going
         token = random.choice(going)
@@ -267,7 +267,7 @@ def walked(engine: Engine, lark: Lark, seed: int, most: int = 300) -> str | None
 
 
 def written(engine: Engine, lark: Lark, seed: int) -> str | None:
-    """What the embedded model writes; None where it was cut."""
+    """The embedded model's answer; None if it was cut."""
     sampling = Sampling(temperature=1.0, seed=seed, grammar=lark)
     events = list(engine.submit(Request(engine.tokenize(b"JSON:\n"), max_tokens=200, sampling=sampling)))
     if [event.reason for event in events if isinstance(event, Finished)] != ["stop"]:
@@ -286,7 +286,7 @@ def keywords(schema: Any) -> Iterator[str]:
 
 
 def problem(schema: Any, text: str) -> str:
-    """Why an answer does not fit; empty where it does."""
+    """Why an answer does not fit; empty if it does."""
     try:
         value = json.loads(text)
     except ValueError as error:

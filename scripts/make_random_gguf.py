@@ -98,8 +98,8 @@ def write(
 
     arch: a name of ARCHS. preset: a name of PRESETS, which says arch and shape. type: a name of TYPES, for
     the matrices; vectors are F32. shape: fields of Shape that differ from the architecture's (preset's) own.
-    tokenizer_from: a GGUF whose vocabulary is taken, with its size. progress(done, total) counts bytes.
-    Raises ShapeError when the numbers do not fit together, or a name is unknown.
+    tokenizer_from: a GGUF whose vocabulary is used, with its size. progress(done, total) counts bytes. Raises
+    ShapeError when the numbers do not fit together, or a name is unknown.
     """
     if preset:
         arch, own = _choose("preset", preset, PRESETS)
@@ -113,7 +113,7 @@ def write(
     s: Shape = dataclasses.replace(kind.shape, **shape).settled(arch)
     if tokenizer_from is None:
         add_tokenizer(writer, s.n_vocab)
-    # Not in the name: llama.cpp asks a model called phi3 for Phi's own tokens.
+    # The name does not contain it: llama.cpp expects Phi's own tokens in a model called phi3.
     writer.add_name(f"random weights, seed {seed}")
     writer.add_description(f"shape of {preset or arch}")
     writer.add_file_type(FILE_TYPES[type])

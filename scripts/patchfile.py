@@ -1,7 +1,8 @@
 """Reads and applies patch files (unified diffs) without git or patch, in memory.
 
 A patch starts with a sentence that says why it exists; the first line that begins with `diff ` ends it.
-Hunks apply where their context matches exactly: at their line, else at the nearest: earlier patches shift it.
+A hunk applies where its context matches exactly: at its line, else at the nearest one, since earlier patches shift
+lines.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class FilePatch:
 
 @dataclass(frozen=True)
 class Patch:
-    """A named list of file changes with the reason that its author gave."""
+    """A named list of file changes, with the reason that its author gave."""
 
     name: str
     reason: str
@@ -182,7 +183,7 @@ def apply(
 
 
 def _find(lines: list[str], old: tuple[str, ...], at: int, lowest: int) -> int | None:
-    """Index >= lowest nearest to `at` where `old` stands in lines."""
+    """The index >= lowest nearest to `at` at which lines contain `old`."""
     last = len(lines) - len(old)
     if not old:
         return at if lowest <= at <= last else None

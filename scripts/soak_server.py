@@ -1,14 +1,14 @@
-"""A server under clients that leave at every stage, under signals, and under requests that are no HTTP.
+"""Tests a server with clients that leave at every stage, with signals, and with requests that are not HTTP.
 
     python scripts/soak_server.py                          # hostile requests, then 64 clients for three minutes
     python scripts/soak_server.py --seconds 60 --clients 16 -m model.gguf
 
-`pyllama-long serve` runs on loopback. First the hostile requests one by one: each gets a status or a closed connection,
-and somebody else's small requests are answered meanwhile. Then clients with mixed endpoints, which leave in headers, in
-bodies, queued, while their prompt is read, and in streams; in the middle SIGTERM, at the end kill -9, each under load
-and followed by a new server with the same --cache-dir. A prober asks /health and a small /tokenize each half second.
-Fails where a server ends by itself or with another code than the signal's, answers 500, or lets the prober wait longer
-than --most-wait. Prints tables, then one JSON line.
+`pyllama-long serve` runs on loopback. First come the hostile requests, one by one: each gets a status or a closed
+connection, and small requests of others are answered meanwhile. Then clients use mixed endpoints and leave during
+headers, during bodies, while queued, while their prompt is read, and during streams. In the middle there is a SIGTERM
+and at the end a kill -9, each under load and followed by a new server with the same --cache-dir. A prober requests
+/health and a small /tokenize every half second. The run fails if a server ends by itself or with another code than
+the signal's, answers 500, or lets the prober wait longer than --most-wait. Prints tables, then one JSON line.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from pyllama_long import filler
 HEAD = "Host: 127.0.0.1\r\nContent-Type: application/json\r\n"
 BODY = b'{"content": "few words"}'
 STAGES = ("headers", "body", "queued", "reading", "streaming", "stays", "stays")
-_PAUSE_S = 0.5  # of the prober
+_PAUSE_S = 0.5  # the prober's
 _TIMEOUT_S = 60.0
 
 
@@ -96,7 +96,7 @@ class Server:
 
 
 class Prober(threading.Thread):
-    """Asks as somebody else until it is stopped; `rest` while no server is there."""
+    """Sends requests as another client until it is stopped; `rest` while there is no server."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
@@ -130,7 +130,7 @@ class Prober(threading.Thread):
         return max(waits, default=_TIMEOUT_S)
 
 
-# Requests that are no HTTP, or nearly none.
+# Requests that are not, or hardly, HTTP.
 
 
 def post(headers: str, body: bytes = b"") -> bytes:
@@ -193,7 +193,7 @@ async def outcome(server: Server, data: bytes, half_close: bool, patience_s: flo
 
 
 async def silent(server: Server, n: int = 600) -> str:
-    """Many connections of one address that say nothing."""
+    """Many connections from one address that send nothing."""
     there = []
     with suppress(OSError, TimeoutError):
         for _ in range(n):
@@ -205,7 +205,7 @@ async def silent(server: Server, n: int = 600) -> str:
 
 
 async def slow(server: Server, n: int = 50) -> str:
-    """Bodies of a byte a second."""
+    """Bodies sent at a byte per second."""
     there = [await connect(server) for _ in range(n)]
     for _, writer in there:
         writer.write(post(N))
@@ -327,7 +327,7 @@ async def client(server: Server, seed: int, end: float, counts: Counts) -> None:
 
 
 async def soak(server: Server, prober: Prober, options: argparse.Namespace, counts: Counts) -> dict[str, Any]:
-    """Half of the time up to SIGTERM, half of it up to kill -9."""
+    """Uses half of the time up to SIGTERM, and half up to kill -9."""
     found: dict[str, Any] = {}
     for name, number in (("SIGTERM", signal.SIGTERM), ("SIGKILL", signal.SIGKILL)):
         began = time.monotonic()

@@ -3,9 +3,9 @@
     python scripts/train_demo_model.py BOOKS --out run          # 24 minutes on two cores
     python scripts/train_demo_model.py BOOKS --out run --resume # after Ctrl-C, or a crash
 
-BOOKS holds .txt files, at least 100,000 characters; those named heldout* are only measured on. The model
-learns the texts and, from tasks made of them, to find numbers in its context. With --dilated it is trained
-with LongNet's attention, and its files say so. Needs torch >= 2.9, tokenizers and gguf.
+BOOKS holds .txt files, at least 100,000 characters; those named heldout* are only used for measuring. The model
+learns the texts and, from tasks made of them, to find numbers in its context. With --dilated it is trained with
+LongNet's attention, and its files say so. Needs torch >= 2.9, tokenizers and gguf.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def train(
         print(f"stopped; go on with --resume --out {out}")
     result = trainer.measure()
     print(", ".join(f"{name} {value}" for name, value in result.items()))
-    # Trained for longer texts under these positions (model.Far).
+    # The model was trained for longer texts with these positions (model.Far).
     extension = f"rerope({config.n_ctx // 4})+logn" if settings.far else ""
     files = [out / f"model-{kind}.gguf" for kind in export.TYPES]
     for file, kind in zip(files, export.TYPES, strict=True):

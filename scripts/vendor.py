@@ -1,4 +1,4 @@
-"""Fetches the pinned upstream source, applies our patches, and keeps both honest.
+"""Fetches the pinned upstream source, applies our patches, and checks both.
 
     python scripts/vendor.py apply  [--dest DIR] [--force]
     python scripts/vendor.py export NAME [-m "Why it exists."] [PATH ...]
@@ -41,7 +41,7 @@ class VendorError(Exception):
     """One line that says what is wrong and what to do."""
 
 
-# ---- what is wanted ----------------------------------------------------------------------------------------
+# ---- configuration -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Upstream:
 
 
 def read_series(folder: Path) -> list[Patch]:
-    """The patches in order; refuses a missing or unlisted file, and one that does not say why it exists."""
+    """The patches in order. Refuses missing and unlisted files, and patches that do not say why they exist."""
     series = folder / "patches" / "series"
     if not series.is_file():
         raise VendorError(f"{series} is missing; an empty file means no patches")
@@ -95,7 +95,7 @@ def read_series(folder: Path) -> list[Patch]:
 
 
 def series_key(folder: Path) -> str:
-    """A hash of everything that decides the tree's content."""
+    """A hash of everything that determines the tree's content."""
     patches = folder / "patches"
     parts = [folder / "UPSTREAM.toml", patches / "series", *sorted(patches.glob("*.patch"))]
     digest = hashlib.sha256()
@@ -144,7 +144,7 @@ def cache_dir() -> Path:
 
 
 def fetch(up: Upstream) -> Path:
-    """The sdist in the cache, downloaded with pip when it is not there; its sha256 is checked always."""
+    """The sdist in the cache, downloaded with pip if necessary; its sha256 is always checked."""
     kept = cache_dir() / up.sdist
     if kept.is_file():
         if (found := _sha256(kept.read_bytes())) == up.sha256:
@@ -177,7 +177,7 @@ def _pip_download(up: Upstream, dest: Path, kept: Path) -> None:
     base = getattr(sys, "_base_executable", sys.executable)
     ways = [[sys.executable, "-I", "-m", "pip"], [base, "-I", "-m", "pip"], [shutil.which("pip") or ""]]
     pin = f"{up.package}=={up.version}"
-    # Of this package alone: `:all:` would build its build tools, CMake among them, from source too.
+    # Only this package: `:all:` would also build its build tools, such as CMake, from source.
     what = ["download", "--quiet", "--no-deps", "--no-binary", up.package, "-d", str(dest), pin]
     for way in ways:
         if not way[0] or subprocess.run([*way, "--version"], env=env, capture_output=True).returncode:
@@ -200,7 +200,7 @@ class Tree:
 
     path: Path
     key: str = ""
-    sha256: Mapping[str, str] | None = None  # of each file; None: nothing recorded
+    sha256: Mapping[str, str] | None = None  # sha256 of each file; None: nothing recorded
 
     @classmethod
     def read(cls, path: Path) -> Tree:
@@ -215,7 +215,7 @@ class Tree:
         _write(self.path / STATE, json.dumps({"key": key, "files": files}, indent=0).encode())
 
     def names(self) -> set[str]:
-        """Every file there, but for the record."""
+        """Every file in the tree, except the record."""
         found = {Path(top, name) for top, _, names in os.walk(self.path) for name in names}
         return {path.relative_to(self.path).as_posix() for path in found} - {STATE}
 
@@ -230,8 +230,8 @@ class Tree:
         return {path: data for path, data in now.items() if data is None or _sha256(data) != known.get(path)}
 
     def sync(self, key: str, wanted: Files) -> int:
-        """Makes the folder hold `wanted`; returns the number of changes. A file that is right already keeps
-        its modification time, so that a build redoes only what a changed patch touches."""
+        """Makes the folder hold `wanted`; returns the number of changes. A file that is already right keeps its
+        modification time, so that a build only repeats what a changed patch touches."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.record(UNFINISHED, self.sha256 or {})
         changed = 0
@@ -250,7 +250,8 @@ class Tree:
 
 
 def apply(folder: Path, dest: Path, force: bool = False) -> None:
-    """Makes dest hold upstream plus our patches; fast when it does. Edits that no patch holds stop it."""
+    """Makes dest hold upstream plus our patches; fast if it already does. Refuses if there are edits that no patch
+    holds."""
     up, patches, key, tree = Upstream.read(folder), read_series(folder), series_key(folder), Tree.read(dest)
     state = f"{up.package} {up.version} + {len(patches)} patches in {dest}"
     if tree.key == key and not force and all((dest / path).is_file() for path in tree.sha256 or {}):
@@ -274,7 +275,7 @@ def apply(folder: Path, dest: Path, force: bool = False) -> None:
 def export(folder: Path, dest: Path, name: str, reason: str = "", only: Iterable[str] = ()) -> None:
     """Writes patches/NAME.patch so that the series gives the tree as it is edited now; a new NAME goes last.
 
-    `only` takes the edits of these paths alone. Edits may lie anywhere but on the lines of a later patch.
+    `only` takes just the edits of these paths. Edits may be anywhere except on the lines of a later patch.
     """
     up, patches, tree = Upstream.read(folder), read_series(folder), Tree.read(dest)
     if tree.key != series_key(folder):
@@ -351,7 +352,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, so that a stopped run leaves no half file."""
+    """Writes a file whole or not at all, so that a stopped run leaves no half-written file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)

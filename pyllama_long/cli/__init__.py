@@ -55,8 +55,8 @@ def _options(
 
 
 def main() -> NoReturn:
-    """The program: ends with exit code 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
-    if sys.argv[1:2] == ["serve"]:  # a server that is told to end before it serves has done so
+    """The program. It exits with 0, 1 for an error, 2 for wrong usage, or 130 for Ctrl-C."""
+    if sys.argv[1:2] == ["serve"]:  # a server that is told to end before it serves ends without an error
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _open_what_is_closed()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _fail("stopped", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of our output is gone, as with `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -111,12 +111,12 @@ def _report(error: Exception) -> int:
 
 
 def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
-    """Warnings are for the user: without the place in the source that they come from."""
+    """Shows warnings without their place in the source, since they are for the user."""
     print(f"{PROGRAM}: warning: {_in_options(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _in_options(text: str) -> str:
-    """What is said of keyword arguments, said of the options that they come from."""
+    """Names command-line options in a message in place of the keyword arguments that they become."""
     text = re.sub(r"\bn_ctx\b", "--ctx", text)
     return re.sub(
         r"\b(attention|rope|kv_type|precision|max_tokens)=('[^']*'|(?=\w))",
@@ -131,14 +131,14 @@ def _fail(message: str, code: int) -> int:
 
 
 def _open_what_is_closed() -> None:
-    """A standard stream that the caller has closed is as good as /dev/null."""
+    """Replaces a standard stream that the caller has closed by /dev/null."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _take_any_text(stream: TextIO) -> None:
-    """What cannot be decoded or printed becomes the replacement character or a question mark."""
+    """Replaces what cannot be decoded or printed by the replacement character or a question mark."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

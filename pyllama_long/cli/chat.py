@@ -127,7 +127,7 @@ class Chat:
             self.attached = []
 
     def answer(self) -> bool:
-        """Streams an answer to the last message. False: it gave none, and the message is taken back."""
+        """Streams an answer to the last message. False: there was no answer, and the message is removed."""
         from pyllama_long.errors import Cancelled, ContextOverflow
 
         said, why, reason = "", "", None
@@ -237,15 +237,15 @@ class Chat:
 
 
 def file_and_question(rest: str) -> tuple[Path, str]:
-    """The path that a line begins with, and what follows it: in quotes, with backslashes before blanks, or as it is
-    where such a file exists."""
+    """The path at the beginning of a line, and the rest. The path may be quoted, have backslashes before blanks, or
+    be as it is if such a file exists."""
     if rest[0] in "'\"":
         end = rest.find(rest[0], 1)
         if end < 0:
             raise CommandError(f"/read: the quote {rest[0]} has no end")
         return Path(rest[1:end]), rest[end + 1 :].strip()
     words = re.split(r"(?<!\\)\s+", rest)
-    for n in range(len(words), 1, -1):  # a name with blanks in it, the longest there is
+    for n in range(len(words), 1, -1):  # the longest existing name, which may contain blanks
         found = re.match(r"\s+".join(map(re.escape, words[:n])), rest)
         if found is not None and _exists(found[0]):
             return Path(found[0]), rest[found.end() :].strip()
@@ -264,7 +264,7 @@ def stopped_by_ctrl_c(llm: LongLlama) -> Iterator[None]:
     """While this runs, Ctrl-C cancels the model's call instead of raising KeyboardInterrupt."""
     try:
         old = signal.signal(signal.SIGINT, lambda _number, _frame: llm.cancel())
-    except ValueError:  # not in the main thread, which alone may set handlers
+    except ValueError:  # only the main thread may set handlers
         yield
         return
     try:

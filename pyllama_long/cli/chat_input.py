@@ -1,4 +1,4 @@
-"""Where a chat's lines come from: a terminal with history and several lines per message, or a pipe."""
+"""The input of a chat: a terminal with history and several lines per message, or a pipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Input(Protocol):
 
 
 class PipedInput:
-    """Lines of stdin; a line that ends in a backslash goes on in the next."""
+    """Reads lines of stdin; a line that ends in a backslash continues on the next."""
 
     def read(self) -> str:
         lines: list[str] = []
@@ -58,7 +58,7 @@ class TerminalInput:
             history.touch(mode=0o600)
             os.stat(history)
             kept = FileHistory(str(history))
-        except OSError:  # a home that cannot be written to: the history lasts as long as the program
+        except OSError:  # the home is not writable: the history only lasts as long as the program
             kept = InMemoryHistory()
         self.session: PromptSession[str] = PromptSession(
             history=kept,

@@ -41,8 +41,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "perplexity": {"text": None, "windows": 10, "last": 256},
 }
 LENGTHS = "1x,4x,16x,32x,100x"
-MOST_MINUTES = 15  # that lengths nobody has asked for may take
-_LINE_SECONDS = 10  # between two lines of progress where there is no terminal
+MOST_MINUTES = 15  # minutes that lengths which the user did not request may take
+_LINE_SECONDS = 10  # seconds between two lines of progress if there is no terminal
 _RETRIEVAL, _PERPLEXITY = "Needle and pairs", "Perplexity"
 Measure = Callable[["LongLlama", int], list[Row]]
 
@@ -54,7 +54,7 @@ def _task(value: str) -> str:
 
 
 def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
-    """An option of some tasks, whose default stands in TASKS."""
+    """An option of some tasks; its default is in TASKS."""
     value = next(str(options[name]) for options in TASKS.values() if name in options)
     return typer.Option(
         f"--{name}", min=least, metavar="N", help=text, show_default=value, rich_help_panel=panel
@@ -253,10 +253,11 @@ def measure_of(
 
 
 class View:
-    """Which cell, which document, how many tokens of it: a bar on stderr where that is a terminal, else lines; and how
-    long it will take.
+    """Shows the cell, the document, and how many of its tokens are read: as a bar if stderr is a terminal, else as
+    lines. Also estimates the time.
 
-    bounded: lengths that take the whole beyond MOST_MINUTES are left out, unless the user wants them.
+    bounded: lengths with which everything would take more than MOST_MINUTES are left out, unless the user requests
+    them.
     """
 
     def __init__(self, cells: Sequence[Cell], bounded: bool = False) -> None:
@@ -310,7 +311,8 @@ class View:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def estimate(self, seconds: float, n: int) -> None:
-        """After the first of n documents of the first cell: says what all take, and leaves out what takes too long."""
+        """Called after the first of n documents of the first cell: reports how long everything takes, and leaves out
+        what takes too long."""
         per_token = seconds / self.cell.length
         left, total = self.cells[self.done :], 0.0
         for length in sorted({cell.length for cell in left}):
@@ -362,7 +364,7 @@ def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int)
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """How much a figure stands on, and what `auto` became."""
+    """How many questions a figure is based on, and what `auto` chose."""
     found = []
     asked = [row for row in rows if row.get("depth") is not None and "error" not in row]
     if asked:
@@ -379,7 +381,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def figure(rows: Sequence[Row]) -> str:
-    """Of one cell: the accuracy over all depths, or the perplexity."""
+    """The accuracy of one cell over all depths, or its perplexity."""
     if not rows:
         return ""
     if "error" in rows[0]:

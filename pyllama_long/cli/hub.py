@@ -12,7 +12,7 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def download(spec: str) -> Path:
-    """The local path of a model, downloaded when it is not here yet; of a split one, that of its first part.
+    """The local path of a model, which is downloaded if necessary; for a split model, the path of its first part.
 
     Raises CommandError with one line.
     """
@@ -35,7 +35,7 @@ def download(spec: str) -> Path:
 
 
 def choose(repo: str, wanted: str, files: list[str]) -> str:
-    """The file to take: one whose name holds `wanted`; without it the only one or a usual quantization."""
+    """The file to use: one whose name contains `wanted`; without that, the only one or a usual quantization."""
     models = [f for f in files if f.endswith(".gguf") and "mmproj" not in f.lower()]
     models = [f for f in models if (part := _PART.search(f)) is None or int(part[1]) == 1]
     if not models:

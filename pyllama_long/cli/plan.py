@@ -127,7 +127,7 @@ def command(
 
 
 def _show_distances(console: Console, away: npt.NDArray[np.int32], start: int, width: int) -> None:
-    """A line of the largest distances of neighbours, and how many tokens are how far."""
+    """A line with the largest distances of neighbours, and how many tokens are at which distance."""
     parts = [part for part in np.array_split(away, min(width, len(away))) if len(part)]
     digits = "".join(
         "∞" if (part < 0).any() else str(part.max()) if part.max() < 10 else "+" for part in parts

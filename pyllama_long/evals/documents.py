@@ -1,4 +1,4 @@
-"""Documents with needles in them, as tokens of one model: exactly what is asked for, at the depths asked for."""
+"""Documents with needles in them, as tokens of one model: exactly as many as requested, at the requested depths."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Document", "Needle", "Outline", "Retrieval"]
 _DIGITS = 5
 _OPENINGS = (OPENING, "Remember these values.\n")  # needles, pairs
 _LINE_END = 2  # tokens that the end of the last line may take
-_NEARLY_FULL = 8  # tokens that no sentence is sought for any more
-_MOST_MISSES = 40  # sentences in a row that are too long for what is left
+_NEARLY_FULL = 8  # tokens of room below which no more sentences are tried
+_MOST_MISSES = 40  # sentences in a row that are too long for the room
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Needle:
 
 @dataclass(frozen=True)
 class Outline:
-    """asked: the needles that are asked for, by depth; seed: of everything around them."""
+    """asked: the needles of the questions, by depth; seed: determines everything around them."""
 
     asked: tuple[Needle, ...]
     seed: str
@@ -51,7 +51,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Document:
-    """tokens: all that comes before a question, the head of the chat turn included; asked: as in the outline."""
+    """tokens: everything before a question, including the beginning of the chat turn; asked: as in the outline."""
 
     tokens: list[int]
     asked: tuple[Needle, ...]
@@ -61,9 +61,9 @@ class Document:
 class Retrieval:
     """The needle task, and the pairs task when `pairs` is given.
 
-    depths: how many, evenly from 0 to 1; one is the middle. samples: needles asked for at each depth. pairs: lines of
-    a document, as far as half of it holds them; 0: a document of nothing else; None: needles in prose. Documents of
-    all lengths ask for the same needles.
+    depths: how many, evenly from 0 to 1; a single one is the middle. samples: questions per depth. pairs: key-value
+    lines per document, as many as fit in half of it; 0: a document of nothing else; None: needles in prose. The
+    questions are the same for documents of all lengths.
     """
 
     haystack: Haystack
@@ -97,7 +97,7 @@ class Retrieval:
         return found
 
     def build(self, prompt: Prompt, length: int, outline: Outline) -> Document:
-        """Needles go before the first sentence that begins at or after their depth, counted in tokens."""
+        """Puts needles before the first sentence that begins at or after their depth, counted in tokens."""
         chance = random.Random(outline.seed)
         needles = [*outline.asked, *self._others(prompt, length, outline.asked, chance)]
         needles.sort(key=lambda needle: needle.depth)
@@ -122,24 +122,24 @@ class Retrieval:
         return _OPENINGS[self.pairs is not None]
 
     def _piece(self, text: str) -> str:
-        """Needles run on in the prose, pairs and what is between them are lines."""
+        """Needles are part of the prose; pairs, and what is between them, are lines."""
         return f" {text}" if self.pairs is None else f"{text}\n"
 
     def _cost(self, prompt: Prompt, needles: Iterable[Needle]) -> int:
         return sum(len(prompt.encode(self._piece(needle.text))) for needle in needles)
 
     def _room(self, prompt: Prompt, length: int, asked: Iterable[Needle]) -> int:
-        """Tokens for needles and hay, so that the longest question and its answer fit behind them."""
+        """How many tokens needles and text may have, so that the longest question and its answer fit after them."""
         tail = max(len(prompt.tail(needle.question)) for needle in asked)
         start = len(prompt.head) + len(prompt.encode(self._opening))
         return length - start - tail - ANSWER_TOKENS - _LINE_END
 
     def _most(self, room: int) -> int:
-        """Tokens that needles may take."""
+        """How many tokens the needles may take."""
         return room if self.pairs == 0 else room // 2
 
     def _groups(self, prompt: Prompt, length: int, asked: Sequence[Needle]) -> list[Sequence[Needle]]:
-        """The needles of each document: as few documents as hold them all."""
+        """Distributes the needles over as few documents as can hold them all."""
         for n in range(1, len(asked) + 1):
             groups = [asked[i::n] for i in range(n)]
             if all(
@@ -151,7 +151,7 @@ class Retrieval:
     def _others(
         self, prompt: Prompt, length: int, asked: Sequence[Needle], chance: random.Random
     ) -> list[Needle]:
-        """The lines of a document of pairs that are not asked for, evenly spread."""
+        """The lines of a document of pairs that no question is about, evenly spread."""
         if self.pairs is None:
             return []
         form, taken = asked[0].phrasing, {text for needle in asked for text in (needle.key, needle.value)}
@@ -168,7 +168,7 @@ class Retrieval:
         return [replace(needle, depth=(i + 0.5) / len(said)) for i, needle in enumerate(said)]
 
     def _hay(self, prompt: Prompt, room: int, chance: random.Random) -> list[str]:
-        """Sentences in the order of the text that fill the room but for a few tokens."""
+        """Sentences in the order of the text that fill the room, except for a few tokens."""
         hay: list[str] = []
         misses = 0
         for sentence in self.haystack.stream(chance):
@@ -185,7 +185,7 @@ class Retrieval:
 
 
 def _deck(phrasings: Sequence[Phrasing], chance: random.Random) -> Iterator[Phrasing]:
-    """All phrasings in random order, again and again."""
+    """All phrasings in random order, repeated endlessly."""
     while True:
         yield from chance.sample(phrasings, len(phrasings))
 

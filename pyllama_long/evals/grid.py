@@ -1,4 +1,4 @@
-"""Which policies, plans and lengths are compared, and one cell of that table: a model opened and measured."""
+"""The policies, plans and lengths to compare, and one cell of that table: opening a model and measuring it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["POLICIES", "Cell", "Row", "cells", "parse_lengths", "policies", "run"]
 
-# `--rope all`; what this version does not know is left out.
+# `--rope all`; policies that this version does not know are left out.
 POLICIES = (
     "native",
     "native+logn",
@@ -41,7 +41,7 @@ _MOST_TOKENS = 1 << 28
 
 @dataclass(frozen=True)
 class Cell:
-    """rope and plan as they were asked for; length in tokens."""
+    """rope and plan as the user wrote them; length in tokens."""
 
     rope: str
     plan: str
@@ -62,7 +62,7 @@ def parse_lengths(text: str, n_train: int) -> tuple[int, ...]:
 
 
 def policies(asked: Iterable[str], n_train: int, at: Sequence[int]) -> tuple[str, ...]:
-    """The policies asked for, `all` being POLICIES. Raises RopeError for one that cannot be read."""
+    """The requested policies; `all` means POLICIES. Raises RopeError for one that cannot be read."""
     found: list[str] = []
     for text in asked:
         if text.strip() == "all":
@@ -89,9 +89,8 @@ def cells(ropes: Iterable[str], plans: Sequence[str], at: Sequence[int]) -> list
 def run(
     cell: Cell, open_model: Callable[[Cell], LongLlama], measure: Callable[[LongLlama, int], list[Row]]
 ) -> list[Row]:
-    """The rows of one cell: what `measure` says for each depth, and what ran.
-
-    Where the model, the policy or the length refuses: one row with the reason as `error`.
+    """The rows of one cell: what `measure` returns for each depth, and what ran. If the model, the policy or the
+    length is refused: one row with the reason as `error`.
     """
     start = {"rope": cell.rope, "plan": cell.plan, "length": cell.length}
     empty = {"depth": None, "samples": 0, "accuracy": None, "share_of_keys": None, "seconds": None}

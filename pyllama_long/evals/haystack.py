@@ -1,4 +1,4 @@
-"""The text that needles are hidden in: sentences without end, and its words as keys."""
+"""The text that needles are hidden in: endless sentences, and its words as keys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Haystack"]
 
 _SENTENCE = re.compile(r"""\S.*?(?:[.!?]["')\]]*(?= |$)|$)""")
 _WORD = re.compile(r"(?<![\w'-])[a-z]{4,9}(?![\w'-])")
-_MOST_WORDS = 60  # of a sentence; longer ones are cut
-_COMMONEST = 300  # words at most that are too common to be keys
+_MOST_WORDS = 60  # characters of a sentence; longer ones are cut
+_COMMONEST = 300  # the most words that count as too common to be keys
 _LEAST_KEYS = 50
-# Words that a model takes for code: asked for "the code for return", it writes a program.
+# Words that a model mistakes for code: if the question is about "the code for return", it writes a program.
 _CODE = frozenset(keyword.kwlist) | set(
     "array boolean byte case catch char code const data default define double echo enum equals error exec false file "
     "final float function goto index input integer interface java javascript json kernel list local loop main module "
@@ -32,7 +32,7 @@ _CODE = frozenset(keyword.kwlist) | set(
 
 @dataclass(frozen=True)
 class Haystack:
-    """sentences in the order of the text; words: lower-case words of it, 4 to 9 letters, all different."""
+    """sentences: in the order of the text; words: its lower-case words of 4 to 9 letters, all different."""
 
     sentences: tuple[str, ...]
     words: tuple[str, ...]
@@ -68,7 +68,7 @@ class Haystack:
         return itertools.cycle(self.sentences[start:] + self.sentences[:start])
 
     def keys(self, chance: random.Random) -> Iterator[str]:
-        """Different keys: the words in random order, then two of them joined with a hyphen."""
+        """Distinct keys: the words in random order, then two of them joined with a hyphen."""
         words = chance.sample(self.words, len(self.words))
         yield from words
         for step in range(1, len(words)):

@@ -1,4 +1,4 @@
-"""How well the end of a text is predicted from what comes before it."""
+"""Measures how well the end of a text is predicted from what comes before it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Perplexity", "measure"]
 class Perplexity:
     """Windows of a text that end at the same random places whatever their length; the last tokens of each count.
 
-    lengths: all that will be measured, of which the longest that the text holds bounds the places.
+    lengths: all that will be measured; the longest one that fits into the text limits the places.
     """
 
     text: str
@@ -35,7 +35,7 @@ class Perplexity:
     _tokens: list[int] = field(default_factory=list, repr=False)
 
     def tokens(self, llm: LongLlama) -> list[int]:
-        """Of the whole text; the first call's model is taken for that of all calls."""
+        """The tokens of the whole text; all calls are assumed to be for the model of the first."""
         if not self._tokens:
             self._tokens = llm.tokenize(self.text.encode(), add_bos=False, special=False)
         return self._tokens
@@ -69,8 +69,8 @@ def measure(
 
 
 def score_end(llm: LongLlama, ids: IntArray, last: int) -> float:
-    """Sum of the natural log-probabilities of the last tokens of ids [n]; those are the plan's tail."""
-    first = len(ids) - last - 1  # the token that predicts the first of them
+    """Sum of the natural log-probabilities of the last tokens of ids [n], which are the plan's tail."""
+    first = len(ids) - last - 1  # starts with the token that predicts the first of them
     llm.reset()
     llm.set_tail(None)
     llm.eval(ids[:first].tolist())

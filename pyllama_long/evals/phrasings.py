@@ -1,8 +1,8 @@
 """The sentences that hide a fact in a text, the questions that ask for it, and the answers.
 
-The embedded model is trained on these forms (scripts/train_demo/needles.py) with numbers, words and places drawn anew;
-the prose of `pyllama-long eval` is a small part of what it read. An answer ends in the words of the needle and its
-value, as a person would say it.
+The embedded model was trained on these forms (scripts/train_demo/needles.py), with other numbers, words and places;
+the prose of `pyllama-long eval` is a small part of its training text. An answer ends in the words of the needle and
+its value, as a person would say it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 __all__ = ["OPENING", "PAIRS", "PHRASINGS", "Phrasing", "sentence_case"]
 
-OPENING = "Read the text and remember the numbers.\n"  # of a document, before its first sentence
+OPENING = "Read the text and remember the numbers.\n"  # opens a document, before its first sentence
 
 
 @dataclass(frozen=True)
 class Phrasing:
     """say, ask and answer with {key}, {Key} and {value}; asks: the question in other words.
 
-    values: `digits`, or `word` for a word of the list that keys come from.
+    values: `digits`, or `word` for a word from the list of keys.
     """
 
     name: str
@@ -98,7 +98,7 @@ PHRASINGS: tuple[Phrasing, ...] = (
     ),
 )
 
-# Key-value lines. Quotes around the key give it the tokens that it has at the beginning of a line.
+# Key-value lines. In quotes, the key has the same tokens as at the beginning of a line.
 _VALUE = ('What is the value of "{key}"?', 'Which value belongs to "{key}"?')
 PAIRS: tuple[Phrasing, ...] = (
     Phrasing("colon", "{key}: {value}", _VALUE, "{key}: {value}"),

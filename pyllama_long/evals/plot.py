@@ -1,4 +1,4 @@
-"""A drawing of what `eval` measured: a line per RoPE policy and plan over the lengths."""
+"""Plots what `eval` measured: a line per RoPE policy and plan over the lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyllama_long.evals import EvalError
 
 __all__ = ["check_plot", "write_plot"]
 
-_LIMIT = 20.0  # a perplexity so many times the best one is drawn at the edge
+_LIMIT = 20.0  # a perplexity more than this many times the best one is drawn at the edge
 _STYLES = ("o-", "s-", "^-", "D-", "v--", "o--", "s--", "^--", "D--", "v:", "o:", "s:", "^:", "D:")
 
 

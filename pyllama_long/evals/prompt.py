@@ -16,11 +16,11 @@ __all__ = ["ANSWER_TOKENS", "Prompt"]
 
 ANSWER_TOKENS = 40  # at most
 _TEMPLATE = "tokenizer.chat_template"
-_PLACE = "<<text>>"  # of the user's message in a rendered template
+_PLACE = "<<text>>"  # stands for the user's message in a rendered template
 
 
 class Prompt:
-    """One user turn: head (tokens before the text), the text, and the question with what follows it.
+    """One user turn: head (tokens before the text), the text, and the question with the end of the turn.
 
     A model without a chat template gets a text that ends in `Question: ...` and `Answer:`, to be continued by one
     line.

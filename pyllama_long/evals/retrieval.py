@@ -1,4 +1,4 @@
-"""Reading documents and asking for what is hidden in them; which answers count as right."""
+"""Reads documents, asks about what is hidden in them, and decides which answers are right."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """For each depth: depth, samples, accuracy, and [right, asked] of each phrasing.
 
-    watch: called with the index of the document that is read next, and how many there are. keep: called with each
-    question, the answer, and whether it is right. Raises EvalError.
+    watch: called with the index of the next document, and how many there are. keep: called with each question, its
+    answer, and whether that is right. Raises EvalError.
     """
     prompt = Prompt(llm)
     outlines = task.outlines(prompt, length)
@@ -68,7 +68,7 @@ def read(llm: LongLlama, document: Document) -> None:
 
 
 def ask(prompt: Prompt, document: Document, needle: Needle) -> str:
-    """The likeliest answer; the cache's keys of the document are used again."""
+    """The likeliest answer; the cached keys of the document are reused."""
     tail = prompt.tail(needle.question)
     answer: Any = prompt.llm.create_completion(
         [*document.tokens, *tail],
@@ -81,7 +81,7 @@ def ask(prompt: Prompt, document: Document, needle: Needle) -> str:
 
 
 def is_right(answer: str, needle: Needle) -> bool:
-    """Whether the value stands in the answer as the needle says it, and no other digit does; the key does not count."""
+    """Whether the answer contains the value as in the needle, and no other digits; those in the key do not count."""
     said = re.sub(re.escape(needle.key), " ", answer, flags=re.IGNORECASE)
     value = needle.value
     if value.isdigit():

@@ -1,7 +1,8 @@
 """GBNF, the grammars of llama.cpp, for llguidance.
 
-reader.py reads them into tree.py's parts, and counts.py bounds their repetitions; cut.py decides which parts are
-lexemes, with round.py's look at what follows what and automaton.py's at what is in them; lark.py writes the result.
+reader.py parses them into the parts of tree.py, and counts.py bounds their repetitions. cut.py decides which parts
+are lexemes, with the help of round.py (what may follow what) and automaton.py (what is in them). lark.py writes the
+result.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from pyllama_long.gbnf.tree import references
 
 __all__ = ["to_lark"]
 
-# Text that has no alternative would be looked up to its end in one step, however long, and only its usual tokens let
-# through; llama.cpp takes any tokens that write it.
+# Otherwise text without an alternative would be matched to its end in one step, however long, and only with its usual
+# tokens; llama.cpp accepts any tokens that write it.
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 
 
 def to_lark(text: str, token_id: Callable[[str], int] | None = None, ends: Sequence[int] = ()) -> str:
     """A grammar of llama.cpp, whose first rule is `root`, in llguidance's dialect of Lark: the same language.
 
-    token_id: the id of the one token that a text such as "<think>" is, or ValueError; without it tokens are given by
-    their ids. ends: tokens that end a text, which !<...> does not stand for. Raises ValueError, in one line.
+    token_id: returns the id of the one token with a text such as "<think>", or raises ValueError; without it, tokens
+    are written as ids. ends: tokens that end a text, which !<...> does not stand for. Raises ValueError, in one line.
     """
     rules = read(text, token_id)
     counts.check(rules, "root")

@@ -1,4 +1,4 @@
-"""Regular parts as automata over positions, to see where one lexeme goes on where another may end."""
+"""Regular parts as automata over positions, to find out where one lexeme continues and another may end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from itertools import pairwise
 
 from pyllama_long.gbnf.tree import Alt, Chars, Node, Ranges, Ref, Repeat, Seq, Text, intersection
 
-ALL = (1 << 256) - 1  # a set of bytes, as bits
-MARK = 1 << 0xFF  # the byte that stands before tokens; no text has it
-MAX_DEPTH = 300  # of parts and rules in one another
-MAX_WORK = 100_000  # positions and their neighbours, of one automaton or one meeting
+ALL = (1 << 256) - 1  # a set of bytes, one bit each
+MARK = 1 << 0xFF  # the byte that marks tokens; no text contains it
+MAX_DEPTH = 300  # depth of nested parts and rules
+MAX_WORK = 100_000  # positions and their neighbours in one automaton, or in one comparison of two
 
 
 class TooLarge(Exception):
@@ -32,8 +32,8 @@ class Budget:
 
 @dataclass(slots=True)
 class Automaton:
-    """Glushkov's: a position per character of the expression. Repetitions with counts are taken as ones without, which
-    accepts more: what is said about it holds for less."""
+    """Glushkov's automaton: one position per character of the expression. Repetitions with counts are treated as
+    unlimited, which accepts more texts; conclusions about these also hold for fewer."""
 
     ranges: list[Ranges] = field(default_factory=list)  # by position
     bytes: list[int] = field(default_factory=list)  # by position: the first bytes of its characters
@@ -55,8 +55,8 @@ class Automaton:
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Of lexemes a and b. a_then: the bytes by which b goes on after a text that is a's; b_then the other way round.
-    both: whether a text is both's."""
+    """How lexemes a and b meet. a_then: the bytes with which b continues after a text of a; b_then: the other way
+    round. both: whether some text belongs to both."""
 
     a_then: int
     b_then: int
@@ -68,7 +68,7 @@ ANYTHING = Meeting(ALL, ALL, True)
 
 
 def build(node: Node, rules: Mapping[str, Node]) -> Automaton:
-    """Of a part that refers to no rule in a circle. Raises TooLarge."""
+    """The automaton of a part that refers to no rule in a circle. Raises TooLarge."""
     builder = _Builder(rules)
     a = builder.automaton
     a.first, a.last, a.nullable = builder.add(node, 0)
@@ -137,7 +137,7 @@ class _Builder:
 
 
 def first_bytes(ranges: Ranges) -> int:
-    """The bytes that UTF-8 begins the characters with."""
+    """The first bytes of the characters in UTF-8."""
     mask = 0
     for low, high in ranges:
         begin, end = (chr(code).encode()[0] for code in (low, high))

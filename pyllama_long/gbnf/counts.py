@@ -1,4 +1,4 @@
-"""How often parts of a grammar are repeated, over repetitions in one another."""
+"""How often parts of a grammar are repeated, including nested repetitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pyllama_long.gbnf.tree import Node, Ref, Repeat, references
 
-MAX_PRODUCT = 1_000_000  # of counts in one another; llguidance needs seconds for more
+MAX_PRODUCT = 1_000_000  # the largest product of nested counts; llguidance needs seconds for more
 
 
 def check(rules: Mapping[str, Node], root: str) -> None:

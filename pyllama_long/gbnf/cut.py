@@ -1,10 +1,10 @@
-"""Where lexemes begin and end: llguidance's lexer always goes on with the longest one.
+"""Decides where lexemes begin and end: llguidance's lexer always continues with the longest one.
 
-A regular part of a grammar is best one lexeme: its automaton is followed byte by byte, with no parser. But where the
-text of one lexeme may be over and another, or itself, could also take the next byte, the lexer does the latter, and
-texts of the grammar are refused. Such lexemes are broken into their parts, at the last into single characters, with
-which this cannot happen. Which ones can meet is judged from what may follow what; where that is too coarse, or too much
-work, a lexeme is broken for nothing: then steps are slower, and the language is the same.
+It is best if a regular part of a grammar is one lexeme, whose automaton is followed byte by byte without a parser.
+But if one lexeme may end where another (or itself) could also take the next byte, the lexer does the latter and
+refuses texts of the grammar. Such lexemes are split into their parts, in the end into single characters, where this
+cannot happen. What may follow what decides which lexemes can meet. Where that is too coarse, or too much work, a
+lexeme is split unnecessarily: steps are then slower, but the language is the same.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from pyllama_long.gbnf.tree import (
 
 _MAX_ROUNDS = 30
 _MAX_WORK = 300_000  # under a second
-# Parts in a row, with those of the rules they name: llguidance joins them to one list, and where each may be empty its
-# work and memory grow with the square of the length (4,096: 0.1 s).
+# Parts in a row, including those of the rules that they name. llguidance joins them into one list, and if each may be
+# empty, its work and memory grow with the square of the length (4,096: 0.1 s).
 _MAX_PARTS = 4096
 
 
@@ -79,7 +79,7 @@ class Cut:
         return found
 
     def _parts_in_a_row(self, node: Node) -> int:
-        """Of what is regular, so that no rule is inside itself."""
+        """For a regular part, in which no rule contains itself."""
         stack = [node]
         while stack:
             at = stack[-1]
@@ -96,7 +96,7 @@ class Cut:
         return self._n_parts[node]
 
     def parts(self, node: Node) -> tuple[Node, ...]:
-        """Of what is no lexeme. A literal's are its characters."""
+        """The parts of something that is not a lexeme. Those of a literal are its characters."""
         if not isinstance(node, Text):
             return node.parts
         if node not in self._characters_of:
@@ -104,7 +104,7 @@ class Cut:
         return self._characters_of[node]
 
     def _grouped(self, node: Node) -> Node:
-        """Neighbours that are regular become one part."""
+        """Joins regular neighbours into one part."""
         if self.is_regular(node):
             return node
         match node:
@@ -129,7 +129,7 @@ class Cut:
 
 
 def _regular_rules(rules: Mapping[str, Node]) -> set[str]:
-    """Those that hold no tokens, and refer to none that does or that refers to itself."""
+    """The rules that contain no tokens, and refer to no rule that does or that refers to itself."""
     waits = {name: set(references(body)) for name, body in rules.items()}
     users: dict[str, list[str]] = {}
     for name, used in waits.items():
@@ -149,7 +149,7 @@ def _regular_rules(rules: Mapping[str, Node]) -> set[str]:
 
 
 def _loop(name: str, body: Node) -> Node:
-    """A rule that refers to itself at its end only, as a repetition: `r ::= "a" r | "b"` is `"a"* "b"`."""
+    """A rule that refers to itself only at its end, as a repetition: `r ::= "a" r | "b"` is `"a"* "b"`."""
     if name not in references(body):
         return body
     split = _split(body, name)
@@ -166,7 +166,8 @@ _Paths: TypeAlias = list[tuple[Node, ...]]
 
 
 def _split(node: Node, name: str) -> tuple[_Paths, _Paths] | None:
-    """What stands before the rule's name at its end, and the ways without it; None where it stands elsewhere."""
+    """What comes before the rule's own name at its end, and the alternatives without it; None if the name occurs
+    elsewhere."""
     if name not in references(node):
         return [], [(node,)]
     match node:

@@ -1,4 +1,4 @@
-"""Writing a grammar in llguidance's dialect of Lark."""
+"""Writes a grammar in llguidance's dialect of Lark."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from pyllama_long.gbnf.cut import Cut
 from pyllama_long.gbnf.tree import EMPTY, Alt, Chars, Node, Ranges, Ref, Repeat, Seq, Text, Token
 
-MAX_CHAIN = 1000  # rules and groups in one another: llguidance's compiler calls itself for each
-_MAX_PARENTHESES = 8  # in one another; more become a rule of their own, as llguidance takes no more than 32
+MAX_CHAIN = 1000  # depth of nested rules and groups: llguidance's compiler recurses for each
+_MAX_PARENTHESES = 8  # nested parentheses; deeper ones become a rule, as llguidance accepts at most 32
 
 
 class Writer:
     """Names are r1, r2 for rules, and T1, T2 for lexemes and parts of them."""
 
     def __init__(self, cut: Cut, ends: Sequence[int] = ()) -> None:
-        """ends: tokens that end a text, which no negated token stands for."""
+        """ends: tokens that end a text; a negated token never stands for them."""
         self._cut, self._ends = cut, sorted(ends)
         self._names: dict[tuple[Node, bool], str] = {(cut.rules["root"], False): "start"}
         self._todo: list[tuple[Node, bool]] = [(cut.rules["root"], False)]
-        self._uses: dict[str, list[tuple[str, int]]] = {}  # by name: names in it, and in how many parentheses
+        # by name: the names in it, and how many parentheses they are in
+        self._uses: dict[str, list[tuple[str, int]]] = {}
         self._here: list[tuple[str, int]] = []
 
     def text(self) -> str:
-        """Raises ValueError where rules stand in one another too deep."""
+        """Raises ValueError if rules are nested too deeply."""
         lines = []
         while self._todo:
             node, inner = self._todo.pop()
@@ -41,7 +42,7 @@ class Writer:
         return "".join(lines)
 
     def _write(self, node: Node, inner: bool, depth: int) -> str:
-        """inner: whether this is a part of a lexeme. depth: of parentheses."""
+        """inner: whether this is a part of a lexeme. depth: how many parentheses it is in."""
         if node is EMPTY:
             return '""'
         match node:
@@ -70,7 +71,7 @@ class Writer:
         return self._write(node, inner, depth)
 
     def _item(self, node: Node, inner: bool, depth: int) -> str:
-        """What a repetition can stand after."""
+        """Writes a part that a repetition can follow."""
         several = isinstance(node, Seq | Text | Repeat)
         if not several or node is EMPTY or (not inner and self._cut.is_lexeme(node)):
             return self._write(node, inner, depth)
@@ -93,7 +94,7 @@ class Writer:
         return f"<[{'^' if node.negated else ''}{','.join(map(str, ids))}]>"
 
     def _check_chains(self) -> None:
-        """llguidance's compiler goes into a name where it first meets it."""
+        """The depth of a rule: llguidance's compiler descends into a name where it first meets it."""
         seen = {"start"}
         stack = [(iter(self._uses["start"]), 0)]
         while stack:
@@ -118,7 +119,7 @@ def _suffix(low: int, high: int | None) -> str:
 
 
 def _literal(text: str) -> str:
-    """JSON's strings, but for characters that llguidance does not take in them."""
+    """Writes a string as in JSON, except for characters that llguidance does not accept in strings."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

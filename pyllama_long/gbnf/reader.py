@@ -1,4 +1,4 @@
-"""Reading GBNF, as llama.cpp's parser does (src/llama-grammar.cpp)."""
+"""Reads GBNF as llama.cpp's parser does (src/llama-grammar.cpp)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NoReturn
 
 from pyllama_long.gbnf.tree import EMPTY, Chars, Node, Ref, Repeat, Text, Token, alt, complement, seq, union
 
-MAX_BYTES = 1 << 18  # of a grammar's text
-MAX_DEPTH = 200  # of parts in one another: a group that is repeated and has alternatives counts three
-MAX_REPEATS = 2000  # of one part, as in llama.cpp
+MAX_BYTES = 1 << 18  # the longest grammar
+MAX_DEPTH = 200  # depth of nested parts: a repeated group with alternatives counts three
+MAX_REPEATS = 2000  # repetitions of one part, as in llama.cpp
 
 _NAME = re.compile(r"[a-zA-Z0-9-]+")
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
@@ -24,8 +24,8 @@ _SUFFIXES: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), 
 
 
 def read(text: str, token_id: Callable[[str], int] | None = None) -> dict[str, Node]:
-    """The rules by name, in the order of the text. token_id: the id of the one token that a text such as "<think>"
-    is, or ValueError. Raises ValueError, which names the line."""
+    """The rules by name, in the order of the text. token_id: returns the id of the one token with a text such as
+    "<think>", or raises ValueError. Raises ValueError, which names the line."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -39,8 +39,8 @@ class _Reader:
     def __init__(self, text: str, token_id: Callable[[str], int] | None) -> None:
         self._text, self._at = text, 0
         self._token_id = token_id
-        self._depths: dict[Node, int] = {}  # of parts below one; 0 for those that are not here
-        self._used: dict[str, int] = {}  # where a name first stands
+        self._depths: dict[Node, int] = {}  # depth of the parts below one; 0 for those without an entry
+        self._used: dict[str, int] = {}  # where a name first occurs
 
     def rules(self) -> dict[str, Node]:
         found: dict[str, Node] = {}
@@ -67,8 +67,8 @@ class _Reader:
         return found
 
     def _body(self) -> Node:
-        """Alternatives up to the end of the rule."""
-        # By group: alternatives that are complete, and the parts of the next one.
+        """Reads alternatives up to the end of the rule."""
+        # For each open group: the alternatives that are complete, and the parts of the next one.
         groups: list[tuple[list[Node], list[Node]]] = [([], [])]
         while True:
             choices, parts = groups[-1]
@@ -202,7 +202,7 @@ class _Reader:
         return Chars(found)
 
     def _char(self, start: int, what: str) -> int:
-        """The code point of a character, which may be escaped, of what began at start."""
+        """Reads the code point of a character, which may be escaped. start: where the surrounding part began."""
         c = self._here()
         if not c:
             self._fail(f"this {what} has no end", start)

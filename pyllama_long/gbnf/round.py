@@ -1,4 +1,4 @@
-"""One look at a grammar that has been cut into lexemes: which of them take bytes that belong to the next one."""
+"""Examines a grammar that has been cut into lexemes: which of them take bytes that belong to the next one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pyllama_long.gbnf.tree import Alt, Node, Ref, Repeat, Token
 Machines: TypeAlias = dict[Node, Automaton | None]  # None: too large to be made
 
 _MAX_LEXEMES = 4000
-_MEETING = 5  # what it costs to see how two lexemes meet, in pairs that are noted
+_MEETING = 5  # cost of comparing two lexemes, in stored pairs
 
-_TOKENS = Meeting(0, 0, True)  # of tokens, which end by themselves
+_TOKENS = Meeting(0, 0, True)  # the text of tokens, which end by themselves
 
 
 class Cutting(Protocol):
@@ -30,10 +30,10 @@ class Cutting(Protocol):
 class Round:
     """Lexemes are numbered, and sets of them are the bits of integers.
 
-    What may stand after a lexeme is taken over all places that its rule is used at."""
+    What may follow a lexeme is collected over all places where its rule is used."""
 
     def __init__(self, cut: Cutting, machines: Machines, budget: Budget) -> None:
-        """machines, budget: of all rounds."""
+        """machines, budget: shared by all rounds."""
         self._cut, self._machines, self._budget = cut, machines, budget
         self._lexemes: list[Node] = []
         self._index: dict[Node, int] = {}
@@ -45,7 +45,7 @@ class Round:
         self._meetings: dict[tuple[Node, Node], Meeting] = {}
 
     def conflicts(self) -> set[Node]:
-        """Lexemes that have to be broken. Raises TooLarge."""
+        """The lexemes that must be split. Raises TooLarge."""
         self._collect()
         if self._cut.is_lexeme(self._cut.rules["root"]):
             return set()  # it is alone
@@ -132,7 +132,7 @@ class Round:
         return first, True
 
     def _pass(self, node: Node, after: int) -> None:
-        """Notes what may come after the parts of a node that `after` may come after."""
+        """Notes what may follow the parts of a node, when `after` may follow the node."""
         if self._is_leaf(node):
             self._next[self._index[node]] |= after
             return
@@ -150,10 +150,10 @@ class Round:
                     begin, empty = self._begin(item)
                     after = after | begin if empty else begin
 
-    # ---- what stands beside what -------------------------------------------------------------------------
+    # ---- what competes with what -------------------------------------------------------------------------
 
     def _greedy(self) -> set[Node]:
-        """The lexemes that go on where one beside them may be over, by a byte that may come after that one."""
+        """The lexemes that continue where a competing one may end, with a byte that may follow that one."""
         machines = [self._machine(node) for node in self._lexemes]
         begin = [machine.first_bytes if machine else MARK for machine in machines]
         by_byte = [0] * 256

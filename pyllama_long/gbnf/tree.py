@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # of code points, both ends included; ascending, apart
 
-# What text can hold, as llama.cpp reads it: no NUL, which ends its strings, and no halves of surrogate pairs.
+# What text can contain for llama.cpp: no NUL, which ends its strings, and no halves of surrogate pairs.
 TEXT: Ranges = ((0x1, 0xD7FF), (0xE000, 0x10FFFF))
 
 
 class Node:
-    """A part of a rule. Two of them are never equal: analyses keep what they know under the object itself."""
+    """A part of a rule. Two of them are never equal: analyses use the object itself as a key."""
 
     __slots__ = ()
 
@@ -109,7 +109,7 @@ def references(node: Node) -> Iterator[str]:
 
 
 def union(pairs: Iterable[tuple[int, int]]) -> Ranges:
-    """Ranges in any order, as one class, without what text cannot hold."""
+    """Makes one class of ranges in any order, without characters that text cannot contain."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(pairs):
         if merged and low <= merged[-1][1] + 1:
@@ -120,7 +120,7 @@ def union(pairs: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """What text can hold but the class does not."""
+    """The characters that text can contain and the class does not."""
     gaps, after = [], 0
     for low, high in ranges:
         if low > after:

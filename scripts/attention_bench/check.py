@@ -1,4 +1,4 @@
-"""Whether the sides agree, before anything is timed; and some rows of ours against float64."""
+"""Checks that the sides agree before anything is timed, and some of our rows against float64."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from attention_bench.graphs import Graphs, Side
 from attention_bench.workloads import N_HEAD, N_HEAD_KV, ROW_BYTES, D
 from pyllama_long import _native
 
-ALLOWED = 2e-2  # of the largest value
+ALLOWED = 2e-2  # as a share of the largest value
 
 
 class Disagreement(Exception):
-    """One line: who differs from whom, and by how much."""
+    """One line that says which sides differ, and by how much."""
 
 
 def agree(graphs: Graphs, side: Side, base: Array | None) -> None:
-    """After a run of the side: its output against upstream's, and three rows against float64.
+    """Compares a side's output with upstream's, and three rows with float64, after a run.
 
     base: upstream's output, or None where upstream does not run."""
     got = side.output()

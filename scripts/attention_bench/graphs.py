@@ -17,7 +17,8 @@ from attention_bench.workloads import N_HEAD, N_HEAD_KV, D, Workload
 from pyllama_long import _native
 
 PREC_F32 = 10
-POOL = 4099  # rows of random numbers: a prime, so that neither heads nor cells repeat in step with it
+# rows of random numbers: a prime number, so that their repetition is not in step with heads or cells
+POOL = 4099
 
 ggml = Ggml(
     SIGNATURES
@@ -38,18 +39,18 @@ ggml = Ggml(
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that are compared."""
+    """One of the sides that are compared."""
 
     name: str
     isa: str | None
     run: Callable[[], Any]
     output: Callable[[], Array]  # [n_tokens, n_head, d], of the last run
-    prepare: Callable[[], None] = lambda: None  # before each run, not timed
-    kv_type: str | None = None  # where it reads a copy of another type
+    prepare: Callable[[], None] = lambda: None  # called before each run, not timed
+    kv_type: str | None = None  # if it reads a copy of another type
 
 
 class Backend:
-    """ggml's CPU backend; it keeps its work buffer between graphs."""
+    """ggml's CPU backend, which keeps its work buffer between graphs."""
 
     def __init__(self, n_threads: int) -> None:
         self.handle = ggml.ggml_backend_cpu_init()
@@ -137,7 +138,8 @@ class Graphs:
         )
 
     def _upstream(self) -> tuple[int, int]:
-        """The way llama.cpp calls it: heads and tokens swapped in views, a mask of n_kv x n_new."""
+        """Calls upstream's attention as llama.cpp does: with heads and tokens swapped in views, and a mask of n_kv x
+        n_new."""
         q, k, v = (ggml.ggml_permute(self.ctx, t, 0, 2, 1, 3) for t in (self.q, self.k, self.v))
         self.mask = self._tensor(GGML_TYPES["f16"], self.n_kv, -(-self.n_new // 64) * 64, 1, self.n_seq)
         out = ggml.ggml_flash_attn_ext(self.ctx, q, k, v, self.mask, 1 / math.sqrt(D), 0.0, 0.0)

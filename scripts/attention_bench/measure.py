@@ -1,4 +1,4 @@
-"""Runs the sides in turn, and makes rows of the times."""
+"""Runs the sides alternately, and makes rows of the times."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from attention_bench.roofline import Memory, Roofline
 from attention_bench.workloads import ROW_BYTES, Work, Workload, work
 from pyllama_long import _native
 
-# Seconds. A processor that was idle is slow for some milliseconds, which is longer than a short run takes.
+# Seconds. After idling, a processor is slow for some milliseconds, which is longer than a short run.
 SHORT = 0.1
-BF16 = ("amx", "avx512bf16", "neonbf16")  # instruction sets whose products are of bf16
+BF16 = ("amx", "avx512bf16", "neonbf16")  # instruction sets that multiply bf16
 
 
 @dataclass(frozen=True)
 class Row:
-    """Times are of one run of the op: the median, a mean over the positions of the workload."""
+    """seconds: of one run of the op, the median of means over the workload's positions."""
 
     case: str
     side: str
@@ -36,7 +36,7 @@ class Row:
     gflops: float
     gbps: float
     share_of_keys: float
-    roofline_share: float | None  # of the matmul rate, of read_gbps where it is a decode
+    roofline_share: float | None  # share of the matmul rate, or for a decode of read_gbps
     ratio_to_upstream: float | None  # upstream's exact time / this
     ratio_to_exact: float | None  # a plan's time / the exact time of the same side
     read_gbps: float | None = None  # the median rate of memory reads between a decode's runs
@@ -46,7 +46,7 @@ class Row:
 class Settings:
     threads: int
     repeats: int
-    budget: float  # seconds per workload and side, after which it is not repeated any more
+    budget: float  # seconds per workload and side, after which there are no more repeats
     sides: list[str]
     isas: list[str]
 
@@ -56,9 +56,9 @@ class _Entry:
 
     def __init__(self, graphs: Graphs, side: Side, reads: list[float]) -> None:
         self.graphs, self.workload, self.side = graphs, graphs.workload, side
-        self.reads = reads  # of the workload
-        self.taken: list[float] = []  # a mean over the positions
-        self.first = math.inf  # of the run that warms up
+        self.reads = reads  # shared by the workload
+        self.taken: list[float] = []  # each a mean over the positions
+        self.first = math.inf  # seconds of the warm-up run
 
     @property
     def name(self) -> str:
@@ -76,7 +76,8 @@ class _Entry:
         self.first = self._run()
 
     def repeat(self) -> None:
-        """One run; of a short side, as many as fit into SHORT, after as long without measuring."""
+        """Runs the side once; a short one as often as fits into SHORT, after running it for the same time
+        unmeasured."""
         self.side.prepare()
         until = time.perf_counter() + SHORT
         while self.short and time.perf_counter() < until:
@@ -106,7 +107,7 @@ def measure(
     memory: Memory,
     progress: Callable[[str], None],
 ) -> list[Row]:
-    """Of workloads whose times are compared: their sides run in turn. Raises check.Disagreement."""
+    """Measures workloads whose times are compared; their sides run alternately. Raises check.Disagreement."""
     with ExitStack() as stack:
         entries: list[_Entry] = []
         amounts: dict[Workload, Work] = {}
@@ -120,7 +121,7 @@ def measure(
             reads: list[float] = []
             entries += [_Entry(graphs, side, reads) for side in sides]
         _check(entries, progress)
-        # What is compared comes one right after the other: the workloads of one side and instruction set.
+        # Workloads of one side and instruction set are compared, so they run directly one after the other.
         names = list(dict.fromkeys(entry.name for entry in entries))
         in_turn = sorted(entries, key=lambda entry: names.index(entry.name))
         for turn in range(1, settings.repeats + 1):
@@ -151,7 +152,7 @@ def _check(entries: list[_Entry], progress: Callable[[str], None]) -> None:
 def _row(entry: _Entry, amount: Work, machine: Roofline, before: list[Row]) -> Row:
     workload, side = entry.workload, entry.side
     read = statistics.median(entry.reads) if entry.reads else None
-    times = entry.taken or [entry.first]  # a side too slow to be repeated has but its first run
+    times = entry.taken or [entry.first]  # a side that is too slow to be repeated only has its first run
     seconds = statistics.median(times)
     kv_type = side.kv_type or workload.kv_type
     kv_bytes = amount.kv_bytes * ROW_BYTES[kv_type] / ROW_BYTES[workload.kv_type]

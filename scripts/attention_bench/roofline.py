@@ -1,6 +1,7 @@
 """What the machine could do, measured in the same run: matmul rates and the rate at which memory is read.
 
-A shared machine's memory is twice as fast at one time as at another: beside a decode it is read again, in turns.
+On a shared machine, memory can be twice as fast at one time as at another. So the rate is measured again between the
+runs of a decode.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-READ_BYTES = 512 << 20  # in all, at least; far more than any cache
+READ_BYTES = 512 << 20  # in total, at least; far more than any cache
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Roofline:
 
 
 class Memory:
-    """Reads a lot of memory with all threads, in the fastest of a few ways. A context."""
+    """Reads a lot of memory with all threads, in the fastest of a few ways. A context manager."""
 
     def __init__(self, n_threads: int) -> None:
         n = max(READ_BYTES, n_threads * (64 << 20)) // n_threads // 4
         self._parts = [np.ones(n, np.float32) for _ in range(n_threads)]
-        self._pool = ThreadPoolExecutor(n_threads)  # NumPy lets go of the interpreter meanwhile
+        self._pool = ThreadPoolExecutor(n_threads)  # NumPy releases the interpreter's lock meanwhile
         ways: tuple[Callable[[Any], Any], ...] = (
             np.add.reduce,
             np.maximum.reduce,
@@ -47,18 +48,18 @@ class Memory:
         self._pool.shutdown()
 
     def _seconds(self, way: Callable[[Any], Any]) -> float:
-        """Each thread reduces a part of its own."""
+        """The time of one pass, in which each thread reduces its own part."""
         start = time.perf_counter()
         list(self._pool.map(way, self._parts))
         return time.perf_counter() - start
 
     def gbps(self) -> float:
-        """Of one pass."""
+        """The rate of one pass."""
         return 1e-9 * sum(part.nbytes for part in self._parts) / self._seconds(self._way)
 
 
 def roofline(n_threads: int, seconds: float, torch: bool, memory: Memory) -> Roofline:
-    """Each the best of as many runs as fit into these seconds."""
+    """The best rates of as many runs as fit into these seconds."""
     f32 = _f32_gflops(seconds)
     bf16 = _bf16_gflops(seconds, n_threads) if torch else None
     end = time.perf_counter() + seconds

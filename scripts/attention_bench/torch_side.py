@@ -1,4 +1,4 @@
-"""torch's scaled_dot_product_attention on the same numbers: bf16 from the very cache, f32 from a copy."""
+"""torch's scaled_dot_product_attention on the same numbers: bf16 directly from the cache, f32 from a copy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def importable() -> bool:
 
 
 def sides(graphs: Graphs, n_threads: int) -> list[Side]:
-    """Of a bf16 cache with one sequence. Heads of a KV head are torch's heads, KV heads its batch, so that K
-    and V need no copies for the heads that share them."""
+    """The sides for a bf16 cache with one sequence. The query heads of a KV head are torch's heads and KV heads are
+    its batch, so that K and V are not copied for the heads that share them."""
     if not graphs.workload.exact or graphs.workload.kv_type != "bf16" or graphs.n_seq != 1:
         return []
     return [_side(graphs, name, n_threads) for name in ("bf16", "f32")]

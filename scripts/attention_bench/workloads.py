@@ -1,4 +1,5 @@
-"""What is computed: caches, plans, and how many keys and bytes that takes. The cases are of the tests' kind."""
+"""The workloads: caches, plans, and how many keys and bytes they read. The cases have the same form as those of the
+tests."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from pyllama_long import _native, pattern
 from pyllama_long.phase import Phase
 
 D, N_HEAD, N_HEAD_KV = 128, 32, 8
-PEAKED = 2.5  # deviation of the logits, about a trained model's
-POSITIONS = 8  # of a decode with a sparse plan: what dilation reads depends on the position
+PEAKED = 2.5  # standard deviation of the logits, about as in a trained model
+POSITIONS = 8  # positions of a decode with a sparse plan: dilation reads other keys at each position
 BLOCKS = 0.05
 KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")
 ROW_BYTES = {"f32": 4 * D, "f16": 2 * D, "bf16": 2 * D, "q8_0": D // 32 * 34, "q4_0": D // 32 * 18}
@@ -72,7 +73,7 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
         shifts = list(range(1 - POSITIONS, 1))
     cases = tuple(
         Case(
-            f"{name} {plan}",  # the same for all: it seeds the layout
+            f"{name} {plan}",  # the same for all, since it seeds the layout
             n_head=N_HEAD,
             n_head_kv=N_HEAD_KV,
             d_k=D,
@@ -90,7 +91,7 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
 
 
 def workloads(sizes: Sizes) -> list[Workload]:
-    """Each exact workload stands before the plans that are compared with it."""
+    """Each exact workload comes before the plans that are compared with it."""
     plans = (sizes.window, sizes.dilated, f"blocks {BLOCKS:.0%}")
     found = []
     n_new, n = sizes.short
@@ -111,7 +112,8 @@ def workloads(sizes: Sizes) -> list[Workload]:
 
 @dataclass(frozen=True)
 class Work:
-    """Of one run, a mean over the positions: (query, key, head) triples read and causal, bytes of K and V."""
+    """The work of one run, as a mean over the positions: (query, key, head) triples read and causal, bytes of K and
+    V."""
 
     pairs: float
     causal: float
@@ -144,7 +146,7 @@ def _phases(batch: CaseBatch) -> Iterator[tuple[Layout, Phase, Array]]:
 
 
 def _pairs(phase: Phase, one: Layout, q_pos: Array) -> int:
-    if phase == Phase.parse("exact"):  # of what the cache holds
+    if phase == Phase.parse("exact"):  # share of the cache
         return int(np.searchsorted(one.pos, q_pos, "right").sum()) * N_HEAD
     assert len(one.pos) == one.pos[-1] + 1, "a plan over a cache with holes is not counted"
     period = pattern.period(phase)
@@ -156,7 +158,7 @@ def _pairs(phase: Phase, one: Layout, q_pos: Array) -> int:
 
 
 def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
-    """Keys of a KV head that any query of its heads reads."""
+    """The keys of a KV head that are read by any query of its heads."""
     t = np.arange(int(one.pos[-1]) + 1)
     read = np.zeros(len(t), bool)
     for layout, phase, p in _phases(batch):
@@ -172,6 +174,6 @@ def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
 
 
 def _cover(start: Array, stop: Array, n: int) -> Any:
-    """Which of 0 .. n lie in one of the spans [start, stop)."""
+    """Which of 0 .. n lie in one of the intervals [start, stop)."""
     depth = np.bincount(start, minlength=n + 1) - np.bincount(stop, minlength=n + 1)
     return np.cumsum(depth)[:n] > 0

@@ -11,16 +11,15 @@ from pyllama_long._native import llama_cpp as C
 
 
 def fill(ctx: Any, n: int) -> int:
-    """Copies what sequence 0 holds, positions 0 .. b, to the positions after it, up to n.
-
-    Returns the tokens that sequence 0 then holds, a multiple of b; 0 where this model's cache cannot be
-    copied: it is empty then. The context must have two sequences in one unified cache.
+    """Copies the contents of sequence 0, positions 0 .. b, to the following positions, up to n. Returns how many
+    tokens sequence 0 then holds, a multiple of b; 0 if this model's cache cannot be copied, and then it is empty. The
+    context must have two sequences in one unified cache.
     """
     memory = C.llama_get_memory(ctx)
     block = int(C.llama_memory_seq_pos_max(memory, 0)) + 1
     plain = not (C.llama_memory_can_shift(memory) and _movable(ctx))
     state, where = (np.empty(0, np.uint8), np.empty(0, np.intp)) if plain else _state(ctx, memory, block)
-    C.llama_memory_clear(memory, False)  # forgets the shift that _state left pending
+    C.llama_memory_clear(memory, False)  # drops the shift that _state left pending
     if not len(where):
         return 0
     words = state[: len(state) // 4 * 4].view(np.int32)
@@ -44,7 +43,8 @@ def _movable(ctx: Any) -> bool:
 def _state(ctx: Any, memory: Any, block: int) -> tuple[Any, Any]:
     """The state of sequence 0, and which of its 32-bit words are positions: those that a shift by 1 changes by 1."""
     before = _saved(ctx)
-    C.llama_memory_seq_add(memory, 0, 0, -1, 1)  # the cells' positions at once, K only with the next decode
+    # changes the cells' positions at once, but K only with the next decode
+    C.llama_memory_seq_add(memory, 0, 0, -1, 1)
     after = _saved(ctx)
     if len(before) != len(after):
         return before, np.empty(0, np.intp)

@@ -1,4 +1,4 @@
-"""The time that a prefill still takes: a token's cost grows in a straight line with its depth."""
+"""Estimates the remaining time of a prefill: the cost of a token grows linearly with its depth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Line:
-    """Seconds per token at a depth, from what was measured so far; 0 before anything was."""
+    """Seconds per token at a depth, from the measurements so far; 0 if there are none."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []

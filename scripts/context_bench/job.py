@@ -1,4 +1,4 @@
-"""What one process of the bench measures, and what it finds."""
+"""What one process of the bench measures, and its results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """prefill_tps: of all tokens from 0 to depth, or where the cache was filled, of the last chunk.
+    """prefill_tps: over all tokens from 0 to depth, or, if the cache was filled with copies, over the last chunk.
     decode_tps: the median over groups of decode_tokens. peak_rss_mib: of the process so far, whose cache has
     room for its deepest depth; kv_mib: the cache of depth tokens."""
 

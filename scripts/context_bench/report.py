@@ -1,4 +1,4 @@
-"""Both sides of a bench: as a table, as CSV, as a plot, as JSON."""
+"""Reports both sides of a bench as a table, CSV, a plot and JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, float]]:
 
 
 def table(rows: Sequence[Row], title: str, at: bool) -> Table:
-    """A line per depth; the last chunk has columns of its own only where it is not all of the prefill."""
+    """A line per depth; the last chunk has its own columns only if it is not the whole prefill."""
     sides = [side for side in (UPSTREAM, OURS) if any(row.side == side for row in rows)]
     speeds = {"prefill": "prefill_tps", "last chunk": "last_chunk_tps", "decode": "decode_tps"}
     if at:
@@ -73,7 +73,7 @@ def write_csv(path: Path, rows: Sequence[Row], run: dict[str, Any]) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Raises BenchError before anything is measured when the plot cannot be written after."""
+    """Raises BenchError, before anything is measured, if the plot could not be written afterwards."""
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError:

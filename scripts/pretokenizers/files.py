@@ -1,4 +1,4 @@
-"""Vocabularies without weights: copies of real ones with other keys, and small ones of the other kinds."""
+"""Makes vocabularies without weights: copies of real ones with other keys, and small ones of the other kinds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORDS = ("the", "that", "a", "aa", "aaa", "A", "AAAA", "7", "77", ".", "..", "è
 
 
 def copy(source: Path, path: Path, **keys: Any) -> Path:
-    """A copy of a vocabulary with other values of tokenizer.ggml.KEY; None takes a key away. Arrays are lists."""
+    """A copy of a vocabulary with other values of tokenizer.ggml.KEY; None removes a key. Arrays are lists."""
     fields = gguf.GGUFReader(source).fields
     values = {name: field for name, field in fields.items() if not name.startswith("GGUF.")}
     writer = gguf.GGUFWriter(path, str(values.pop("general.architecture").contents()))
@@ -31,7 +31,7 @@ def copy(source: Path, path: Path, **keys: Any) -> Path:
 
 
 def each_pre(source: Path, folder: Path, names: Iterable[str]) -> list[Path]:
-    """Copies of a vocabulary, one for each of these values of tokenizer.ggml.pre. Its text is put into the bytes."""
+    """Copies of a vocabulary, one for each of these values of tokenizer.ggml.pre, made by replacing its bytes."""
     base = copy(source, folder / "base.gguf", pre=_PLACE)
     before, after = base.read_bytes().split(_text(_PLACE))
     out = []

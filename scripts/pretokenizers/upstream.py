@@ -1,4 +1,4 @@
-"""Upstream's own tokenizer, as published, in front of ours: a library for LD_PRELOAD."""
+"""Upstream's own tokenizer, as published, loaded before ours: a library for LD_PRELOAD."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SOURCES = ("src/unicode.cpp", "src/unicode-data.cpp", "src/llama-vocab.cpp")
 
 
 def build(folder: Path) -> Path:
-    """Compiles upstream's unpatched tokenizer with the headers of our tree, about 30 s; libllama's functions of the
-    same names give way to those of a library that is loaded before it."""
+    """Compiles upstream's unpatched tokenizer with the headers of our tree, in about 30 s. Functions of a library
+    that is loaded first replace those of the same names in libllama."""
     library = folder / "upstream_tokenizer.so"
     files = vendor.pristine(vendor.Upstream.read(vendor.FOLDER))
     for name in SOURCES:

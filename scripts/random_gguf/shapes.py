@@ -1,4 +1,4 @@
-"""The numbers of a model, what each architecture has beside the common parts, and well-known shapes."""
+"""The numbers of a model, what each architecture has besides the common parts, and well-known shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCALINGS = ("none", "linear", "yarn", "llama3", "longrope")
 
 
 class ShapeError(ValueError):
-    """A shape that the architecture cannot have: one line that says which numbers do not fit."""
+    """A shape that the architecture cannot have; the message is one line that says which numbers do not fit."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Shape:
     n_head: int = 4
     n_head_kv: int = 2
     head_dim: int = 0  # n_embd / n_head
-    n_rot: int = 0  # head_dim; less: only the first dims of a head are rotated
-    n_ff: int = 0  # about 8/3 n_embd; of one expert where there are experts
+    n_rot: int = 0  # head_dim; if less, only the first dims of a head are rotated
+    n_ff: int = 0  # about 8/3 n_embd; if there are experts, the size of one
     n_vocab: int = 512
     n_ctx_train: int = 2048
     rope_base: float = 10000.0
@@ -37,7 +37,7 @@ class Shape:
     tied: bool = False  # the output uses the token embedding
 
     def settled(self, arch: str) -> Shape:
-        """With the derived numbers filled in. Raises ShapeError."""
+        """The shape with the derived numbers filled in. Raises ShapeError."""
         head_dim = self.head_dim or self.n_embd // max(1, self.n_head)
         full = dataclasses.replace(
             self,
@@ -76,7 +76,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Arch:
-    """What a GGUF architecture has beside the common parts."""
+    """What a GGUF architecture has besides the common parts."""
 
     key: str  # general.architecture
     shape: Shape = dataclasses.field(default_factory=Shape)
@@ -85,7 +85,7 @@ class Arch:
     post_norm: bool = False
     fused: bool = False  # one tensor for q, k, v and one for gate and up
     gated: bool = True  # the feed-forward has a gate
-    max_bias: float = 0.0  # of ALiBi, in place of RoPE
+    max_bias: float = 0.0  # ALiBi's, in place of RoPE
     embd_scaled: bool = False  # the graph multiplies the embedding by sqrt(n_embd)
     state: str = ""  # layers that keep a state in place of keys: conv, every second one; ssm, all
 

@@ -1,7 +1,7 @@
 """Every tensor of a model, and its random values, made block by block.
 
-The scale of each matrix is such that a model behaves like a trained one where it matters for comparing
-programs: ATTENTION_STD and LOGIT_STD are the deviations of attention and output logits.
+Matrices are scaled so that a model behaves like a trained one in what matters for comparing programs: ATTENTION_STD
+and LOGIT_STD are the standard deviations of attention and output logits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Array = NDArray[np.float32]
 BLOCK = 1 << 22  # weights made at a time
 ATTENTION_STD = 2.5
 LOGIT_STD = 3.0
-CONV_TOKENS = 4  # that a convolution sees
+CONV_TOKENS = 4  # tokens that a convolution sees
 STATE_SIZE = 16  # values of a state space model per channel
-CONTEXT = 1.5  # size of what all layers add, relative to the embedding
+CONTEXT = 1.5  # size of everything that the layers add, relative to the embedding
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Tensor:
 
     @property
     def matrix(self) -> bool:
-        """Takes the model's type; the others stay in F32."""
+        """A matrix in the model's type; others stay in F32."""
         return len(self.shape) > 1 and not any(
             part in self.name for part in ("ffn_gate_inp", "conv", "ssm_a", "ssm_x", "ssm_dt")
         )
 
     def blocks(self, seed: int) -> Iterator[Array]:
-        """The values in order, as matrices of whole rows, at most about BLOCK values each."""
+        """Yields the values in order, as matrices of whole rows with at most about BLOCK values each."""
         if self.values is not None:
             yield self.values.astype(np.float32).reshape(1, -1)
             return
@@ -97,7 +97,7 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             continue
         if not heads_kv:
             yield from convolution(blk, s, branch)
-        elif arch.fused:  # one deviation for q and k, with the same product
+        elif arch.fused:  # the same deviation for q and k, with the wanted product
             std = math.sqrt(ATTENTION_STD) * unit
             yield matrix(blk + "attn_qkv", attention + 2 * kv, s.n_embd, std=std)
         else:
@@ -109,14 +109,14 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield norm(blk + "attn_q_norm", s.head_dim, ATTENTION_STD)
             yield norm(blk + "attn_k_norm", s.head_dim)
         if heads_kv:
-            # The mean of the values read has half a value's size, roughly; the gate's product 0.6.
+            # The mean of the values read has roughly half the size of one value; the gate's product 0.6.
             yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
         if arch.post_norm:
             yield norm(blk + "post_attention_norm", s.n_embd, branch)
         yield norm(blk + "ffn_norm", s.n_embd)
         down = out / 0.6 / math.sqrt(s.n_ff)
         if s.n_expert:
-            # Wide logits: where two experts tie for the last place, neither weighs much.
+            # Wide logits, so that if two experts tie for the last place, neither weighs much.
             yield matrix(blk + "ffn_gate_inp", s.n_expert, s.n_embd, std=4 * unit)
             yield matrix(blk + "ffn_gate_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
             yield matrix(blk + "ffn_up_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
@@ -133,7 +133,7 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
 
 
 def convolution(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
-    """Of a layer that mixes the last CONV_TOKENS tokens."""
+    """The tensors of a layer that mixes the last CONV_TOKENS tokens."""
     unit = s.n_embd**-0.5
     yield matrix(blk + "shortconv.conv", s.n_embd, CONV_TOKENS, std=CONV_TOKENS**-0.5)
     yield matrix(blk + "shortconv.in_proj", 3 * s.n_embd, s.n_embd, std=unit)
@@ -141,7 +141,7 @@ def convolution(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
 
 
 def state_space(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
-    """Of a Mamba layer, whose state forgets within about 10 to 1,000 tokens."""
+    """The tensors of a Mamba layer, whose state forgets within about 10 to 1,000 tokens."""
     inner, rank, unit = 2 * s.n_embd, s.n_embd // 16, s.n_embd**-0.5
     yield matrix(blk + "ssm_in", 2 * inner, s.n_embd, std=unit)
     yield matrix(blk + "ssm_conv1d", inner, CONV_TOKENS, std=CONV_TOKENS**-0.5)

@@ -1,4 +1,4 @@
-"""A streamed completion, as llama-server and we speak it: when its tokens came."""
+"""A streamed completion from llama-server or from us, with the times of its tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import httpx
 
 SILENT: list[
     int
-] = []  # control tokens of the model, which the bench sets: without text there is no event to time
+] = []  # control tokens of the model, set by the bench: they have no text, so there would be no event to time
 
 
 @dataclass
 class Answer:
-    """times: when each event with tokens came, in seconds of time.monotonic."""
+    """times: when each event with tokens arrived, in seconds of time.monotonic."""
 
     sent: float
     times: list[float] = field(default_factory=list)
@@ -36,7 +36,8 @@ def complete(
     stop: threading.Event | None = None,
     into: Answer | None = None,
 ) -> Answer:
-    """n greedy tokens, none of which ends the text. stop: leaves when it is set; into: filled as tokens come."""
+    """Requests n greedy tokens, none of which ends the text. stop: disconnects when it is set; into: filled as tokens
+    arrive."""
     answer = into or Answer(0.0)
     body: dict[str, Any] = {"prompt": prompt, "n_predict": n, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "cache_prompt": True, "id_slot": slot, "return_tokens": True}

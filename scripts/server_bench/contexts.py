@@ -1,6 +1,8 @@
-"""Contexts of a length without computing them: cells filled with copies, and saved in the form of either server.
+"""Makes contexts of a length without computing them: cells are filled with copies, and saved in the form of either
+server.
 
-Speed depends on positions, not on what the cells hold. A process of its own, whose engine is of no use afterwards.
+Speed depends on positions, not on the contents of the cells. It runs in a process of its own, since its engine cannot
+be used afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pyllama_long._native import llama_cpp as C
 from pyllama_long.engine import Engine, EngineConfig, Request, Sampling, seqfile
 
 BLOCK = 1024  # tokens that are computed
-SALT = "public"  # of requests to a server without keys
+SALT = "public"  # the salt of requests to a server without keys
 
 
 def save(model: str, folder: str, depth: int, streams: int) -> None:
@@ -61,11 +63,11 @@ def save(model: str, folder: str, depth: int, streams: int) -> None:
         ids = np.array(tokens(engine.n_vocab, n, i), np.int32)
         seqfile.write(engine.sessions._path(name, SALT), header, ids, state)
     print(json.dumps({"tokens": n}), flush=True)
-    os._exit(0)  # the engine does not know what its cells hold
+    os._exit(0)  # the engine does not know the contents of its cells
 
 
 def as_of_slots(path: Path, n: int, slots: int) -> None:
-    """Rewrites a file of a context whose sequences share one cache for llama-server, whose slots have each one: it
+    """Rewrites a file of a context whose sequences share one cache for llama-server, which has a cache per slot: it
     counts the caches, and all but the first are empty."""
     head = 12 + 4 * n  # magic, version, number of tokens, tokens
     with path.open("r+b") as file:

@@ -1,5 +1,4 @@
-"""What is measured of a server: conversations, streams and short prompts beside a long one, and many streams at a
-depth."""
+"""Measures a server: conversations, streams and short prompts during a long one, and many streams at a depth."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ SHORT = 26  # tokens of a short prompt
 
 
 def prose(client: httpx.Client, n: int, seed: int) -> list[int]:
-    """n tokens of sentences that begin elsewhere for each seed: what answers them is text, which comes at once."""
+    """n tokens of sentences, which begin at another place for each seed; they are answered with text that arrives at
+    once."""
     sentences = filler.sentences()
     start = 101 * seed % len(sentences)
     text, ids = " ".join([*sentences[start:], *sentences[:start]]), list[int]()
@@ -45,8 +45,8 @@ def conversation(client: httpx.Client, n: int) -> dict[str, Any]:
 
 
 def beside_a_prompt(client: httpx.Client, n: int, streams: int) -> dict[str, Any]:
-    """Streams alone, then the same streams while a prompt of n tokens is read: their speed over the same tokens, the
-    longest gap between two tokens of one, and how long the prompt took."""
+    """Measures streams alone, then the same streams while a prompt of n tokens is read: their speed over the same
+    tokens, the longest pause between two tokens of one, and how long the prompt took."""
     starts, prompt = [prose(client, 32, 10 + i) for i in range(streams)], prose(client, n, 5)
     stop, answers = threading.Event(), [Answer(0.0) for _ in starts]
     with ThreadPoolExecutor(streams) as pool:
@@ -65,7 +65,7 @@ def beside_a_prompt(client: httpx.Client, n: int, streams: int) -> dict[str, Any
     during = [[t for t in answer.times if begin <= t <= end] for answer in answers]
     counts = [max(2, len(times)) for times in during]
     gaps = [b - a for times in during for a, b in pairwise([begin, *times, end])]
-    # The same streams again, which find nothing of theirs in the cache.
+    # The same streams again, which find nothing of their text in the cache.
     fresh = [[start[0] + 1, *start[1:]] for start in starts]
     with ThreadPoolExecutor(streams) as pool:
         alone = list(pool.map(lambda i: complete(client, fresh[i], at[i] + max(counts), -1), range(streams)))
@@ -86,8 +86,8 @@ def beside_a_prompt(client: httpx.Client, n: int, streams: int) -> dict[str, Any
 
 
 def short_beside_a_prompt(client: httpx.Client, n: int, streams: int, most: int = 40) -> dict[str, Any]:
-    """Time to the first token of short prompts, one after the other: alone, then while a prompt of n tokens is read,
-    both beside streams that write."""
+    """Time to the first token of short prompts, one after another: alone, then while a prompt of n tokens is read;
+    both while streams are writing."""
     starts = [prose(client, 32, 10 + i) for i in range(streams)]
     shorts = [prose(client, SHORT, 200 + 1000 * streams + i) for i in range(2 * most)]
     prompt = prose(client, n, 5 + streams)
@@ -125,7 +125,7 @@ def short_beside_a_prompt(client: httpx.Client, n: int, streams: int, most: int 
 def at_depth(
     client: httpx.Client, side: str, n_vocab: int, depth: int, streams: int, n: int
 ) -> dict[str, Any]:
-    """Streams that write n tokens each at a depth, from saved contexts."""
+    """Measures streams that write n tokens each at a depth, from saved contexts."""
     for i in range(streams):
         if side == UPSTREAM:
             found = client.post(f"/slots/{i}", params={"action": "restore"}, json={"filename": "slot.bin"})
@@ -153,7 +153,7 @@ def at_depth(
 
 
 def wait_for(writing: list[Future[Answer]], answers: list[Answer], n: int) -> None:
-    """Until every stream has n tokens. Raises RuntimeError when one ends before."""
+    """Waits until every stream has n tokens. Raises RuntimeError if one ends before."""
     while min((len(answer.tokens) for answer in answers), default=n) < n:
         if ended := [one for one in writing if one.done()]:
             raise RuntimeError(f"a stream ended at once: {ended[0].exception()}")

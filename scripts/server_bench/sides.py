@@ -23,8 +23,8 @@ LOADED_S = 300.0
 
 @dataclass(frozen=True)
 class Setup:
-    """longest: tokens of one stream. cells: of our cache, which streams share; llama-server has `longest` for each, its
-    default for a number of slots, and faster there than one cache. cache_dir: of saved contexts."""
+    """longest: tokens of one stream. cells: the size of our cache, which streams share; llama-server has `longest`
+    cells per slot, which is its default and faster there than one cache. cache_dir: for saved contexts."""
 
     model: Path
     longest: int
@@ -71,7 +71,7 @@ def serving(setup: Setup, side: str) -> Iterator[httpx.Client]:
     with log.open("w") as out:
         process = subprocess.Popen(setup.command(side, port), stdout=out, stderr=out, env=environment)
     try:
-        # llama-server closes a connection after a long answer without saying so: each request has its own.
+        # llama-server closes a connection after a long answer without notice, so each request has its own.
         own = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=None, limits=own) as client:
             end = time.monotonic() + LOADED_S

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import vendor
 
-KEPT = ("amx-gcc12",)  # without it quantized models crash in what gcc 12 makes
+KEPT = ("amx-gcc12",)  # without it, quantized models crash when compiled by gcc 12
 OFF = ("TESTS", "EXAMPLES", "UI", "APP")
 
 
@@ -19,7 +19,7 @@ class BenchError(Exception):
 
 
 def llama_server(root: Path, say: Callable[[str], None]) -> Path:
-    """The program, built in the cache folder when it is not there yet (10 minutes on two cores)."""
+    """The path of the program, which is built in the cache folder if necessary (10 minutes on two cores)."""
     up = vendor.Upstream.read(root / "vendor/llama.cpp")
     folder = vendor.cache_dir() / f"llama-server-{up.sha256[:12]}"
     program = folder / "build/bin/llama-server"

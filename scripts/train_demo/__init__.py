@@ -1,4 +1,4 @@
-"""Trains a small model that finds numbers in long texts: the like of the embedded demo model.
+"""Trains a small model that finds numbers in long texts, like the embedded demo model.
 
 corpus.py   any folder of text -> tokenizer, tokens, sentences, key words
 tasks.py    training sequences: prose, and tasks whose answer stands in the context

@@ -36,7 +36,7 @@ PLAIN = str.maketrans(
 )
 SENTENCE = re.compile(r""".+?(?:[.!?]["')]*(?= )|$)""")
 ENDING = re.compile("(?<=...)(?:ing|ed|es|er|s|e)$")
-WORDS = 20_000  # that keys are taken from: the rarer ones are of several tokens
+WORDS = 20_000  # words that keys are taken from; the rarer ones have several tokens
 # Words of the tasks, repeated so that they become tokens whatever the corpus is.
 TASK_WORDS = (
     "<|x|>user assistant system What is the pass key for remember number value key special magic secret code "
@@ -67,7 +67,7 @@ class Sentences:
         return order, self.flat[order]
 
     def having(self, token: int, draw: random.Random) -> list[int]:
-        """A sentence with the token in it, or none."""
+        """A sentence that contains the token, or None."""
         order, ordered = self._places
         first, end = np.searchsorted(ordered, (token, token + 1))
         if first == end:
@@ -77,7 +77,7 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Part:
-    """What one side, training or held out, draws from."""
+    """The material of one side, training or held out."""
 
     tokens: Ids
     sentences: Sentences
@@ -85,19 +85,19 @@ class Part:
 
     @cached_property
     def ordered(self) -> list[str]:
-        """The words by the alphabet, in which neighbours begin alike."""
+        """The words in alphabetical order, in which neighbours begin alike."""
         return sorted(self.words)
 
 
 def forms(word: str) -> list[str]:
-    """Other words that are made of its stem, some of which nobody says."""
+    """Other words made from its stem, some of which do not exist."""
     stem = ENDING.sub("", word)
     return [stem + ending for ending in ("", "s", "ed", "ing", "er", "e", "es") if stem + ending != word]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training material and, beside it, text and key words that are never trained on."""
+    """Training material, and text and key words that are never trained on."""
 
     tokenizer: Any
     train: Part
@@ -138,7 +138,7 @@ def clean(text: str) -> str:
     if end := re.search(r"\n\s*(\*\*\*\s*END OF TH|End of (the )?Project Gutenberg)", text):
         text = text[: end.start()]
     text = re.sub(r"\A\s*Produced by.*?\n\n", "", text, flags=re.S)
-    if "\n\n" in text:  # wrapped lines: a blank line ends a paragraph
+    if "\n\n" in text:  # lines are wrapped: a blank line ends a paragraph
         text = "\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
     lines = (re.sub(" +", " ", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line) + "\n"

@@ -1,6 +1,6 @@
 """LongNet's dilated attention (arXiv 2307.02486) as a matrix, from its definition in docs/plans.md.
 
-It is what the plan dilated(segments=..., rates=...) computes with weight=count and align=segment.
+It computes the same as the plan dilated(segments=..., rates=...) with weight=count and align=segment.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def parse(text: str) -> Branches:
 
 
 def check(segments: Sequence[int], rates: Sequence[int], n_ctx: int) -> None:
-    """Raises TrainError for branches that are no plan, in which a row may read nothing, or which n_ctx tokens
-    do not fill."""
+    """Raises TrainError for branches that are not a valid plan, with which a row may read nothing, or that are longer
+    than n_ctx tokens."""
     if len(segments) != len(rates):
         raise TrainError(f"dilated attention: {len(segments)} segments but {len(rates)} rates")
     if any(a >= b for a, b in pairwise(segments)):
@@ -45,7 +45,7 @@ def log_counts(
 ) -> NDArray[np.float32]:
     """[n_head, n, n]: ln of how many branches let row p of head h read key t, -inf where none does.
 
-    Heads are numbered so that one query head of each kv head comes after the other.
+    Heads are numbered across kv heads, as in docs/plans.md.
     """
     number = np.arange(n_head).reshape(-1, n_head_kv).T.reshape(-1)  # of each head
     place = np.arange(n)

@@ -1,4 +1,4 @@
-"""What the trainer says when it cannot go on, and the packages that only it needs."""
+"""The trainer's error, and imports of packages that only it needs."""
 
 from __future__ import annotations
 

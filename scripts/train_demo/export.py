@@ -32,8 +32,8 @@ def write(
     tokenizer: Path,
     extension: str = "",
 ) -> None:
-    """Writes one file. kind: a name of TYPES for the matrices. tensors: as in model.shapes(). extension: the
-    RoPE policy for texts beyond the trained length, that the file is to name."""
+    """Writes one file. kind: a name of TYPES for the matrices. tensors: as in model.shapes(). extension: the RoPE
+    policy for texts beyond the trained length, which the file will name."""
     as_type, file_type = TYPES[kind]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.stem)

@@ -1,7 +1,7 @@
-"""A larger vocabulary for a model that is trained already: BPE goes on merging, and each new token gets a row.
+"""Gives a trained model a larger vocabulary: BPE continues merging, and each new token gets a row.
 
-Tokens keep their ids, but for the marks, which stay the last ones. A word that is one token in place of three is found
-again in a long text by that token, and not by pieces that many words share.
+Tokens keep their ids, except for the marks, which stay last. A word that is one token instead of three is found again
+in a long text by that token, and not by pieces that many words share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from train_demo.errors import TrainError, need
 
-RARE = 3  # words that come less often make no tokens
-OF_PIECES, OF_CHANCE = 0.6, 0.8  # of a new row: both keep it about as long as the old ones
+RARE = 3  # words that occur less often do not become tokens
+OF_PIECES, OF_CHANCE = 0.6, 0.8  # parts of a new row: together they give it about the length of the old ones
 
 
 def grow_tokenizer(tok: Any, texts: Sequence[str], n_vocab: int, marks: Sequence[str]) -> Any:
@@ -52,7 +52,7 @@ def grow_tokenizer(tok: Any, texts: Sequence[str], n_vocab: int, marks: Sequence
 
 
 def _words(tok: Any, texts: Sequence[str]) -> list[tuple[list[str], int]]:
-    """(pieces, how often) of the words that are no single token."""
+    """(pieces, how often) of the words that are more than one token."""
     count: Counter[str] = Counter()
     for text in texts:
         for line in text.split("\n"):
@@ -62,7 +62,7 @@ def _words(tok: Any, texts: Sequence[str]) -> list[tuple[list[str], int]]:
 
 
 def _pairs(words: list[tuple[list[str], int]]) -> tuple[Counter[tuple[str, str]], Any]:
-    """How often two pieces come one after the other, and in which words."""
+    """How often two pieces follow one another, and in which words."""
     count: Counter[tuple[str, str]] = Counter()
     where: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for i, (pieces, n) in enumerate(words):
@@ -83,9 +83,8 @@ def _merge(pieces: list[str], a: str, b: str) -> list[str]:
 
 
 def grow_rows(old: NDArray[np.float32], tok: Any, n_marks: int) -> NDArray[np.float32]:
-    """Embedding rows [n_vocab, n_embd] for a tokenizer that grow_tokenizer() made, from those before.
-
-    A new token's is made of its pieces' rows and of chance, so that it differs from other words' with these pieces.
+    """Embedding rows [n_vocab, n_embd] for a tokenizer that grow_tokenizer() made, from the old ones. A new token's
+    row is a mix of its pieces' rows and noise, so that it differs from other words with these pieces.
     """
     n_old, n_new = len(old) - n_marks, tok.get_vocab_size() - n_marks
     vocab = tok.get_vocab()

@@ -1,7 +1,7 @@
 """The llama architecture as functions of named tensors.
 
-Tensors are called as in GGUF, matrices are [out, in]. Rotary pairs lie half a head apart (export.py puts them
-side by side, as llama.cpp wants). The output is tied to the token embedding.
+Tensors are named as in GGUF, matrices are [out, in]. Rotary pairs lie half a head apart (export.py puts them side by
+side, as llama.cpp wants). The output is tied to the token embedding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Far(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What every layer needs beside its weights.
+    """What every layer needs besides its weights.
 
     cos, sin of every position's angles: [n, head_dim / 2]. reads: what dilated attention adds to the logits,
     [1, n_head, n, n]; None for attention that reads every key.
@@ -161,7 +161,7 @@ def forward(p: Params, ids: Any, tables: Tables, c: Config, far: Far | None = No
 
 
 def rotate(x: Any, tables: tuple[Any, Any]) -> Any:
-    """Turns the pairs (i, i + head_dim / 2) of x [..., n, head_dim] by cos and sin [..., n, head_dim / 2]."""
+    """Rotates the pairs (i, i + head_dim / 2) of x [..., n, head_dim] by cos and sin [..., n, head_dim / 2]."""
     import torch  # torch.compile does not see through need()
 
     cos, sin = (table.to(x.dtype) for table in tables)
@@ -170,7 +170,7 @@ def rotate(x: Any, tables: tuple[Any, Any]) -> Any:
 
 
 def initial(c: Config, seed: int = 0) -> Params:
-    """Trainable tensors: small noise, and the structure below where the shape has room for it."""
+    """Trainable tensors: small noise, and the structure below if the shape has room for it."""
     torch = need("torch", "2.9")
     g = torch.Generator().manual_seed(seed)
     p: Params = {}
@@ -184,20 +184,20 @@ def initial(c: Config, seed: int = 0) -> Params:
 
 
 def has_structure(c: Config) -> bool:
-    """Whether the structured start fits: room for four heads in the embedding, heads and layers enough."""
+    """Whether the structured start fits: room for four heads in the embedding, and enough heads and layers."""
     return c.n_embd >= 4 * c.head_dim and c.n_head >= 2 and c.n_layer >= 3 and c.head_dim >= 8
 
 
 def _add_structure(p: Params, c: Config, g: Any) -> None:
     """Two heads of the first layer read the token one and two places back and write its identity, projected,
-    into a subspace of its own; heads of later layers compare the present token with that subspace and copy
-    what they find. This is the circuit that answers questions about the context; from noise alone it does not
-    form within 2M tokens. All of it is trained further."""
+    into a subspace of its own; heads of later layers compare the current token with that subspace and copy what they
+    find. This circuit answers questions about the context; from noise alone it does not form within 2M tokens. All of
+    it is trained further."""
     torch = need("torch", "2.9")
     d, hd = c.n_embd, c.head_dim
     embd = torch.randn(p["token_embd"].shape, generator=g)
     embd[:, 1:] *= 0.32 / embd[:, 1:].norm(dim=-1, keepdim=True)
-    embd[:, 0] = 0.12  # the same for every token: what positional heads hold on to
+    embd[:, 0] = 0.12  # the same for every token: positional heads attend to it
     p["token_embd"].copy_(embd)
     constant = (0.12 / (embd.pow(2).mean(-1) + c.rms_eps).sqrt()).mean().item()
 
@@ -210,7 +210,7 @@ def _add_structure(p: Params, c: Config, g: Any) -> None:
     second = (
         max(1, c.n_head // c.n_head_kv) if c.n_head_kv > 1 else 1
     )  # a head of another kv head if there is one
-    n_fast = max(1, 10 * hd // 64)  # the fastest rotations tell one place from the next
+    n_fast = max(1, 10 * hd // 64)  # the fastest rotations distinguish neighbouring places
     fast = torch.arange(n_fast)
     theta = c.rope_base ** (-2.0 * fast / hd)
     q, k, v, o = (p[f"blk.0.{name}"] for name in ("attn_q", "attn_k", "attn_v", "attn_output"))
@@ -230,7 +230,7 @@ def _add_structure(p: Params, c: Config, g: Any) -> None:
 
     slow = torch.cat(
         [torch.arange(hd // 4, hd // 2), torch.arange(3 * hd // 4, hd)]
-    )  # hardly turned by distance
+    )  # hardly rotated by distance
     for layer in (2, 3)[: c.n_layer - 2]:
         q, k, v, o = (p[f"blk.{layer}.{name}"] for name in ("attn_q", "attn_k", "attn_v", "attn_output"))
         q[slow, 1:] = now[: hd // 2] * 2.0

@@ -1,6 +1,6 @@
-"""Chats about what stands in a text: the tasks that the embedded model is for.
+"""Chats about the contents of a text: the tasks that the embedded model is for.
 
-The forms of the facts are those of pyllama_long/evals/phrasings.py.
+Facts have the forms of pyllama_long/evals/phrasings.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fact = tuple[Phrasing, str, str]  # key, value
 
 WITH_WORDS = tuple(phrasing for phrasing in PHRASINGS if phrasing.values == "word")
 LINES = tuple(2.0 if form.name == "equals" else 1.0 for form in PAIRS)  # chances; `=` is the hardest to find
-KEY = 2.0  # weight of an answer's words before its value: they say the key again
+KEY = 2.0  # weight of an answer's words before its value, which repeat the key
 READ = (
     OPENING,
     "Here is a text. I will ask about it afterwards.\n",
@@ -93,7 +93,7 @@ def pairs(t: Tasks, n: int) -> Writer:
 
 
 def two_hops(t: Tasks, n: int) -> Writer:
-    """`The code for a is the same as for b.`: the answer says so, and then what b's is. Or b's is asked for."""
+    """`The code for a is the same as for b.`: the answer says so, and then gives b's. Or the question is about b."""
     draw = t.random
     kind = draw.choice(("pass key", "code", "magic number"))
     a, b, *others = keys(t, draw.choice((2, 2, 3, 4)))
@@ -116,7 +116,7 @@ def two_hops(t: Tasks, n: int) -> Writer:
 
 
 def counting(t: Tasks, n: int) -> Writer:
-    """A sentence that comes one to five times."""
+    """A sentence that occurs one to five times."""
     draw = t.random
     key, other = keys(t, 2)
     times = draw.randint(1, 5)
@@ -133,7 +133,7 @@ def counting(t: Tasks, n: int) -> Writer:
 
 
 def talk(t: Tasks, n: int) -> Writer:
-    """Small talk, and sentences to be said again."""
+    """Small talk, and sentences to repeat."""
     draw = t.random
     turns: list[Writer] = []
     while sum(len(turn.ids) for turn in turns) < min(n, 120):
@@ -169,7 +169,7 @@ def prose(t: Tasks, n: int, said: list[Fact]) -> list[list[int]]:
 
 
 def keys(t: Tasks, k: int) -> list[str]:
-    """k different keys of one sort: words, words that begin alike, two words, or made-up words."""
+    """k different keys of one kind: words, words that begin alike, two words, or made-up words."""
     draw = t.random
     sort = draw.random()
     if sort < 0.5:
@@ -193,18 +193,18 @@ def alike(t: Tasks, k: int) -> list[str]:
 
 
 def kin(t: Tasks, k: int) -> list[str]:
-    """k words, of which most are some word in another form: only a whole one is an answer."""
+    """k words, most of which are forms of other words: only the exact word is an answer."""
     words = [t.random.choice(t.part.words) for _ in range(1 + k // 4)]
     return [t.random.choice([word, *forms(word)]) for word in t.random.choices(words, k=k)]
 
 
 def form(t: Tasks) -> Phrasing:
-    """Those whose values are words come more often: a text has more that goes on as they do."""
+    """Those with words as values are drawn more often, since more texts continue like them."""
     return t.random.choice(WITH_WORDS if t.random.random() < 0.45 else PHRASINGS)
 
 
 def value(t: Tasks, phrasing: Phrasing, word: str | None = None) -> str:
-    """word: the value where it is to be one."""
+    """word: the value, if it is to be a word."""
     draw = t.random
     if phrasing.values == "word":
         return word or str(draw.choice(t.part.words))
@@ -221,13 +221,13 @@ def opening(t: Tasks, text: str) -> Writer:
 
 
 def ask(t: Tasks, text: str) -> Writer:
-    """A question, the end of its turn and the start of the answer."""
+    """A question, the end of its turn and the beginning of the answer."""
     turn = Writer(t.encode(text))
     return turn.add([t.end, *t.encode("\n"), t.start, *t.encode("assistant\n")])
 
 
 def question(t: Tasks, fact: Fact) -> Writer:
-    """A question and its answer, the value's tokens weighing most."""
+    """A question and its answer; the value's tokens have the most weight."""
     phrasing, key, v = fact
     turn = ask(t, phrasing.question(key, t.random.randrange(8)))
     before, after = phrasing.reply(key, "\0").split("\0")
@@ -242,7 +242,7 @@ def question(t: Tasks, fact: Fact) -> Writer:
 
 
 def converse(t: Tasks, out: Writer, turns: list[Writer]) -> Writer:
-    """The turns, each but the first with the mark of a user's turn."""
+    """The turns; each but the first has the mark of a user's turn."""
     for i, turn in enumerate(turns):
         if i:
             out.add([t.start, *t.encode("user\n")])

@@ -1,6 +1,6 @@
-"""Training sequences: prose, and small tasks whose answer stands in the context.
+"""Training sequences: prose, and small tasks whose answer is in the context.
 
-Each token has a weight in the loss: those of an answer weigh most, what cannot be foreseen little. Tokens that an
+Each token has a weight in the loss: those of an answer have the most, unpredictable ones little. Tokens that an
 answer needs are marked as kept; all others are filler, of which a longer text has more (model.Far).
 
     needles.py   chats: facts hidden in prose, key-value lines, two hops, counting, small talk
@@ -34,7 +34,7 @@ class Tasks:
     """Draws sequences from one side of a corpus.
 
     phase 0 shows more tasks, mostly repetition, from which a model learns to look back; phase 1 is the real
-    mixture. plain: the part of its sequences that is prose and no task.
+    mixture. plain: the share of its sequences that are prose without a task.
     """
 
     def __init__(self, corpus: Corpus, part: Part, seed: int = 0, plain: float = 0.4) -> None:
@@ -54,8 +54,8 @@ class Tasks:
         return list(self.cache[text])
 
     def batch(self, n: int, length: int, share: float = 1.0) -> Batch:
-        """n sequences: tokens, weights and marks of kept ones, each [n, length]. share: longest task, as a
-        part of length."""
+        """n sequences: tokens, weights and marks of kept ones, each [n, length]. share: the longest task, as a share
+        of length."""
         drawn = [self.sequence(length, share) for _ in range(n)]
         return (
             np.array([out.ids for out in drawn]).astype(np.int64),
@@ -95,7 +95,7 @@ class Tasks:
         return Writer([self.bos], kept=True).add(self.part.tokens[at : at + n - 1].tolist())
 
     def passkey(self, n: int) -> Writer:
-        """One number in a text that says nothing else, asked for in the words of the usual test."""
+        """One number in a text without other content, with the question of the usual test."""
         value = self.digits(5)
         said = self.encode(f" The pass key is {value}. Remember it. {value} is the pass key.")
         intro, ask = self.encode(INTRO), self.encode("What is the pass key? The pass key is")
@@ -190,8 +190,8 @@ class Tasks:
         return out
 
     def lures(self, words: list[str], n: int) -> list[list[int]]:
-        """Sentences of at most n tokens together in which the words stand in other forms, or pieces of them: what a
-        long text has many of, and what draws an answer away from its needle once a piece of it is said."""
+        """Sentences of at most n tokens in all that contain other forms or pieces of the words. A long text has many
+        of them, and they draw an answer away from its needle once a piece of it is said."""
         draw = self.random
         out: list[list[int]] = []
         for word in words:
@@ -207,7 +207,7 @@ class Tasks:
         return out
 
     def with_word(self, word: str) -> list[int]:
-        """A sentence of the corpus in which the word stands in some word's place."""
+        """A sentence of the corpus in which the word replaces another."""
         sentences = self.part.sentences
         said = self.tok.decode(sentences[self.random.randrange(len(sentences))]).split(" ")
         at = self.random.randrange(1, max(2, len(said)))  # the first is empty: a sentence begins with a space

@@ -1,8 +1,8 @@
 """The training loop: Muon for matrices, AdamW for the rest, bfloat16 products, checkpoints.
 
-A budget in minutes or steps decides the schedule: warm-up, constant, linear decay over the last 40%.
-Phase 0 ends when the model has learned to look back (answer loss below 0.6), or after 35% of the budget; then
-the tasks grow to the full context.
+A budget in minutes or steps determines the schedule: warm-up, constant, linear decay over the last 40%. Phase 0 ends
+when the model has learned to look back (answer loss below 0.6), or after 35% of the budget; then the tasks grow to
+the full context.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from train_demo.tasks import Tasks
 from train_demo.writer import ANSWER, Writer
 
 WARM_UP = 60  # steps
-DECAY = 0.4  # of the budget
+DECAY = 0.4  # share of the budget
 LOOKS_BACK = 0.6  # loss of answer tokens that ends phase 0
-MOST_COPIES = 800  # how much longer a text a sequence may stand for
+MOST_COPIES = 800  # the most times its own length that a sequence may imitate
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Settings:
     device: str = "cpu"
     compile: bool = True
     seed: int = 0
-    far: float = 0.6  # of the batches stand for longer texts (model.Far); 0 for dilated attention
-    prose: float = 0.3  # of the sequences are prose and no task
+    far: float = 0.6  # share of the batches that imitate longer texts (model.Far); 0 for dilated attention
+    prose: float = 0.3  # share of the sequences that are prose without a task
     save_every: float = 120.0  # seconds
 
 
 @dataclass
 class State:
-    """Where a run stands; saved in checkpoints."""
+    """The progress of a run; saved in checkpoints."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     phase: int = 0
-    turned: float = 0.0  # the part of the budget at which phase 1 began
+    turned: float = 0.0  # the share of the budget at which phase 1 began
     losses: list[tuple[float, float]] = field(default_factory=list)  # loss, answer loss of the last steps
 
 
@@ -120,13 +120,13 @@ class Trainer:
         return not self.stop
 
     def done(self) -> float:
-        """The part of the budget that is used."""
+        """The share of the budget that is used."""
         if self.s.steps:
             return self.state.step / self.s.steps
         return self.state.seconds / (self.s.minutes * 60)
 
     def step(self) -> float:
-        """One batch; returns its loss."""
+        """Trains on one batch; returns its loss."""
         torch, state, s = self.torch, self.state, self.s
         done = self.done()
         rate = min(1.0, (state.step + 1) / WARM_UP) * min(1.0, max(0.02, (1 - done) / DECAY))
@@ -163,7 +163,7 @@ class Trainer:
         return float(loss.item())
 
     def _far(self, kept: Any) -> model.Far:
-        """Windows and lengths for sequences that stand for longer ones."""
+        """Windows and lengths for sequences that imitate longer ones."""
         torch, draw, n = self.torch, self.tasks.random, len(kept)
         windows = [draw.randint(self.c.n_ctx // 8, self.c.n_ctx * 5 // 8) for _ in range(n)]
         copies = [math.exp(math.log(MOST_COPIES) * math.sqrt(draw.random())) for _ in range(n)]
@@ -184,7 +184,7 @@ class Trainer:
         self.stop = True
 
     def progress(self) -> str:
-        """One line: how far, how good, how fast, how long still."""
+        """One line with progress, losses, speed and remaining time."""
         state, done = self.state, self.done()
         loss, answer = (
             np.nanmean(np.array([*state.losses[-50:], (np.nan, 9.9)]), 0) if state.losses else (0, 0)
@@ -213,7 +213,8 @@ class Trainer:
         path.with_suffix(".part").replace(path)
 
     def start_from(self, tensors: Mapping[str, Any]) -> None:
-        """Takes weights of the same shape, but for a smaller vocabulary, and goes to the full tasks at once."""
+        """Loads weights of the same shape, except for a smaller vocabulary, and starts with the full tasks at
+        once."""
         rows = tensors.get("token_embd")
         if rows is not None and len(MARKS) < len(rows) < self.c.n_vocab:
             tensors = {**tensors, "token_embd": grow_rows(rows, self.corpus.tokenizer, len(MARKS))}
@@ -225,7 +226,7 @@ class Trainer:
         self.state.phase = 1
 
     def resume(self) -> None:
-        """Takes up checkpoint.pt: the same numbers as if the run had not stopped. Raises TrainError."""
+        """Continues from checkpoint.pt, with the same numbers as if the run had not stopped. Raises TrainError."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             raise TrainError(f"{path} is not there: nothing to resume")

@@ -1,4 +1,4 @@
-"""Tokens of a training sequence with what the trainer has to know of each."""
+"""Tokens of a training sequence with what the trainer needs to know about each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ ANSWER = 5.0  # weight of the tokens that answer a question
 
 
 class Writer:
-    """ids, their weights in the loss, and whether an answer needs them (kept), side by side."""
+    """ids, their weights in the loss, and whether an answer needs them (kept), in parallel lists."""
 
     def __init__(self, ids: list[int] | None = None, weight: float = 1.0, kept: bool = False) -> None:
         self.ids: list[int] = []
