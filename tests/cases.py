@@ -17,7 +17,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 @dataclass(frozen=True)
 class Seq:
-    """One sequence of the ubatch: n_past positions are in the cache when the n_new tokens after them come."""
+    """One sequence of the ubatch: n_past positions are in the cache when the n_new tokens after them arrive."""
 
     n_past: int
     n_new: int
@@ -25,9 +25,10 @@ class Seq:
     gone: int = 0  # the first `gone` positions are no longer in the cache
     holes: bool = False  # about a tenth of the past positions is missing, in runs of 1 to 17
     reordered: bool = (
-        False  # cells do not follow positions: runs of 1 to 40 lie in any order, with free cells between
+        False  # cells do not follow positions: runs of 1 to 40 are in any order, with free cells between them
     )
-    blocks: float = 1.0  # below 1: this part of the past's blocks of 64 is held, each cell at its position
+    # if below 1: this share of the past's blocks of 64 is held, each cell at its position
+    blocks: float = 1.0
     shared: int = 0  # the first `shared` positions are cells of the sequence before it, in the same stream
 
 
@@ -43,14 +44,14 @@ class Case:
     rope: str = "native"
     n_train: int = 128
     seqs: tuple[Seq, ...] = (Seq(0, 130),)
-    one_stream: bool = False  # all sequences lie in one stream, as with a unified cache; else one each
+    one_stream: bool = False  # all sequences are in one stream, as with a unified cache; else one stream each
     peaked: float = 1.0  # standard deviation of the logits before the log weights
     neox: bool = True
     n_rot: int = 64
     base: float = 10000.0
     hadamard: int = 0  # K is stored Hadamard-rotated in blocks of this many dims; 0: no
     layer: int = 3
-    max_bias: float = 0.0  # of ALiBi; such models have no RoPE
+    max_bias: float = 0.0  # ALiBi's; such models have no RoPE
 
     @property
     def scale(self) -> float:
@@ -58,7 +59,7 @@ class Case:
 
 
 class Layout(NamedTuple):
-    """Where the keys of one sequence lie."""
+    """Where the keys of one sequence are."""
 
     stream: int
     pos: Array  # [n_k] positions in the cache, ascending, the new tokens' at the end
@@ -80,7 +81,7 @@ class Layout(NamedTuple):
 
 
 class Tensors(NamedTuple):
-    """Random contents, float64, un-rotated. Cells that no sequence holds are NaN: they must not matter."""
+    """Random contents, float64, un-rotated. Cells that no sequence holds are NaN, since they must not matter."""
 
     q: Array  # [n_tokens, n_head, d_k], the sequences' new tokens one after the other
     k: Array  # [n_stream, n_kv, n_head_kv, d_k]

@@ -39,7 +39,7 @@ def float_model(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 @pytest.fixture(scope="module")
 def llm(demo_model: str) -> Iterator[LongLlama]:
-    """n_ctx 512, chunks of 64 tokens."""
+    """A LongLlama with n_ctx 512 and chunks of 64 tokens."""
     from pyllama_long import LongLlama
 
     model = LongLlama(demo_model, n_ctx=512, n_batch=64, precision="f32")
@@ -49,7 +49,8 @@ def llm(demo_model: str) -> Iterator[LongLlama]:
 
 @pytest.fixture(scope="module")
 def engine(demo_model: str) -> Iterator[Engine]:
-    """512 tokens, four sequences, embeddings; at the end all cells are given back. Modules may have their own."""
+    """An engine with 512 tokens, four sequences and embeddings; at the end all cells must be free again. Modules may
+    have their own."""
     from pyllama_long.engine import Engine, EngineConfig
 
     config = EngineConfig(demo_model, n_ctx=512, n_batch=64, n_parallel=4, precision="f32", embedding=True)
@@ -75,7 +76,7 @@ def server(demo_model: str) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
-    """Of the module's server; every answer must be as its OpenAPI says."""
+    """A client of the module's server; every answer must match its OpenAPI."""
     with server.client() as found:
         yield found
     assert not server.faults, server.faults[0]
@@ -83,7 +84,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def openai_client(server: Server) -> Iterator[openai.OpenAI]:
-    """The official client of the module's server, which has nothing left to do at the end."""
+    """The official client of the module's server, which must have nothing left to do at the end."""
     import openai
 
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as found:

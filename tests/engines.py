@@ -1,4 +1,4 @@
-"""What the engine's tests share: answers as a whole, and the same answers from a LongLlama alone."""
+"""Shared by the engine's tests: whole answers, and the same answers from a LongLlama alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answer(handle: Handle | Iterable[Event]) -> Answer:
 
 
 def prose(tokenizer: object, n: int, seed: int = 0) -> list[int]:
-    """n tokens of sentences, other ones for each seed. tokenizer: an Engine or a LongLlama."""
+    """n tokens of sentences, different for each seed. tokenizer: an Engine or a LongLlama."""
     sentences = filler.sentences()
     order = np.random.default_rng(seed).permutation(len(sentences))
     text = " ".join(sentences[i] for i in order).encode()
@@ -76,7 +76,7 @@ def alone(llm: LongLlama, prompt: Sequence[int], n: int) -> list[int]:
 
 
 def assert_same(llm: LongLlama, prompt: Sequence[int], given: Sequence[int], expected: Sequence[int]) -> None:
-    """Two greedy answers are equal up to a token where the two top logits were closer than NEAR."""
+    """Checks that two greedy answers are equal up to a token where the two top logits were closer than NEAR."""
     given, expected = list(given), list(expected)
     if given == expected:
         return
@@ -90,7 +90,7 @@ def assert_same(llm: LongLlama, prompt: Sequence[int], given: Sequence[int], exp
 
 
 def memory() -> int:
-    """KiB of its own that this process holds, in main memory or swapped out."""
+    """KiB of private memory that this process holds, in main memory or swapped out."""
     with open("/proc/self/status") as f:
         fields = dict(line.split(":", 1) for line in f)
     return sum(int(fields[name].split()[0]) for name in ("RssAnon", "VmSwap"))

@@ -1,8 +1,8 @@
 """The embedded model with float32 weights.
 
-ggml's products of quantized weights round the activations to 8 bits. Most processors take other sums for one row than
-for many, and where a last bit makes an activation fall the other way, a logit moves by some tenths: what one asks of
-answers in different company would be asked of ggml.
+ggml's products of quantized weights round the activations to 8 bits. Most processors add in another order for one row
+than for many, and if a last bit makes an activation round the other way, a logit changes by some tenths. Comparing
+answers in different batches would then be a test of ggml.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 
 def write(source: str, path: Path, added: Mapping[str, npt.NDArray[np.float32]] | None = None) -> None:
-    """added: by the names of tensors, what is added to them."""
+    """added: what is added to tensors, by their names."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(path, "llama")
     for field in reader.fields.values():

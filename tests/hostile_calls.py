@@ -1,9 +1,10 @@
-"""Calls of a LongLlama with arguments that nobody should give, in a process of their own: no signal, no hang, and the
-model answers as before.
+"""Calls a LongLlama with arguments that nobody should pass, in a process of its own: it must not end by a signal or
+hang, and the model must answer as before.
 
     python tests/hostile_calls.py METHOD [SHARE]
 
-prints a line per call and, last, JSON. METHOD: a name of CALLS, or `constructor`. SHARE: of the calls, 1 for all.
+prints a line per call and, last, JSON. METHOD: a name of CALLS, or `constructor`. SHARE: the share of the calls, 1
+for all.
 """
 
 from __future__ import annotations
@@ -262,7 +263,7 @@ def new() -> LongLlama:
 
 
 def run(method: str, share: float) -> dict[str, Any]:
-    """Makes the calls; after each the model must answer as at first."""
+    """Makes the calls; after each of them the model must answer as at the beginning."""
     model, done, errors, wrong = new(), 0, 0, []
     expected = model(PROMPT, max_tokens=4, temperature=0)["choices"][0]["text"]
     plain = {name: getattr(model, name) for name in ATTRIBUTES if name != "n_tokens"}
@@ -291,7 +292,7 @@ def run(method: str, share: float) -> dict[str, Any]:
 
 
 def construct(share: float) -> dict[str, Any]:
-    """Loads the model with each option at each value; one that is loaded must answer, or say why it cannot."""
+    """Loads the model with each value of each option; if it loads, it must answer or say why it cannot."""
     done, errors = 0, 0
     rng = np.random.default_rng(0)
     for option in OPTIONS:

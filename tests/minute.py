@@ -1,4 +1,4 @@
-"""A minute model of the trainer and a corpus for it, shared by the tests of training."""
+"""A tiny model of the trainer and a corpus for it, shared by the tests of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def with_branches(text: str) -> Config:
 
 
 def make_books(folder: Path) -> Path:
-    """Two books of made-up words, and one that is held out."""
+    """Writes two books of made-up words, and one that is held out."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abdegiklmnoprstu", k=draw.randint(3, 8))) for _ in range(600)]
     folder.mkdir()

@@ -1,7 +1,7 @@
 """Runs one case of the op through ggml: a graph of one node on the CPU backend, with a cache in the case's type.
 
 The reference gets what the cache really holds: each stored row is read back in float64 and un-rotated, so that the
-cache's rounding is no error of the kernel's.
+cache's rounding does not count as an error of the kernel.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def decode(raw: bytes, shape: tuple[int, ...], kv_type: str) -> Array:
 
 
 class CaseBatch:
-    """What the op is told of a case, without the contents of any tensor: as large as a bench wants it."""
+    """What the op gets to know about a case, without the contents of any tensor, so that benches can use large
+    ones."""
 
     def __init__(self, case: Case, precision: int = 0) -> None:
         self.case = case

@@ -1,4 +1,4 @@
-"""Models and contexts through llama.cpp's own C API: what a caller of plain `llama_decode` sees."""
+"""Models and contexts through llama.cpp's own C API, as a caller of plain `llama_decode` sees them."""
 
 from __future__ import annotations
 

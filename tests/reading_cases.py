@@ -1,4 +1,4 @@
-"""What tests of reading answers share: tools, and ways to take an answer apart."""
+"""Shared by tests of reading answers: tools, and ways to split an answer."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Found:
 
 
 def read(parser: AnswerParser, text: str, size: int) -> Read:
-    """What a parser makes of a text that comes in pieces of a size: text, reasoning, calls."""
+    """What a parser reads from a text that arrives in pieces of a size: text, reasoning, calls."""
     pieces = [p for i in range(0, len(text), size) for p in parser.feed(text[i : i + size])] + parser.finish()
     found = Found.of(pieces)
     return found.said, found.thought, [(p.name, json.loads(p.arguments)) for p in found.called]
 
 
 def split_everywhere(make: Callable[[], AnswerParser], text: str) -> None:
-    """In two deltas, at every place: the same."""
+    """Checks that an answer in two pieces, split at every place, reads the same."""
     whole = read(make(), text, len(text))
     for at in range(1, len(text)):
         parser = make()
@@ -54,14 +54,14 @@ def split_everywhere(make: Callable[[], AnswerParser], text: str) -> None:
 
 
 def cut_everywhere(make: Callable[[], AnswerParser], text: str) -> Iterator[Found]:
-    """What is found of an answer that max_tokens ends, at every place."""
+    """What is read from an answer that max_tokens cuts, at every place."""
     for at in range(len(text)):
         parser = make()
         yield Found.of(parser.feed(text[:at]) + parser.finish(cut=True))
 
 
 def is_taken(model: Model, lark: Lark, *texts: str) -> str:
-    """The first of the texts that a model may write that is held to a grammar, and end there; "" for none."""
+    """The first of the texts that a grammar accepts as a whole; "" for none."""
     matcher = compile_lark(tokenizer(model), lark)
     for text in texts:
         tokens = model.tokenize(text.encode(), False, True)

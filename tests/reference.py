@@ -56,7 +56,7 @@ def log_weights(phase: Phase, p: Array, h: int, t: Array) -> Array:
 
 
 def number(head: int, n_head: int, group: int) -> int:
-    """The number of a query head in dilated attention: one head of each kv head comes after the other."""
+    """The number of a query head in dilated attention, which counts across kv heads (docs/plans.md)."""
     return [int(h) for h in np.arange(n_head).reshape(-1, group).T.flat].index(head)
 
 
@@ -173,8 +173,8 @@ def alibi_slopes(n: int, max_bias: float) -> list[float]:
 
 
 def _dots(a: Array, b: Array) -> Array:
-    """Sums of products over the last axis. In float32 one is added after the other, as a plain loop does it: how
-    exact BLAS is differs from processor to processor."""
+    """Sums of products over the last axis. In float32 they are added one by one, as in a plain loop, since the
+    accuracy of BLAS differs between processors."""
     if a.dtype == np.float64:
         return np.asarray(np.einsum("...d,...d->...", a, b, optimize=True))
     total = np.zeros(np.broadcast_shapes(a.shape, b.shape)[:-1], np.float32)
@@ -206,8 +206,8 @@ def attention(
 
     q_raw [n_q, n_head, d] and k_raw [n_k, n_head_kv, d], un-rotated; v [n_k, n_head_kv, d_v]; q_pos [n_q] and
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
-    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: of ALiBi, 0 without. A query that reads
-    no key gives zeros.
+    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: ALiBi's, 0 without. A query that reads no key
+    gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
     q, k, v = (round_to(x, "f64" if precision == "f64" else "f32") for x in (q_raw, k_raw, v))
@@ -246,7 +246,6 @@ def attention(
 
 
 def naive(*args: Any, precision: Literal["f32", "f16", "bf16"], **named: Any) -> Array:
-    """attention() as one would first write it in a lower precision: float32 arithmetic in plain loops, and rotated q,
-    rotated k, v and the softmax weights rounded to f16 or bf16. Its error is the yardstick: a kernel may have
-    at most twice as much."""
+    """attention() as a naive implementation in a lower precision: float32 arithmetic in plain loops, with rotated q,
+    rotated k, v and the softmax weights rounded to f16 or bf16. A kernel may have at most twice its error."""
     return attention(*args, **named, precision=precision)

@@ -25,7 +25,7 @@ from pyllama_long.server.settings import Settings
 
 @dataclass
 class Server:
-    """faults: what responses had that the OpenAPI does not allow."""
+    """faults: parts of responses that the OpenAPI does not allow."""
 
     url: str
     app: FastAPI
@@ -90,7 +90,7 @@ def running(
 
 
 class _Checked:
-    """Checks what goes out against the app's OpenAPI."""
+    """Checks responses against the app's OpenAPI."""
 
     def __init__(self, app: FastAPI, faults: list[str]) -> None:
         self._app: ASGIApp = app
@@ -141,7 +141,7 @@ class _Checked:
 
 
 def events(response: httpx.Response) -> list[Any]:
-    """The JSON of a stream's events, which ended as it should."""
+    """The JSON of a stream's events; the stream must have ended properly."""
     lines = [line for line in response.text.split("\n") if line.startswith("data: ")]
     assert lines[-1] == "data: [DONE]", response.text[-300:]
     return [json.loads(line[6:]) for line in lines[:-1]]

@@ -31,8 +31,8 @@ ROPES = (
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
 def one_layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """One layer, so that K depends on a token and its position only and a shift can be exact; f32 weights. llama
-    rotates adjacent pairs, qwen2 pairs half a head apart."""
+    """A model of one layer with f32 weights, so that K only depends on a token and its position, and a shift can be
+    exact. llama rotates adjacent pairs, qwen2 pairs half a head apart."""
     path = tmp_path_factory.mktemp("models") / "one.gguf"
     make_random_gguf.write(path, request.param, seed=4, type="f32", n_layer=1, n_ctx_train=256)
     model = Model(path)

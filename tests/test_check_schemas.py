@@ -1,4 +1,4 @@
-"""The campaign's own parts, and a small sample of it: what is written under a schema fits it."""
+"""The campaign's own parts, and a small sample of it: an answer written under a schema fits it."""
 
 from __future__ import annotations
 

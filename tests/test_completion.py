@@ -111,7 +111,7 @@ def test_function_calls_have_upstreams_shape(
         assert call["function"]["name"] == "count"
         return shape(plain(found))
 
-    def shape(value: Any) -> Any:  # our prompt tells of the tools, so that the texts differ
+    def shape(value: Any) -> Any:  # our prompt describes the tools, so the texts differ
         if isinstance(value, dict):
             return {key: shape(item) for key, item in value.items()}
         return [shape(item) for item in value] if isinstance(value, list) else type(value)

@@ -1,4 +1,4 @@
-"""LongLlama under a dynamic RoPE policy: which factor each text gets, and what becomes of cached keys."""
+"""LongLlama under a dynamic RoPE policy: which factor each text gets, and what happens to cached keys."""
 
 from __future__ import annotations
 

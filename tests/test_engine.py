@@ -62,12 +62,12 @@ def test_company_changes_no_answer(floats: tuple[Engine, LongLlama]) -> None:
 
 
 def test_streams_that_write_together_keep_long_runs(demo_model: str) -> None:
-    """Their cells come in blocks of 64, not one by one in turns."""
+    """Cells are assigned in blocks of 64, not one by one to each stream in rotation."""
     with Engine(EngineConfig(demo_model, n_ctx=4096, n_parallel=8)) as engine:
         sampling = Sampling(temperature=0, logit_bias={engine.token_eos: -1e9})
         handles = [engine.submit(Request([300 + i] * 12, 250, sampling)) for i in range(8)]
         assert [answer(handle).usage.n_completion for handle in handles] == [250] * 8
-        # At most 5 blocks for each of 8 streams, in 250 steps; in turns they would have 130 runs on the average.
+        # At most 5 blocks for each of 8 streams, in 250 steps; in rotation they would have 130 runs on average.
         assert _native.stats(engine._context.ctx).n_runs < 250 * 8 * 4
 
 
@@ -315,7 +315,7 @@ def test_bad_files_and_settings(demo_model: str) -> None:
 
 @pytest.mark.parametrize("small", [{"n_ctx": 3, "n_parallel": 128}, {"n_batch": 1, "n_parallel": 1}])
 def test_fewer_tokens_than_sequences(demo_model: str, small: dict[str, int]) -> None:
-    """llama.cpp aborts where a batch or a context has fewer tokens than there may be sequences."""
+    """llama.cpp aborts if a batch or a context has fewer tokens than the maximal number of sequences."""
     with Engine(EngineConfig(demo_model, **{"n_ctx": 256, **small})) as engine:  # type: ignore[arg-type]
         assert len(answer(engine.submit(Request(prose(engine, 20), 4, GREEDY))).ids) == 4
 
@@ -383,7 +383,7 @@ def test_a_process_ends_with_its_engine(demo_model: str, how: str) -> None:
     """By Ctrl-C, and by leaving without `close`."""
 
     def listen() -> None:
-        """What a shell starts in the background ignores Ctrl-C, and so does all that comes of it."""
+        """Processes that a shell starts in the background ignore Ctrl-C, and so do their children."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     command = [sys.executable, "-c", _SCRIPT, demo_model, how]

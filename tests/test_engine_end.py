@@ -1,4 +1,4 @@
-"""How an engine ends, and what it says of itself before."""
+"""How an engine ends, and what it reports about itself before."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_thread_that_hangs_is_seen_from_outside(demo_model: str, monkeypatch: 
 
 
 def test_a_thread_that_gives_up_says_why(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever: not who runs, not who waits, not who comes later."""
+    """Nobody waits forever: neither running nor waiting requests, nor later ones."""
     engine = Engine(EngineConfig(demo_model, n_ctx=512, n_parallel=1))
     prompt = prose(engine, 20)
     running, waiting = (engine.submit(Request(prompt, 400, GREEDY)) for _ in range(2))
@@ -131,7 +131,7 @@ def test_an_error_in_one_request_ends_it_alone(demo_model: str) -> None:
 
 
 class Torn:
-    """A part of a request that breaks when it is given a token."""
+    """A part of a request that fails when it gets a token."""
 
     def __init__(self, whole: object) -> None:
         self._whole = whole

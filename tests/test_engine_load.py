@@ -1,4 +1,4 @@
-"""Many clients at once with random cancels: every answer is the one given alone, and nothing is left over."""
+"""Many clients at once with random cancels: every answer is the same as alone, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_engines_leave_nothing_behind(demo_model: str) -> None:
 
 
 def test_a_stream_goes_on_while_a_long_prompt_is_read(demo_model: str) -> None:
-    """Every chunk is followed by more of the stream; what that costs in time is the bench's to say."""
+    """Every chunk is followed by more of the stream; the bench measures what that costs in time."""
     config = EngineConfig(demo_model, n_ctx=16384, rope="native", n_parallel=4, step_ms=20)
     with Engine(config) as engine:
         sampling = replace(GREEDY, logit_bias={engine.token_eos: -1e9})

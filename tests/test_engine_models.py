@@ -49,7 +49,7 @@ def test_random_models(random_model: str) -> None:
 
 
 def test_a_restored_window_gives_what_a_fresh_read_does(tmp_path: Path) -> None:
-    """Texts that come from disk, grow, and are left for an older prefix with another end."""
+    """Texts are read from disk, grow, and are abandoned for an older prefix with another end."""
     path = str(tmp_path / "gemma3.gguf")
     write(path, "gemma3", type="f32")
     config = EngineConfig(path, n_ctx=1024, precision="f32", kv_type="f32", n_batch=64, rope="native")
@@ -72,12 +72,13 @@ def test_a_restored_window_gives_what_a_fresh_read_does(tmp_path: Path) -> None:
             assert fresh.ids == given[i].ids
             for a, b in zip(fresh.tokens, given[i].tokens, strict=True):
                 assert a.logprob is not None and b.logprob is not None
-                # Reading the same prompt in other batches moves them by up to 0.01; keys that are missing, by over 1.
+                # Reading the same prompt in other batches changes them by up to 0.01; missing keys change them by
+                # over 1.
                 assert abs(a.logprob - b.logprob) < 0.05
 
 
 def test_memories_that_cannot_go_back(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for recurrent models: only a text that is wholly a prefix is continued."""
+    """As with recurrent models, a text is only continued if all of it is a prefix."""
     with Engine(EngineConfig(demo_model, n_ctx=1024, rope="native")) as engine:
         monkeypatch.setattr(engine._context, "whole_only", True)
         prompt = prose(engine, 200)
@@ -97,7 +98,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("plan", ["prefill: sinks(4)+window(128) | tail: exact", "sinks(4)+window(128)"])
 def test_plans_know_the_tail(whole: str, plan: str) -> None:
-    """Weights in f32: with quantized ones a product's rounding hangs on what else is in the batch."""
+    """Weights in f32: with quantized ones, the rounding of a product depends on what else is in the batch."""
     llm = LongLlama(whole, n_ctx=2048, attention=plan, rope="native", precision="f32")
     config = EngineConfig(whole, n_ctx=8192, attention=plan, rope="native", precision="f32", n_parallel=3)
     with Engine(config) as engine:

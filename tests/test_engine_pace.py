@@ -1,4 +1,4 @@
-"""How prompts are paced, on a machine that is made up: what a step costs is known."""
+"""How prompts are paced, on a simulated machine where the cost of a step is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllama_long.engine.pace import Pace
 def step(
     pace: Pace, streams: int, depth: int, left: int, per_token: float, plain: float
 ) -> tuple[int, float]:
-    """One step; prompt tokens that it took, and its seconds. A token costs more the deeper it is."""
+    """Simulates one step; returns its prompt tokens and its seconds. Deeper tokens cost more."""
     n = min(left, pace.room(depth, streams, 512)) if left else 0
     seconds = (plain if streams else 0.0) + n * per_token * (1 + depth / 10_000)
     pace.measured(streams, [(depth, n)] if n else [], seconds)
@@ -33,7 +33,7 @@ def test_streams_keep_their_share_and_gaps_are_short(per_token: float, plain: fl
 
 
 def test_without_streams_a_step_is_short_too() -> None:
-    """A newcomer waits for it; but chunks of fewer than 64 tokens cost the prompt too much."""
+    """A new request waits for the chunk, but chunks of fewer than 64 tokens would cost the prompt too much."""
     pace = Pace(0.2, 0.4)
     assert pace.room(0, 0, 512) == 64
     for seconds, n in ((10.0, 64), (0.02, 512), (1.0, 102)):
@@ -45,7 +45,7 @@ def test_without_streams_a_step_is_short_too() -> None:
 
 
 def test_a_step_of_several_prompts_tells_little_of_each() -> None:
-    """What the deep one takes is not laid to the shallow one."""
+    """The time of the deep prompt does not count as the shallow one's."""
     pace = Pace(0.2, 0.4)
     pace.measured(0, [(0, 512)], 0.512)
     pace.measured(0, [(30_000, 512)], 5.12)

@@ -37,7 +37,7 @@ def reference(float_model: str) -> Iterator[LongLlama]:
 
 
 def longest(prompt: list[int], known: list[list[int]]) -> int:
-    """What should be found: the longest common prefix with any text, but never all but LEAST tokens."""
+    """What should be found: the longest common prefix with any text, leaving at least LEAST tokens."""
     found = [common(np.array(prompt), np.array(text)) for text in known]
     return min(max(found, default=0), len(prompt) - LEAST)
 
@@ -75,7 +75,7 @@ _OPS = st.lists(
 @given(_OPS)
 @settings(deadline=None, max_examples=200)
 def test_cells_agree_with_sets(ops: list[tuple[str, int, int, int]]) -> None:
-    """The same with every cell written out."""
+    """The same count, kept with every single cell."""
     cells, sets, fresh = Cells(10_000), dict[int, list[int]](), itertools.count()
     for op, a, b, n in ops:
         mine = sets.setdefault(a, [])
@@ -192,7 +192,7 @@ def test_equal_prompts_at_the_same_time_are_read_once(engine: Engine) -> None:
     before = engine.stats()
     handles = [engine.submit(Request(prompt, 5, GREEDY, salt="together")) for _ in range(4)]
     got = [answer(handle) for handle in handles]
-    # The others begin when less than a block is missing, which is soon or late as the steps happen to fall.
+    # The others begin when less than a block is missing; how soon that is depends on the steps.
     assert got[0].cached == 0
     assert all(991 - BLOCK < a.cached <= 991 for a in got[1:])
     assert len({tuple(a.ids) for a in got}) == 1
@@ -214,7 +214,7 @@ def test_idle_sequences_make_room_by_least_recent_use(demo_model: str) -> None:
         for prompt in prompts:
             answer(engine.submit(Request(prompt, 2, GREEDY)))
         assert answer(engine.submit(Request(prompts[0], 2, GREEDY))).cached == 291
-        answer(engine.submit(Request(prose(engine, 300, 60), 2, GREEDY)))  # the second one goes
+        answer(engine.submit(Request(prose(engine, 300, 60), 2, GREEDY)))  # the second one is dropped
         assert engine.stats().cells_used <= 1024
         cached = [answer(engine.submit(Request(prompts[i], 2, GREEDY))).cached for i in (0, 2, 1)]
         assert cached[:2] == [291, 291]
@@ -252,7 +252,7 @@ def grown(demo_model: str) -> Iterator[LongLlama]:
 
 
 def test_mixed_factors_in_one_batch(dynamic: Engine, grown: LongLlama) -> None:
-    """Sequences of other factors beside it change no bit of an answer, of factor 1 or of a higher one."""
+    """Sequences with other factors in the batch do not change a bit of an answer, with factor 1 or a higher one."""
     prompts = [prose(dynamic, n, 70 + n) for n in (100, 700, 1500, 450)]
     asked = [Request(prompt, 40, GREEDY, logprobs=2) for prompt in prompts]
     by_itself = [answer(dynamic.submit(replace(one, salt=f"alone {i}"))) for i, one in enumerate(asked)]

@@ -93,7 +93,7 @@ def test_a_request_that_does_not_fit_now_waits_for_room(demo_model: str) -> None
 
 @contextmanager
 def held(engine: Engine) -> Iterator[None]:
-    """The engine's thread rests between two steps."""
+    """Pauses the engine's thread between two steps."""
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         resting = pool.submit(engine._loop.call, go_on.wait)
@@ -120,7 +120,8 @@ def test_short_requests_pass_one_that_waits_for_room(demo_model: str) -> None:
 
 
 def test_one_that_waits_is_not_passed_for_ever(demo_model: str) -> None:
-    """Those that write longer than it has to wait anyway pass until they have had as many cells as it wants."""
+    """Requests that write longer than the first one has to wait anyway overtake it until they have had as many cells
+    as it needs."""
     with Engine(EngineConfig(demo_model, n_ctx=1024, n_parallel=10, rope="native")) as engine:
         others = [Request(prose(engine, 20, 2 + i), 130, ENDLESS) for i in range(12)]
         stream, long = Request(prose(engine, 20), 60, ENDLESS), Request(prose(engine, 600, 1), 390, GREEDY)

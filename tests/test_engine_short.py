@@ -1,4 +1,4 @@
-"""Short prompts beside long ones: what is evaluated before their first token, counted."""
+"""Short prompts during long ones: counts what is evaluated before their first token."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ class Watch:
         monkeypatch.setattr(context, "decode", watched)
 
     def since(self, begin: int, n: int) -> tuple[list[Counter[int]], Counter[int]]:
-        """Evaluations that were finished from step `begin` on until a sequence had got exactly n tokens: those before,
-        and that one."""
+        """The evaluations from step `begin` on until a sequence had exactly n tokens: those before, and that one."""
         total: Counter[int] = Counter()
         done = [rows for code, rows in self.steps[begin:] if code == 0]
         for i, rows in enumerate(done):
@@ -49,7 +48,7 @@ def engine(demo_model: str) -> Iterator[Engine]:
 
 
 def begun(engine: Engine, seed: int, n: int = 5000) -> Handle:
-    """A long prompt whose reading is under way."""
+    """Starts a long prompt and waits until it is being read."""
     handle = engine.submit(Request(prose(engine, n, seed), 1, GREEDY))
     while not isinstance(next(handle), Progress):
         pass
@@ -57,7 +56,7 @@ def begun(engine: Engine, seed: int, n: int = 5000) -> Handle:
 
 
 def first_text(handle: Handle) -> int:
-    """Waits for it; prompt tokens that had to be read."""
+    """Waits for the request; returns how many prompt tokens had to be read."""
     read = 0
     while not isinstance(event := next(handle), Text):
         if isinstance(event, Started):
@@ -80,7 +79,7 @@ def test_a_short_prompt_passes_long_ones(
     read = first_text(short)
     assert read > 20
     before, own = watch.since(begin, read)
-    # One step may have been under way; streams may have to be paid for it.
+    # One step may have been running, and streams may be owed its time.
     assert sum(max(rows.values()) > 1 for rows in before) <= 1
     assert len(before) <= (1 if not streams else 40)
     assert sorted(own.values()) == [1] * streams + [read]
@@ -112,7 +111,7 @@ def test_many_short_ones_do_not_starve_a_long_one(engine: Engine, monkeypatch: p
 
 
 def test_a_step_under_way_ends_for_a_newcomer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is done again afterwards, with the same outcome."""
+    """The step is repeated afterwards, with the same result."""
     ids = prose(engine, 3000, 1)
     alone = answer(engine.submit(Request(ids, 20, GREEDY, salt="alone")))
     watch = Watch(engine, monkeypatch)

@@ -170,7 +170,7 @@ def test_a_sample_of_damaged_files(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_holds_no_numbers_is_forgotten(config: EngineConfig) -> None:
-    """Nor do positions that cannot be stay in the cells: the one after is answered as before."""
+    """Impossible positions do not stay in the cells either: the next request is answered as before."""
     config = replace(config, cache_ram=0)
     with Engine(config) as engine:
         prompt = prose(engine, 400)
@@ -325,7 +325,8 @@ def test_sessions_of_texts_that_have_left_the_context(config: EngineConfig) -> N
         for prompt in prompts:
             ask(engine, prompt)
         assert engine.stats().stored
-        assert engine.sessions.save(prompts[0], "a").n_tokens == 407  # with the answer, since it is kept so
+        # with the answer, since that is how it is kept
+        assert engine.sessions.save(prompts[0], "a").n_tokens == 407
     with Engine(config) as engine:
         engine.sessions.restore("a")
         assert ask(engine, prompts[0]).cached == 391
@@ -368,7 +369,8 @@ def test_saves_at_the_same_time_leave_one_whole_file(config: EngineConfig) -> No
 def test_odd_entries_of_the_folder_stop_nothing(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not ours stays, whatever it is; what is named as ours and is none goes, or is passed by."""
+    """Files that are not ours stay, whatever they are; those with our names but other contents are deleted or
+    ignored."""
     folder = Path(str(config.cache_dir))
     sessions = folder / "sessions"
     sessions.mkdir(parents=True)
@@ -379,7 +381,7 @@ def test_odd_entries_of_the_folder_stop_nothing(
             os.mkfifo(place / f"{k}{'c' * 31}{suffix}")
             (place / f"{k}{'d' * 31}{suffix}").symlink_to("nowhere")
             with socket.socket(socket.AF_UNIX) as odd:
-                monkeypatch.chdir(place)  # for such names may not be long
+                monkeypatch.chdir(place)  # such names must not be long
                 odd.bind(f"{k}{'e' * 31}{suffix}")
         mine += [place / f"notes{suffix}", place / "film.part", place / "x.12.part"]
     for path in mine:

@@ -36,7 +36,7 @@ def demo(demo_model: str) -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def precise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """Weights in f32: a matrix product with quantized weights would quantize the activations too, and hide much."""
+    """Weights in f32: a matrix product with quantized weights would also quantize the activations, and hide much."""
     path = tmp_path_factory.mktemp("models") / "precise.gguf"
     make_random_gguf.write(path, "llama", seed=3, type="f32", n_ctx_train=256)
     model = Model(path)
@@ -84,7 +84,8 @@ def test_cache_types(demo: Model, text_tokens: list[int], kv_type: str) -> None:
 
 
 def test_greedy_text(demo: Model, text_tokens: list[int]) -> None:
-    """Upstream's text, up to a token where the two likeliest are closer than what 8-bit activations leave open."""
+    """The text equals upstream's, up to a token where the two likeliest are closer than 8-bit activations can
+    tell."""
     open_to_doubt = 0.25  # of a logit
 
     def greedy(prompt: list[int], plan: str | None) -> tuple[list[int], list[float]]:
@@ -108,7 +109,7 @@ def test_greedy_text(demo: Model, text_tokens: list[int]) -> None:
 
 
 def perplexity(model: Model, tokens: list[int], n: int, *settings: Any, **more: Any) -> float:
-    """Of windows of n tokens, each read in a context of n."""
+    """The perplexity of windows of n tokens, each read in a context of n."""
     losses = []
     with model.context(n, *settings, **more) as context:
         for i in range(0, len(tokens), n):
@@ -170,7 +171,7 @@ def test_sequences_in_one_batch_equal_each_alone(precise: Model, plan: str, rope
             context.clear()
     with precise.context(1024, plan, rope, kv_type="f32", n_seq=2, unified=unified) as context:
         together: list[list[Logits]] = [[], []]
-        for start in range(0, 150, 50):  # equal parts, and single tokens in turns at the end
+        for start in range(0, 150, 50):  # equal parts, and alternating single tokens at the end
             rows = [(t, start + i, s) for s in (0, 1) for i, t in enumerate(texts[s][start : start + 50])]
             logits = context.decode_rows(rows)
             together[0].append(logits[:50])
@@ -180,8 +181,8 @@ def test_sequences_in_one_batch_equal_each_alone(precise: Model, plan: str, rope
 
 
 def close(a: Logits, b: Logits, kv_type: str) -> None:
-    """Equal up to what a changed order of float32 sums does: with a rounded cache, now and then a value of it is
-    rounded the other way."""
+    """Equal except for the effect of another order of float32 sums: with a rounded cache, a value is rounded the
+    other way now and then."""
     step = {"f32": 2e-5, "f16": 1e-3, "q8_0": 1e-2}[kv_type]
     assert np.sqrt(np.mean((a - b) ** 2)) <= step * b.std()
     assert np.abs(a - b).max() <= 20 * step * b.std()

@@ -1,4 +1,4 @@
-"""GBNF in llguidance's Lark: the tokens that llama.cpp's own sampler takes, and errors that say where."""
+"""GBNF in llguidance's Lark: the same tokens as llama.cpp's own sampler, and errors that say where."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_generated_grammars_are_as_in_llama_cpp(vocabulary: Vocabulary) -> None:
 @pytest.mark.parametrize(
     ("grammar", "text", "whole"),
     [
-        ('root ::= [a-z]+ "b"', "aab", True),  # the class must not take the last letter for good
+        ('root ::= [a-z]+ "b"', "aab", True),  # the class must not consume the last letter
         ('root ::= "\\u00e9\\U0001f642"', "é🙂", True),
         ('root ::= [\\u00e9] "\\x41"', "éA", True),
-        ('root ::= A a\nA ::= "1"\na ::= "2"', "12", True),  # names that differ in case alone
+        ('root ::= A a\nA ::= "1"\na ::= "2"', "12", True),  # names that only differ in case
         ('root ::= a-b\na-b ::= "x"', "x", True),
         ('root ::= root "a" | "b"', "baa", True),  # which llama.cpp refuses
         ("root ::= [^a]{2,3}", "\nb", True),

@@ -1,4 +1,5 @@
-"""Headers that lie, are cut off or random give one line: no other exception and no large allocation."""
+"""Headers that lie, are cut off or are random give an error of one line: no other exception and no large
+allocation."""
 
 from __future__ import annotations
 
@@ -120,7 +121,7 @@ def test_a_token_that_is_there_twice(tmp_path: Path, tokens: tuple[bytes, ...]) 
 
 
 def test_tokens_that_differ(tmp_path: Path) -> None:
-    # Empty tokens are no repetition: llama.cpp gives each a name of its own.
+    # Empty tokens do not count as repeated: llama.cpp gives each a name of its own.
     assert read(tmp_path, header(words(b"", b"a", b"", b"A"), [])).values["tokenizer.ggml.tokens"] == Array(4)
 
 

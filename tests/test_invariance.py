@@ -1,4 +1,4 @@
-"""The same bits for a text however it is cut, how many threads there are, and whoever else is in the batch."""
+"""The same bits for a text however it is cut, however many threads there are, and whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyllama_long.engine import Engine, EngineConfig, Request
 ISAS = [name for name, usable in _native.isas().items() if usable]
 PLANS = ("exact", "sinks(4)+window(508)", "window(100)", "prefill: sinks(37)+window(200) | tail: exact")
 LENGTH = 1450
-CHUNKS = (LENGTH, 511, 300, 64, 25)  # of no one is the rest shorter than 9 tokens
+CHUNKS = (LENGTH, 511, 300, 64, 25)  # none of them leaves a rest of fewer than 9 tokens
 
 
 @pytest.fixture(params=ISAS)
@@ -61,7 +61,7 @@ def test_chunks_and_threads_change_no_bit(demo_model: str, isa: str, plan: str, 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_company_changes_no_bit(demo_model: str, kv_type: str) -> None:
-    """Prompts read with others and beside streams, or found in the cache, and answers written with others."""
+    """Prompts are read with others and during streams, or found in the cache, and answers are written with others."""
     config = EngineConfig(demo_model, n_ctx=8192, n_parallel=6, kv_type=kv_type, attention="exact", step_ms=4)
     with Engine(config) as engine:
         texts = [prose(engine, n, seed) for seed, n in enumerate((1200, 40, 700, 9, 333, 90))]

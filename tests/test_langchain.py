@@ -90,7 +90,7 @@ def test_embeddings_are_of_the_models_width(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def local(demo_model: str) -> Iterator[Any]:
-    """LangChain creates llama_cpp.Llama; that name is all that has to change."""
+    """LangChain creates llama_cpp.Llama; only that name has to change."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llama_cpp, "Llama", LongLlama)
         found: Any = ChatLlamaCpp(

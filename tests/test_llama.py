@@ -1,4 +1,4 @@
-"""LongLlama itself: evaluating, reusing, stopping, and the ways in which other libraries use it."""
+"""LongLlama itself: evaluating, reusing, stopping, and how other libraries use it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPT = "Captain Ahab stood upon the deck, and the crew"
 
 @pytest.fixture
 def counted(llm: LongLlama) -> Iterator[Callable[[], int]]:
-    """A function that says how many tokens were evaluated since it was last asked."""
+    """A function that tells how many tokens were evaluated since its last call."""
     llm.reset()
     llm.attention_stats(reset=True)
     yield lambda: int(llm.attention_stats(reset=True)["tokens"])
@@ -460,7 +460,7 @@ def test_no_warnings_in_plain_use(demo_model: str) -> None:
 
 
 def test_the_same_call_again_gives_the_same_text(demo_model: str) -> None:
-    """Although the cache holds the prompt by then: enough of it is read again for the same rounding."""
+    """Although the cache holds the prompt by then, enough of it is read again to give the same rounding."""
     with closing(LongLlama(demo_model, n_ctx=512)) as model:
         for word in "man house voice light end king song salt".split():
             first, again = (
@@ -471,7 +471,7 @@ def test_the_same_call_again_gives_the_same_text(demo_model: str) -> None:
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 def test_every_role_of_a_chat_may_have_parts(llm: LongLlama, role: str) -> None:
-    """The file's own template is used, with one text for the parts, and nobody's turn is lost."""
+    """The file's own template is used, parts are joined into one text, and no turn is lost."""
     parts = [{"type": "text", "text": "Say "}, {"type": "text", "text": "something."}]
     told = []
     for content in (parts, "Say something."):

@@ -25,7 +25,8 @@ def test_attributes(llm: LongLlama, upstream: Any) -> None:
     for name in ("n_vocab", "n_embd", "token_eos", "token_bos", "token_nl", "pooling_type"):
         assert getattr(llm, name)() == getattr(upstream, name)()
     assert llm.metadata == upstream.metadata
-    assert llm.chat_format == "chat_template.default"  # not a guess, which knows no parts of messages
+    # not a guessed template, which does not know parts of messages
+    assert llm.chat_format == "chat_template.default"
 
 
 def test_n_ctx_zero_is_the_trained_length(demo_model: str) -> None:

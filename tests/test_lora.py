@@ -1,4 +1,4 @@
-"""LoRA adapters: a model with one gives the logits of merged weights; no file of one ends the process."""
+"""LoRA adapters: a model with one gives the logits of merged weights; no adapter file ends the process."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from pyllama_long import _native
 ISAS = [name for name, usable in _native.isas().items() if usable]
 BY_NAME = {case.name: case for case in CASES}
 EMPTY = ("empty/0/prefill", "empty/0/decode", "empty/1/prefill", "empty/2/prefill", "empty/gone")
-FLOOR = 2e-6  # what float32 leaves of values around 1 when the naive computation happens to be exact
+FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 
 
-# what an instruction set computes in; the others: f32
+# the precision of an instruction set; the others use f32
 NAIVE = {"amx": "bf16", "avx512bf16": "bf16", "neonbf16": "bf16"}
 BF16 = [name for name in NAIVE if name in ISAS]
 
@@ -34,7 +34,7 @@ def known(case: Case, precision: str = "f32") -> tuple[Array, float]:
 
 
 def _mean_square(case: Case, precision: str, draw: int) -> tuple[float, float]:
-    """(the op's, the naive computation's) mean square error for other contents of the same case."""
+    """The mean square errors of the op and of the naive computation, for other contents of the same case."""
     op = OpCase(replace(case, name=f"{case.name}#{draw}"))
     expected = op.expected()
     return tuple(float(np.mean((x - expected) ** 2)) for x in (op.run(), op.expected(precision)))  # type: ignore[return-value]
@@ -47,7 +47,7 @@ def tiles(isa: str) -> int:
 
 @pytest.fixture
 def forced(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Forces the instruction set in request.param; at the end proves that it, and no other, has run."""
+    """Forces the instruction set in request.param; at the end checks that it ran, and no other."""
     before = {isa: tiles(isa) for isa in ISAS}
     assert _native.lib.plong_cpu_isa_force(request.param.encode())
     yield request.param
@@ -64,8 +64,9 @@ def test_equals_the_reference(forced: str, case: Case) -> None:
     assert np.isfinite(got).all()
     worst = np.abs(got - expected).max()
     if forced in NAIVE and worst > allowed:
-        # The largest of some thousand bf16 errors hangs on one key of large weight, and so on luck: then the op must
-        # be as good as the naive computation in the mean of three draws, and this draw's largest within twice more.
+        # The largest of some thousand bf16 errors depends on one key of large weight, and so on luck. Then the op
+        # must be as good as the naive computation in the mean of three draws, and its largest error in this draw
+        # within twice more.
         assert worst <= 2 * allowed
         ours, naive = zip(*(_mean_square(case, NAIVE[forced], i) for i in range(3)), strict=True)
         assert sum(ours) <= 1.1 * sum(naive)
@@ -117,7 +118,7 @@ def test_nan_shows_in_decode(forced: str, bad: str, kv_type: str) -> None:
         assert np.isnan(op.run()[0, 1]).all()
         return
     raw = bytearray(op.k_bytes if bad == "k" else op.v_bytes)
-    at = len(raw) // op.n_kv * 100  # of cell 100: a scale, or a number
+    at = len(raw) // op.n_kv * 100  # in cell 100: a scale, or a number
     raw[at : at + 2] = np.array(np.nan, np.float16).tobytes()
     op.k_bytes, op.v_bytes = (bytes(raw), op.v_bytes) if bad == "k" else (op.k_bytes, bytes(raw))
     got = op.run()
@@ -136,7 +137,7 @@ def _set_key(op: OpCase, which: str, at: int, value: float) -> None:
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
 @pytest.mark.parametrize("power", [-20, -9, 9, 14, 40])
 def test_queries_and_keys_of_any_size(forced: str, power: int) -> None:
-    """Their products are as before, so that nothing changes."""
+    """Their products stay the same, so nothing changes."""
     case = Case("sizes", seqs=(Seq(400, 9),), kv_type="f32")
     expected, allowed = known(case, NAIVE.get(forced, "f32"))
     op = OpCase(case)

@@ -236,5 +236,5 @@ def test_reach_is_the_furthest_that_a_query_reads(text: str, reach: int) -> None
     assert plan.reach == reach
     n = 1500
     furthest = max(p - int(pattern.keys(plan.tail, p, h)[0]) + 1 for p in range(n) for h in range(2))
-    # a lattice may leave the furthest place out
+    # a lattice need not contain the furthest place
     assert plan.dense_layers or furthest in (min(reach, n), min(reach, n) - 1)

@@ -1,4 +1,4 @@
-"""Long runs, special tokens and odd vocabularies: the tokens that upstream gives, or an error, and never an abort."""
+"""Long runs, special tokens and odd vocabularies: the same tokens as upstream, or an error, and never an abort."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ GPT2 = upstream.TREE / "models" / "ggml-vocab-gpt-2.gguf"
 
 
 def answers(path: Path, inputs: list[str]) -> list[list[Any]]:
-    """What the library says of each text: [hash, tokens, seconds], or [error]. A worker that ends by a signal is no
-    answer."""
+    """The library's result for each text: [hash, tokens, seconds], or [error]. A worker must not end by a signal."""
     command = [sys.executable, str(WORKER), str(path), "60"]
     done = subprocess.run(command, input=json.dumps(inputs), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -61,7 +60,7 @@ def test_many_special_tokens_take_linear_time(tmp_path: Path) -> None:
 
 
 def test_characters_without_a_token_take_linear_time(tmp_path: Path) -> None:
-    """SentencePiece writes their bytes."""
+    """SentencePiece writes such characters as bytes."""
     path = files.small(tmp_path / "small.gguf", "llama")
     few, many = answers(path, ["\U0001f999" * n for n in (1000, 500_000)])
     assert many[1] - few[1] == 4 * 499_000

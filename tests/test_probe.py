@@ -1,4 +1,4 @@
-"""Files that llama.cpp ends the process at, or that mean another length than they seem to."""
+"""Files that make llama.cpp end the process, or that mean another length than they seem to."""
 
 from __future__ import annotations
 
@@ -171,12 +171,12 @@ def test_auto_takes_what_the_model_takes_and_inspect_counts_its_memory(tmp_path:
 
 
 def allocated(llm: LongLlama) -> int:
-    """Bytes of K, V and states that a context has, as it frees them."""
+    """The bytes of K, V and states of a context, as it reports them."""
     return int(_native.lib.plong_llama_memory(llm.ctx))
 
 
 def split(path: Path, n: int) -> list[Path]:
-    """Two parts of a model, the tensors of the second in a file of their own."""
+    """Splits a model into two parts; the tensors of the second are in a file of their own."""
     reader = gguf.GGUFReader(path)
     paths = [path.with_name(f"s-{i:05d}-of-{n:05d}.gguf") for i in range(1, n + 1)]
     for i, part in enumerate(paths):

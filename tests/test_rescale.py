@@ -26,7 +26,7 @@ BASES = {"llama": 1e4, "qwen2": 1e6, "partial": 1e4}
 
 @pytest.fixture(scope="module", params=SHAPES)
 def one_layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """K of one layer depends on a token, its position and the factor only, so that turning it can be exact. llama
+    """K of one layer only depends on a token, its position and the factor, so that rotating it can be exact. llama
     rotates adjacent pairs, qwen2 pairs half a head apart, partial a part of each head."""
     arch = "phi3" if request.param == "partial" else request.param
     path = tmp_path_factory.mktemp("models") / "one.gguf"
@@ -209,7 +209,7 @@ def test_what_cannot_be_set_is_said(demo: Model) -> None:
 def test_shifts_do_not_scale_keys(one_layer: Model, factor: int, kv_type: str, by: str) -> None:
     """Neither those of cells that move nor of others."""
     if by == "upstream" and kv_type == "q8_0" and one_layer.arch == "partial":
-        kv_type = "f32"  # upstream aborts when a part of a quantized head is to be turned
+        kv_type = "f32"  # upstream aborts when a part of a quantized head is to be rotated
     tokens = one_layer.tokens(200)
     scaling: dict[str, Any] = {"rope": f"yarn({factor})"} if by == "policy" else {"yarn": factor}
     plan = None if by == "upstream" else "exact"
@@ -261,7 +261,7 @@ def test_keys_are_turned_by_the_angle_of_their_position(one_layer: Model, rope: 
             a, b = (pairs(x[64 * head : 64 * head + n_rot], neox) for x in (start, found[i]))
             turned = np.angle(b / a)
             error = np.angle(np.exp(1j * (turned - angle)))
-            weight = np.abs(a) > 0.2 * np.abs(a).mean()  # of a pair near zero no angle can be told
+            weight = np.abs(a) > 0.2 * np.abs(a).mean()  # a pair near zero has no measurable angle
             assert np.abs(error[weight]).max() < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Templates that were written to take a machine's time, memory or stack, and what chat templates may do."""
+"""Templates that try to exhaust a machine's time, memory or stack, and what chat templates may do."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run(source: str, given: Any = None, seconds: float = 0.3, **values: Any) -> 
 
 @pytest.mark.parametrize("source", HOSTILE, ids=lambda source: source[:40])
 def test_a_hostile_template_ends(source: str) -> None:
-    """In an error, at once or when its time is over, and without memory to speak of."""
+    """Each ends in an error, at once or when its time is over, and uses hardly any memory."""
     started = time.thread_time()
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""What a text's cache gives on every kind of memory: after any way back, the logits of a fresh evaluation."""
+"""Rewinding a text on every kind of memory: the logits are always those of a fresh evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_any_way_back_gives_the_logits_of_a_fresh_evaluation(walk: Walk) -> None
 
 
 def test_an_older_prefix_after_a_state(walk: Walk) -> None:
-    """A window that has moved on: the cells of old tokens hold others by now."""
+    """A window that has moved on: the cells of old tokens now hold others."""
     base, end = walk.tokens(400, 1), walk.tokens(30, 2)
     walk.start_over(base)
     state = walk.llm.save_state()

@@ -1,4 +1,4 @@
-"""Tokens of prompts from those of their beginnings: never other ones than of the whole text."""
+"""Tokenizing prompts with cached beginnings: the tokens are always those of the whole text."""
 
 from __future__ import annotations
 

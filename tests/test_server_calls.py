@@ -1,4 +1,4 @@
-"""Tool calls as models write them, reasoning, and what is neither, in pieces of every size."""
+"""Tool calls as models write them, reasoning, and other text, in pieces of every size."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ANSWERS: dict[str, tuple[calls.Format, str, str, list[tuple[str, Any]]]] = {
 
 
 def read(parser: AnswerParser, text: str, size: int) -> tuple[str, str, list[tuple[str, Any]]]:
-    """What a parser makes of a text that comes in pieces of a size: text, reasoning, calls."""
+    """What a parser reads from a text that arrives in pieces of a size: text, reasoning, calls."""
     pieces = [p for i in range(0, len(text), size) for p in parser.feed(text[i : i + size])] + parser.finish()
     said = "".join(p.text for p in pieces if isinstance(p, Said) and not p.reasoning)
     thought = "".join(p.text for p in pieces if isinstance(p, Said) and p.reasoning)
@@ -328,7 +328,7 @@ def test_each_character_is_looked_at_a_few_times(name: str) -> None:
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_call_that_is_cut_is_no_markup(name: str) -> None:
-    """At every place: text before it, calls that are whole, and one whose arguments end where the answer does."""
+    """Cut at every place: the text before it, whole calls, and one whose arguments end where the answer does."""
     form, text, said, called = ANSWERS[name]
     for n in range(len(text)):
         parser = AnswerParser(form, ["weather", "add"], forced=True)
@@ -378,7 +378,7 @@ def test_text_behind_a_call_keeps_its_line_breaks(size: int) -> None:
 
 
 def test_calls_side_by_side_that_end_with_the_answer() -> None:
-    """Where calls are forced, and the last bytes come with the end."""
+    """Calls are forced, and the last bytes arrive with the end."""
     for form, text, _, called in ANSWERS.values():
         assert read(AnswerParser(form, ["weather", "add"], forced=True), text, 1000)[2] == called
 

@@ -1,4 +1,4 @@
-"""Connections that ask nothing, ask slowly, or are too many: they end, and others get answers."""
+"""Connections that send nothing, send slowly, or are too many: they are closed, and others get answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connect(url: str, source: str = "127.0.0.1") -> socket.socket:
 
 
 def closed_after(raw: socket.socket) -> float:
-    """Seconds until the other side ends it without a word."""
+    """Seconds until the other side closes the connection without an answer."""
     began = time.monotonic()
     with contextlib.suppress(ConnectionError):
         assert raw.recv(1) == b""
@@ -92,7 +92,7 @@ def test_the_next_request_of_a_connection_has_its_time_too(server: Server) -> No
     with connect(server.url) as raw:
         raw.sendall(WHOLE)
         assert answer(raw)[0] == 200
-        time.sleep(HEADER_S * 1.5)  # nothing is asked: that is uvicorn's own limit
+        time.sleep(HEADER_S * 1.5)  # nothing is sent: that is uvicorn's own limit
         raw.sendall(WHOLE)
         assert answer(raw)[0] == 200
         raw.sendall(HEAD)

@@ -25,7 +25,7 @@ OPTIONS = ("--ctx", "4096", "--parallel", "4", "--precision", "f32")
 
 
 def text(i: int) -> str:
-    """About 300 tokens, other ones for each i."""
+    """About 300 tokens, different for each i."""
     words = random.Random(i).choices(
         "river house stood near old stone light winter road letter".split(), k=220
     )
@@ -41,7 +41,7 @@ def ask(client: httpx.Client, i: int) -> tuple[str, int]:
 
 
 class Load(threading.Thread):
-    """A client that asks, saves and deletes until its server is gone."""
+    """A client that sends requests, saves and deletes until its server is gone."""
 
     def __init__(self, url: str, seed: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Load(threading.Thread):
 
 @pytest.fixture(scope="module")
 def expected(demo_model: str) -> Iterator[list[str]]:
-    """Answers of a server that keeps nothing."""
+    """The answers of a server that keeps nothing."""
     config = EngineConfig(demo_model, n_ctx=4096, n_parallel=4, n_threads=1, precision="f32")
     with running(config) as server, server.client() as client:
         yield [ask(client, i)[0] for i in range(TEXTS)]

@@ -1,4 +1,4 @@
-"""Embeddings: their encodings, and that they wait, end and let others work as requests do."""
+"""Embeddings: their encodings, and that they wait, end and let others work like requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_embeddings_in_both_encodings(openai_client: openai.OpenAI, server: Serv
 
 
 def waiting(server: Server, n: int) -> None:
-    """Until n wait in the queue."""
+    """Waits until n requests are in the queue."""
     end = time.monotonic() + 5
     while server.engine.stats().waiting < n and time.monotonic() < end:
         time.sleep(0.01)
@@ -46,7 +46,7 @@ def test_embeddings_leave_threads_to_others(openai_client: openai.OpenAI, server
         for one in sent:
             with pytest.raises(httpx.ReadTimeout):
                 one.result()
-    # Nobody waits for them any more: a new one does not, either.
+    # Nobody waits for them any more, so a new one does not either.
     begun = time.monotonic()
     openai_client.embeddings.create(model="demo", input="a cat")
     assert time.monotonic() - begun < 2

@@ -1,4 +1,4 @@
-"""SIGTERM, and clients that leave, at each state of a request: proper ends, and nothing of theirs stays."""
+"""SIGTERM, and clients that leave, in each state of a request: everything ends properly, and nothing is left."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def body(path: str, text: str, stream: bool, n: int = 5000) -> dict[str, Any]:
 
 
 class Asked(threading.Thread):
-    """A request and what came of it; status 0: it did not reach the server before that took no more."""
+    """A request and its outcome; status 0: it did not reach the server before it stopped accepting."""
 
     def __init__(self, url: str, path: str, content: dict[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -64,7 +64,7 @@ class Asked(threading.Thread):
             self.text = repr(error)
 
     def check(self) -> None:
-        """It had to end before its end, and says so as its API does."""
+        """It was ended early, and says so in the way of its API."""
         self.join(30)
         shown = (self.path, self.status, self.text[-400:])
         if not self.content.get("stream"):
@@ -154,7 +154,7 @@ def test_a_body_that_does_not_come_keeps_no_server() -> None:
 
 
 def test_a_signal_while_a_session_is_saved(tmp_path: Path) -> None:
-    """It is whole or absent, and there where that was told."""
+    """A session is whole or absent, and present if that was reported."""
     with serving("--ctx", "30000", "--drain", "0", "--cache-dir", str(tmp_path)) as (process, url):
         text = prose(150)
         httpx.post(f"{url}/completion", json={"prompt": text, "n_predict": 1}, timeout=60)
@@ -234,7 +234,7 @@ def test_a_signal_before_anything_is_loaded() -> None:
 
 
 def listening_port(pid: int) -> int:
-    """Of the socket at which a process listens, once there is one and the model is being loaded."""
+    """The address at which a process listens, once it does and the model is being loaded."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         own = set()
@@ -355,7 +355,7 @@ def test_an_engine_that_hangs_is_told(small: Server, monkeypatch: pytest.MonkeyP
         asked.join(20)
     assert asked.status == 200
     assert health(small.url) == (200, "ok")
-    time.sleep(0.4)  # with nothing to do it does not turn either
+    time.sleep(0.4)  # with nothing to do it makes no steps either
     assert health(small.url) == (200, "ok")
 
 

@@ -1,5 +1,5 @@
 """Formats of calls in all of upstream's templates: what a template writes is read again, at every split and cut, and
-may be written where a call is forced."""
+is allowed where a call is forced."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ HOSTILE = [
 def test_values_may_hold_marks(name: str) -> None:
     for value in HOSTILE:
         if "LFM2.5-8B" in name and ("'" in value or "\\" in value):
-            continue  # its template writes texts as they are between quotes
+            continue  # its template writes texts unchanged between quotes
         made: Calls = [("add", {"other": value, "text": "1"})]
         assert read(parser(name), written(name, made), 5)[2] == made, value
 
@@ -268,7 +268,7 @@ def test_damaged_answers_are_read_the_same_in_any_pieces() -> None:
 
 
 def test_command_r_plus() -> None:
-    """Its template tells of arrays only where they say of what."""
+    """Its template only describes arrays that say what they contain."""
     one = [("weather", {"city": "Rome"})]
     assert read(parser("CohereForAI-c4ai-command-r-plus-tool_use"), f"I look.\n{ACTION}", 4) == (
         "I look.",

@@ -134,7 +134,7 @@ def server(demo_model: str) -> Iterator[Server]:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something can be put, everywhere inside a body."""
+    """Every place inside a body where something can be put."""
     items: Any = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         yield (*path, key)

@@ -1,4 +1,4 @@
-"""What is written under the grammar of a schema is JSON, and fits the schema."""
+"""Answers under the grammar of a schema are JSON, and fit the schema."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def engine(demo_model: str) -> Iterator[Engine]:
 
 
 def written(engine: Engine, schema: Any, seed: int = 0, temperature: float = 0.0) -> tuple[str, str]:
-    """(text, why it ended) of an answer that has to fit the schema."""
+    """(text, why it ended) of an answer that must fit the schema."""
     rules = grammar.Rules()
     text = rules.build(rules.schema(schema, "schema"))
     sampling = Sampling(temperature=temperature, seed=seed, grammar=text)
@@ -85,13 +85,13 @@ def test_patterns(engine: Engine, pattern: str, seed: int) -> None:
     text, reason = written(engine, {"type": "string", "pattern": pattern}, seed, temperature=2.0)
     if reason == "stop":
         assert re.search(pattern, json.loads(text)), text
-    else:  # it may go on for ever around what an open pattern asks for
+    else:  # it may go on forever around the part that an open pattern requires
         assert not pattern.startswith("^") or "+" in pattern
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_strings_hold_no_control_characters(engine: Engine, seed: int) -> None:
-    """At a temperature where each token is about as likely as any other."""
+    """At a temperature at which all tokens are about equally likely."""
     schema = {"type": "string", "minLength": 12, "maxLength": 12}
     text, reason = written(engine, schema, seed, temperature=50.0)
     assert reason == "stop"
@@ -207,7 +207,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_costs_without_end_is_bounded(engine: Engine, name: str) -> None:
-    """Written or refused, in a moment: the timeout of this test is the bound that is far off."""
+    """Written or refused within a moment; the timeout of this test is far above that."""
     try:
         text, _ = written(engine, HOSTILE[name], temperature=1.0)
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""What a server answers to requests that are wrong: a clear 4xx with OpenAI's error object, and it goes on."""
+"""How a server answers wrong requests: with a clear 4xx and OpenAI's error object, and it goes on."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_unknown_fields_are_ignored_and_named(client: httpx.Client) -> None:
 
 
 def test_another_content_type_is_refused(client: httpx.Client) -> None:
-    # What a foreign web page could send without asking: no JSON.
+    # What a foreign web page could send without a preflight: not JSON.
     error = refused(client.post(CHAT, content=json.dumps(HELLO), headers={"Content-Type": "text/plain"}))
     assert "application/json" in error["message"]
 

@@ -21,7 +21,7 @@ CLIENTS, REQUESTS, PROMPTS = 64, 10, 24
 
 
 def body(i: int) -> dict[str, Any]:
-    """Prompts of 20 to 1,200 tokens; each third one begins as its neighbours do."""
+    """Prompts of 20 to 1,200 tokens; every third one begins like its neighbours."""
     sentences = filler.sentences()
     start, n = 40 * (i // 3), (1, 4, 12, 40)[i % 4]
     return {
@@ -32,7 +32,7 @@ def body(i: int) -> dict[str, Any]:
     }
 
 
-Answer = list[dict[str, Any]]  # of each token its id and logprob, and those of the likeliest two
+Answer = list[dict[str, Any]]  # for each token its id and logprob, and those of the likeliest two
 
 
 def answer(client: httpx.Client, i: int) -> Answer:
@@ -43,7 +43,7 @@ def answer(client: httpx.Client, i: int) -> Answer:
 
 
 def leave(client: httpx.Client, i: int, n_events: int) -> None:
-    """Goes away after some events of a stream."""
+    """Disconnects after some events of a stream."""
     with client.stream("POST", "/completion", json=body(i) | {"stream": True}) as found:
         for n, _ in enumerate(found.iter_lines()):
             if n >= n_events:
@@ -51,7 +51,7 @@ def leave(client: httpx.Client, i: int, n_events: int) -> None:
 
 
 def crowd(server: Server, seed: int) -> list[tuple[int, Answer]]:
-    """Answers of CLIENTS clients, which leave three requests in ten."""
+    """The answers of CLIENTS clients, which abandon three requests in ten."""
 
     def work(number: int) -> list[tuple[int, Answer]]:
         chance, found = random.Random(seed + number), []
@@ -79,7 +79,7 @@ def test_clients_that_come_and_go(demo_model: str) -> None:
         for seed in (
             1000,
             2000,
-        ):  # threads and buffers that are kept are there then: growth flattens after two crowds
+        ):  # by then, permanent threads and buffers exist: growth flattens after two crowds
             crowd(server, seed)
             server.quiet()
         gc.collect()

@@ -55,7 +55,7 @@ def test_shift_drops_the_oldest_turns_and_says_so(client: httpx.Client) -> None:
     assert report["mode"] == "shift" and report["dropped_messages"] % 2 == 0
     assert 0 < report["dropped_messages"] < 14 and report["dropped_tokens"] > 100
     assert found["usage"]["prompt_tokens"] <= 512 - 24
-    # As few as needed: the same conversation without these messages fits, with two more of them it does not.
+    # As few as needed: the conversation fits without these messages, and with two more of them it does not.
     messages = conversation("What is the pass key for cherry?")
     n = report["dropped_messages"]
     for dropped, status in ((n, 200), (n - 2, 400)):

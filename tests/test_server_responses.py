@@ -1,4 +1,4 @@
-"""Responses that go on from others: what is kept of them, for whom, and how much."""
+"""Responses that continue others: what is kept of them, for whom, and how much."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_oldest_make_room(server: Server, client: httpx.Client) -> None:
         last = made()
     assert (
         client.get(f"/v1/responses/{second}").status_code == 404
-    )  # the oldest, since the first was gone on from
+    )  # the oldest, since the first was continued
     assert client.get(f"/v1/responses/{last['id']}").json() == last
     assert server.app.state.state.responses.n_bytes <= 100_000
     large = made(metadata=_long(50))
@@ -145,7 +145,7 @@ def test_the_oldest_make_room(server: Server, client: httpx.Client) -> None:
 
 
 def test_reasoning_comes_back(client: httpx.Client) -> None:
-    """To a template that shows it."""
+    """With a template that shows it."""
     from pyllama_long.server.response_input import as_chat
     from pyllama_long.server.schemas.responses import InputItem, ResponsesRequest
 
@@ -192,7 +192,7 @@ def test_the_store_is_bounded_and_keeps_conversations_whole() -> None:
     )
     assert not store.keep(kept("g", "c")) and not store.keep(kept("h", size=20_000))
     assert not store.keep(kept("i", "e", salt="other"))
-    for id in ("j", "k", "l"):  # d and f go, then a, which takes those along that go on from it
+    for id in ("j", "k", "l"):  # d and f are dropped, then a, with those that continue it
         assert store.keep(kept(id))
     assert [store.get("s", id) is None for id in "dfabe"] == [True] * 5
     for id in "jkl":

@@ -61,7 +61,7 @@ def test_parts_do_not_join_to_a_control_token() -> None:
 
 
 def test_tokens_of_a_hostile_message(demo_model: str) -> None:
-    """On a real vocabulary: as many control tokens as without it."""
+    """On a real vocabulary, there are as many control tokens as without it."""
     from pyllama_long.engine import Engine, EngineConfig
     from pyllama_long.server import chat, vocabulary
     from pyllama_long.server.state import Loaded

@@ -1,4 +1,5 @@
-"""Fields inside the objects of a request: what nothing reads is named, what clients always send is not."""
+"""Fields inside the objects of a request: those that nothing reads are named, those that clients always send are
+not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/train_demo_model.py: its data without torch, and a few steps of a minute model with it."""
+"""scripts/train_demo_model.py: its data without torch, and a few steps of a tiny model with it."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_impossible_shapes_are_said(wrong: dict[str, Any], said: str) -> None:
 
 @pytest.fixture
 def trainer(corpus: Corpus, tmp_path: Path) -> Callable[..., Any]:
-    """A trainer of a minute model that keeps its files in tmp_path."""
+    """A trainer of a tiny model that keeps its files in tmp_path."""
     pytest.importorskip("torch", minversion="2.9", reason="training needs it")
     from train_demo.train import Settings, Trainer
 

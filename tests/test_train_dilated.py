@@ -1,4 +1,4 @@
-"""Training with dilated attention: the matrix, the files that carry it, and what LongLlama makes of them."""
+"""Training with dilated attention: the matrix, the files that carry it, and what LongLlama chooses for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that one thread closes while others use it: an error for those who come too late, never a crash."""
+"""A model that one thread closes while others use it: latecomers get an error, and nothing crashes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_last_user_is_waited_for() -> None:
             inside.set()
             assert go.wait(10)
             assert not freed.is_set()
-            with users.use():  # who is in already may go on
+            with users.use():  # those who are already using it may go on
                 assert not freed.is_set()
 
     with ThreadPoolExecutor(2) as threads:

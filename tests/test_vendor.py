@@ -322,7 +322,7 @@ def test_a_patch_that_cannot_be_read_names_the_line(text: str, said: str) -> Non
 
 
 def test_the_real_series_is_in_order() -> None:
-    """What `verify` asks of the committed files, without the tree."""
+    """What `verify` requires of the committed files, without the tree."""
     up = vendor.Upstream.read(vendor.FOLDER)
     assert len(up.sha256) == 64 and up.sdist.endswith(f"{up.version}.tar.gz")
     vendor.read_series(vendor.FOLDER)

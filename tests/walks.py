@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 class Walk:
-    """A model of a kind, and another one that evaluates each text from its beginning."""
+    """A model of one kind, and another one that evaluates each text from its beginning."""
 
     def __init__(self, path: Path, kind: str) -> None:
         arch, shape, options = KINDS[kind]
@@ -52,7 +52,7 @@ class Walk:
         self.llm.eval(tokens)
 
     def logits(self, tokens: list[int]) -> Any:
-        """Of the last token, from a cache that was empty."""
+        """The logits of the last token, from an empty cache."""
         self.fresh.reset()
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.fresh.ctx), True)
         self.fresh.eval(tokens)
@@ -61,7 +61,7 @@ class Walk:
     def compare(self, what: str) -> None:
         text = self.llm.input_ids[: self.llm.n_tokens].tolist()
         if self.dynamic and self.llm.sequence.factor != 1.0:
-            return  # what was read with another factor before is not what a fresh evaluation gives
+            return  # keys that were read with another factor differ from those of a fresh evaluation
         off = np.abs(self.llm.scores[-1] - self.logits(text)).max()
         assert off < self.tolerance, f"{what}: off by {off:.2g} after {len(text)} tokens"
 
