@@ -33,7 +33,7 @@ def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) 
 
 
 def _formatter(template: ChatTemplate, eos: str) -> Any:
-    """A model's own template as llama_cpp calls it."""
+    """Wraps a model's own template for llama_cpp."""
 
     def render(*, messages: Sequence[Any], tools: Any = None, **_: Any) -> Any:
         found = template.render([_as_text(message) for message in messages], Ask(tools or ()))
@@ -45,7 +45,7 @@ def _formatter(template: ChatTemplate, eos: str) -> Any:
 
 
 def _as_text(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with one text for its parts. Raises ValueError for parts that are none."""
+    """A message with its parts joined into one text. Raises ValueError for parts that are not text."""
     content = message.get("content")
     if isinstance(content, list):
         kinds = [part.get("type") for part in content if part.get("type") != "text"]

@@ -33,7 +33,7 @@ class Completion:
     prompt: str | None  # None when it came as tokens
     text: Text
     max_tokens: int
-    room: int  # tokens of the answer that were asked for; 0: as many as there is room for
+    room: int  # tokens of the answer that were requested; 0: as many as there is room for
     logprobs: int | None
     echo: bool
     suffix: str  # appended to the answer; empty when the model fills in the middle itself
@@ -47,7 +47,7 @@ class Completion:
     restored: Any = None  # the saved state that it began with
 
     def stream(self) -> Iterator[dict[str, Any]]:
-        """Chunks; the last one has no text and the reason of the end."""
+        """Chunks; the last one has no text, only the reason of the end."""
         return self.llama.turns.steps(self._chunks())
 
     def _chunks(self) -> Generator[dict[str, Any], None, None]:
@@ -81,7 +81,7 @@ class Completion:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens of the prompt, of the answer as far as it is, and of both."""
+        """Tokens of the prompt, of the answer so far, and of both."""
         n_prompt, n = len(self.tokens), len(self.text.tokens)
         return {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n}
 
@@ -109,7 +109,7 @@ class Completion:
                     break
                 yield False
             else:
-                self.finish = "stop"  # by the stopping criteria
+                self.finish = "stop"  # ended by the stopping criteria
         except NotNumbers:
             self._distrust()
             raise
@@ -149,7 +149,7 @@ class Completion:
             self.restored = state
 
     def _distrust(self) -> None:
-        """Takes the state that was restored out of llama_cpp's cache: its keys may be what is broken."""
+        """Removes the restored state from llama_cpp's cache, since its keys may be broken."""
         kept = getattr(self.llama.cache, "cache_state", {})
         for key in [key for key, state in kept.items() if state is self.restored]:
             del kept[key]
@@ -212,7 +212,7 @@ def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:
 
 def _sampling(llama: LongLlama, options: dict[str, Any]) -> dict[str, Any]:
     seed, logit_bias = options.pop("seed"), options.pop("logit_bias")
-    # Without a seed each call has its own, all of them following from the model's, as in llama_cpp.
+    # Without a seed, each call has one of its own that follows from the model's, as in llama_cpp.
     llama.set_seed(seed if seed is not None else random.Random(llama._seed).randint(0, 2**32))
     if logit_bias:
         processors = as_processors(options["logits_processor"])

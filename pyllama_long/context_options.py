@@ -31,7 +31,7 @@ KV_TYPES = {
     "q8_0": KVType(8, 8.5),
     "q4_0": KVType(2, 4.5),
 }
-_ALL_TYPES = KV_TYPES | {  # with those that only llama.cpp's own attention reads
+_ALL_TYPES = KV_TYPES | {  # includes those that only llama.cpp's own attention reads
     "q4_1": KVType(3, 5.0),
     "q5_0": KVType(6, 5.5),
     "q5_1": KVType(7, 6.0),
@@ -55,7 +55,7 @@ def kv_type(given: str | int) -> int:
 
 
 def kv_types(both: str, k: int | None, v: int | None) -> tuple[int, int]:
-    """Of K and of V. both: kv_type; k and v: llama_cpp's type_k and type_v."""
+    """The ggml_types of K and of V. both: kv_type; k and v: llama_cpp's type_k and type_v."""
     if both != "f16" and (k, v) != (None, None):
         raise ValueError(f"kv_type={both!r} is for K and V: leave out type_k and type_v, or kv_type")
     return kv_type(both if k is None else k), kv_type(both if v is None else v)
@@ -66,13 +66,13 @@ def kv_type_name(number: int) -> str:
 
 
 def bytes_per_value(k: int, v: int) -> float:
-    """Of a cache of two ggml_types, on average."""
+    """The average of a cache with two ggml_types."""
     bits = {kind.number: kind.bits for kind in _ALL_TYPES.values()}
     return (bits[k] + bits[v]) / 16
 
 
 def precision(name: str) -> str:
-    """The name itself, when there is such a precision."""
+    """Returns the name if there is such a precision. Raises ValueError."""
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
     return name

@@ -9,7 +9,7 @@ from pyllama_long.opened import Opened
 
 def explain(opened: Opened, factor: float | None = None) -> str:
     """Lengths, plan and RoPE policy with reasons, cache, kernels, and the layers that llama.cpp computes.
-    factor: that of a dynamic policy, where there is one text only."""
+    factor: of a dynamic policy, if there is only one text."""
     params = opened.params
     kinds = dict.fromkeys(map(kv_type_name, (params.type_k, params.type_v)))
     lines = [
@@ -28,7 +28,7 @@ def explain(opened: Opened, factor: float | None = None) -> str:
 
 
 def kernels(opened: Opened) -> str:
-    """The instruction set that attention runs on, and what its products are made of."""
+    """The instruction set that attention runs on, and the precision of its products."""
     if opened.upstream:
         return "llama.cpp's own"
     isa = _native.isa(opened.precision)

@@ -58,7 +58,7 @@ class Sampler:
                         scores = np.asarray(process(ids, scores), np.float32)
                 if scores.shape != original.shape:
                     raise ValueError(f"a logits processor gave shape {scores.shape}, not {original.shape}")
-                if not np.isfinite(scores.max()):  # also where one is NaN
+                if not np.isfinite(scores.max()):  # also if one is NaN
                     raise ValueError("a logits processor must leave a token, and none with NaN or infinity")
                 return scores if self._constraint is None else _held(scores, self._constraint.allowed())
             except BaseException as error:  # ctypes would print it and go on
@@ -114,7 +114,7 @@ def window(size: Any, n_ctx: int) -> int:
 
 
 def _held(scores: FloatArray, allowed: IntArray) -> FloatArray:
-    """The logits of the tokens that a grammar allows, -inf for others. Raises GrammarError where none is left."""
+    """The logits of the tokens that a grammar allows, -inf for others. Raises GrammarError if none is left."""
     held = np.full_like(scores, -np.inf)
     held[allowed] = scores[allowed]
     if not np.isfinite(held.max()):
@@ -123,8 +123,8 @@ def _held(scores: FloatArray, allowed: IntArray) -> FloatArray:
 
 
 def _constraint(model: Model, grammar: Any) -> Constraint:
-    """llama.cpp's own sampler is left out: ambiguous grammars hold it for hours, in a call that nothing stops, and a
-    token that it refuses ends the process."""
+    """Replaces llama.cpp's own grammar sampler: ambiguous grammars keep it busy for hours, in a call that cannot be
+    stopped, and a token that it refuses ends the process."""
     if not isinstance(grammar, LlamaGrammar):
         raise TypeError(
             f"grammar is a {type(grammar).__name__}: give a LlamaGrammar, as LlamaGrammar.from_string makes"
@@ -168,9 +168,9 @@ def generate(
 ) -> Generator[int, Sequence[int] | None, None]:
     """Yields sampled tokens without end; tokens sent to the generator are evaluated after the sampled one.
 
-    reset: start a new text, of which the prefix that the cache holds is not evaluated again; else continue
-    the old one. room: how many tokens will be asked for, as far as is known. turn: from `LongLlama.start`;
-    the generator ends with RuntimeError when a later call has taken the context over.
+    reset: start a new text, whose cached prefix is not evaluated again; else continue the old one. room: how many
+    tokens will be requested, if known. turn: from `LongLlama.start`; the generator ends with RuntimeError when a
+    later call has taken the context over.
     """
     return _loop(llama, ids, turn, reset, room, stopping_criteria, Sampler(llama, **sampling))
 
@@ -210,9 +210,9 @@ def _loop(
                 llama.check_turn(turn)
                 if sent is not None or at >= seq.length or token != seq.ids[at]:
                     break
-                at += 1  # the draft was right: the next row is already there
+                at += 1  # the draft was right, so the next row is already there
             known = as_ids([token, *sent]) if sent else np.array([token], np.int32)
-            seq.length = at  # what the draft had wrong is dropped
+            seq.length = at  # wrong tokens of the draft are dropped
             guess = _draft(llama, known)
             pending, n_logits = np.concatenate([known, guess]) if len(guess) else known, 1 + len(guess)
     finally:
@@ -220,7 +220,7 @@ def _loop(
 
 
 def _draft(llama: LongLlama, known: IntArray) -> IntArray:
-    """What the draft model expects after ids[:length] and known; nothing without one."""
+    """The tokens that the draft model expects after ids[:length] and known; none without a draft model."""
     seq = llama.sequence
     end = seq.length + len(known)
     room = min(seq.n_ctx - end, seq.n_batch - len(known))

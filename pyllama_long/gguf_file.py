@@ -1,7 +1,7 @@
 """The header of a GGUF file, read with every length checked against the file's size before it is used.
 
-A file may be truncated, random or hostile: nothing is allocated or looped over on the word of a header alone.
-Tensor data is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+A file may be truncated, random or hostile: no number in a header is trusted for an allocation or a loop. Tensor data
+is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -60,20 +60,20 @@ _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
 class GGUFError(ValueError):
-    """A file that is not a GGUF file that can be read; the message says what is wrong with it."""
+    """The file is not a readable GGUF file; the message says what is wrong with it."""
 
 
 class RepeatedToken(GGUFError):
-    """A vocabulary with a token that is there twice, at which llama.cpp ends the process."""
+    """A vocabulary contains a token twice, at which llama.cpp ends the process."""
 
 
 class _UnknownType(GGUFError):
-    """A tensor of a type that this program does not know; what comes after it can be read."""
+    """A tensor has a type that this program does not know; what follows it can be read."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """An array of strings, or a long one of numbers: counted and left in the file."""
+    """An array of strings, or a long one of numbers, which is counted and left in the file."""
 
     count: int
 
@@ -102,10 +102,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """The header of a model's file, or of all files of a split model: the values of the first one, everybody's
-    tensors, and their size together. It stands for its path wherever a model is opened, and is not read again there.
-
-    alignment: of the tensor data, the least of all files, in bytes. wrong: what is wrong with the tensors, or "".
+    """The header of a model's file, or of all files of a split model: the values of the first, the tensors of all,
+    and their total size. It can be passed in place of a path to open the model, and is then not read again.
+    alignment: of the tensor data, in bytes, the least of all files. wrong: what is wrong with the tensors, or "".
     """
 
     path: Path
@@ -134,8 +133,8 @@ def read_parts(path: str | os.PathLike[str]) -> GGUFFile:
 
 
 def read_header(path: str | os.PathLike[str]) -> GGUFFile:
-    """As `read_parts`, but what is wrong with tensors is told in the result: llama.cpp, which loads the file, says so
-    itself, or knows a type that this program does not. Raises GGUFError for values that cannot be read."""
+    """As `read_parts`, but errors in tensors are reported in the result: llama.cpp, which loads the file, reports
+    them itself, or knows a type that this program does not. Raises GGUFError for values that cannot be read."""
     if isinstance(path, GGUFFile):
         return path
     first = _read(first_part(path))
@@ -174,7 +173,7 @@ def _read(path: Path) -> GGUFFile:
 
 
 def split_parts(path: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """All files of a model that is split, from the name of any of them (NAME-00001-of-00003.gguf); () for others."""
+    """All files of a split model, from the name of any of them (NAME-00001-of-00003.gguf); () for other models."""
     path = Path(path)
     match = _PART.fullmatch(path.name)
     if match is None or not 1 <= int(match[2]) <= int(match[3]):
@@ -184,8 +183,8 @@ def split_parts(path: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 
 def first_part(path: str | os.PathLike[str]) -> Path:
-    """The file that llama.cpp loads a split model from; the path itself where the model is one file. Raises GGUFError
-    where parts are missing."""
+    """The file from which llama.cpp loads a split model; the path itself if the model is one file. Raises GGUFError
+    if parts are missing."""
     parts = split_parts(path)
     missing = [part.name for part in parts if not part.exists()]
     if missing and len(missing) < len(parts):
@@ -235,7 +234,7 @@ class _Reader:
         return version, n_tensors, values
 
     def take(self, n: int, what: str) -> int:
-        """The place of the next n bytes, which the cursor passes."""
+        """Moves the cursor past the next n bytes and returns their place."""
         if n > self.size - self.at:
             raise GGUFError(
                 f"{self.path} is truncated or damaged: {what} needs {n} bytes at byte {self.at}, "
@@ -250,7 +249,7 @@ class _Reader:
         return value
 
     def count(self, form: str, least: int, what: str) -> int:
-        """A number of things that take at least `least` bytes each."""
+        """Reads a number of things that take at least `least` bytes each."""
         n = self.number(form, f"the number of {what}")
         if n * least > self.size - self.at:
             raise GGUFError(
@@ -301,7 +300,7 @@ class _Reader:
         return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _MAX_KEPT else Array(n)
 
     def strings(self, n: int, key: str) -> None:
-        """Passes n strings, of which a vocabulary's merges may be some hundred thousand."""
+        """Skips n strings; a vocabulary may have some hundred thousand merges."""
         read, data, at, last = _LENGTH.unpack_from, self.data, self.at, self.size - _LENGTH.size
         for _ in range(n):
             if at > last:
@@ -314,7 +313,7 @@ class _Reader:
         self.at = at
 
     def tokens(self, n: int) -> None:
-        """Passes the vocabulary; a word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
+        """Skips the vocabulary. A word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
         seen: set[bytes] = set()
         for i in range(n):
             length = self.number("<Q", _TOKENS)

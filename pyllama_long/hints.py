@@ -13,8 +13,8 @@ __all__ = ["Hints", "integers", "read_hints"]
 
 @dataclass(frozen=True)
 class Hints:
-    """dilated: segment lengths and rates that the model was trained with, in tokens. rope_factors: llama3 or longrope,
-    when the file has tensors of such factors."""
+    """dilated: segment lengths and rates that the model was trained with, in tokens. rope_factors: llama3 or
+    longrope, if the file has tensors of such factors."""
 
     dilated: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     rope_factors: str | None = None
@@ -34,7 +34,7 @@ def read_hints(file: GGUFFile, architecture: str) -> Hints:
 
 
 def integers(file: GGUFFile, key: str, values: Sequence[object]) -> tuple[int, ...]:
-    """Values of an array that are counts. Raises GGUFError."""
+    """The values of an array of counts. Raises GGUFError."""
     found = tuple(value for value in values if isinstance(value, int) and 0 <= value < 1 << 31)
     if len(found) < len(values):
         raise GGUFError(f"{file.path} is damaged: {key} is {values[:8]!r}")

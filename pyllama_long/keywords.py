@@ -13,8 +13,10 @@ from typing import Any
 from pyllama_long._native import llama_cpp
 from pyllama_long.context_options import MAX_THREADS
 
-_UPSTREAM = inspect.signature(llama_cpp.Llama.__init__)  # read now: the name may come to mean LongLlama
-_FORMER = {"f16_kv": True, "n_parts": -1}  # options that Llama once had, and what LangChain still gives
+# read now, since the name may later refer to LongLlama
+_UPSTREAM = inspect.signature(llama_cpp.Llama.__init__)
+# former options of Llama, with the values that LangChain still passes
+_FORMER = {"f16_kv": True, "n_parts": -1}
 _INT = 2**31 - 1
 _THREADS = f"at most {MAX_THREADS}, or None to let it be chosen"
 # Options that are whole numbers: least, most, and what to give.

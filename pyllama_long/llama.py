@@ -37,7 +37,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _shown_as(signature: inspect.Signature, *more: str) -> Callable[[_F], _F]:
-    """Shows a method to `inspect` with llama_cpp's signature and some keywords more."""
+    """Gives a method llama_cpp's signature and some more keywords, for `inspect`."""
     keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
 
     def mark(function: _F) -> _F:
@@ -56,14 +56,14 @@ def _completion_options(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def _are_numbers(vectors: Any) -> bool:
-    """Of lists of lists of numbers, however deep."""
+    """Whether nested lists contain only finite numbers."""
     if vectors and isinstance(vectors[0], list):
         return all(map(_are_numbers, vectors))
     return bool(np.isfinite(vectors).all())
 
 
 class _Closed:
-    """In place of the model, the context and the sequence after `close`: what is freed cannot be reached."""
+    """Replaces the model, the context and the sequence after `close`, so that nothing freed can be reached."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise RuntimeError("this LongLlama is closed")
@@ -79,16 +79,16 @@ class LongLlama(llama_cpp.Llama):
     attention: an attention plan, as text or AttentionPlan, or `upstream` for llama.cpp's own attention.
     rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
     progress: called with (tokens done, tokens in all) after each chunk of a prompt.
-    precision: of attention; auto, the fastest the processor has (bf16 products with float32 sums where it has
-    them: AMX, AVX512-BF16), or f32, float32 throughout with no key skipped.
-    The other arguments are those of Llama; unknown ones are ignored with a warning.
+    precision: of attention. auto: the fastest that the processor has (bf16 products with float32 sums with AMX,
+    AVX512-BF16 or Arm v8.6); f32: float32 throughout, and no key is skipped. The other arguments are those of Llama;
+    unknown ones are ignored with a warning.
 
     Besides llama_cpp's attributes: plan, rope, precision, n_train (trained length in tokens).
 
     Raises ModelError (a ValueError) for files that cannot be loaded, PlanError and RopeError (ValueErrors)
-    for text that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit:
-    nothing is ever cut, but by embed(truncate=True). One call at a time: others wait, also those of other
-    threads; a stream that is left unfinished ends when the next call begins. Callbacks may read, not call.
+    for text that cannot be read. Calls raise ContextOverflow (a ValueError) when a prompt does not fit: nothing is
+    ever cut, except by embed(truncate=True). One call runs at a time; others wait, including those of other threads.
+    An unfinished stream ends when the next call begins. Callbacks may read from the model but not call it.
     """
 
     _opened: Opened
@@ -124,7 +124,7 @@ class LongLlama(llama_cpp.Llama):
         self._take(opened, o)
         self.progress, self.cache, self.sampled_row = progress, None, -1
         self._sampler: Any = None
-        self._tail_is_found = False  # by a completion, not set by the caller
+        self._tail_is_found = False  # whether it was found by a completion, not set by the caller
         self._chat: tuple[Sequence[Any], str | None] | None = None
         self._set_chat_format(o)
         self._keep_all_rows(o.logits_all)
@@ -132,7 +132,7 @@ class LongLlama(llama_cpp.Llama):
     # ---- loading -------------------------------------------------------------------------------------------
 
     def _take(self, opened: Opened, o: Any) -> None:
-        """Attributes of what was opened, ours and llama_cpp's."""
+        """Sets attributes from the opened model, ours and llama_cpp's."""
         self._opened, self._model, self._ctx = opened, opened.model, opened.context
         self.plan, self.rope, self.precision = opened.plan, opened.rope, opened.precision
         self.plan_reason, self.rope_reason, self.upstream = (
@@ -187,11 +187,12 @@ class LongLlama(llama_cpp.Llama):
         self._rows[first : first + len(rows)] = rows
 
     def close(self) -> None:
-        """Frees the model; calls raise RuntimeError afterwards, those of other threads within one chunk."""
+        """Frees the model. Calls raise RuntimeError afterwards; running calls of other threads do so within one
+        chunk."""
         if "_stack" not in self.__dict__ or isinstance(self.__dict__.get("_ctx"), _Closed):
             return
         if self.turns.forked:
-            return  # of another process; to free it would wait for threads that are not here
+            return  # it belongs to another process; freeing it would wait for threads that do not exist here
         with self.turns.end(self._block):
             self._block()  # open streams have the sequence too
             self.turns.begin()
@@ -206,7 +207,7 @@ class LongLlama(llama_cpp.Llama):
     # ---- evaluating ----------------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Begins a call: forgets `cancel`, ends streams that are still open. Returns the call's number."""
+        """Begins a call: resets `cancel` and ends streams that are still open. Returns the call's number."""
         self.sequence.cancelled.clear()
         return self.turns.begin()
 
@@ -221,8 +222,8 @@ class LongLlama(llama_cpp.Llama):
 
     @alone
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluates tokens after those that `n_tokens` counts, n_batch at a time; what the cache holds
-        already is not evaluated again."""
+        """Evaluates tokens after the first `n_tokens`, n_batch at a time. Tokens that the cache already holds are not
+        evaluated again."""
         self.start()
         ids = as_ids(tokens)
         if self.n_tokens == 0:
@@ -232,7 +233,7 @@ class LongLlama(llama_cpp.Llama):
 
     @alone
     def reset(self) -> None:
-        """Starts a new text; the cache stays, to be reused by a prompt that begins the same way."""
+        """Starts a new text. The cache stays and is reused by a prompt that begins in the same way."""
         self.sequence.length = 0
 
     @alone
@@ -246,7 +247,7 @@ class LongLlama(llama_cpp.Llama):
             return sampler.sample(-1 if idx is None else index(idx) - self.n_tokens)
 
     def set_seed(self, seed: int) -> None:
-        """The next calls without a seed follow from this one."""
+        """Determines the next calls that are made without a seed."""
         try:
             self._seed = index(seed)
         except TypeError:
@@ -270,7 +271,7 @@ class LongLlama(llama_cpp.Llama):
     @n_tokens.setter
     @alone
     def n_tokens(self, n: int) -> None:
-        # Handlers of images and sound fill the cache themselves and then say how far.
+        # Handlers of images and sound fill the cache themselves and then set how far.
         self.sequence.count(index(n))
 
     def n_ctx(self) -> int:
@@ -288,8 +289,7 @@ class LongLlama(llama_cpp.Llama):
     @property
     @looking
     def scores(self) -> FloatArray:  # type: ignore[override]
-        """Logits: [n_ctx, n_vocab] with logits_all where that is small; else the last row [1, n_vocab], if
-        any."""
+        """Logits: [n_ctx, n_vocab] with logits_all if that is small; else the last row [1, n_vocab], if any."""
         if self._rows is not None:
             return self._rows
         if not 0 < self.sequence.live == self.sequence.length:
@@ -316,8 +316,8 @@ class LongLlama(llama_cpp.Llama):
     def create_completion(
         self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any
     ) -> Any:
-        """As Llama.create_completion. tail: the end of the prompt that a plan's tail phase is for; by
-        default the last 256 tokens, or the text after the last blank line when that is shorter."""
+        """As Llama.create_completion. tail: the end of the prompt that is read in the plan's tail phase; by default
+        the last 256 tokens, or the text after the last blank line if that is shorter."""
         options = _completion_options(self, prompt, *args, **kwargs)
         stream = options.pop("stream")
         with self.turns.use():
@@ -327,8 +327,8 @@ class LongLlama(llama_cpp.Llama):
     def prepare_completion(
         self, prompt: str | list[int], *args: Any, tail: str | None = None, **kwargs: Any
     ) -> completion.Completion:
-        """As create_completion, but nothing is evaluated before its `stream` or `answer` is called, once; its
-        `usage` counts tokens also while it streams."""
+        """As create_completion, but nothing is evaluated until `stream` or `answer` of the result is called, once.
+        Its `usage` also counts tokens while it streams."""
         options = _completion_options(self, prompt, *args, **kwargs)
         del options["stream"]
         with self.turns.use():
@@ -342,8 +342,8 @@ class LongLlama(llama_cpp.Llama):
     def create_chat_completion(
         self, messages: list[Any], *args: Any, tail: str | None = None, **kwargs: Any
     ) -> Any:
-        """As Llama.create_chat_completion. tail: text of the prompt where the plan's tail phase begins; by
-        default the last user message, or its end when it is long."""
+        """As Llama.create_chat_completion. tail: the text of the prompt at which the plan's tail phase begins; by
+        default the last user message, or its end if it is long."""
         options = chat_options.settled(_CHAT.bind(None, messages, *args, **kwargs).arguments)
         del options["self"]
         with self.turns.use():
@@ -387,20 +387,19 @@ class LongLlama(llama_cpp.Llama):
 
     @alone
     def set_tail(self, pos: int | None) -> None:
-        """Tokens at positions >= pos belong to the tail phase of the plan; None: only tokens that come
-        alone. It holds until it is set again, here or by a completion."""
+        """Puts tokens at positions >= pos into the tail phase of the plan; None: only tokens that are evaluated
+        alone. This holds until it is set again, here or by a completion."""
         if pos is not None and not 0 <= index(pos) <= self._n_ctx:
             raise ValueError(f"the tail cannot begin at {pos}: give 0 to {self._n_ctx}, or None")
         self._tail_is_found = False
         _native.set_tail(self.ctx, 0, pos)
 
     def mark_tail(self) -> None:
-        """What is evaluated from here on is the tail."""
+        """Lets the tail begin at the next token."""
         self.set_tail(self.n_tokens)
 
     def place_tail(self, tokens: Sequence[int], text: str | None, tail: str | None) -> None:
-        """Finds the tail of a prompt, or of the chat it was made from, where the plan makes a difference of
-        it."""
+        """Finds the tail of a prompt, or of the chat that it was made from, if the plan treats it differently."""
         if self.plan.prefill == self.plan.tail and tail is None:
             return
         if self._chat is not None:
@@ -410,14 +409,14 @@ class LongLlama(llama_cpp.Llama):
         self._tail_is_found = True
 
     def _forget_tail(self) -> None:
-        """A new text begins: the tail of an earlier completion is none of its."""
+        """Forgets the tail of an earlier completion when a new text begins."""
         if self._tail_is_found:
             self.set_tail(None)
 
     @looking
     def attention_stats(self, reset: bool = False) -> dict[str, float]:
-        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and
-        tokens; since loading or the last reset."""
+        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and tokens,
+        all since loading or the last reset."""
         stats = _native.stats(self.ctx)
         if reset:
             _native.stats_reset(self.ctx)
@@ -437,8 +436,8 @@ class LongLlama(llama_cpp.Llama):
     # ---- state ---------------------------------------------------------------------------------------------
 
     def set_cache(self, cache: Any) -> None:
-        """A cache of saved states; LlamaRAMCache works. LlamaDiskCache unpickles files, which can run code:
-        refused."""
+        """Sets a cache of saved states, such as LlamaRAMCache. LlamaDiskCache is refused: it unpickles files, which
+        can run code."""
         if isinstance(cache, _native.LlamaDiskCache):
             raise ValueError(
                 "LlamaDiskCache keeps pickles, which can run code when they are read: use LlamaRAMCache"
@@ -447,7 +446,7 @@ class LongLlama(llama_cpp.Llama):
 
     @looking
     def save_state(self) -> llama_cpp.LlamaState:
-        """The current text and its cache. Of logits, those that logits_all keeps."""
+        """The current text and its cache, with the logits that logits_all keeps."""
         size = llama_cpp.llama_state_get_size(self.ctx)
         data = np.empty(size, np.uint8)
         n = llama_cpp.llama_state_get_data(self.ctx, _native.byte_pointer(data), size)
@@ -465,8 +464,8 @@ class LongLlama(llama_cpp.Llama):
 
     @alone
     def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """Takes a text back that `save_state` gave. Raises RuntimeError when it does not fit this context, which
-        keeps its text then."""
+        """Restores a text that `save_state` returned. Raises RuntimeError if it does not fit this context, which then
+        keeps its text."""
         ids = as_ids(state.input_ids)[: index(state.n_tokens)]
         if len(ids) != state.n_tokens or len(ids) > self._n_ctx:
             raise RuntimeError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyllama_long.llama import LongLlama
 
-_ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
+_ROWS_BYTES = 64 << 20  # bytes of a prompt chunk's logits that are held at a time
 
 
 class Logprob(NamedTuple):
@@ -38,7 +38,8 @@ def score(logits: FloatArray, token: int, k: int) -> Logprob:
 
 
 def score_prompt(llama: LongLlama, ids: IntArray, k: int) -> list[Logprob]:
-    """One Logprob per prompt token; evaluates a text from its beginning and leaves it in the cache, to begin again."""
+    """One Logprob per prompt token. Evaluates the prompt from its beginning and leaves it in the cache, to be
+    reused."""
     seq = llama.sequence
     found = [Logprob(int(ids[0]), None, None)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def installed() -> int:
-    """Bytes in all, 0 where the system does not tell."""
+    """Total bytes, 0 if the system does not report them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -15,7 +15,8 @@ def installed() -> int:
 
 
 def available() -> int:
-    """Bytes that can be used without swapping; a guess, half of all or 4 GiB, where the system does not tell."""
+    """Bytes that can be used without swapping; if the system does not report them, a guess of half of all, or 4
+    GiB."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

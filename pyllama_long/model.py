@@ -1,4 +1,4 @@
-"""A loaded GGUF model: errors that name the file and the reason, and tokenizing in linear time."""
+"""A loaded GGUF model, with errors that name the file and the reason, and tokenizing in linear time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pyllama_long.model_info import model_info
 from pyllama_long.probe import Probed, probe
 from pyllama_long.users import Users
 
-_FAILED = -(2**31)  # from llama_tokenize: the reason is logged
-_LONGEST_TEXT = 2**30  # bytes: llama.cpp counts in 32 bits
-_MAPPED = 32  # bytes: llama.cpp ends the process where mapped weights begin elsewhere than at a multiple
+_FAILED = -(2**31)  # llama_tokenize's code for an error whose reason is logged
+_LONGEST_TEXT = 2**30  # bytes, since llama.cpp counts in 32 bits
+_MAPPED = 32  # bytes: llama.cpp ends the process if mapped weights do not begin at a multiple
 _COPIED = {
     llama_cpp.LLAMA_LOAD_MODE_MMAP: llama_cpp.LLAMA_LOAD_MODE_NONE,
     llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK: llama_cpp.LLAMA_LOAD_MODE_MLOCK,
@@ -31,7 +31,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _held(method: _F) -> _F:
-    """A method of Model during which it is not freed. Raises RuntimeError when it is."""
+    """Decorates a method of Model so that the model is not freed during it. Raises RuntimeError if it already is."""
 
     @wraps(method)
     def call(self: Model, *args: Any, **kwargs: Any) -> Any:
@@ -44,8 +44,8 @@ def _held(method: _F) -> _F:
 class Model(_internals.LlamaModel):
     """llama_cpp's model object with its own loading, tokenizing and metadata.
 
-    context: what contexts of it will be opened with, for what `takes` says. overrides: bytes of those of params.
-    Any part of a split model stands for all of them. Methods are for any thread, also while another one closes it.
+    context: the parameters of its contexts, on which `takes` depends. overrides: those of params, as bytes. Any part
+    of a split model stands for all of them. Methods may be called from any thread, even while another one closes it.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Model(_internals.LlamaModel):
         self._pieces = ({}, {})
 
     def using(self) -> AbstractContextManager[None]:
-        """For those who take `model` or `vocab`: they are not freed within. Raises RuntimeError after `close`."""
+        """For users of `model` or `vocab`: keeps them from being freed within the block. Raises RuntimeError after
+        `close`."""
         return self._users.use()
 
     @_held
@@ -104,7 +105,7 @@ class Model(_internals.LlamaModel):
             n = llama_cpp.llama_tokenize(self.vocab, text, len(text), pointer, size, add_bos, special)
             if n >= 0 and (n == 0 or ids[:n].min() >= 0):
                 return [int(i) for i in ids[:n].tolist()]
-            if n == _FAILED and not failed:  # again, for the reason: the log belongs to all threads
+            if n == _FAILED and not failed:  # tokenizes again for the reason, since all threads share the log
                 failed = True
                 log.forget()
                 continue
@@ -114,8 +115,7 @@ class Model(_internals.LlamaModel):
             size = -n
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """The bytes of one token, which may be a part of a character; special: also those of control
-        tokens."""
+        """The bytes of one token, which may be part of a character; special: also for control tokens."""
         known = self._pieces[special]
         found = known.get(token)
         if found is None:
@@ -138,7 +138,7 @@ class Model(_internals.LlamaModel):
 
     @_held
     def detokenize(self, tokens: list[int], special: bool = False) -> bytes:
-        """The text of tokens; a space that the tokenizer put after a leading BOS is taken away."""
+        """The text of tokens, without a space that the tokenizer put after a leading BOS."""
         text = b"".join([self.piece(int(token), special) for token in tokens])
         leading = len(tokens) > 0 and tokens[0] == self.token_bos()
         return text.removeprefix(b" ") if leading else text
@@ -181,7 +181,7 @@ class Model(_internals.LlamaModel):
 
     @_held
     def kv_bytes(self, n_ctx: int, bytes_per_value: float) -> int:
-        """Size of the K and V cache where every layer keeps every token; 0 for models of other kinds."""
+        """Size of the K and V cache if every layer keeps every token; 0 for models of other kinds."""
         special = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(
             self.model
         )
@@ -201,7 +201,7 @@ for _name, _method in vars(_internals.LlamaModel).items():
 
 
 def _header(path: str | os.PathLike[str]) -> tuple[GGUFFile, str]:
-    """The header of a model, and why it cannot be read, which llama.cpp may say better. Raises ModelError."""
+    """The header of a model, or why it cannot be read; llama.cpp may have a better reason. Raises ModelError."""
     if isinstance(path, GGUFFile):
         return path, ""
     try:
@@ -218,7 +218,7 @@ def _header(path: str | os.PathLike[str]) -> tuple[GGUFFile, str]:
 
 
 def check_file(path: str) -> None:
-    """Raises ModelError for what can be seen without llama.cpp: a missing, empty or foreign file."""
+    """Raises ModelError for errors that can be found without llama.cpp: a missing, empty or foreign file."""
     file = Path(path)
     if not file.exists():
         raise ModelError(f"Model path does not exist: {path}")

@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model: shape, trained length, RoPE keys, memory that a context takes."""
+"""What a GGUF file says about its model: shape, trained length, RoPE keys, memory that a context takes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _ALIBI = ("bloom", "refact")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Counts are 0 where the file does not say. n_train: with the RoPE scaling that the file carries.
-    kv_heads has one number per layer."""
+    """Counts are 0 if the file does not say. n_train: with the RoPE scaling that the file carries. kv_heads has one
+    number per layer."""
 
     path: str
     file_bytes: int
@@ -59,7 +59,7 @@ class ModelInfo:
 
 
 def model_info(path: str | os.PathLike[str]) -> ModelInfo:
-    """Reads the header of a GGUF file, and of its other parts where it is split; a GGUFFile is not read again.
+    """Reads the header of a GGUF file, and of its other parts if it is split; a GGUFFile is not read again.
 
     Raises GGUFError when it is not one, or not a language model's."""
     file = read_parts(path)
@@ -120,7 +120,7 @@ class _Keys:
 
     def number(self, name: str) -> int:
         value = self.file.values.get(f"{self.architecture}.{name}", 0)
-        if isinstance(value, tuple):  # a number per layer: the largest is the one that a cache must hold
+        if isinstance(value, tuple):  # a number per layer; a cache must hold the largest
             value = max(value, default=0)
         if not isinstance(value, int) or not 0 <= value < 1 << 31:
             raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.{name} is {value!r}")
@@ -135,7 +135,7 @@ class _Keys:
         return value if isinstance(value, str) else ""
 
     def per_layer(self, name: str, n_layer: int) -> tuple[int, ...]:
-        """One number per layer, () where the file does not say."""
+        """One number per layer, () if the file does not say."""
         if n_layer > self._MAX_LAYERS:
             raise GGUFError(f"{self.file.path} is damaged: {self.architecture}.block_count is {n_layer}")
         value = self.file.values.get(f"{self.architecture}.{name}")

@@ -1,4 +1,4 @@
-"""One way to open a model: what is loaded, which plan and RoPE policy it gets, and the context that runs them."""
+"""Opens a model: loads it, chooses its plan and RoPE policy, and makes the context that runs them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Settled:
 
 @dataclass(frozen=True)
 class Opened(Settled):
-    """A model and its context. path: as it was given. n_train: the trained length, in tokens. lora: what is added to
-    the weights; it stays as it is."""
+    """A model and its context. path: as it was given. n_train: the trained length, in tokens. lora: the adapters,
+    which cannot be changed."""
 
     path: str
     model: Model
@@ -68,7 +68,7 @@ class Opened(Settled):
         return self.context.ctx
 
     def n_ctx(self) -> int:
-        """Tokens, as llama.cpp has rounded them."""
+        """The context window in tokens, as rounded by llama.cpp."""
         return int(self.context.n_ctx())
 
     def refused(self) -> str:
@@ -93,9 +93,9 @@ def open_model(
 ) -> Opened:
     """Loads a model and makes a context for it.
 
-    path: a file, or a GGUFFile that was read already. o: of `keywords.options`. context: makes the parameters of the
-    context from the model and the window in tokens, where those of `params.context_params` will not do. on_progress:
-    called while the model is loaded, with (percent, 100).
+    path: a file, or a GGUFFile that was already read. o: from `keywords.options`. context: makes the parameters of
+    the context from the model and the window in tokens, in place of `params.context_params`. on_progress: called
+    while the model is loaded, with (percent, 100).
 
     Raises ModelError, PlanError, RopeError, ValueError. Warns about layers that cannot run what was chosen.
     """
@@ -135,7 +135,7 @@ def open_model(
 
 
 def open_vocabulary(path: str | os.PathLike[str]) -> Model:
-    """A model of which only the vocabulary is loaded: it tokenizes. Raises ModelError."""
+    """A model with only its vocabulary loaded, for tokenizing. Raises ModelError."""
     log.install(verbose=False)
     made = params.model_params(keywords.options({"vocab_only": True}))
     return Model(path, made)
@@ -145,7 +145,7 @@ def open_vocabulary(path: str | os.PathLike[str]) -> Model:
 
 
 def _trained_length(model: Model) -> int:
-    """Tokens that a model knows with the RoPE scaling of its file; 512 where the file does not say. Raises
+    """The length in tokens that a model knows with the RoPE scaling of its file; 512 if the file does not say. Raises
     ModelError."""
     metadata = model.metadata()
     arch = metadata.get("general.architecture", "")
@@ -193,10 +193,8 @@ def settle(model: Model, n_train: int, n_ctx: int, wanted: Wanted, o: SimpleName
 
 
 def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
-    """Whether llama_cpp's own RoPE arguments ask for another rotation than the model's.
-
-    model_base: 0 when unknown. LangChain always passes rope_freq_base=10000 and rope_freq_scale=1: both are
-    taken as "the model's own".
+    """Whether llama_cpp's own RoPE arguments request another rotation than the model's. model_base: 0 when unknown.
+    LangChain always passes rope_freq_base=10000 and rope_freq_scale=1, so both count as "the model's own".
     """
     if o.rope_freq_scale == 1.0:
         o.rope_freq_scale = 0.0
@@ -218,7 +216,7 @@ def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
 
 
 def _warn_refused(opened: Opened) -> None:
-    """Warns about layers without the plan and the RoPE policy, where that changes what they compute."""
+    """Warns about layers that do not run the plan and the RoPE policy, if that changes what they compute."""
     found = opened.refused()
     if found and not opened.upstream and (str(opened.plan), str(opened.rope)) != ("exact", "native"):
         warnings.warn(f"layers that run neither the plan nor the RoPE policy: {found}", stacklevel=4)

@@ -30,7 +30,7 @@ def cpus() -> tuple[int, int]:
 
 
 def model_params(o: SimpleNamespace) -> llama_cpp.llama_model_params:
-    """It keeps the arrays that it points to. Raises ValueError."""
+    """llama_model_params, which keeps the arrays that it points to. Raises ValueError."""
     params: llama_cpp.llama_model_params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 2**31 - 1 if o.n_gpu_layers == -1 else o.n_gpu_layers
     params.split_mode, params.main_gpu, params.vocab_only = o.split_mode, o.main_gpu, o.vocab_only
@@ -58,7 +58,7 @@ def model_params(o: SimpleNamespace) -> llama_cpp.llama_model_params:
 
 
 def overrides(made: llama_cpp.llama_model_params, o: SimpleNamespace) -> bytes:
-    """The array of llama_model_kv_override that kv_overrides asks for, or nothing."""
+    """The array of llama_model_kv_override for kv_overrides, or nothing."""
     n = len(o.kv_overrides or ()) + 1
     return b"".join(bytes(made.kv_overrides[i]) for i in range(n)) if o.kv_overrides else b""
 

@@ -1,4 +1,4 @@
-"""A prompt as tokens, as the model wants them around a text."""
+"""A prompt as tokens, with those that the model wants around a text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ def encode(
     tokenize: Callable[[bytes, bool, bool], list[int]] | None = None,
     middle_last: bool = False,
 ) -> tuple[list[int], bool]:
-    """Prompt tokens, with BOS and EOS as the model wants them around text, and whether they ask to fill in the middle
-    before the suffix, which they do where the model has the tokens for it.
-
-    tokenize: (bytes, add_bos, special), where it is not the model's own. middle_last: the suffix comes first. Raises
-    TypeError for what is no prompt, and ValueError.
+    """Prompt tokens, with BOS and EOS around text if the model wants them, and whether the model is to fill in the
+    middle before the suffix, which it is if it has the tokens for that. tokenize: (bytes, add_bos, special), if not
+    the model's own. middle_last: the suffix comes first. Raises TypeError for what is not a prompt, and ValueError.
     """
     tokenize = tokenize or model.tokenize
     marks = None if suffix is None else model.fill_marks()

@@ -20,16 +20,17 @@ IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 
-LEAST = 9  # tokens of a prompt that are evaluated at once: fewer may take the kernel for decode, which rounds otherwise
+# fewest tokens of a prompt to evaluate at once: fewer may run in the kernel for decode, which rounds differently
+LEAST = 9
 
 
 class Sequence:
     """ids[:held] are the tokens whose keys are in the cache, ids[:length] those that the caller counts.
 
     length < held after a rewind: the rest stays until something else is written there, and is reused when
-    the same tokens come again. length > held where the memory cannot go back, or has lost tokens: they are
-    read again before the next ones. Changes that somebody else made through the raw context are noticed by
-    its token counters and by where its memory begins and ends.
+    the same tokens come again. length > held if the memory cannot go back, or has lost tokens: these are read again
+    before the next ones. Changes made by others through the raw context are detected by its token counters and by
+    where its memory begins and ends.
     """
 
     def __init__(
@@ -41,19 +42,19 @@ class Sequence:
         rope: RopePolicy,
         outside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """outside: what `progress` is called within."""
+        """outside: the context manager in which `progress` is called."""
         self.ctx, self.n_ctx, self.n_batch, self.rope, self._outside = ctx, n_ctx, n_batch, rope, outside
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
         self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
         self.n_rows = 0  # and for so many tokens up to it
-        self.foreign = (0, 0)  # where somebody else has put into the cache what ids does not say
+        self.foreign = (0, 0)  # positions whose cached contents were put there by others and are not in ids
         self.batch = Batch(n_batch)
         self.cancelled = threading.Event()
         self.blocked = ""  # why nothing can be evaluated
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._memory = llama_cpp.llama_get_memory(ctx)
-        # Also where swa_full keeps every token at first: cells that the window has left are used again.
+        # This also holds if swa_full keeps every token at first: cells that the window has left are reused.
         self._window = int(llama_cpp.llama_model_n_swa(model))
         self._has_state = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         self._count = self._decoded()
@@ -68,8 +69,8 @@ class Sequence:
         self.blocked, self.live = why, 0
 
     def count(self, n: int) -> None:
-        """The caller says that the text has n tokens: fewer, as many as the cache holds, or what it has put
-        there itself. Raises ValueError."""
+        """Sets the length of the text to n tokens: fewer than before, as many as the cache holds, or what the caller
+        has put there itself. Raises ValueError."""
         if not 0 <= n <= self.n_ctx:
             raise ValueError(f"n_tokens is {n}: give 0 to {self.n_ctx}, the context window")
         if n > self.length and (n > self.held or not self.sync()):
@@ -79,7 +80,7 @@ class Sequence:
         self.length = n
 
     def restore(self, ids: IntArray, foreign: tuple[int, int] = (0, 0)) -> None:
-        """The cache was filled from outside with these tokens [n], and perhaps more after them."""
+        """Notes that the cache was filled from outside with these tokens [n], and perhaps more after them."""
         n = len(ids)
         self.ids[:n], self.live, self.foreign = ids, 0, foreign
         self._count = self._decoded()
@@ -88,7 +89,7 @@ class Sequence:
         self.length = n
 
     def lose(self) -> None:
-        """Nothing that the cache holds can be relied on: it is emptied; what is needed again is read again."""
+        """Empties the cache, whose contents cannot be relied on; tokens that are needed are read again."""
         if self._memory is not None:
             llama_cpp.llama_memory_clear(self._memory, True)
         self.held = self.live = 0
@@ -120,9 +121,9 @@ class Sequence:
     def admit(self, tokens: IntArray, n: int) -> None:
         """A new text begins with these tokens and may take n: chooses the factor of a dynamic RoPE policy.
 
-        A larger one turns the keys that will be used again. For a smaller one they are dropped where the text
-        fits into the trained length, so that it gets what the model was trained to give, and where they are
-        few; else the text keeps the larger one.
+        For a larger factor, the keys that will be reused are rotated. For a smaller one they are dropped if there are
+        few, or if the text fits into the trained length, so that it is computed as the model was trained; otherwise
+        the text keeps the larger factor.
         """
         if not self.rope.dynamic or not self.sync():
             return
@@ -136,7 +137,7 @@ class Sequence:
 
     @property
     def factor(self) -> float:
-        """Of a dynamic RoPE policy, as the cached keys have it."""
+        """The factor of a dynamic RoPE policy that the cached keys have."""
         return _native.rope_factor(self.ctx, 0)
 
     def _set_factor(self, factor: float) -> None:
@@ -150,8 +151,8 @@ class Sequence:
         return int(different[0]) if len(different) else n
 
     def reuse(self, tokens: IntArray) -> IntArray:
-        """Continues ids[:length] with tokens as far as the cache holds them. Returns those that are left to
-        evaluate: at least LEAST of them, unless the last one's logits are there."""
+        """Continues ids[:length] with those tokens that the cache holds. Returns those that are left to evaluate: at
+        least LEAST of them, unless the logits of the last one are there."""
         self.check(tokens, self.length)
         self.sync()
         begin = self.length
@@ -173,18 +174,18 @@ class Sequence:
         return tokens
 
     def _readable(self, end: int, begin: int) -> int:
-        """The first place from begin on after which ids[:end] are tokens."""
+        """The first place from `begin` on after which all of ids[:end] are known tokens."""
         first, last = self.foreign
         return min(last, end) if max(first, begin) < min(last, end) else begin
 
     def keep(self, n: int) -> int:
-        """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 where the memory can only
-        be emptied (recurrent states, or a sliding window that has moved on)."""
+        """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 if the memory can only be emptied
+        (recurrent states, or a sliding window that has moved on)."""
         self.length = self._go_back(n)
         return self.length
 
     def _go_back(self, n: int) -> int:
-        """Drops all but n tokens from the cache. Returns how many it holds then: n, fewer where it held fewer, or 0."""
+        """Drops all but n tokens from the cache. Returns how many it then holds: n, fewer if it held fewer, or 0."""
         if self._memory is not None and n < max(self.held, self._end()):
             first = llama_cpp.llama_memory_seq_pos_min(self._memory, 0) if self._window else 0
             moved = first > max(0, n - self._window)
@@ -236,8 +237,8 @@ class Sequence:
             self._count = self._decoded()
 
     def check(self, tokens: IntArray, begin: int) -> None:
-        """Raises ValueError for tokens that the model does not have, ContextOverflow where they do not fit after
-        begin."""
+        """Raises ValueError for tokens that the model does not have, ContextOverflow if they do not fit after
+        `begin`."""
         if len(tokens) and not (tokens.min() >= 0 and tokens.max() < self.n_vocab):
             bad = np.flatnonzero((tokens < 0) | (tokens >= self.n_vocab))
             raise ValueError(
@@ -302,8 +303,7 @@ class Sequence:
             )
 
     def rows(self, n: int) -> FloatArray:
-        """Logits [n, n_vocab] of the last n outputs, of which there are exactly n; valid until the next
-        evaluation."""
+        """Logits [n, n_vocab] of the last evaluation's n outputs; valid until the next evaluation."""
         return float_view(llama_cpp.llama_get_logits(self.ctx), n * self.n_vocab).reshape(n, self.n_vocab)
 
 
