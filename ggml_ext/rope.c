@@ -98,7 +98,7 @@ float plong_rope_freqs(
             return 1.0f;
         }
         case PLONG_FREQ_YARN: {
-            /* dimension whose wave fits beta times into the trained length */
+            /* the dimension whose wave fits beta times into the trained length */
             const double fast = d * log(L / (2 * M_PI * (double) rope->beta_fast)) / (2 * log(base));
             const double slow = d * log(L / (2 * M_PI * (double) rope->beta_slow)) / (2 * log(base));
             const double low = fmax(0, floor(fast)), high = fmin(d - 1, ceil(slow));

@@ -1,4 +1,4 @@
-/* isa.c - which instruction set runs: the best that this processor has, or the one that was asked for. */
+/* isa.c - decides which instruction set runs: the best one that this processor has, or the one that was forced. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* table_arm.c - what hangs on the processor family: the kernels linked in, best first, and how memory is prefetched. */
+/* table_arm.c - the kernels of this processor family, best first, and how it prefetches memory. */
 #include "cpu/kernel.h"
 
 #ifdef PLONG_NEONBF16

@@ -1,4 +1,4 @@
-/* table_generic.c - what hangs on the processor family: the kernels linked in, best first, and how memory is prefetched. */
+/* table_generic.c - the kernels of this processor family, best first, and how it prefetches memory. */
 #include "cpu/kernel.h"
 
 extern const struct plong_kernel plong_kernel_scalar;

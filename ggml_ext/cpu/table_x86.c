@@ -1,4 +1,4 @@
-/* table_x86.c - what hangs on the processor family: the kernels linked in, best first, and how memory is prefetched. */
+/* table_x86.c - the kernels of this processor family, best first, and how it prefetches memory. */
 #include "cpu/kernel.h"
 
 #ifdef PLONG_AMX

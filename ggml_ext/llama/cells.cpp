@@ -1,4 +1,4 @@
-/* cells.cpp - where tokens go in the cache, and where the tokens of sequences are in it. */
+/* cells.cpp - finds cells for new tokens, and the cells in which the tokens of sequences are. */
 #include "cells.h"
 
 #include <algorithm>
@@ -10,9 +10,9 @@
 
 namespace {
 
-constexpr uint32_t BLOCK = 64; /* cells that a sequence takes for itself at a time */
+constexpr uint32_t BLOCK = 64; /* cells that a sequence reserves at a time */
 
-/* Sequences of a cell, as indices into the sequences that are asked for. */
+/* The sequences of a cell, as indices into the requested sequences. */
 class slot_finder {
   public:
     explicit slot_finder(const std::vector<llama_seq_id> & seqs) {
@@ -23,7 +23,7 @@ class slot_finder {
         }
     }
 
-    /* Neighbours mostly have the same sequences, so that they are looked up once. */
+    /* Neighbours mostly have the same sequences, which are then looked up only once. */
     const std::vector<int32_t> & of(const llama_kv_cells::seq_set_t & cell) {
         if (cell != last) {
             last = cell;
@@ -45,7 +45,7 @@ class slot_finder {
     std::vector<int32_t>               found; /* for `last` */
 };
 
-/* Cells given to the tokens of one ubatch, which the cache does not know of yet. */
+/* Cells assigned to the tokens of one ubatch, which the cache does not know about yet. */
 class placing {
   public:
     placing(const llama_kv_cells & cells, std::vector<uint32_t> & out) : cells(cells), out(out) {}
@@ -77,7 +77,7 @@ class placing {
         return i < (int64_t) cells.size() && cells.is_empty(i) && !std::binary_search(taken.begin(), taken.end(), i);
     }
 
-    /* The first cell of the first block that is empty as a whole; blocks before `block` are known not to be. */
+    /* The first cell of the first block that is completely empty; blocks before `block` are known not to be. */
     int64_t free_block() {
         for (; (block + 1) * BLOCK <= cells.size(); block++) {
             const int64_t begin = (int64_t) block * BLOCK;

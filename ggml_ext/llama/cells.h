@@ -10,10 +10,10 @@
 class llama_kv_cells;
 struct llama_ubatch;
 
-/* For each of the sequences its cells among the first n_kv, as runs in ascending position. O(n_kv). */
+/* For each of the sequences, its cells among the first n_kv, as runs in ascending position. O(n_kv). */
 std::vector<std::vector<plong_run>> plong_runs(
     const llama_kv_cells & cells, uint32_t n_kv, const std::vector<llama_seq_id> & seqs);
 
-/* Cells for a ubatch's tokens: behind the sequence's last one, or in a block that is empty, so that sequences which
- * write together keep long runs; else wherever one is free. False when there are too few. O(cells). */
+/* Chooses cells for a ubatch's tokens: after the sequence's last one, or in an empty block, so that sequences which
+ * write at the same time keep long runs; else wherever a cell is free. False when there are too few. O(cells). */
 bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & out);

@@ -1,5 +1,5 @@
 /*
- * plong_llama.h - how a llama_context is told which plan and RoPE policy to use. Exported by libllama.
+ * plong_llama.h - the API to configure a llama_context with a plan and a RoPE policy. Exported by libllama.
  */
 #ifndef PLONG_LLAMA_H
 #define PLONG_LLAMA_H
@@ -35,13 +35,13 @@ LLAMA_API void plong_llama_configure_next(const struct plong_config * config);
 LLAMA_API int32_t
 plong_llama_configure(struct llama_context * ctx, const struct plong_config * config, char * err, size_t n_err);
 
-/* Tokens of seq at positions >= pos belong to the tail phase; pos < 0 forgets it. Without it, a token that comes alone
- * (decode) is tail, one that comes in a larger ubatch is prefill. */
+/* Tokens of seq at positions >= pos belong to the tail phase; pos < 0 forgets it. Without it, a token that is evaluated
+ * alone (decode) is tail, one in a larger ubatch is prefill. */
 LLAMA_API void plong_llama_set_tail(struct llama_context * ctx, llama_seq_id seq, llama_pos pos);
 
-/* Under a dynamic RoPE policy: the factor of a sequence, from now on. Keys of it that are cached are turned to it in one
- * pass, in which only the frequencies that differ move. Returns 0, or -1 with one line in err and nothing changed: the
- * policy is not dynamic, or the sequence shares cells with another one. */
+/* Sets the factor of a sequence under a dynamic RoPE policy. Its cached keys are rotated to the new factor in one pass,
+ * which only changes the frequencies that differ. Returns 0, or -1 with one line in err and nothing changed: the policy
+ * is not dynamic, or the sequence shares cells with another one. */
 LLAMA_API int32_t
 plong_llama_set_rope_factor(struct llama_context * ctx, llama_seq_id seq, float factor, char * err, size_t n_err);
 /* 1 for policies that are not dynamic. */
@@ -51,7 +51,7 @@ LLAMA_API void plong_llama_stats(const struct llama_context * ctx, struct plong_
 LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
 
 /* One line per layer, "<layer>\t<reason>\n", reason empty when the op takes it, as of the last graph that was built.
- * Returns the length that the whole text has. */
+ * Returns the length of the whole text. */
 LLAMA_API size_t plong_llama_layers(const struct llama_context * ctx, char * buf, size_t n);
 
 /* ---- trying a file out ------------------------------------------------------------------------------------------ */
@@ -63,14 +63,14 @@ struct plong_probe {
     const char *                           path;
     const char *                           lora;      /* an adapter, or NULL */
     const struct llama_model_kv_override * overrides; /* or NULL */
-    struct llama_context_params            context;   /* of the contexts that will be asked for */
+    struct llama_context_params            context;   /* parameters of the contexts that will be opened */
     int32_t                                n_lengths;
-    uint32_t                               lengths[PLONG_PROBE_LENGTHS]; /* contexts whose memory is asked for */
+    uint32_t                               lengths[PLONG_PROBE_LENGTHS]; /* contexts whose memory is wanted */
 };
 
 struct plong_probed {
     int64_t memory[PLONG_PROBE_LENGTHS];  /* bytes of K, V and states; -1: no such context opens */
-    char    no_scaling[PLONG_PROBE_TEXT]; /* why no policy of frequencies can be used, or "" */
+    char    no_scaling[PLONG_PROBE_TEXT]; /* why no frequency rule can be used, or "" */
     char    no_map[PLONG_PROBE_TEXT];     /* why no position map can be used, or "" */
     char    error[PLONG_PROBE_TEXT];
 };
@@ -78,8 +78,9 @@ struct plong_probed {
 /* Bytes of K, V and states of a context. */
 LLAMA_API int64_t plong_llama_memory(const struct llama_context * ctx);
 
-/* Loads a model without its weights, opens contexts, and decodes some tokens: whatever in the file ends a process ends
- * this one. Returns 0, 1 where llama.cpp refuses the file (its log says why), or 2 for an exception that left it. */
+/* Loads a model without its weights, opens contexts, and decodes some tokens. Anything in the file that can end a
+ * process ends this one. Returns 0; 1 if llama.cpp refuses the file (its log says why); 2 for an exception that left
+ * llama.cpp. */
 LLAMA_API int32_t plong_llama_probe(const struct plong_probe * probe, struct plong_probed * out);
 
 #ifdef __cplusplus

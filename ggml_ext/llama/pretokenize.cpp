@@ -1,9 +1,9 @@
 /* pretokenize.cpp - a backtracking matcher that remembers what has failed, so that its time is linear in the text.
  *
- * An expression becomes a program; a SPLIT tries one way and puts the other on a stack. Whether the program can go on
- * from an instruction at a position depends on neither the way there nor the start of the match (there are no back
- * references, and counted loops are written out), so a SPLIT that was tried at a position has failed for good, unless
- * it is on the way to a match. */
+ * An expression is compiled to a program; a SPLIT tries one way and pushes the other on a stack. Whether the program
+ * can continue from an instruction at a position depends neither on the way there nor on the start of the match (there
+ * are no back references, and counted loops are unrolled). So a SPLIT that was tried at a position has failed for good,
+ * unless it is on the way to a match. */
 #include "pretokenize.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ using range = std::pair<unit, unit>;
 constexpr unit     LAST  = UINT32_MAX;
 constexpr uint32_t NONE  = UINT32_MAX;
 constexpr int      MANY  = -1;   /* a loop without a bound */
-constexpr int      BOUND = 1000; /* of counted loops, which are written out */
+constexpr int      BOUND = 1000; /* copies of counted loops, which are unrolled */
 
 /* Characters of one place in an expression. */
 class char_set {
@@ -83,7 +83,7 @@ class char_set {
     std::array<bool, 256> low {};
 };
 
-/* The class of \s, \d or \w, or of their negations in capitals; what is not ASCII is in none of the three. */
+/* The class of \s, \d or \w, or of their negations in capitals; characters beyond ASCII are in none of the three. */
 bool class_of(unit name, char_set & set) {
     switch (name | 0x20) {
         case 'd': set.add('0', '9'); break;
@@ -107,10 +107,10 @@ bool class_of(unit name, char_set & set) {
 
 enum class op : uint8_t {
     SET,   /* takes a character of set x */
-    SPLIT, /* goes on at x, and where that fails at y */
+    SPLIT, /* continues at x, and if that fails, at y */
     JUMP,  /* goes on at x */
-    AHEAD, /* goes on at y if what is ahead is matched from the next instruction; with x = 1 if it is not */
-    END,   /* goes on at the end of the text */
+    AHEAD, /* continues at y if the following text matches from the next instruction; with x = 1, if it does not */
+    END,   /* continues at the end of the text */
     MATCH,
 };
 
@@ -126,7 +126,7 @@ struct program {
     uint32_t                 n_splits = 0;
 };
 
-/* Reads an expression and writes its program. A part of the expression is read once, and again for each copy. */
+/* Compiles an expression. A part of the expression is read once, and again for each copy. */
 class compiler {
   public:
     explicit compiler(std::vector<unit> expression) : text(std::move(expression)) {}
@@ -158,7 +158,8 @@ class compiler {
 
     uint32_t here() const { return (uint32_t) out.code.size(); }
 
-    /* a|b|c: each SPLIT has to be written before its alternative, so alternatives are read to know whether one follows. */
+    /* a|b|c: each SPLIT must be written before its alternative, so alternatives are read ahead to find out whether one
+     * follows. */
     void alternatives() {
         std::vector<uint32_t> exits;
         for (;;) {
@@ -382,7 +383,7 @@ class compiler {
         return false;
     }
 
-    /* The inside of [ ], as far as the closing one. A dash that has no character before it stands for itself. */
+    /* Reads the inside of [ ], up to the closing bracket. A dash without a character before it stands for itself. */
     void bracket(char_set & found) {
         const bool negated = take('^');
         while (!take(']')) {
@@ -437,7 +438,7 @@ class searcher {
         aheads.clear();
     }
 
-    /* The first match that starts at `from` or behind it. */
+    /* The first match that starts at `from` or after it. */
     bool search(size_t from, size_t & first, size_t & end) {
         for (first = from; first <= n; first++) {
             if (match(first, false, end)) {
@@ -461,7 +462,7 @@ class searcher {
                 top.hi--;
             }
             if (run(pc, pos, first, not_empty)) {
-                /* What lies on the way to this match has not failed, and it is behind us or here. */
+                /* Places on the way to this match have not failed; they are before or at this position. */
                 std::fill_n(seen.begin() + (ptrdiff_t) (pos * words), words, 0);
                 end = pos;
                 return true;
@@ -471,7 +472,7 @@ class searcher {
     }
 
   private:
-    /* Ways that are left to try: this instruction at each of these positions, the highest first. */
+    /* Alternatives that are left: this instruction at each of these positions, the highest first. */
     struct ways {
         uint32_t pc;
         size_t   lo, hi;
@@ -537,7 +538,7 @@ class searcher {
         return known[pos];
     }
 
-    /* Whether what is ahead matches, for all positions at once, from the last one to the first. */
+    /* Whether the following text matches, for all positions at once, from the last one to the first. */
     std::vector<bool> look(uint32_t body, uint32_t end) {
         std::vector<bool>   holds(n + 1);
         std::vector<int8_t> here(end - body), next(end - body, 0);
@@ -557,7 +558,7 @@ class searcher {
         if (known >= 0) {
             return known == 1;
         }
-        known                 = 0; /* a loop back to this place takes no character and helps nothing */
+        known                 = 0; /* a loop back to this place consumes no character and is useless */
         const instruction & i = p.code[pc];
         bool                y = false;
         switch (i.code) {
@@ -579,7 +580,7 @@ class searcher {
     std::vector<uint32_t> seen; /* a bit for each SPLIT at each position */
     std::vector<ways>     stack;
 
-    std::map<uint32_t, std::vector<bool>> aheads; /* of the AHEADs that are more than one character */
+    std::map<uint32_t, std::vector<bool>> aheads; /* results of the AHEADs that are longer than one character */
 };
 
 std::shared_ptr<const program> program_of(const std::vector<unit> & expression) {
@@ -593,8 +594,8 @@ std::shared_ptr<const program> program_of(const std::vector<unit> & expression) 
     return found;
 }
 
-/* What std::regex_iterator gives: after a match without characters, one with characters at the same place is tried
- * before the search goes on behind it. */
+/* As std::regex_iterator does it: after an empty match, a non-empty one is tried at the same place before the search
+ * continues after it. */
 std::vector<size_t> split(
     const std::vector<unit> & text, const std::vector<unit> & expression, const std::vector<size_t> & offsets) {
     const auto          p = program_of(expression);

@@ -6,8 +6,8 @@
 #include <vector>
 
 /* Splits text where upstream's unicode_regex_split_stl splits it with std::regex (ECMAScript): offsets are the lengths
- * of parts that are searched one by one, and the result the lengths of their matches and of what lies between. Time is
- * linear in the text and the stack is not used: std::regex recurses once per character and ends the process at some
+ * of parts that are searched one by one; the result is the lengths of their matches and of the texts between. Time is
+ * linear in the text, and there is no recursion: std::regex recurses once per character and ends the process at some
  * 26,000. Throws std::runtime_error for an expression that it cannot read. */
 std::vector<size_t> plong_regex_split(
     const std::string & text, const std::string & regex, const std::vector<size_t> & offsets);

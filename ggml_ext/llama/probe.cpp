@@ -1,5 +1,5 @@
-/* probe.cpp - a model file tried out as far as it can end a process, for a process that may end: all of its metadata,
- * its vocabulary, its graphs, and some tokens decoded with weights that are one run of zero pages. */
+/* probe.cpp - tries out everything in a model file that can end a process, in a process that may end: all of its
+ * metadata, its vocabulary, its graphs, and some decoded tokens, with a run of zero pages as weights. */
 #include <sys/types.h>
 
 #include <cstdio>
@@ -23,11 +23,11 @@
 
 namespace {
 
-constexpr int64_t  LONGEST_DECODE_US = 2000000; /* the layers that are left over are of the kinds that were computed */
+constexpr int64_t  LONGEST_DECODE_US = 2000000; /* the remaining layers are of kinds that were already computed */
 constexpr uint32_t N_CTX             = 256;
 constexpr int32_t  N_PROMPT          = 8;
 
-/* Bytes that are all zero, and take no memory until somebody writes. Null where the system gives none. */
+/* Zero bytes that take no memory until they are written. Null if the system provides none. */
 void * zero_pages(size_t size) {
 #ifdef _WIN32
     return VirtualAlloc(nullptr, size, MEM_RESERVE | MEM_COMMIT, PAGE_READONLY);
@@ -57,7 +57,7 @@ bool put_zeros(llama_model & model, ggml_backend_buffer_ptr & buffer) {
     return true;
 }
 
-/* A configuration as every context has it, exact attention and the model's own RoPE. */
+/* The default configuration of a context: exact attention and the model's own RoPE. */
 plong_config exact() {
     plong_config config         = {};
     config.abi                  = PLONG_ABI_VERSION;
@@ -76,7 +76,7 @@ void ask(llama_context * ctx, const plong_rope & rope, char * reason, size_t n) 
     plong_llama_configure(ctx, &config, reason, n);
 }
 
-/* Bytes of the memory of a context, which is not allocated where it grows with the context; -1 where none opens. */
+/* Bytes of the memory of a context, which is not allocated where it grows with the context; -1 if none opens. */
 int64_t memory_bytes(llama_model & model, llama_context_params params, uint32_t n_ctx) {
     params.n_ctx           = n_ctx;
     model.hparams.no_alloc = true;
@@ -183,7 +183,7 @@ extern "C" int32_t plong_llama_probe(const struct plong_probe * ask_for, struct 
         for (int32_t i = 0; i < ask_for->n_lengths && i < PLONG_PROBE_LENGTHS; i++) {
             out->memory[i] = memory_bytes(*model, ask_for->context, ask_for->lengths[i]);
         }
-    } catch (const std::exception & e) { /* whoever calls llama.cpp from C could not catch it */
+    } catch (const std::exception & e) { /* a caller of llama.cpp from C could not catch it */
         return fail(2, e.what());
     }
     return 0;

@@ -1,4 +1,4 @@
-/* rescale.cpp - the factors of dynamic RoPE policies, one per sequence, and passes that turn cached K. */
+/* rescale.cpp - the factors of dynamic RoPE policies, one per sequence, and passes that rotate cached K. */
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -17,9 +17,9 @@
 namespace {
 
 const uint32_t MAGIC       = 0x31464c50; /* "PLF1": saved factors follow */
-const size_t   WORTH_SPLIT = 1 << 14;    /* rows of K; fewer are turned by one thread */
+const size_t   WORTH_SPLIT = 1 << 14;    /* rows of K; fewer are rotated by one thread */
 
-/* One cell: every layer's K is turned by n times the frequencies of a kind. */
+/* What happens to one cell: every layer's K is rotated by n times the frequencies of a kind. */
 struct move {
     uint32_t cell;
     uint32_t stream;
@@ -27,7 +27,7 @@ struct move {
     int      kind;
 };
 
-/* A kind: from nothing (a shift) or from another factor, to a factor. */
+/* What a pass applies: a shift (from 0) or the change from one factor to another. */
 struct change {
     float from; /* 0: nothing */
     float to;
@@ -297,7 +297,7 @@ int32_t plong_llama_set_rope_factor(llama_context * ctx, llama_seq_id seq, float
         return 0;
     }
     ctx->synchronize();
-    ctx->memory_update(false); /* shifts that wait were asked for under the old factor */
+    ctx->memory_update(false); /* pending shifts were requested under the old factor */
     if (llama_kv_cache * cache = plain_cache(llama_get_memory(ctx))) {
         const llama_kv_cells & cells = cache->get_cells(seq);
         std::vector<move>      moves;

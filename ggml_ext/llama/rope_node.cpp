@@ -1,4 +1,4 @@
-/* rope_node.cpp - the RoPE of a layer, read off its graph node, so that no table of architectures is needed. */
+/* rope_node.cpp - reads the RoPE of a layer from its graph node, so that no table of architectures is needed. */
 #include "rope_node.h"
 
 #include <cmath>
@@ -23,10 +23,10 @@ rope_op read_op(const ggml_tensor * node) {
     return op;
 }
 
-/* The RoPE node that t comes from, through nodes that keep the rotated dims first and the pairs' directions. `lost` is
- * set when a node on the way leaves doubt; null without it means that the layer has no RoPE. */
+/* The RoPE node behind t, followed back through nodes that keep the rotated dims first and the directions of pairs.
+ * `lost` is set if a node on the way leaves doubt; null without it means that the layer has no RoPE. */
 ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
-    const auto bent = [&](ggml_tensor * src) { /* harmless only when no rotation came before */
+    const auto bent = [&](ggml_tensor * src) { /* harmless only if there was no rotation before */
                                                ggml_tensor * before = find_rope(src, lost);
                                                lost |= before != nullptr;
                                                return before;
@@ -136,7 +136,7 @@ std::shared_ptr<plong_constant> factors_for_ggml(const plong_layer_rope::rotatio
 
 const plong_layer_rope::rotation & plong_layer_rope::at(float factor) {
     auto found = rotations.find(factor);
-    if (found == rotations.end()) { /* none is ever dropped: a running graph may need it, and factors are few */
+    if (found == rotations.end()) { /* never dropped, since a running graph may need it, and there are few factors */
         plong_rope with = policy;
         with.factor     = factor;
         rotation r;

@@ -1,4 +1,4 @@
-/* rope_turn.cpp - a node of the graph that turns rows by a policy, in place of ggml's RoPE. */
+/* rope_turn.cpp - a node of the graph that rotates rows by a policy, in place of ggml's RoPE. */
 #include "rope_turn.h"
 
 #include <cstring>
@@ -8,9 +8,9 @@
 
 namespace {
 
-/* Turns a [head, n_head, n_tokens] at positions [n_tokens] by the policy, with factors [n_tokens] of dynamic ones: in
- * place of ggml's RoPE, whose frequencies are float32, which is radians off at a hundred million positions. Tokens of
- * factor 1 get `own`, what ggml's RoPE makes of a: the bits that they have without others beside them. */
+/* Rotates a [head, n_head, n_tokens] at positions [n_tokens] by the policy, with factors [n_tokens] of dynamic ones. It
+ * replaces ggml's RoPE, whose float32 frequencies are radians off at position 1e8. Tokens of factor 1 get `own`, the
+ * result of ggml's RoPE for a: the same bits as without other tokens in the batch. */
 void turn_rows(ggml_tensor * dst, int ith, int nth, void * data) {
     const auto &             turn = *static_cast<const plong_turn *>(data);
     const plong_layer_rope & rope = *turn.rope;
@@ -49,7 +49,7 @@ bool has_node(ggml_cgraph * gf, const ggml_tensor * node) {
     return false;
 }
 
-/* The node as it is, as another one. */
+/* A copy of the node. */
 ggml_tensor * copy_node(ggml_context * ctx, const ggml_tensor * node) {
     ggml_tensor * copy = ggml_dup_tensor(ctx, node);
     copy->op           = node->op;

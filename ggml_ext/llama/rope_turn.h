@@ -1,10 +1,10 @@
-/* rope_turn.h - a node of the graph that turns rows by a policy, in place of ggml's RoPE. */
+/* rope_turn.h - a node of the graph that rotates rows by a policy, in place of ggml's RoPE. */
 #pragma once
 
 #include "plong_state.h"
 
-/* Makes the RoPE node turn its rows by `turn`, which must live as long as the graph. factors: plong_turn_factors() for
- * dynamic policies, else null. Only where all backends are CPUs. */
+/* Makes the RoPE node rotate its rows by `turn`, which must live as long as the graph. factors: plong_turn_factors()
+ * for dynamic policies, else null. Only if all backends are CPUs. */
 void plong_turn_node(
     const llm_graph_context & graph, ggml_tensor * node, ggml_tensor * factors, const plong_turn & turn);
 

@@ -60,7 +60,7 @@ uint32_t plong_specials::step(uint32_t node, unsigned char c) const {
     return next == children.end() ? 0 : next->second;
 }
 
-/* The rank of the longest of the wanted tokens that the text begins with; NONE if there is none. */
+/* The rank of the longest of the wanted tokens with which the text begins; NONE if there is none. */
 uint32_t plong_specials::longest(const char * text, size_t n, const std::vector<bool> & wanted) const {
     uint32_t best = NONE;
     uint32_t node = 0;
@@ -106,7 +106,7 @@ std::vector<plong_part> plong_specials::split(const std::string & text, bool spe
         const special_token & token = tokens[places.begin()->first];
         std::vector<size_t>   these = std::move(places.begin()->second);
         places.erase(places.begin());
-        std::sort(these.begin(), these.end()); /* some have come here from a longer token's places */
+        std::sort(these.begin(), these.end()); /* some were moved here from a longer token's places */
         const auto a = attr(token.id);
         for (const size_t at : these) {
             size_t room = 0;

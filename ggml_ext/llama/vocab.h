@@ -1,4 +1,4 @@
-/* vocab.h - what upstream's vocabularies and tokenizers are made safe with (vocab.cpp). C++, internal to libllama. */
+/* vocab.h - makes upstream's vocabularies and tokenizers safe (vocab.cpp). C++, internal to libllama. */
 #pragma once
 
 #include <array>
@@ -12,10 +12,12 @@
 
 #include "llama.h"
 
-/* Throws std::runtime_error with this text unless it holds: in place of asserts that a file or a text can reach. */
+/* Throws std::runtime_error with this text unless the condition holds. Replaces asserts that a file or a text can
+ * reach. */
 void plong_check(bool holds, const char * text);
 
-/* What llama_tokenize and its kin return when they cannot go on, the reason is logged: no exception may leave C. */
+/* What llama_tokenize and its kin return when they cannot continue; the reason is logged, since no exception may leave
+ * C. */
 int32_t plong_failed(const std::exception & error);
 
 /* Throws if there are no tokens, if one is longer than 4096 bytes (matchers recurse by a token's bytes), or if two are
@@ -32,15 +34,15 @@ struct plong_part {
 };
 
 /* Finds special tokens in a text as upstream's tokenizer_st_partition does: earlier tokens take their places first,
- * each from left to right. Time is linear in the text where upstream's is the product of tokens and parts. */
+ * each from left to right. Time is linear in the text; upstream's is the product of tokens and parts. */
 class plong_specials {
   public:
     using attributes = std::function<llama_token_attr(llama_token)>;
 
-    /* Adds a token that comes after all that were added before; none of those may be shorter. */
+    /* Adds a token after all others; no earlier one may be shorter. */
     void add(llama_token token, const std::string & text);
 
-    /* special: control and unknown tokens are looked for too. Time: text x the longest special token. */
+    /* special: also find control and unknown tokens. Time: text x the longest special token. */
     std::vector<plong_part> split(const std::string & text, bool special, const attributes & attr) const;
 
   private:

@@ -1,7 +1,8 @@
-/* amx.c - the tile body for x86-64 with AMX bf16: AVX-512 beside the tiles. Linux asks for the right to use them. */
+/* amx.c - the tile body for x86-64 with AMX bf16: tiles, and AVX-512 for the rest. Linux requires a process to request
+ * permission to use tiles. */
 #define PLONG_ISA_STRING "amx"
 #define PLONG_NAME(x)    x##_amx
-#define PLONG_F32        plong_kernel_avx512 /* what runs where float32 is asked for */
+#define PLONG_F32        plong_kernel_avx512 /* the kernel that runs when float32 is requested */
 
 #include <cpuid.h>
 #include <stdbool.h>

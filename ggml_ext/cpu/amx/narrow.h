@@ -1,5 +1,5 @@
 /*
- * narrow.h - what AMX needs to read a quantized cache for a few query rows (decode): products of bytes. Queries and
+ * narrow.h - reads a quantized cache for a few query rows (decode) with AMX's products of bytes. Queries and
  * probabilities become two signed bytes each.
  */
 #ifndef PLONG_CPU_AMX_NARROW_H
@@ -10,7 +10,7 @@
 #define QUANT_ROWS  4 /* query rows of a group: their digits are 8 rows, or columns, of a tile */
 #define QUANT_GROUP ((PLONG_NARROW + QUANT_ROWS - 1) / QUANT_ROWS)
 
-/* Tiles; names that the compiler's own macros can put into an instruction */
+/* Tile numbers, as names that the compiler's own macros can paste into an instruction */
 #define K_SUMS    0
 #define K_SUMS_2  1
 #define K_KEYS    2
@@ -20,7 +20,7 @@
 #define V_WEIGHTS 6
 #define V_VALUES  7
 
-/* What is stored before this is there when tiles are loaded: gcc's tile loads do not say that they read memory. */
+/* Makes earlier stores visible to tile loads: gcc does not know that these read memory. */
 #define QUANT_STORED() __asm__ volatile("" : : : "memory")
 
 static void quant_config(int32_t k_type) {
@@ -33,15 +33,15 @@ static void quant_config(int32_t k_type) {
     _tile_loadconfig(&c);
 }
 
-/* Some words of n rows: those of row j lie j places further up, and what is not of them is undefined. The address does what
- * a shuffle would, for which there is one port. whole: 64 bytes of the row are there to be read */
+/* Loads some words of n rows; those of row j end up j places higher, and the other places are undefined. The address
+ * replaces a shuffle, for which there is only one port. whole: 64 bytes of the row can be read */
 PLONG_INLINE __m512i quant_merge(const char * const * row, const int n, size_t at, __mmask32 words, bool whole) {
     const char * const first = row[0] + at;
     __m512i            x     = whole ? _mm512_loadu_si512(first) : _mm512_maskz_loadu_epi16(words, first);
 #pragma GCC unroll 8
     for (int j = 1; j < n; j++) {
         const char * here = row[j] + at;
-        __asm__("" : "+r"(here)); /* or gcc keeps `at - 2 j` for all j, in vector registers */
+        __asm__("" : "+r"(here)); /* otherwise gcc keeps `at - 2 j` for all j in vector registers */
         x = _mm512_mask_loadu_epi16(x, words << j, here - 2 * j);
     }
     return x;
@@ -52,7 +52,7 @@ PLONG_INLINE void quant_two_scales(__m512i x, vf * scale) {
     scale[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
 }
 
-/* scale[2]: of a block of 16 rows, and of the next one where there are two. Words 0 and 17 of 8 rows at once */
+/* scale[2]: of a block of 16 rows, and of the next if there are two. Handles words 0 and 17 of 8 rows at once */
 PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, bool two, vf * scale) {
     const __m512i order = _mm512_setr_epi64( /* words 0 to 7, twice, then 17 to 24 */
         0x0003000200010000, 0x0007000600050004, 0x0003000200010000, 0x0007000600050004, 0x0014001300120011,
@@ -62,7 +62,7 @@ PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, bool two,
     quant_two_scales(_mm512_mask_permutexvar_epi16(_mm512_permutexvar_epi16(order, x), 0xff00ff00u, order, y), scale);
 }
 
-/* scale[4]: of m blocks of 16 rows, the others are undefined. Words 0, 9, 18 and 27 of 4 rows at once */
+/* scale[4]: of m blocks of 16 rows; the others are undefined. Handles words 0, 9, 18 and 27 of 4 rows at once */
 PLONG_INLINE void quant_scales_q4(const char * const * row, size_t at, int m, vf * scale) {
     const __mmask32 words = 1u | (m > 1) << 9 | (m > 2) << 18 | (m > 3) << 27;
     const __m512i   order = _mm512_setr_epi64( /* words 0 to 3, four times, then 9 to 12 */
@@ -87,13 +87,14 @@ static inline __m512i quant_digits(__m512i x) {
     return _mm512_xor_si512(_mm512_add_epi32(x, bias), bias);
 }
 
-/* Sums of the two digits */
+/* The sums of the two digits, combined */
 PLONG_INLINE vf quant_sum(const int32_t * lo, const int32_t * hi) {
     const vf x = _mm512_cvtepi32_ps(_mm512_load_si512(lo)), y = _mm512_cvtepi32_ps(_mm512_load_si512(hi));
     return vf_fma(y, vf_set1(256.0f), x);
 }
 
-/* The integers of q4_0's nibbles times 16, in [-128, 112]: QUANT_NIBBLE times too large. Dims 0-15 of a block, and 16-31 */
+/* The integers of q4_0's nibbles times 16, in [-128, 112]: QUANT_NIBBLE times too large. Dims 0-15 of a block, and
+ * 16-31 */
 #define QUANT_NIBBLE 16.0f
 
 PLONG_INLINE __m512i quant_high_nibbles(__m512i x) { /* (x ^ 0x80) & 0xf0 */

@@ -1,6 +1,7 @@
 /*
  * narrow_keys.h - q8_0 or q4_0 keys as tiles, and their products with a few query rows. q8_0: keys are the rows of a
- * tile, read from the cache as they lie. q4_0: unpacked, keys are the columns, 4 dims of each side by side.
+ * tile, read from the cache as they are stored. q4_0: keys are unpacked and are the columns, 4 dims of each side by
+ * side.
  */
 #ifndef PLONG_CPU_AMX_NARROW_KEYS_H
 #define PLONG_CPU_AMX_NARROW_KEYS_H
@@ -15,8 +16,8 @@ static float * quant_weights(uint8_t * digits, int d, int group) {
     return (float *) (digits + QUANT_GROUP * quant_group_size(d) + 64 * (size_t) group);
 }
 
-/* Where the digit of a row goes for 4 dims. q8_0: a tile of 32 bytes per row for each block, [8 quads of dims][row, digit].
- * q4_0: a tile for two blocks, [block, row, digit][64 dims], 0 where the dims are the other block's. */
+/* The place of a row's digit for 4 dims. q8_0: a tile of 32 bytes per row for each block, [8 quads of dims][row,
+ * digit]. q4_0: a tile for two blocks, [block, row, digit][64 dims], 0 where the dims belong to the other block. */
 static uint8_t * quant_place(int32_t type, uint8_t * group, int dim, int row, int digit) {
     const int b = dim / 32, column = 2 * row + digit;
     if (type == GGML_TYPE_Q8_0) {
@@ -25,7 +26,8 @@ static uint8_t * quant_place(int32_t type, uint8_t * group, int dim, int row, in
     return group + b / 2 * 1024 + (b % 2 * 8 + column) * 64 + dim % 64;
 }
 
-/* q [rows][dq], rows <= PLONG_NARROW, as digits, and as weights what a digit's unit is worth in a logit per unit of K */
+/* Splits q [rows][dq], rows <= PLONG_NARROW, into digits; a weight is the value of one unit of a digit in a logit, per
+ * unit of K */
 static void quant_queries(int32_t type, const float * q, int rows, int dq, int d, uint8_t * out) {
     const float unit = type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE;
     memset(out, 0, quant_size(d));
@@ -47,20 +49,20 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
     }
 }
 
-/* Up to 4 blocks of 16 keys, and what they come to with the queries of each group */
+/* Up to 4 blocks of 16 keys, and their sums with the queries of each group */
 struct quant_keys {
     _Alignas(64) int8_t value[16 * 4 * 32]; /* q8_0: [key][block][32], where it is used; q4_0: [block][quad][key][4] */
     _Alignas(64) int32_t sum[QUANT_GROUP][512]; /* q8_0: [block][key][row, digit]; q4_0: [block][row, digit][key] */
     vf scale[4];
 };
 
-/* q8_0: block 0 of 16 keys, and bytes from key to key and from block to block */
+/* q8_0: block 0 of 16 keys, and the distances from key to key and from block to block in bytes */
 struct quant_source {
     const char * first;
     size_t       key, block;
 };
 
-/* Keys that lie at no one distance. m blocks of 16, `at` bytes into each row */
+/* Gathers 16 keys that are not at equal distances: m blocks, `at` bytes into each row */
 PLONG_INLINE void quant_gather(struct quant_keys * k, const char * const * row, size_t at, int m) {
     for (int j = 0; j < 16; j++) {
         for (int i = 0; i < m; i++) {
@@ -77,7 +79,7 @@ PLONG_INLINE void quant_gather(struct quant_keys * k, const char * const * row, 
     _tile_dpbssd(c, a, b);                                         \
     _tile_stored(c, sum, stride);
 
-/* A group's products of block i of 16 keys. Two blocks that follow each other have sums in different tiles. */
+/* A group's products of block i of 16 keys. Successive blocks have their sums in different tiles. */
 PLONG_INLINE void quant_dot_q8(const int i, struct quant_source k, const uint8_t * q, int32_t * sum) {
     if (i % 2 == 0) {
         QUANT_DOT(K_SUMS, k.first + k.block * i, k.key, q + 256 * i, 32, K_KEYS, K_QUERIES, sum + 128 * i, 32)
@@ -86,7 +88,7 @@ PLONG_INLINE void quant_dot_q8(const int i, struct quant_source k, const uint8_t
     }
 }
 
-/* The same of blocks i and i + 1, i even */
+/* The same for blocks i and i + 1, i even */
 PLONG_INLINE void quant_dot_q4(const int i, const struct quant_keys * k, const uint8_t * q, int32_t * sum) {
     if (i % 4 == 0) {
         QUANT_DOT(K_SUMS, k->value + 512 * i, 64, q + 512 * i, 64, K_QUERIES, K_KEYS, sum + 128 * i, 64)
@@ -125,7 +127,7 @@ PLONG_INLINE void quant_scale_q8(const struct quant_keys * k, const int32_t * fr
 /* s[rows][NARROW_BLOCK] = or += them, rows <= QUANT_ROWS */
 PLONG_INLINE void quant_finish_q8(const int rows, const vf * sum, const float * weight, bool more, float * s) {
     vf even[2], odd[2];
-    for (int i = 0; i < 2; i++) { /* digits together, then rows 0 and 2, and 1 and 3, apart */
+    for (int i = 0; i < 2; i++) { /* combines the digits, then separates rows 0 and 2, and 1 and 3 */
         vf x[2];
         for (int j = 0; j < 2; j++) {
             const vf a = sum[4 * i + 2 * j], b = sum[4 * i + 2 * j + 1];

@@ -1,11 +1,11 @@
-/* wide.h - many query rows against a packed key block, in AMX tiles: bf16 operands, float32 sums. What is packed is read
- * by loads that leave the L1 cache to logits, probabilities and accumulators. */
+/* wide.h - many query rows against a packed key block, in AMX tiles: bf16 operands, float32 sums. Packed data is read
+ * by loads that bypass the L1 cache, which is left to logits, probabilities and accumulators. */
 #ifndef PLONG_CPU_AMX_WIDE_H
 #define PLONG_CPU_AMX_WIDE_H
 
 #define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
 #define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
-#define AHEAD 1   /* the next logits are made while these go through the softmax */
+#define AHEAD 1   /* the next logits are computed during the softmax of these */
 #define SUB   32  /* rows: two tiles */
 #define PAD   32  /* logits of a chunk are padded to a multiple of this */
 
@@ -17,7 +17,7 @@ struct tile_config {
     uint8_t  rows[16];
 };
 
-/* The thread's tile configuration belongs to whoever set it: upstream's matrix products do so once. */
+/* The thread's tile configuration must be restored: upstream's matrix products set it only once. */
 static _Thread_local struct tile_config callers_config;
 
 static inline void wide_enter(void) { _tile_storeconfig(&callers_config); }
@@ -28,7 +28,7 @@ static inline void wide_config(void) {
         c.bytes[i] = 64;
         c.rows[i]  = 16;
     }
-    __asm__ volatile("" : : "r"(&c) : "memory"); /* gcc 12 takes ldtilecfg to read 8 bytes and drops the other stores */
+    __asm__ volatile("" : : "r"(&c) : "memory"); /* for gcc 12 ldtilecfg reads 8 bytes: it drops the other stores */
     _tile_loadconfig(&c);
 }
 
@@ -37,26 +37,27 @@ static inline void wide_leave(void) {
     _tile_loadconfig(&callers_config);
 }
 
-/* Logits in the making: s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T. The matrix unit works beside the vector units only where
- * their instructions alternate closely, so this goes on in quarters of a step, one between a row of softmax and the next. */
+/* Unfinished logits: s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T. The matrix unit and the vector units only work at the same
+ * time if their instructions alternate closely, so this proceeds in quarters of a step, one between two rows of
+ * softmax. */
 struct wide_work {
     const elem * q;
-    const elem * k;     /* the present 32 keys */
+    const elem * k;     /* the current 32 keys */
     float *      s;     /* their logits */
-    float *      last;  /* those of the 32 keys before, of which three tiles are still to be stored; NULL: none */
-    int          ds, i; /* dims, and the next of them */
-    int          left;  /* keys still to come, the present ones among them */
+    float *      last;  /* logits of the previous 32 keys, of which three tiles are still to be stored; NULL: none */
+    int          ds, i; /* dims, and the next one */
+    int          left;  /* keys left, including the current ones */
 };
 
-/* Keys j0 .. j0 + n, and what pads them to a multiple of 32 */
+/* Keys j0 .. j0 + n, padded to a multiple of 32 */
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
-    (void) rows; /* a tile of fewer takes as long */
+    (void) rows; /* a smaller tile takes as long */
     const int ds = plong_pad32(d);
     return (struct wide_work) { .q = q, .k = k + (size_t) j0 * ds, .s = s, .ds = ds, .left = n };
 }
 
-/* Stores of a tile only overlap with products when they come one at a time: those of the last keys go between the first
- * products of the next. x: 0, 1, 2, 3 in turn. */
+/* Stores of a tile only overlap with products if they come one at a time. So those of the last keys are placed between
+ * the first products of the next. x: 0, 1, 2, 3, one after the other. */
 PLONG_INLINE void wide_quarter(struct wide_work * w, const int x) {
     const size_t qs = (size_t) w->ds * sizeof(elem), ss = CHUNK * sizeof(float);
     const elem * q     = w->q + w->i;
@@ -107,7 +108,7 @@ PLONG_INLINE void wide_quarter(struct wide_work * w, const int x) {
     }
 }
 
-/* The logits are there, and the tiles free. */
+/* Finishes the logits; the tiles are free again. */
 static inline void wide_end(struct wide_work * w) {
     const size_t ss = CHUNK * sizeof(float);
     while (w->left > 0) {
@@ -124,7 +125,7 @@ static inline void wide_end(struct wide_work * w) {
     }
 }
 
-/* Asks for 4 rows of the accumulators that come next: they are read from L2 otherwise. */
+/* Prefetches 4 rows of the next accumulators, which would otherwise be read from L2. */
 PLONG_INLINE void wide_prefetch(const float ** next, int dv) {
     for (int x = 0; x < 4; x++, *next += dv) {
         __builtin_prefetch(*next, 0, 3);

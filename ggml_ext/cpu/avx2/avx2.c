@@ -1,7 +1,7 @@
 /* avx2.c - the tile body for x86-64 with AVX2, FMA and F16C. */
 #define PLONG_ISA_STRING "avx2"
 #define PLONG_NAME(x)    x##_avx2
-#define PLONG_F32        plong_kernel_avx2 /* what runs where float32 is asked for */
+#define PLONG_F32        plong_kernel_avx2 /* the kernel that runs when float32 is requested */
 
 #include <stdbool.h>
 

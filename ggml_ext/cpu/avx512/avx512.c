@@ -1,7 +1,7 @@
 /* avx512.c - the tile body for x86-64 with AVX-512 F, BW, DQ, VL. */
 #define PLONG_ISA_STRING "avx512"
 #define PLONG_NAME(x)    x##_avx512
-#define PLONG_F32        plong_kernel_avx512 /* what runs where float32 is asked for */
+#define PLONG_F32        plong_kernel_avx512 /* the kernel that runs when float32 is requested */
 
 #include <stdbool.h>
 

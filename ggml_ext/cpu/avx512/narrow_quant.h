@@ -1,7 +1,7 @@
 /*
- * narrow_quant.h - what reading a q8_0 or q4_0 cache for a few query rows (decode) needs, for logits and for P*V: in the
- * cache's own integers, products exact in int32. Queries and probabilities become integers of 15 bits and a sign, a
- * hundred times finer than the bf16 of wider tiles.
+ * narrow_quant.h - reads a q8_0 or q4_0 cache for a few query rows (decode), for logits and for P*V, in the cache's own
+ * integers with products that are exact in int32. Queries and probabilities become integers of 15 bits and a sign, a
+ * hundred times finer than the bf16 of wide jobs.
  */
 #ifndef PLONG_CPU_AVX512_NARROW_QUANT_H
 #define PLONG_CPU_AVX512_NARROW_QUANT_H
@@ -11,17 +11,17 @@
 #define QUANT_ONE \
     16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
 
-/* Bytes from the begin of a row to block b, and to its integers: a scale comes before them in both types */
+/* Byte offset of block b in a row, and of its integers, which follow a scale in both types */
 PLONG_INLINE size_t quant_block(const int32_t type, int b) { return (size_t) b * narrow_quant_bytes(type); }
 PLONG_INLINE size_t quant_at(const int32_t type, int b) { return quant_block(type, b) + sizeof(uint16_t); }
 
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
-/* What stands for the rows of keys that are not there: blocks whose scale is 0 */
+/* Replaces the rows of missing keys: blocks whose scale is 0 */
 static const char quant_nothing[16 * sizeof(struct q8_block)];
 
-/* Rows of NARROW_BLOCK keys in the cache, each `at` bytes beyond row[j]. n: how many there are; the others are zeros. step:
- * bytes from each to the next, 0 where they differ */
+/* Rows of NARROW_BLOCK keys in the cache, each `at` bytes beyond row[j]. n: how many there are; the others are zeros.
+ * step: the distance between two rows in bytes, 0 if it is not constant */
 struct quant_rows {
     int32_t              type, n, step;
     const char * const * row;
@@ -55,7 +55,7 @@ PLONG_INLINE __m512i quant_four(const char * const * row, const int stride, size
     return _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *) (row[3 * stride] + at)), 3);
 }
 
-/* x[4] as squares of 4 x 4 words of 32 bits in each lane of 128 */
+/* Transposes x[4]: squares of 4 x 4 words of 32 bits in each lane of 128 */
 PLONG_INLINE void quant_transpose_words(__m512i * x) {
     const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
     const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
@@ -65,7 +65,7 @@ PLONG_INLINE void quant_transpose_words(__m512i * x) {
     x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-/* The largest |x| of x[n], n a multiple of 16, by its bits: so NaN is the largest of all. */
+/* The largest |x| of x[n], n a multiple of 16, compared by bits, so that NaN is the largest. */
 PLONG_INLINE float quant_most(const float * x, int n) {
     __m512i top = _mm512_setzero_si512();
     for (int i = 0; i < n; i += 16) {
@@ -77,14 +77,14 @@ PLONG_INLINE float quant_most(const float * x, int n) {
     return most;
 }
 
-/* p[64] becomes p over its largest, which is returned */
+/* Divides p[64] by its largest value, which is returned */
 static inline float quant_normalize(float * p) {
     const float most = quant_most(p, NARROW_BLOCK);
     vec_scale(p, most > 1e-30f ? 1.0f / most : 0.0f, NARROW_BLOCK);
     return most;
 }
 
-/* The i-th of n parts of prefetching `keys` of the keys ahead */
+/* Does the i-th of n parts of prefetching the next `keys` keys */
 PLONG_INLINE void quant_prefetch(struct prefetch_queue * ahead, uint32_t keys, uint32_t i, uint32_t n) {
     prefetch_rows_of(ahead, (int) (keys * (i + 1) / n - keys * i / n));
 }

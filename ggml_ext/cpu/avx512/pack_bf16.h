@@ -1,5 +1,5 @@
-/* pack_bf16.h - Q, K and V as bf16. K of a block as tiles [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V as
- * tiles [d_v / 32][BLOCK / 32][2] of [16 pairs of keys][16 dims][2]: read from end to end. */
+/* pack_bf16.h - Q, K and V as bf16. K of a block as tiles [keys / 32][d_k / 32][2] of [16 pairs of dims][16 keys][2], V
+ * as tiles [d_v / 32][BLOCK / 32][2] of [16 pairs of keys][16 dims][2]: read from end to end. */
 #ifndef PLONG_CPU_AVX512_PACK_BF16_H
 #define PLONG_CPU_AVX512_PACK_BF16_H
 
@@ -8,10 +8,10 @@
 typedef uint16_t elem; /* bf16 */
 #define TILE 512       /* bf16 in a tile: 16 rows of 64 bytes */
 
-#define KEYS_TAME 0x5d80 /* 2^60 in bf16: fixed point does for keys that are all below */
+#define KEYS_TAME 0x5d80 /* 2^60 in bf16: fixed point can be used for keys that are all below */
 
-/* Row of the tile for values j, j + 1 of 32. Their order is the one in which 16-bit weights come out of a pack
- * instruction: fours of the first 16 and of the second 16 in turn. */
+/* Row of the tile for values j, j + 1 of 32. Their order is the one in which a pack instruction leaves 16-bit weights:
+ * fours of the first 16 and of the second 16 alternate. */
 static inline int value_row(int j) { return j % 16 / 4 * 4 + j % 4 / 2 + j / 16 * 2; }
 
 static inline __m512i bf16_of(const float * lo, const float * hi) {
@@ -24,7 +24,7 @@ static inline void wide_pack_query(elem * dst, const float * q, int dk) {
     }
 }
 
-/* Rows that no vector of 32 fits go through float32: stage [pad32(d)] holds such a row. */
+/* Rows whose length is not a multiple of 32 are converted by way of float32: stage [pad32(d)] holds such a row. */
 static inline bool row_stages(int32_t type, int d) { return d % 32 != 0 || type == GGML_TYPE_F32; }
 
 /* dims i .. i + 31 of a row in bf16; dims from d on are zeros */
@@ -56,8 +56,8 @@ PLONG_INLINE __m512i row_bf16(int32_t type, const void * row, int i, const float
     return (__m512i) _mm512_cvtne2ps_pbh(hi, lo);
 }
 
-/* row[n] of d values; stage [16][pad32(d)]. Keys up to the next multiple of 32 are zeros. Returns whether all of them are
- * tame. */
+/* row[n] of d values; stage [16][pad32(d)]. Keys up to the next multiple of 32 are zeros. Returns whether all of them
+ * are tame, i.e. below KEYS_TAME. */
 PLONG_INLINE bool pack_keys_of(const int32_t type, elem * dst, const void * const * row, int n, int d, float * stage) {
     const int  ds     = plong_pad32(d);
     const bool stages = row_stages(type, d);

@@ -5,7 +5,7 @@
 #include "cpu/avx512/pack_bf16.h"
 #include "cpu/body/softmax.h"
 
-/* 2^x for x <= LAZY, as exact as bf16 shows */
+/* 2^x for x <= LAZY, as exact as bf16 can represent */
 static inline vf exp2_bf16(vf x) {
     const __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(EXP2_MIN), _CMP_NLT_UQ); /* NaN too */
     const vf        r    = _mm512_reduce_ps(x, 1);                                       /* x - floor(x) */
@@ -29,7 +29,8 @@ static void wide_rescale(elem * p, int n, float f) {
     }
 }
 
-/* p[n] = e of 32 keys each, n 32 or 64, and as rounded added to l[VW], so that the weights of a row still add up to one. */
+/* p[n] = e, 32 keys each, n 32 or 64. The rounded weights are added to l[VW], so that the weights of a row still add up
+ * to one. */
 PLONG_INLINE void wide_weights(elem * p, const __m512i * e, int n, float * l) {
     const __m512bh one = (__m512bh) _mm512_set1_epi16(0x3f80);
     vf             sum = _mm512_dpbf16_ps(vf_load(l), (__m512bh) e[0], one);
@@ -57,14 +58,14 @@ PLONG_INLINE void wide_exp(const float * s, elem * p, int n, float m, float * l)
 
 /*
  * The same in fixed point: 32 weights at a time in 16 bits each, the exponent in bf16's place above 8 bits of fraction.
- * 2^f - 1 is f less a correction below 0.087, by the first 6 bits of f; the table has it in 1/256, rounded so that the mean
- * square error is least: 1.2 times that of rounding to bf16 alone.
+ * 2^f - 1 is f minus a correction below 0.087, which depends on the first 6 bits of f. The table has it in units of
+ * 1/256, rounded so that the mean square error is smallest: 1.2 times that of rounding to bf16 alone.
  */
 #define FIXED_ONE   256.0f
 #define FIXED_BIAS  (127 * 256)
-#define FIXED_WHOLE 12582912.0f /* 1.5 * 2^23: a float above it by an integer below 2^22 has that in its last bits */
-#define FIXED_MOST  4096.0f     /* of |m|, so that m's share of that integer is below 2^20 */
-#define FIXED_REACH 0x1p60f     /* of sum |q|: with keys below KEYS_TAME no logit is NaN or infinite */
+#define FIXED_WHOLE 12582912.0f /* 1.5 * 2^23: plus an integer below 2^22, the last bits are that integer */
+#define FIXED_MOST  4096.0f     /* limit of |m|, so that m's share of that integer is below 2^20 */
+#define FIXED_REACH 0x1p60f     /* limit of sum |q|: with keys below KEYS_TAME, no logit is NaN or infinite */
 #define FIXED_NONE  INFINITY
 
 static const uint8_t fixed_table[64] __attribute__((aligned(64))) = {
@@ -78,14 +79,14 @@ static inline float fixed_shift(float m, float reach) {
     return reach < FIXED_REACH && fabsf(m) < FIXED_MOST ? FIXED_WHOLE + (float) FIXED_BIAS - FIXED_ONE * m : FIXED_NONE;
 }
 
-/* Floats of one sign are in order as integers too: what lies far above saturates, what lies far below becomes 0. */
+/* Floats of one sign have the same order as integers: values far above saturate, values far below become 0. */
 PLONG_INLINE __m512i fixed_logits(const float * s, vf shift) {
     const vf      one = vf_set1(FIXED_ONE), whole = vf_set1(FIXED_WHOLE);
     const __m512i a = (__m512i) vf_fma(vf_load(s), one, shift), b = (__m512i) vf_fma(vf_load(s + 16), one, shift);
     return _mm512_packus_epi32(_mm512_sub_epi32(a, (__m512i) whole), _mm512_sub_epi32(b, (__m512i) whole));
 }
 
-/* 0, of a key that is masked, becomes -0. */
+/* 0, for a masked key, becomes -0. */
 PLONG_INLINE __m512i fixed_exp(__m512i y) {
     const __m512i table = _mm512_load_si512(fixed_table);
     const __m512i above = _mm512_maskz_permutexvar_epi8(0x5555555555555555, _mm512_srli_epi16(y, 2), table);

@@ -1,5 +1,5 @@
-/* narrow.h - what reading a quantized cache for a few query rows (decode) needs beside narrow_quant.h where AVX-512's products
- * of int16 pairs do it. */
+/* narrow.h - reads a quantized cache for a few query rows (decode) with AVX-512's products of int16 pairs, on top of
+ * narrow_quant.h. */
 #ifndef PLONG_CPU_AVX512BF16_NARROW_H
 #define PLONG_CPU_AVX512BF16_NARROW_H
 
@@ -13,8 +13,9 @@ PLONG_INLINE short quant_word(const char * p) {
     return x;
 }
 
-/* The words at `at` of 8 rows. Inserted one by one: given all at once, gcc fetches some by way of mask registers. Not in a
- * loop: the place is part of the instruction, which not every compiler sees there. */
+/* The words at `at` of 8 rows. They are inserted one by one, since gcc loads some of them through mask registers if it
+ * gets all at once. There is no loop, since the place is part of the instruction, which not every compiler recognizes
+ * in a loop. */
 PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
     __m128i x = _mm_setzero_si128();
     x         = _mm_insert_epi16(x, quant_word(row[0] + at), 0);
@@ -27,7 +28,7 @@ PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
     return _mm_insert_epi16(x, quant_word(row[7] + at), 7);
 }
 
-/* scale[4]: of m blocks of 16 rows, m <= 4, the first `at` bytes into them; the others stay as they are. */
+/* scale[4]: of m blocks of 16 rows, m <= 4, the first at `at` bytes; the others are unchanged. */
 PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, size_t at, int m, vf * scale) {
     for (int i = 0; i < m; i++, at += narrow_quant_bytes(type)) {
         scale[i] = _mm512_cvtph_ps(_mm256_set_m128i(quant_words(row + 8, at), quant_words(row, at)));
@@ -36,7 +37,7 @@ PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, siz
 
 /* 32 floats as int16 */
 PLONG_INLINE __m512i quant_int16(vf a, vf b) {
-    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); /* packing goes by lanes of 128 bits */
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); /* packed per lane of 128 bits */
     return _mm512_permutexvar_epi64(order, _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b)));
 }
 

@@ -1,5 +1,5 @@
 /* wide.h - many query rows against a packed key block, by AVX-512's products of bf16 pairs: two keys, or two dims, per
- * instruction and lane where float32 has one. Sums are float32. */
+ * instruction and lane, where float32 has one. Sums are float32. */
 #ifndef PLONG_CPU_AVX512BF16_WIDE_H
 #define PLONG_CPU_AVX512BF16_WIDE_H
 
@@ -11,8 +11,8 @@
 #include "cpu/avx512/weights_bf16.h"
 #include "cpu/body/wide_at_once.h"
 
-/* c[MR][32] (+)= a[MR][n] * b, b [n / 32] pairs of tiles side by side: 16 columns each. Unrolled by word of command: sums
- * in memory would take three times as long. */
+/* c[MR][32] (+)= a[MR][n] * b, b [n / 32] pairs of tiles side by side: 16 columns each. Unrolled by pragma: gcc
+ * otherwise keeps the sums in memory, three times slower. */
 PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, float * c, int ldc, const bool add) {
     vf acc[MR][2];
 #pragma GCC unroll 16
@@ -43,8 +43,8 @@ PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, flo
     }
 }
 
-/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple of
- * 32. The softmax takes few of the instructions. */
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, padded to a multiple of 32.
+ * It is not interleaved with the softmax, which takes few of the instructions. */
 PLONG_INLINE void bf16_logits(const elem * q, const elem * k, int rows, int n, const int ds, float * s) {
     for (int j = 0; j < n; j += 32) {
         for (int i = 0; i < rows; i += MR) {
@@ -56,7 +56,7 @@ PLONG_INLINE void bf16_logits(const elem * q, const elem * k, int rows, int n, c
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
     const int ds = plong_pad32(d);
     k += (size_t) j0 * ds;
-    switch (ds) { /* as a variable it takes more registers than there are */
+    switch (ds) { /* as a variable it would need more registers than there are */
         case 64: bf16_logits(q, k, rows, n, 64, s); break;
         case 128: bf16_logits(q, k, rows, n, 128, s); break;
         default: bf16_logits(q, k, rows, n, ds, s); break;

@@ -16,9 +16,9 @@ struct q4_block {
     uint8_t  q[16];
 };
 
-#define PREFETCH_AHEAD 16 /* rows between a request and the use */
+#define PREFETCH_AHEAD 16 /* rows between a prefetch and the use */
 
-/* Asks for rows j .. j + count of n. */
+/* Prefetches rows j .. j + count of n. */
 static inline void prefetch_rows(const void * const * row, int j, int count, int n, int bytes) {
     for (const int end = j + count < n ? j + count : n; j < end; j++) {
         for (int i = 0; i < bytes; i += 64) {

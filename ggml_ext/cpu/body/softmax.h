@@ -4,11 +4,11 @@
 
 #include "cpu/kernel.h"
 
-#define LAZY 8.0f  /* the maximum follows only when a logit is this much above it: 2^8 is no strain on a float */
+#define LAZY 8.0f  /* the maximum is only raised when a logit exceeds it by this much: a float has room for 2^8 */
 #define SKIP 30.0f /* logits this much below the maximum cannot matter: 131,072 of them weigh 2^-13 */
 
-/* What wide_fixed() did. FIXED_SKIP: none of the keys matters. FIXED_FAILED: the maximum has to follow, or the row is none for
- * it. Only FIXED_DONE has written anything. */
+/* What wide_fixed() did. FIXED_SKIP: none of the keys matters. FIXED_FAILED: the running maximum must be raised, or the
+ * row is out of fixed point's range. Only FIXED_DONE has written anything. */
 enum fixed { FIXED_SKIP, FIXED_DONE, FIXED_FAILED };
 
 static inline void vec_scale(float * x, float f, int d) {
@@ -18,9 +18,9 @@ static inline void vec_scale(float * x, float f, int d) {
     }
 }
 
-/* The maximum of a block of n logits (n a multiple of 16) is taken into m, as the next whole number: nothing is rounded when
- * sums l[VW] (one per lane) and acc follow, and fixed point takes it as it is.
- * Returns false when the block cannot matter to this row: no key, or all of them `skip` below the maximum. */
+/* Includes the maximum of a block of n logits (n a multiple of 16) in m, rounded up to a whole number, so that scaling
+ * the sums l[VW] (one per lane) and acc rounds nothing, and fixed point can use it. Returns false if the block cannot
+ * matter to this row: it has no key, or all are `skip` below the maximum. */
 PLONG_INLINE bool softmax_max(const float * s, int n, float skip, float * m, float * l, float * acc, int d) {
     vf top = vf_load(s);
 #pragma GCC unroll 4
@@ -37,7 +37,7 @@ PLONG_INLINE bool softmax_max(const float * s, int n, float skip, float * m, flo
         *m = max;
         return true;
     }
-    if (*m == -INFINITY) { /* no key yet, or only NaN logits, which the maximum does not show */
+    if (*m == -INFINITY) { /* there is no key yet, or only NaN logits, which the maximum does not show */
         for (int i = 0; i < n; i++) {
             l[0] = s[i] != s[i] ? s[i] : l[0];
         }

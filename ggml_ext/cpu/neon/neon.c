@@ -1,7 +1,7 @@
 /* neon.c - the tile body for 64-bit Arm. */
 #define PLONG_ISA_STRING "neon"
 #define PLONG_NAME(x)    x##_neon
-#define PLONG_F32        plong_kernel_neon /* what runs where float32 is asked for */
+#define PLONG_F32        plong_kernel_neon /* the kernel that runs when float32 is requested */
 
 #include <stdbool.h>
 

@@ -1,7 +1,8 @@
-/* neonbf16.c - the tile body for 64-bit Arm with matrix products of bf16: Arm v8.6, Neoverse from V1, Apple from M2 on. */
+/* neonbf16.c - the tile body for 64-bit Arm with matrix products of bf16: Arm v8.6, Neoverse from V1, Apple from M2 on.
+ * */
 #define PLONG_ISA_STRING "neonbf16"
 #define PLONG_NAME(x)    x##_neonbf16
-#define PLONG_F32        plong_kernel_neon /* what runs where float32 is asked for */
+#define PLONG_F32        plong_kernel_neon /* the kernel that runs when float32 is requested */
 
 #include <stdbool.h>
 
@@ -29,7 +30,7 @@ static bool isa_usable(void) { return (getauxval(AT_HWCAP2) & HAS_BF16) != 0; }
 
 #else
 
-static bool isa_usable(void) { return false; /* no way to know */ }
+static bool isa_usable(void) { return false; /* there is no way to find out */ }
 
 #endif
 

@@ -1,7 +1,7 @@
 /* wide.h - many query rows against a packed key block, by Arm's matrix products of bf16: an instruction multiplies
- * two rows by two columns over four dims (or keys), and adds to four float32 sums. Operands lie as it reads them, groups of 8
- * rows or columns side by side: K as [keys / 8][d_k / 4][4 pairs of keys][2][4 dims], V as [d_v / 8][BLOCK / 4][4 pairs of
- * dims][2][4 keys]. */
+ * two rows by two columns over four dims (or keys), and adds to four float32 sums. Operands are stored as it reads
+ * them, in groups of 8 rows or columns: K as [keys / 8][d_k / 4][4 pairs of keys][2][4 dims], V as [d_v / 8][BLOCK /
+ * 4][4 pairs of dims][2][4 keys]. */
 #ifndef PLONG_CPU_NEONBF16_WIDE_H
 #define PLONG_CPU_NEONBF16_WIDE_H
 
@@ -51,8 +51,8 @@ static inline void stage_rows(int32_t type, const void * const * row, int j, int
     }
 }
 
-/* row[n] of d values; stage [8][pad32(d)]. Keys up to the next multiple of 32 are zeros. Whether fixed point does for them:
- * never. */
+/* row[n] of d values; stage [8][pad32(d)]. Keys up to the next multiple of 32 are zeros. Returns whether fixed point
+ * can be used for them: never. */
 static bool wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
     const int ds = plong_pad32(d), bytes = (int) ggml_row_size((enum ggml_type) type, d);
     prefetch_rows(row, 0, PREFETCH_AHEAD, n, bytes);
@@ -97,7 +97,8 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
     }
 }
 
-/* The first operand: out[rows / 8][n / 4][4 pairs of rows][2][4] of a[rows][n]. Rows up to the next multiple of 8 are read. */
+/* The first operand: out[rows / 8][n / 4][4 pairs of rows][2][4] of a[rows][n]. Rows up to the next multiple of 8 are
+ * read. */
 static inline void bf16_transpose(const elem * a, int lda, int rows, int n, elem * out) {
     for (int r = 0; r < rows; r += 8) {
         for (int k = 0; k < n; k += 8) {
@@ -139,8 +140,8 @@ PLONG_INLINE void bf16_block(int n, const elem * a, const elem * b, float * c, i
     }
 }
 
-/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple of
- * 32. Products and softmax are work for the same units. */
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, padded to a multiple of 32.
+ * They are not interleaved with the softmax, which needs the same units. */
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
     const int ds = plong_pad32(d);
     elem      a[SUB * DEPTH];
@@ -185,7 +186,7 @@ static void wide_rescale(elem * p, int n, float f) {
     }
 }
 
-/* 2^x for x <= LAZY, as exact as bf16 shows */
+/* 2^x for x <= LAZY, as exact as bf16 can represent */
 static inline vf exp2_bf16(vf x) {
     const uint32x4_t zero = vcltq_f32(x, vf_set1(EXP2_MIN));
     x                     = vmaxq_f32(x, vf_set1(EXP2_MIN));
@@ -198,7 +199,7 @@ static inline vf exp2_bf16(vf x) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_s32(e), zero));
 }
 
-/* p[n] = 2^(s - m), and as rounded added to l[VW], so that the weights of a row still add up to one */
+/* p[n] = 2^(s - m). The rounded weights are added to l[VW], so that the weights of a row still add up to one */
 static inline void wide_exp(const float * s, elem * p, int n, float m, float * l) {
     const vf shift = vf_set1(m);
     vf       sum   = vf_load(l);

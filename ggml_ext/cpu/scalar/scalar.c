@@ -1,7 +1,7 @@
 /* scalar.c - the tile body for portable C, for any processor. */
 #define PLONG_ISA_STRING "scalar"
 #define PLONG_NAME(x)    x##_scalar
-#define PLONG_F32        plong_kernel_scalar /* what runs where float32 is asked for */
+#define PLONG_F32        plong_kernel_scalar /* the kernel that runs when float32 is requested */
 
 #include <stdbool.h>
 

@@ -45,7 +45,7 @@ static inline float f16_one(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_
 static inline bool  vf_any_gt(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
 static inline vf    vf_exp2(vf x) {
     const vf zero   = _mm256_cmp_ps(x, _mm256_set1_ps(EXP2_MIN), _CMP_LT_OQ);
-    x               = _mm256_max_ps(_mm256_set1_ps(EXP2_MIN), x); /* NaN in x stays: max returns its second operand */
+    x               = _mm256_max_ps(_mm256_set1_ps(EXP2_MIN), x); /* a NaN stays: max returns its second operand */
     const vf n      = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const vf r      = _mm256_sub_ps(x, n);
     vf       y      = _mm256_set1_ps(EXP2_C6);

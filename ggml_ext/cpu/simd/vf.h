@@ -1,6 +1,6 @@
 /*
  * vf.h - the contract of simd/: one vector of floats, `vf`, per instruction set, and what all of them share. The shared
- * bodies (body/) are written in these names alone. A file of simd/ defines:
+ * bodies (body/) only use these names. A file of simd/ defines:
  *
  *     vf, VW                      the vector, and its number of lanes: 1, 4, 8 or 16
  *     MR, NV                      the register block of gemm.h: MR rows x NV vectors of sums
@@ -31,7 +31,7 @@
 #define EXP2_C6  0.000153458120f
 #define EXP2_MIN (-126.0f) /* below this the result is 0 */
 
-/* 2^r for 0 <= r < 1: minimax, relative error below 8e-5 where bf16 rounds at 2e-3 */
+/* 2^r for 0 <= r < 1: minimax, relative error below 8e-5; bf16 rounds at 2e-3 */
 #define EXP2_B0 0.999925219f
 #define EXP2_B1 0.695833541f
 #define EXP2_B2 0.226067155f
