@@ -45,6 +45,7 @@ format-check: venv
 
 lint: venv
 	$(BIN)/ruff check
+	$(BIN)/python scripts/check_parameters.py
 
 types: venv
 	$(BIN)/mypy

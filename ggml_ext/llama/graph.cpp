@@ -165,9 +165,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
 
 /* ---- which layers --------------------------------------------------------------------------------------------- */
 
-static std::string refusal(
-    const llm_graph_context & graph, const ggml_tensor * kq_b, const ggml_tensor * sinks, const ggml_tensor * v_mla,
-    bool swa) {
+static std::string refusal(const llm_graph_context & graph, const plong_tensors & tensors, bool swa) {
     if (swa) {
         return "sliding-window layer: upstream's cache keeps only its window";
     }
@@ -180,13 +178,13 @@ static std::string refusal(
     if (!graph.cparams.flash_attn) {
         return "flash attention is off, so V is stored transposed";
     }
-    if (kq_b) {
+    if (tensors.kq_b) {
         return "the model adds a bias to the logits";
     }
-    if (sinks) {
+    if (tensors.sinks) {
         return "the model has attention sink tensors";
     }
-    if (v_mla) {
+    if (tensors.v_mla) {
         return "multi-head latent attention";
     }
     if (graph.hparams.attn_soft_cap) {
@@ -203,14 +201,14 @@ static std::string refusal(
 }
 
 plong_layer plong_prepare(
-    const llm_graph_context & graph, ggml_tensor * q, ggml_tensor * k, ggml_tensor * k_rot, ggml_tensor * kq_b,
-    ggml_tensor * sinks, ggml_tensor * v_mla, bool swa, float kq_scale, int il) {
+    const llm_graph_context & graph, const plong_tensors & tensors, bool swa, float kq_scale, int il) {
+    ggml_tensor *const q = tensors.q, *const k = tensors.k, *const k_rot = tensors.k_rot;
     plong_layer         layer;
     plong_state * const state = graph.cparams.plong.get();
     if (!state || !state->enabled()) {
         return layer;
     }
-    std::string reason = refusal(graph, kq_b, sinks, v_mla, swa);
+    std::string reason = refusal(graph, tensors, swa);
     if (!swa) {
         std::string rope_reason;
         layer.rope        = plong_rope_of(graph, *state, q, k, rope_reason);
@@ -236,8 +234,9 @@ plong_layer plong_prepare(
 
 static ggml_tensor * build(
     const llm_graph_context & graph, llm_graph_input_plong *& input, llm_graph_input_plong::mctx_fn mctx,
-    plong_layer & layer, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, int il) {
-    const auto & state = graph.cparams.plong;
+    plong_layer & layer, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
+    const auto &  state = graph.cparams.plong;
+    const int32_t il    = layer.params.layer;
     if (layer.params.hadamard) {
         q = layer.q;
     }
@@ -260,12 +259,12 @@ static ggml_tensor * build(
 
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q,
-    ggml_tensor * k, ggml_tensor * v, int il) {
-    return build(graph, inp->plong, [inp] { return inp->mctx; }, layer, q, k, v, il);
+    ggml_tensor * k, ggml_tensor * v) {
+    return build(graph, inp->plong, [inp] { return inp->mctx; }, layer, q, k, v);
 }
 
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
-    ggml_tensor * k, ggml_tensor * v, int il) {
-    return build(graph, inp->plong, [inp] { return inp->mctx->get_base(); }, layer, q, k, v, il);
+    ggml_tensor * k, ggml_tensor * v) {
+    return build(graph, inp->plong, [inp] { return inp->mctx->get_base(); }, layer, q, k, v);
 }

@@ -127,15 +127,25 @@ struct plong_layer {
     std::shared_ptr<plong_layer_rope> rope;
 };
 
+/* What upstream's build_attn() has in its hands; null where the model has no such thing. */
+struct plong_tensors {
+    ggml_tensor * q; /* as they come out of RoPE */
+    ggml_tensor * k;
+    ggml_tensor * k_rot; /* Hadamard matrix for K */
+    ggml_tensor * kq_b;  /* bias of the logits */
+    ggml_tensor * sinks;
+    ggml_tensor * v_mla;
+};
+
+/* swa: the layer reads a sliding window only. il: the layer */
 plong_layer plong_prepare(
-    const llm_graph_context & graph, ggml_tensor * q, ggml_tensor * k, ggml_tensor * k_rot, ggml_tensor * kq_b,
-    ggml_tensor * sinks, ggml_tensor * v_mla, bool swa, float kq_scale, int il);
+    const llm_graph_context & graph, const plong_tensors & tensors, bool swa, float kq_scale, int il);
 
 /* -> F32 [d_v * n_head, n_tokens], or null when the tensors turn out not to fit (recorded). q is what upstream's
  * attention would get. */
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q,
-    ggml_tensor * k, ggml_tensor * v, int il);
+    ggml_tensor * k, ggml_tensor * v);
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
-    ggml_tensor * k, ggml_tensor * v, int il);
+    ggml_tensor * k, ggml_tensor * v);

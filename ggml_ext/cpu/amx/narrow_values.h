@@ -32,11 +32,11 @@ PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
     _mm256_store_si256((__m256i *) b, _mm512_extracti64x4_epi64(x, 1));
 }
 
-/* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. n_ahead: keys that are prefetched meanwhile */
+/* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. */
 PLONG_INLINE void quant_values_q8(
-    const char * const * row, size_t at, struct quant_work * out, struct prefetch_queue * ahead, int n_ahead) {
+    const char * const * row, size_t at, struct quant_work * out, struct prefetch_share share) {
     for (int k = 0; k < QUADS; k += 4) {
-        quant_prefetch(ahead, n_ahead, k / 4, QUADS / 4);
+        quant_prefetch(share.ahead, share.n, k / 4, QUADS / 4);
 #pragma GCC unroll 2
         for (int i = 0; i < 4; i += 2) {
             __m512i x[4];
@@ -54,12 +54,12 @@ PLONG_INLINE void quant_values_q8(
 
 /* Four quads of keys at a time. Dims 0-15, then 16-31 */
 PLONG_INLINE void quant_values_q4(
-    const char * const * row, size_t at, struct quant_work * out, struct prefetch_queue * ahead, int n_ahead) {
+    const char * const * row, size_t at, struct quant_work * out, struct prefetch_share share) {
     const __m512i first_two = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i last_two  = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for (int i = 0; i < 4; i++) {
         __m512i x[4];
-        quant_prefetch(ahead, n_ahead, i, 4);
+        quant_prefetch(share.ahead, share.n, i, 4);
         for (int j = 0; j < 4; j++) { /* quads i, i + 4, i + 8, i + 12 */
             x[j] = quant_four(row + quant_key(0, i, j), 4, at);
         }
@@ -152,26 +152,25 @@ PLONG_INLINE void quant_fill_weights(const int32_t type, vf * scale, const float
 }
 
 PLONG_INLINE void quant_fill_values(
-    const int32_t type, const struct quant_rows * v, int b, struct quant_work * w, struct prefetch_queue * ahead,
-    int n_ahead) {
+    const int32_t type, const struct quant_rows * v, int b, struct quant_work * w, struct prefetch_share share) {
     const size_t at = v->at + quant_at(type, b);
     if (type == GGML_TYPE_Q8_0) {
-        quant_values_q8(v->row, at, w, ahead, n_ahead);
+        quant_values_q8(v->row, at, w, share);
     } else {
-        quant_values_q4(v->row, at, w, ahead, n_ahead);
+        quant_values_q4(v->row, at, w, share);
     }
 }
 
 /* One block's tiles are filled while those of the one before are multiplied, with other work between what stores parts or
- * tiles and what loads them, as in quant_both_q8(). */
+ * tiles and what loads them, as in narrow_logits.h. nb: blocks of a row */
 PLONG_INLINE void quant_values_of(
-    const int32_t type, const struct quant_rows * v, float * p, int rows, int nb, float * acc, int dv,
+    const int32_t type, const struct quant_rows * v, int rows, int nb, struct values_out x,
     struct prefetch_queue * ahead) {
     struct quant_work work[2];
     vf                scale[4][4]; /* [block][16 keys each] */
     float             most[PLONG_NARROW];
     for (int r = 0; r < rows; r++) {
-        most[r] = quant_normalize(p + r * NARROW_BLOCK);
+        most[r] = quant_normalize(x.p + r * NARROW_BLOCK);
     }
     for (int b = 0; b <= nb; b++) {
         struct quant_work *now = &work[b % 2], *before = &work[(b + 1) % 2];
@@ -179,40 +178,41 @@ PLONG_INLINE void quant_values_of(
             if (b % 4 == 0) {
                 quant_values_scales(type, v, b, nb - b < 4 ? nb - b : 4, scale);
             }
-            quant_fill_weights(type, scale[b % 4], p, rows, now);
+            quant_fill_weights(type, scale[b % 4], x.p, rows, now);
         }
         QUANT_STORED();
         for (int g = 0; b > 0 && g * QUANT_ROWS < rows; g++) {
             quant_products(before, g);
         }
         if (b < nb) {
-            quant_fill_values(type, v, b, now, ahead, NARROW_BLOCK * (b + 1) / nb - NARROW_BLOCK * b / nb);
+            const int n = NARROW_BLOCK * (b + 1) / nb - NARROW_BLOCK * b / nb;
+            quant_fill_values(type, v, b, now, (struct prefetch_share) { ahead, n });
         }
         for (int r = 0; b > 0 && r < rows; r += QUANT_ROWS) {
-            float * to = acc + (size_t) r * dv + 32 * (b - 1);
+            float * to = x.acc + (size_t) r * x.dv + 32 * (b - 1);
             if (rows - r >= QUANT_ROWS) {
-                quant_add(type, QUANT_ROWS, before, r / QUANT_ROWS, most + r, to, dv);
+                quant_add(type, QUANT_ROWS, before, r / QUANT_ROWS, most + r, to, x.dv);
             } else {
-                quant_add(type, rows - r, before, r / QUANT_ROWS, most + r, to, dv);
+                quant_add(type, rows - r, before, r / QUANT_ROWS, most + r, to, x.dv);
             }
         }
     }
 }
 
-/* acc[rows][dv] += p[rows][NARROW_BLOCK] * v; p is 0 for keys that are not there, and is changed. */
+/* acc += p * v; p is changed. */
 static void quant_values(
-    const struct quant_rows * v, float * p, int rows, int d, float * acc, int dv, struct prefetch_queue * ahead) {
+    const struct quant_rows * v, int rows, int d, struct values_out x, struct prefetch_queue * ahead) {
     const bool usual = rows == QUANT_ROWS && d == 128;
     if (v->type == GGML_TYPE_Q8_0) {
         if (usual) {
-            quant_values_of(GGML_TYPE_Q8_0, v, p, QUANT_ROWS, 4, acc, dv, ahead);
+            quant_values_of(GGML_TYPE_Q8_0, v, QUANT_ROWS, 4, x, ahead);
         } else {
-            quant_values_of(GGML_TYPE_Q8_0, v, p, rows, d / 32, acc, dv, ahead);
+            quant_values_of(GGML_TYPE_Q8_0, v, rows, d / 32, x, ahead);
         }
     } else if (usual) {
-        quant_values_of(GGML_TYPE_Q4_0, v, p, QUANT_ROWS, 4, acc, dv, ahead);
+        quant_values_of(GGML_TYPE_Q4_0, v, QUANT_ROWS, 4, x, ahead);
     } else {
-        quant_values_of(GGML_TYPE_Q4_0, v, p, rows, d / 32, acc, dv, ahead);
+        quant_values_of(GGML_TYPE_Q4_0, v, rows, d / 32, x, ahead);
     }
 }
 

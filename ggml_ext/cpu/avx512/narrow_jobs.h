@@ -30,12 +30,11 @@ static void narrow_logits_quant(struct tile_run * t, struct narrow_keys * x, int
     quant_logits(&k, q, t->job.sub_rows, c->d_k, s, &x->k_ahead);
 }
 
-static void narrow_values_quant(struct tile_run * t, struct narrow_keys * x, int kv, float * p) {
+static void narrow_values_quant(struct tile_run * t, struct narrow_keys * x, int kv, struct values_out out) {
     const struct plong_call * c = t->call;
     struct quant_rows         v;
     quant_rows(&v, x->v, x->keys->n, 0, kv * c->v_head, c->v_type);
-    quant_values(
-        &v, p, t->job.sub_rows, c->d_v, t->mem.js.acc + (size_t) (kv * t->job.sub_rows) * t->dv, t->dv, &x->v_ahead);
+    quant_values(&v, t->job.sub_rows, c->d_v, out, &x->v_ahead);
 }
 
 #endif

@@ -6,16 +6,25 @@
 
 /* What quant_queries() makes of the queries of a kv head. */
 struct quant_digits {
-    int16_t * q;      /* [PLONG_NARROW][d / 32][16][2] dims 4 g + h and 4 g + h + 2 of each block as pair 2 g + h */
-    int32_t * start;  /* [PLONG_NARROW][d / 32] what the sums of a block begin with */
+    int       blocks; /* of a row: d / 32 */
+    int16_t * q;      /* [PLONG_NARROW][blocks][16][2] dims 4 g + h and 4 g + h + 2 of each block as pair 2 g + h */
+    int32_t * start;  /* [PLONG_NARROW][blocks] what the sums of a block begin with */
     float *   weight; /* [PLONG_NARROW] what a unit is worth in a logit per unit of K */
 };
 
 static size_t quant_size(int d) { return PLONG_NARROW * ((size_t) d / 32 * (64 + 4) + 4); }
 
 static struct quant_digits quant_digits(uint8_t * digits, int d) {
-    int32_t * start = (int32_t *) (digits + PLONG_NARROW * (size_t) d * 2);
-    return (struct quant_digits) { (int16_t *) digits, start, (float *) (start + PLONG_NARROW * (size_t) d / 32) };
+    int32_t * start  = (int32_t *) (digits + PLONG_NARROW * (size_t) d * 2);
+    float *   weight = (float *) (start + PLONG_NARROW * (size_t) d / 32);
+    return (struct quant_digits) { d / 32, (int16_t *) digits, start, weight };
+}
+
+PLONG_INLINE struct quant_digits quant_digits_from(struct quant_digits x, int row) {
+    x.q += (size_t) row * x.blocks * 32;
+    x.start += row * x.blocks;
+    x.weight += row;
+    return x;
 }
 
 /* q [rows][dq], rows <= PLONG_NARROW */
@@ -68,25 +77,25 @@ PLONG_INLINE void quant_dot(
     }
 }
 
-/* s[rows][16 keys] */
+/* s[rows][16 keys], those at `at` of row[16] */
 PLONG_INLINE void quant_logits_16(
-    const int32_t type, const int rows, const char * const * row, size_t at, const struct quant_digits * q, int r0,
-    int nb, float * s, struct prefetch_queue * ahead) {
+    const int32_t type, const int rows, const char * const * row, size_t at, const struct quant_digits q, float * s,
+    struct prefetch_queue * ahead) {
     const __m512i nibble = _mm512_set1_epi16(15);
+    const int     nb     = q.blocks;
     const size_t  stride = (size_t) nb * 32; /* from row to row of q */
     vf            total[4], scale[4];
     for (int r = 0; r < rows; r++) {
         total[r] = vf_zero();
     }
     for (int b = 0; b < nb; b++) {
-        const int16_t * qb = q->q + ((size_t) r0 * nb + b) * 32;
+        const int16_t * qb = q.q + (size_t) b * 32;
         __m512i         x[8], sum[2][4];
         if (b % 4 == 0) {
             quant_scales(type, row, at + quant_block(type, b), nb - b < 4 ? nb - b : 4, scale);
         }
         for (int r = 0; r < rows; r++) {
-            sum[0][r] =
-                type == GGML_TYPE_Q8_0 ? _mm512_setzero_si512() : _mm512_set1_epi32(q->start[(r0 + r) * nb + b]);
+            sum[0][r] = type == GGML_TYPE_Q8_0 ? _mm512_setzero_si512() : _mm512_set1_epi32(q.start[r * nb + b]);
             sum[1][r] = _mm512_setzero_si512();
         }
         quant_prefetch(ahead, 16, b, nb);
@@ -111,15 +120,15 @@ PLONG_INLINE void quant_logits_16(
         }
     }
     for (int r = 0; r < rows; r++) {
-        vf_store(s + r * NARROW_BLOCK, vf_mul(total[r], vf_set1(q->weight[r0 + r])));
+        vf_store(s + r * NARROW_BLOCK, vf_mul(total[r], vf_set1(q.weight[r])));
     }
 }
 
 PLONG_INLINE void quant_logits_of(
-    const int32_t type, const int rows, const int nb, const struct quant_rows * x, const struct quant_digits * q,
-    int r0, float * s, struct prefetch_queue * ahead) {
+    const int32_t type, const int rows, const struct quant_rows * x, const struct quant_digits q, float * s,
+    struct prefetch_queue * ahead) {
     for (int j = 0; j < x->n; j += 16) {
-        quant_logits_16(type, rows, x->row + j, x->at, q, r0, nb, s + j, ahead);
+        quant_logits_16(type, rows, x->row + j, x->at, q, s + j, ahead);
     }
 }
 
@@ -129,7 +138,7 @@ static void quant_logits(
     const struct quant_digits q = quant_digits(digits, d);
     for (int r = 0, step; r < rows; r += step) {
         step = quant_step(rows - r);
-        QUANT_FOR_TYPE(quant_logits_of, x->type, step, d / 32, x, &q, r, s + r * NARROW_BLOCK, ahead)
+        QUANT_FOR_TYPE(quant_logits_of, x->type, step, x, quant_digits_from(q, r), s + r * NARROW_BLOCK, ahead)
     }
 }
 

@@ -31,22 +31,32 @@ PLONG_INLINE void quant_values_pair(
     }
 }
 
-/* acc[rows][dv] += 32 dims of 64 values, at `at` of each row. w [rows][NARROW_BLOCK]: weights; unit: what one of each is worth.
- * n_ahead: keys that are prefetched meanwhile */
+/* Weights of 4 blocks: each key's is its probability times its scale. */
+struct quant_weights {
+    int16_t w[4][4][NARROW_BLOCK]; /* [block][row] */
+    float   unit[4][4];            /* what one of a row is worth */
+};
+
+/* acc[rows][dv] += 32 dims of 64 values: block b of each row */
 PLONG_INLINE void quant_values_block(
-    const int32_t type, const int rows, const char * const * row, size_t at, const int16_t (*w)[NARROW_BLOCK],
-    const float * unit, float * acc, int dv, struct prefetch_queue * ahead, int n_ahead) {
-    __m512i sums[2][2][4]; /* of every other pair each: a product waits four cycles for the one before */
+    const int32_t type, const int rows, const struct quant_rows * v, int b, const struct quant_weights * weights,
+    struct values_out x, struct prefetch_share share) {
+    const int16_t (*w)[NARROW_BLOCK] = weights->w[b % 4];
+    const float *        unit        = weights->unit[b % 4];
+    const char * const * row         = v->row;
+    const size_t         at          = v->at + quant_at(type, b);
+    float *              acc         = x.acc + 32 * b;
+    __m512i              sums[2][2][4]; /* of every other pair each: a product waits four cycles for the one before */
     for (int r = 0; r < rows; r++) {
         sums[0][0][r] = sums[0][1][r] = sums[1][0][r] = sums[1][1][r] = _mm512_setzero_si512();
     }
     for (int j = 0; j < NARROW_BLOCK; j += 8) {
         if (j % 16 == 0) {
-            quant_prefetch(ahead, n_ahead, j / 16, NARROW_BLOCK / 16);
+            quant_prefetch(share.ahead, share.n, j / 16, NARROW_BLOCK / 16);
         }
 #pragma GCC unroll 4 /* as a loop it takes half as long again: gcc copies the sums around */
-        for (int x = j; x < j + 8; x += 2) {
-            quant_values_pair(type, rows, row + x, at, w, x, sums[(x - j) / 2 % 2]);
+        for (int i = j; i < j + 8; i += 2) {
+            quant_values_pair(type, rows, row + i, at, w, i, sums[(i - j) / 2 % 2]);
         }
     }
     __m512i sum[2][4];
@@ -56,7 +66,7 @@ PLONG_INLINE void quant_values_block(
     }
     const __m512i even = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i odd  = _mm512_add_epi32(even, _mm512_set1_epi32(8));
-    for (int r = 0; r < rows; r++, acc += dv) {
+    for (int r = 0; r < rows; r++, acc += x.dv) {
         __m512i a = sum[0][r], b = sum[1][r];
         if (type == GGML_TYPE_Q8_0) {
             a = _mm512_permutex2var_epi32(sum[0][r], even, b);
@@ -75,14 +85,15 @@ PLONG_INLINE void quant_values_block(
     }
 }
 
-/* Weights of 4 blocks: each key's is its probability times its scale. */
-struct quant_weights {
-    int16_t w[4][4][NARROW_BLOCK]; /* [block][row] */
-    float   unit[4][4];
+/* Probabilities over the largest of their row, and these. */
+struct quant_normal {
+    const float * p;    /* [rows][NARROW_BLOCK] */
+    const float * most; /* [rows] */
 };
 
+/* The weights of m blocks, from block b on. */
 PLONG_INLINE void quant_weigh(
-    const int32_t type, const int rows, int b, int m, const struct quant_rows * v, const float * p, const float * most,
+    const int32_t type, const int rows, int b, int m, const struct quant_rows * v, const struct quant_normal normal,
     struct quant_weights * out) {
     vf scale[4][4]; /* [16 keys each][block] */
     for (int i = 0; i < 4; i++) {
@@ -95,42 +106,40 @@ PLONG_INLINE void quant_weigh(
         for (int i = 0; i < 4; i += 2) {
             const vf lo = vf_mul(scale[i][j], f), hi = vf_mul(scale[i + 1][j], f);
             for (int r = 0; r < rows; r++) {
-                const float * x = p + r * NARROW_BLOCK + 16 * i;
+                const float * x = normal.p + r * NARROW_BLOCK + 16 * i;
                 const __m512i y = quant_int16(vf_mul(vf_load(x), lo), vf_mul(vf_load(x + 16), hi));
                 _mm512_storeu_si512(out->w[j][r] + 16 * i, y);
             }
         }
         for (int r = 0; r < rows; r++) {
-            out->unit[j][r] = most[r] * largest / QUANT_ONE;
+            out->unit[j][r] = normal.most[r] * largest / QUANT_ONE;
         }
     }
 }
 
 PLONG_INLINE void quant_values_of(
-    const int32_t type, const int rows, const int nb, const struct quant_rows * v, const float * p, const float * most,
-    float * acc, int dv, struct prefetch_queue * ahead) {
-    struct quant_weights x;
+    const int32_t type, const int rows, const int nb, const struct quant_rows * v, const float * most,
+    struct values_out x, struct prefetch_queue * ahead) {
+    struct quant_weights weights;
     for (int b = 0; b < nb; b++) {
+        const int n = NARROW_BLOCK * (b + 1) / nb - NARROW_BLOCK * b / nb;
         if (b % 4 == 0) {
-            quant_weigh(type, rows, b, nb - b < 4 ? nb - b : 4, v, p, most, &x);
+            quant_weigh(type, rows, b, nb - b < 4 ? nb - b : 4, v, (struct quant_normal) { x.p, most }, &weights);
         }
-        quant_values_block(
-            type, rows, v->row, v->at + quant_at(type, b), (const int16_t (*)[NARROW_BLOCK]) x.w[b % 4], x.unit[b % 4],
-            acc + 32 * b, dv, ahead, NARROW_BLOCK * (b + 1) / nb - NARROW_BLOCK * b / nb);
+        quant_values_block(type, rows, v, b, &weights, x, (struct prefetch_share) { ahead, n });
     }
 }
 
-/* acc[rows][dv] += p[rows][NARROW_BLOCK] * v; p is 0 for keys that are not there, and is changed. */
+/* acc += p * v; p is changed. */
 static void quant_values(
-    const struct quant_rows * v, float * p, int rows, int d, float * acc, int dv, struct prefetch_queue * ahead) {
+    const struct quant_rows * v, int rows, int d, struct values_out x, struct prefetch_queue * ahead) {
     float most[PLONG_NARROW];
     for (int r = 0; r < rows; r++) {
-        most[r] = quant_normalize(p + r * NARROW_BLOCK);
+        most[r] = quant_normalize(x.p + r * NARROW_BLOCK);
     }
     for (int r = 0, step; r < rows; r += step) {
         step = quant_step(rows - r);
-        QUANT_FOR_TYPE(
-            quant_values_of, v->type, step, d / 32, v, p + r * NARROW_BLOCK, most + r, acc + (size_t) r * dv, dv, ahead)
+        QUANT_FOR_TYPE(quant_values_of, v->type, step, d / 32, v, most + r, values_from(x, r), ahead)
     }
 }
 

@@ -84,41 +84,42 @@ static void zone_span(
     *last  = zone_of(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
 }
 
-/* s [rows][stride], rows i0 .. of the job: takes what s_zone has for the pairs of zone z */
-static void merge_zone(struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, int z) {
-    for (int i = 0; i < rows; i++) {
+/* Takes the logits that s_zone has for the pairs of zone z. */
+static void merge_zone(struct tile_run * t, const struct logits x, const struct keys * b, int z) {
+    for (int i = 0; i < x.rows; i++) {
         for (int j = 0; j < b->n; j++) {
-            if (zone_of(&t->call->batch->rope, t->map, t->job.pos[i0 + i], b->pos[j]) == z) {
-                s[i * stride + j] = t->mem.s_zone[i * stride + j];
+            if (zone_of(&t->call->batch->rope, t->map, t->job.pos[x.i0 + i], b->pos[j]) == z) {
+                x.s[i * x.stride + j] = t->mem.s_zone[i * x.stride + j];
             }
         }
     }
 }
 
-/* s [rows][stride], rows i0 .. of the job: takes slope * distance off the logits */
-static void add_alibi(struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b) {
-    for (int i = 0; i < rows; i++) {
-        const float   slope = t->mem.slope[i0 + i];
-        const int32_t p     = t->job.pos[i0 + i];
+/* Takes slope * distance off the logits. */
+static void add_alibi(struct tile_run * t, const struct logits x, const struct keys * b) {
+    for (int i = 0; i < x.rows; i++) {
+        const float   slope = t->mem.slope[x.i0 + i];
+        const int32_t p     = t->job.pos[x.i0 + i];
         for (int j = 0; j < b->n; j++) {
-            s[i * stride + j] += slope * (float) (b->pos[j] - p);
+            x.s[i * x.stride + j] += slope * (float) (b->pos[j] - p);
         }
     }
 }
 
-/* Masks the logits s [rows][stride] and pads them to a multiple of `pad`, which it returns. */
-static int finish_logits(
-    struct tile_run * t, float * s, int stride, int i0, int rows, const struct keys * b, enum cover cover, int pad) {
+/* Masks the logits and pads their rows; returns how many a row has then: a multiple of `pad`. Not inlined: gcc then keeps
+ * fewer of the wide path's vectors in registers. */
+__attribute__((noinline)) static int finish_logits(
+    struct tile_run * t, const struct logits x, const struct keys * b, enum cover cover, int pad) {
     const int n = (b->n + pad - 1) & -pad;
     if (t->call->params.max_bias > 0.0f) {
-        add_alibi(t, s, stride, i0, rows, b);
+        add_alibi(t, x, b);
     }
     if (cover == COVER_SOME) {
-        job_mask(&t->job, t->call, t->tile, i0, rows, b, s, stride);
+        job_mask(&t->job, t->call, t->tile, x, b);
     }
-    for (int i = 0; i < rows && b->n < n; i++) {
+    for (int i = 0; i < x.rows && b->n < n; i++) {
         for (int j = b->n; j < n; j++) {
-            s[i * stride + j] = -INFINITY;
+            x.s[i * x.stride + j] = -INFINITY;
         }
     }
     return n;

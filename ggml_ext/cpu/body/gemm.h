@@ -31,14 +31,30 @@ PLONG_INLINE void gemm_block(int n, const float * a, int lda, const float * b, f
     }
 }
 
-/* c[rows][cols] (+)= a[rows][n] * b; b in cols / PANEL panels of [depth][PANEL]. n <= depth. There are as many rows as the next
- * multiple of MR. */
+/* [rows][stride], with as many rows as the next multiple of MR */
+struct matrix_in {
+    const float * x;
+    int           stride;
+};
+
+struct matrix_out {
+    float * x;
+    int     stride;
+};
+
+/* [cols / PANEL] panels of [depth][PANEL] */
+struct panels_in {
+    const float * x;
+    int           depth;
+};
+
+/* c[rows][cols] (+)= a[rows][n] * b, n <= depth */
 PLONG_INLINE void gemm(
-    int rows, int cols, int n, int depth, const float * a, int lda, const float * b, float * c, int ldc,
-    const bool add) {
+    int rows, int cols, int n, struct matrix_in a, struct panels_in b, struct matrix_out c, const bool add) {
     for (int j = 0; j < cols; j += PANEL) {
         for (int i = 0; i < rows; i += MR) {
-            gemm_block(n, a + i * lda, lda, b + (size_t) j * depth, c + i * ldc + j, ldc, add);
+            const float * panel = b.x + (size_t) j * b.depth;
+            gemm_block(n, a.x + i * a.stride, a.stride, panel, c.x + i * c.stride + j, c.stride, add);
         }
     }
 }

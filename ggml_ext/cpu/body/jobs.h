@@ -227,11 +227,18 @@ static inline enum cover job_cover(const struct job * job, const struct sub * s,
     return t1 <= s->hi_min && (t0 >= s->lo_max || t1 < job->sinks_end) && !job->checks ? COVER_ALL : COVER_SOME;
 }
 
-/* s [rows][stride], rows i0 .. of the job: -INFINITY for the keys that a row does not read */
+/* Logits of rows i0 .. i0 + rows of a job. */
+struct logits {
+    float * s; /* [rows][stride] */
+    int     stride, i0, rows;
+};
+
+/* Makes the logits of keys that a row does not read -INFINITY. */
 static void job_mask(
-    const struct job * job, const struct plong_call * call, const struct plong_tile * tile, int i0, int rows,
-    const struct keys * b, float * s, int stride) {
-    for (int i = i0; i < i0 + rows; i++, s += stride) {
+    const struct job * job, const struct plong_call * call, const struct plong_tile * tile, const struct logits x,
+    const struct keys * b) {
+    float * s = x.s;
+    for (int i = x.i0; i < x.i0 + x.rows; i++, s += x.stride) {
         const int32_t lo = job->lo[i], hi = job->hi[i], head = job->sinks_end;
         for (int j = 0; j < b->n; j++) {
             const int32_t t = b->pos[j];

@@ -12,7 +12,8 @@ static void narrow_logits_converted(struct tile_run * t, const struct keys * b, 
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
     const void *              x[NARROW_BLOCK];
     struct prefetch_queue     none = prefetch_queue(NULL, 0, 1, NULL, 0, 64, false);
-    int                       z0, z1;
+    const struct rows_in k = { (const char * const *) x, b->n, 0, GGML_TYPE_F32, plong_pad16(c->d_k), t->mem.stage };
+    int                  z0, z1;
     zone_span(t, &t->job.subs[kv], b, &z0, &z1);
     for (int z = z0; z <= z1; z++) {
         const float * q    = (const float *) t->jq + z * t->jq_zone + (size_t) i0 * t->dk;
@@ -23,24 +24,21 @@ static void narrow_logits_converted(struct tile_run * t, const struct keys * b, 
         } else {
             float_rows(t, x, b->n, c->k_type, c->d_k, t->dk);
         }
-        narrow_logits(
-            rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_k), q, t->dk, NULL, into, &none);
+        narrow_logits(rows, k, (struct logits_out) { q, t->dk, into }, &none);
         if (z > z0) {
-            merge_zone(t, s, NARROW_BLOCK, i0, rows, b, z);
+            merge_zone(t, (struct logits) { s, NARROW_BLOCK, i0, rows }, b, z);
         }
     }
 }
 
-static void narrow_values_converted(struct tile_run * t, const struct keys * b, int kv, const float * p) {
-    const struct plong_call * c    = t->call;
-    const int                 rows = t->job.sub_rows, i0 = kv * rows;
+static void narrow_values_converted(struct tile_run * t, const struct keys * b, int kv, struct values_out out) {
+    const struct plong_call * c = t->call;
     const void *              x[NARROW_BLOCK];
     struct prefetch_queue     none = prefetch_queue(NULL, 0, 1, NULL, 0, 64, false);
+    const struct rows_in v = { (const char * const *) x, b->n, 0, GGML_TYPE_F32, plong_pad16(c->d_v), t->mem.stage };
     cache_rows(x, b, t->v_base + kv * c->v_head, c->v_cell);
     float_rows(t, x, b->n, c->v_type, c->d_v, t->dv);
-    narrow_values(
-        rows, GGML_TYPE_F32, (const char * const *) x, b->n, 0, plong_pad16(c->d_v), p, NULL,
-        t->mem.js.acc + (size_t) i0 * t->dv, t->dv, &none);
+    narrow_values(t->job.sub_rows, v, out, &none);
 }
 
 /* Logits s [rows][NARROW_BLOCK] of one kv head of the tile */
@@ -51,8 +49,9 @@ static void head_logits(struct tile_run * t, struct narrow_keys * x, int kv, flo
     if (quant_keys(t)) {
         narrow_logits_quant(t, x, kv, s);
     } else if (t->map == PLONG_MAP_ABSOLUTE && reads_in_place(c->k_type, c->d_k)) {
-        const float * q = (const float *) t->jq + (size_t) i0 * t->dk;
-        narrow_logits(rows, c->k_type, x->k, b->n, kv * c->k_head, c->d_k, q, t->dk, t->mem.stage, s, &x->k_ahead);
+        const float *        q = (const float *) t->jq + (size_t) i0 * t->dk;
+        const struct rows_in k = { x->k, b->n, kv * c->k_head, c->k_type, c->d_k, t->mem.stage };
+        narrow_logits(rows, k, (struct logits_out) { q, t->dk, s }, &x->k_ahead);
     } else {
         narrow_logits_converted(t, b, kv, s);
     }
@@ -63,8 +62,8 @@ static void head_values(struct tile_run * t, struct narrow_keys * x, int kv, enu
     const struct plong_call * c    = t->call;
     const struct keys *       b    = x->keys;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
-    float *                   acc  = t->mem.js.acc + (size_t) i0 * t->dv;
-    const int                 n16  = finish_logits(t, s, NARROW_BLOCK, i0, rows, b, cover, 16);
+    const struct values_out   out  = { s, t->mem.js.acc + (size_t) i0 * t->dv, t->dv };
+    const int                 n16  = finish_logits(t, (struct logits) { s, NARROW_BLOCK, i0, rows }, b, cover, 16);
     bool                      live = false;
     for (int i = 0; i < rows; i++) {
         float * row = s + i * NARROW_BLOCK;
@@ -81,11 +80,12 @@ static void head_values(struct tile_run * t, struct narrow_keys * x, int kv, enu
         return;
     }
     if (quant_vals(t)) {
-        narrow_values_quant(t, x, kv, s);
+        narrow_values_quant(t, x, kv, out);
     } else if (reads_in_place(c->v_type, c->d_v)) {
-        narrow_values(rows, c->v_type, x->v, b->n, kv * c->v_head, c->d_v, s, t->mem.stage, acc, t->dv, &x->v_ahead);
+        const struct rows_in v = { x->v, b->n, kv * c->v_head, c->v_type, c->d_v, t->mem.stage };
+        narrow_values(rows, v, out, &x->v_ahead);
     } else {
-        narrow_values_converted(t, b, kv, s);
+        narrow_values_converted(t, b, kv, out);
     }
 }
 

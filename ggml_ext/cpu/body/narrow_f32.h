@@ -1,6 +1,7 @@
 /*
  * narrow_f32.h - logits and P*V for a few query rows (decode), straight from the cache in its own type. `rows_of`, `keys_of`,
- * `type` are constants at every call, so the loops unroll.
+ * `vectors_of` and `type` are constants at every call, so the loops unroll. Structs go by value: everything is inlined, and
+ * nothing of them is left.
  */
 #ifndef PLONG_CPU_BODY_NARROW_F32_H
 #define PLONG_CPU_BODY_NARROW_F32_H
@@ -24,6 +25,49 @@ PLONG_INLINE size_t narrow_bytes(const int32_t type, int d) {
                                  : (size_t) d * (type == GGML_TYPE_F32 ? 4 : 2);
 }
 
+/* K or V of a kv head in the cache: key j is at row[j] + at. */
+struct rows_in {
+    const char * const * row; /* [n] */
+    int                  n;
+    size_t               at; /* bytes */
+    int32_t              type;
+    int                  d;     /* a multiple of VW, of 32 in quantized types */
+    float *              scale; /* [d / 32][NARROW_BLOCK] room for those of quantized types */
+};
+
+/* Query rows, and where their logits go. */
+struct logits_out {
+    const float * q; /* [rows][dq] */
+    int           dq;
+    float *       s; /* [rows][NARROW_BLOCK] */
+};
+
+/* Probabilities of query rows, 0 for keys that are not there, and the sums to which P*V is added. */
+struct values_out {
+    float * p;   /* [rows][NARROW_BLOCK] */
+    float * acc; /* [rows][dv] */
+    int     dv;
+};
+
+PLONG_INLINE struct rows_in rows_from(struct rows_in x, int j) {
+    x.row += j;
+    x.n -= j;
+    x.scale += j;
+    return x;
+}
+
+PLONG_INLINE struct logits_out logits_from(struct logits_out x, int row, int key) {
+    x.q += row * x.dq;
+    x.s += row * NARROW_BLOCK + key;
+    return x;
+}
+
+PLONG_INLINE struct values_out values_from(struct values_out x, int row) {
+    x.p += row * NARROW_BLOCK;
+    x.acc += row * x.dv;
+    return x;
+}
+
 /* VW values of a row from dim i + u on: what narrow_scaled() multiplies by its scale. i: in quantized types a multiple of 32, u
  * below 32. */
 PLONG_INLINE vf narrow_load(const int32_t type, const char * row, int i, int u) {
@@ -41,44 +85,47 @@ PLONG_INLINE vf narrow_scaled(const int32_t type, vf x, const float * scale, int
     return narrow_is_quant(type) ? vf_mul(x, vf_set1(scale[i / 32 * NARROW_BLOCK + j])) : x;
 }
 
-/* The scales of n quantized rows, block by block: gathered first, then converted VW at a time. */
-PLONG_INLINE void narrow_scales(const int32_t type, const char * const * row, int n, size_t at, int d, float * scale) {
+/* The scales of quantized rows, block by block: gathered first, then converted VW at a time. */
+PLONG_INLINE void narrow_scales(struct rows_in x) {
     uint16_t bits[NARROW_BLOCK + VW];
-    for (int b = 0; narrow_is_quant(type) && b < d / 32; b++, scale += NARROW_BLOCK, at += narrow_quant_bytes(type)) {
-        for (int j = 0; j < n; j++) {
-            memcpy(&bits[j], row[j] + at, sizeof(bits[j]));
+    size_t   at    = x.at;
+    float *  scale = x.scale;
+    for (int b = 0; narrow_is_quant(x.type) && b < x.d / 32;
+         b++, scale += NARROW_BLOCK, at += narrow_quant_bytes(x.type)) {
+        for (int j = 0; j < x.n; j++) {
+            memcpy(&bits[j], x.row[j] + at, sizeof(bits[j]));
         }
-        for (int j = 0; j < n; j += VW) {
+        for (int j = 0; j < x.n; j += VW) {
             vf_store(scale + j, vf_f16(bits + j));
         }
     }
 }
 
-/* s[rows_of][NARROW_BLOCK] = q[rows_of][d] * k^T for keys_of keys */
+/* s[rows_of] = q[rows_of] * k^T for keys_of keys */
 PLONG_INLINE void narrow_logits_block(
-    const int rows_of, const int keys_of, const int32_t type, const char * const * k, size_t at, int d, const float * q,
-    int dq, const float * scale, float * s, struct prefetch_queue * ahead) {
+    const int rows_of, const int keys_of, const int32_t type, struct rows_in k, struct logits_out x,
+    struct prefetch_queue * ahead) {
     const int unit = narrow_is_quant(type) ? 32 : VW;
-    const int step = (d / keys_of + unit - 1) / unit * unit;
+    const int step = (k.d / keys_of + unit - 1) / unit * unit;
     int       left = keys_of; /* keys ahead that are still to be prefetched */
     vf        sum[16];
     for (int i = 0; i < rows_of * keys_of; i++) {
         sum[i] = vf_zero();
     }
-    for (int i = 0; i < d; i += unit) {
+    for (int i = 0; i < k.d; i += unit) {
         if (i % step == 0) {
             prefetch_rows_of(ahead, 1);
             left--;
         }
         for (int u = 0; u < unit; u += VW) {
-            vf x[16];
+            vf y[16];
             for (int j = 0; j < keys_of; j++) {
-                x[j] = narrow_scaled(type, narrow_load(type, k[j] + at, i, u), scale, i, j);
+                y[j] = narrow_scaled(type, narrow_load(type, k.row[j] + k.at, i, u), k.scale, i, j);
             }
             for (int r = 0; r < rows_of; r++) {
-                const vf y = vf_load(q + r * dq + i + u);
+                const vf q = vf_load(x.q + r * x.dq + i + u);
                 for (int j = 0; j < keys_of; j++) {
-                    sum[r * keys_of + j] = vf_fma(x[j], y, sum[r * keys_of + j]);
+                    sum[r * keys_of + j] = vf_fma(y[j], q, sum[r * keys_of + j]);
                 }
             }
         }
@@ -86,7 +133,7 @@ PLONG_INLINE void narrow_logits_block(
     prefetch_rows_of(ahead, left); /* head sizes that keys_of vectors do not divide */
     if (keys_of == 4) {
         for (int r = 0; r < rows_of; r++) {
-            vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], s + r * NARROW_BLOCK);
+            vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], x.s + r * NARROW_BLOCK);
         }
         return;
     }
@@ -100,75 +147,75 @@ PLONG_INLINE void narrow_logits_block(
     }
     for (int r = 0; r < rows_of; r++) {
         for (int j = 0; j < keys_of; j++) {
-            s[r * NARROW_BLOCK + j] = out[r * keys_of + j];
+            x.s[r * NARROW_BLOCK + j] = out[r * keys_of + j];
         }
     }
 }
 
 PLONG_INLINE void narrow_logits_rows(
-    const int rows_of, const int32_t type, const char * const * k, int n, size_t at, int d, const float * q, int dq,
-    const float * scale, float * s, struct prefetch_queue * ahead) {
+    const int rows_of, const int32_t type, struct rows_in k, struct logits_out x, struct prefetch_queue * ahead) {
     const int keys_of = NARROW_SUMS / rows_of > 4 ? 4 : NARROW_SUMS / rows_of;
     int       j       = 0;
-    for (; j + keys_of <= n; j += keys_of) {
-        for (int i = j + NARROW_NEAR; i < j + NARROW_NEAR + keys_of && i < n; i++) {
-            prefetch_near(k[i] + at, narrow_bytes(type, d));
+    for (; j + keys_of <= k.n; j += keys_of) {
+        for (int i = j + NARROW_NEAR; i < j + NARROW_NEAR + keys_of && i < k.n; i++) {
+            prefetch_near(k.row[i] + k.at, narrow_bytes(type, k.d));
         }
-        narrow_logits_block(rows_of, keys_of, type, k + j, at, d, q, dq, scale + j, s + j, ahead);
+        narrow_logits_block(rows_of, keys_of, type, rows_from(k, j), logits_from(x, 0, j), ahead);
     }
-    for (; j < n; j++) {
-        narrow_logits_block(rows_of, 1, type, k + j, at, d, q, dq, scale + j, s + j, ahead);
+    for (; j < k.n; j++) {
+        narrow_logits_block(rows_of, 1, type, rows_from(k, j), logits_from(x, 0, j), ahead);
     }
 }
 
-/* acc[rows_of][dv] += p[rows_of][n] * v, vectors_of vectors of each row at a time */
+/* acc[rows_of] += p[rows_of] * v, vectors_of vectors of each row from dim i0 on. share: of every two keys */
 PLONG_INLINE void narrow_values_block(
-    const int rows_of, const int vectors_of, const int32_t type, const char * const * v, int n, size_t at, int i0,
-    const float * p, const float * scale, float * acc, int dv, struct prefetch_queue * ahead, int share) {
+    const int rows_of, const int vectors_of, const int32_t type, struct rows_in v, int i0, struct values_out x,
+    struct prefetch_share share) {
     const int u0 = narrow_is_quant(type) ? i0 & 31 : 0; /* where in its block it begins */
     vf        sum[16];
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
-            sum[r * vectors_of + i] = vf_load(acc + r * dv + i0 + i * VW);
+            sum[r * vectors_of + i] = vf_load(x.acc + r * x.dv + i0 + i * VW);
         }
     }
-    for (int j = 0; j < n; j++) {
-        vf x[8];
+    for (int j = 0; j < v.n; j++) {
+        vf y[8];
         if (j % 2 == 0) {
-            prefetch_rows_of(ahead, share);
+            prefetch_rows_of(share.ahead, share.n);
         }
-        if (j + NARROW_NEAR < n) {
-            prefetch_near(v[j + NARROW_NEAR] + at + narrow_bytes(type, i0), narrow_bytes(type, vectors_of * VW + u0));
+        if (j + NARROW_NEAR < v.n) {
+            const char * near = v.row[j + NARROW_NEAR] + v.at + narrow_bytes(type, i0);
+            prefetch_near(near, narrow_bytes(type, vectors_of * VW + u0));
         }
         for (int i = 0; i < vectors_of; i++) {
             const int at_dim = i0 + i * VW;
-            x[i] = narrow_scaled(type, narrow_load(type, v[j] + at, at_dim & ~31, at_dim & 31), scale, at_dim, j);
+            const vf  load   = narrow_load(type, v.row[j] + v.at, at_dim & ~31, at_dim & 31);
+            y[i]             = narrow_scaled(type, load, v.scale, at_dim, j);
         }
         for (int r = 0; r < rows_of; r++) {
-            const vf y = vf_set1(p[r * NARROW_BLOCK + j]);
+            const vf p = vf_set1(x.p[r * NARROW_BLOCK + j]);
             for (int i = 0; i < vectors_of; i++) {
-                sum[r * vectors_of + i] = vf_fma(x[i], y, sum[r * vectors_of + i]);
+                sum[r * vectors_of + i] = vf_fma(y[i], p, sum[r * vectors_of + i]);
             }
         }
     }
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
-            vf_store(acc + r * dv + i0 + i * VW, sum[r * vectors_of + i]);
+            vf_store(x.acc + r * x.dv + i0 + i * VW, sum[r * vectors_of + i]);
         }
     }
 }
 
 PLONG_INLINE void narrow_values_rows(
-    const int rows_of, const int32_t type, const char * const * v, int n, size_t at, int d, const float * p,
-    const float * scale, float * acc, int dv, struct prefetch_queue * ahead) {
+    const int rows_of, const int32_t type, struct rows_in v, struct values_out x, struct prefetch_queue * ahead) {
     const int vectors_of = NARROW_SUMS / rows_of > 4 ? 4 : NARROW_SUMS / rows_of;
-    const int share      = (2 * vectors_of * VW + d - 1) / d; /* of the keys ahead, so that all passes prefetch all */
+    const int share      = (2 * vectors_of * VW + v.d - 1) / v.d; /* so that all passes prefetch all */
     int       i          = 0;
-    for (; i + vectors_of * VW <= d; i += vectors_of * VW) {
-        narrow_values_block(rows_of, vectors_of, type, v, n, at, i, p, scale, acc, dv, ahead, share);
+    for (; i + vectors_of * VW <= v.d; i += vectors_of * VW) {
+        narrow_values_block(rows_of, vectors_of, type, v, i, x, (struct prefetch_share) { ahead, share });
     }
-    for (; i < d; i += VW) {
-        narrow_values_block(rows_of, 1, type, v, n, at, i, p, scale, acc, dv, ahead, 0);
+    for (; i < v.d; i += VW) {
+        narrow_values_block(rows_of, 1, type, v, i, x, (struct prefetch_share) { ahead, 0 });
     }
 }
 
@@ -191,27 +238,21 @@ PLONG_INLINE void narrow_values_rows(
 
 static inline int narrow_step(int rows) { return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
 
-/* s[rows][NARROW_BLOCK] = q[rows][dq] * k^T; K rows of d values (a multiple of VW, of 32 in quantized types) at k[n] + at.
- * scale [d / 32][NARROW_BLOCK]: room for those of quantized types. */
-static void narrow_logits(
-    int rows, int32_t type, const char * const * k, int n, size_t at, int d, const float * q, int dq, float * scale,
-    float * s, struct prefetch_queue * ahead) {
-    narrow_scales(type, k, n, at, d, scale);
+/* s = q * k^T */
+static void narrow_logits(int rows, struct rows_in k, struct logits_out x, struct prefetch_queue * ahead) {
+    narrow_scales(k);
     for (int r = 0, step; r < rows; r += step) {
         step = narrow_step(rows - r);
-        NARROW_FOR_ROWS(narrow_logits_rows, step, type, k, n, at, d, q + r * dq, dq, scale, s + r * NARROW_BLOCK, ahead)
+        NARROW_FOR_ROWS(narrow_logits_rows, step, k.type, k, logits_from(x, r, 0), ahead)
     }
 }
 
-/* acc[rows][dv] += p[rows][NARROW_BLOCK] * v; V rows and scale as in narrow_logits() */
-static void narrow_values(
-    int rows, int32_t type, const char * const * v, int n, size_t at, int d, const float * p, float * scale,
-    float * acc, int dv, struct prefetch_queue * ahead) {
-    narrow_scales(type, v, n, at, d, scale);
+/* acc += p * v */
+static void narrow_values(int rows, struct rows_in v, struct values_out x, struct prefetch_queue * ahead) {
+    narrow_scales(v);
     for (int r = 0, step; r < rows; r += step) {
         step = narrow_step(rows - r);
-        NARROW_FOR_ROWS(
-            narrow_values_rows, step, type, v, n, at, d, p + r * NARROW_BLOCK, scale, acc + r * dv, dv, ahead)
+        NARROW_FOR_ROWS(narrow_values_rows, step, v.type, v, values_from(x, r), ahead)
     }
 }
 

@@ -19,8 +19,8 @@ static void narrow_logits_quant(struct tile_run * t, struct narrow_keys * x, int
     (void) t, (void) x, (void) kv, (void) s;
 }
 
-static void narrow_values_quant(struct tile_run * t, struct narrow_keys * x, int kv, float * p) {
-    (void) t, (void) x, (void) kv, (void) p;
+static void narrow_values_quant(struct tile_run * t, struct narrow_keys * x, int kv, struct values_out out) {
+    (void) t, (void) x, (void) kv, (void) out;
 }
 
 #endif

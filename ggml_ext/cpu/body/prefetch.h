@@ -115,6 +115,12 @@ PLONG_INLINE void prefetch_rows_of(struct prefetch_queue * a, int n) {
     }
 }
 
+/* Some of the keys ahead: n of them are prefetched while something is computed, or in each of its steps. */
+struct prefetch_share {
+    struct prefetch_queue * ahead;
+    int                     n;
+};
+
 /* Prefetches into L1 what is in the L2 cache by now. */
 PLONG_INLINE void prefetch_near(const char * x, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) {

@@ -123,7 +123,7 @@ static void part_logits(
             t->call->d_k, z == z0 ? s : t->mem.s_zone);
         wide_end(&work);
         if (z > z0) {
-            merge_zone(t, s, CHUNK, part->sub * SUB, part_rows(t, part), &part->keys, z);
+            merge_zone(t, (struct logits) { s, CHUNK, part->sub * SUB, part_rows(t, part) }, &part->keys, z);
         }
     }
 }
@@ -152,7 +152,7 @@ static bool part_probabilities(
     struct tile_run * t, const struct part * part, float * s, int before, struct packed * done, struct wide_work * work,
     elem * p) {
     const int i0 = part->sub * SUB, rows = part_rows(t, part);
-    const int n   = finish_logits(t, s, CHUNK, i0, rows, &part->keys, part->cover, PAD);
+    const int n   = finish_logits(t, (struct logits) { s, CHUNK, i0, rows }, &part->keys, part->cover, PAD);
     bool      any = false;
     for (int i = 0; i < rows; i += 4) {
         const bool more = work->left > 0;

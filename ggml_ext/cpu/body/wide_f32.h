@@ -71,7 +71,9 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
 /* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple
  * of 32. Products and softmax are work for the same units. */
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
-    gemm(rows, (n + 31) & ~31, d, d, q, plong_pad32(d), k + (size_t) j0 * d, s, CHUNK, false);
+    const struct matrix_in queries = { q, plong_pad32(d) };
+    const struct panels_in keys    = { k + (size_t) j0 * d, d };
+    gemm(rows, (n + 31) & ~31, d, queries, keys, (struct matrix_out) { s, CHUNK }, false);
     return (struct wide_work) { 0 };
 }
 
@@ -94,7 +96,9 @@ static inline void wide_exp(float * s, elem * p, int n, float m, float * l) {
 
 /* acc[SUB][dv] += p[SUB][j0 ..] * v of the first rows, for keys j0 .. j0 + n */
 static void wide_values(const elem * p, const elem * v, int rows, int j0, int n, int dv, float * acc) {
-    gemm(rows, dv, n, BLOCK, p + j0, CHUNK, v + (size_t) j0 * PANEL, acc, dv, true);
+    const struct matrix_in weights = { p + j0, CHUNK };
+    const struct panels_in values  = { v + (size_t) j0 * PANEL, BLOCK };
+    gemm(rows, dv, n, weights, values, (struct matrix_out) { acc, dv }, true);
 }
 
 #endif
