@@ -16,7 +16,8 @@ from typing import Any
 import check_templates
 
 from pyllama_long.server import calls, channels
-from pyllama_long.server.answer import AnswerParser, Called, Said
+from pyllama_long.server.answer import AnswerParser
+from pyllama_long.server.pieces import CallPiece, TextPiece
 from pyllama_long.server.schemas.chat import Tool, as_input
 from pyllama_long.server.template import ChatTemplate
 
@@ -151,10 +152,10 @@ def run(n: int, seed: int) -> tuple[Counter[str], list[str]]:
 def _read(one: AnswerParser, text: str, size: int, cut: bool) -> tuple[str, str, tuple[tuple[str, str], ...]]:
     pieces = [p for i in range(0, len(text), size) for p in one.feed(text[i : i + size])] + one.finish(cut)
     said = [
-        "".join(p.text for p in pieces if isinstance(p, Said) and p.reasoning is thought)
+        "".join(p.text for p in pieces if isinstance(p, TextPiece) and p.reasoning is thought)
         for thought in (False, True)
     ]
-    return said[0], said[1], tuple((p.name, p.arguments) for p in pieces if isinstance(p, Called))
+    return said[0], said[1], tuple((p.name, p.arguments) for p in pieces if isinstance(p, CallPiece))
 
 
 def main(n: int = 20_000, seed: int = 1) -> int:

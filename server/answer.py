@@ -7,8 +7,9 @@ from typing import Any
 
 from . import channels, reading
 from .calls import Format, Recipients
+from .collector import Collector
 from .incoming import Call, Input, NotACall, Unfinished, Waiting, overlap
-from .pieces import Called, Pieces, Said
+from .pieces import CallPiece, TextPiece
 
 _MARKS = ("<think>", "</think>")
 
@@ -37,20 +38,20 @@ class AnswerParser:
         self._may_think, self.reasoning = thinks and not thinking, thinking
         self._open, self._close = marks or _MARKS
         self.forced, self.cut = forced, False
-        self.input, self.pieces = Input(), Pieces(self._calls, thinking)
+        self.input, self.collector = Input(), Collector(self._calls, thinking)
         self._ends: tuple[str, ...] = ()  # of what is read
         self._run = self._answer() if channel is None else channels.read(self, channel)
 
     @property
     def n_calls(self) -> int:
-        return self.pieces.n_calls
+        return self.collector.n_calls
 
-    def feed(self, text: str) -> list[Said | Called]:
+    def feed(self, text: str) -> list[TextPiece | CallPiece]:
         """What text completes."""
         self.input.text += text
         return self._step()
 
-    def finish(self, cut: bool = False) -> list[Said | Called]:
+    def finish(self, cut: bool = False) -> list[TextPiece | CallPiece]:
         """What is left at the end. cut: the model would have written more."""
         self.input.ended, self.cut = True, cut
         begun = overlap(self.input.text, self._ends) if cut else 0
@@ -58,10 +59,10 @@ class AnswerParser:
             self.input.text = self.input.text[:-begun]
         return self._step()
 
-    def _step(self) -> list[Said | Called]:
+    def _step(self) -> list[TextPiece | CallPiece]:
         if self.input.text or self.input.ended:
             next(self._run, None)
-        return self.pieces.take()
+        return self.collector.take()
 
     def _answer(self) -> Waiting:
         source = self.input
@@ -69,7 +70,7 @@ class AnswerParser:
             yield from source.space()
             if (yield from source.follows(self._open)):
                 source.skip(len(self._open))
-                self.reasoning = self.pieces.reasoned = True
+                self.reasoning = self.collector.reasoned = True
             else:  # the space before it is of the text
                 source.text = "".join(source.taken) + source.text
             self._may_think = False
@@ -87,7 +88,7 @@ class AnswerParser:
         def think(text: str) -> None:
             nonlocal first
             self.input.taken.clear()
-            self.pieces.think(text, first)
+            self.collector.think(text, first)
             first = first and not text
 
         return (yield from self.input.until(ends, think))
@@ -152,12 +153,12 @@ class AnswerParser:
 
     def _emit(self, calls: list[Call]) -> None:
         for call in calls:
-            self.pieces.call(call)
+            self.collector.call(call)
 
     def _say(self, text: str, last: bool = False) -> None:
         self.input.taken.clear()
         if not self.forced:  # then all text there is stands between calls
-            self.pieces.say(text, last)
+            self.collector.say(text, last)
 
 
-__all__ = ["AnswerParser", "Called", "Said"]
+__all__ = ["AnswerParser", "CallPiece", "TextPiece"]

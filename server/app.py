@@ -18,7 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyllama_long import __version__
 
 from . import errors, fields, logs, openapi, protocol
-from .routes import chat, completions, messages, misc, native, responses, sessions
+from .routes import (
+    chat,
+    completions,
+    embeddings,
+    llama_cpp,
+    messages,
+    models,
+    monitoring,
+    page,
+    responses,
+    sessions,
+    tokens,
+)
 from .security import PUBLIC, host_is_allowed
 from .settings import Settings
 from .state import Loader, State
@@ -38,10 +50,20 @@ def create_app(settings: Settings, loader: Loader) -> FastAPI:
 
     app = FastAPI(title="pyllama-long", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.state, app.state.max_body = state, settings.max_body
-    for module in (chat, completions, responses, messages, native, sessions, misc):
+    apis = (
+        chat,
+        completions,
+        responses,
+        messages,
+        llama_cpp,
+        tokens,
+        sessions,
+        models,
+        embeddings,
+        monitoring,
+    )
+    for module in (*apis, page) if settings.page else apis:
         app.include_router(module.router)
-    if settings.page:
-        app.include_router(misc.page)
     errors.install(app)
     openapi.install(app, with_keys=bool(settings.api_keys))
     app.add_middleware(_Guard, state=state)

@@ -11,9 +11,9 @@ from pyllama_long.json_values import json_text
 
 from . import reading
 from .calls import Addressed, Format
+from .collector import Collector
 from .grammar import Rules
 from .incoming import Call, Input, NotACall, Unfinished, Waiting
-from .pieces import Pieces
 
 Channel = Literal["none", "analysis", "final"]  # that a prompt ends in; none: a message's head comes next
 
@@ -44,7 +44,7 @@ class Flow(Protocol):
     """What reads texts and takes what is found. cut: the answer ended before the model's end."""
 
     input: Input
-    pieces: Pieces
+    collector: Collector
     reasoning: bool
     cut: bool
     schemas: dict[str, Any]
@@ -101,11 +101,11 @@ def read(flow: Flow, begun: Channel) -> Waiting:
             *_EVERYBODY,
             *flow.schemas,
         ):  # for a tool that is not here
-            flow.reasoning = flow.pieces.reasoned = True
+            flow.reasoning = flow.collector.reasoned = True
             mark = yield from flow.thought(_ENDS, part=True)
             flow.reasoning = False
         else:
-            flow.pieces.part()
+            flow.collector.part()
             mark = yield from flow.content(_ENDS)
         if mark in _NEXT:
             source.text = mark + source.text
@@ -163,7 +163,7 @@ def _call(flow: Flow, name: str) -> Waiting:
     source.taken.clear()
     try:
         value = yield from source.value()
-        flow.pieces.call(Call(name, json_text(reading.parsed(value))))
+        flow.collector.call(Call(name, json_text(reading.parsed(value))))
         return (yield from source.until(_ENDS, lambda _: None))
     except Unfinished:
         pass
@@ -174,7 +174,7 @@ def _call(flow: Flow, name: str) -> Waiting:
         source.taken[:] = [begun, *rest]
     text = "".join(source.taken).strip()
     if text or not flow.cut:
-        flow.pieces.call(Call(name, text or "{}"))
+        flow.collector.call(Call(name, text or "{}"))
     return mark
 
 

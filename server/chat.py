@@ -16,9 +16,10 @@ from pyllama_long.grammar import Lark
 
 from . import calls, channels, fields, forced, grammar, lanes, overflow, reading
 from .answer import AnswerParser
+from .connection import while_connected
 from .errors import bad
-from .run import Prepared, seeds, while_connected
-from .sampling import sampling, stops, write_s
+from .run import Prepared
+from .sampling import sampling, seeds, stops, write_s
 from .schemas.chat import (
     AllowedChoice,
     ChatRequest,

@@ -14,7 +14,16 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, GrammarError, NotNumbers
+from pyllama_long.errors import (
+    Cancelled,
+    ContextOverflow,
+    DecodeError,
+    EngineClosed,
+    EngineFailed,
+    GrammarError,
+    NotNumbers,
+    QueueFull,
+)
 
 log = logging.getLogger("pyllama_long.server")
 
@@ -80,13 +89,12 @@ def from_engine(error: BaseException, param: str = "messages") -> ApiError:
         return error
     if isinstance(error, ContextOverflow):
         return overflow(error.n_tokens, error.n_ctx, param)
-    name = type(error).__name__
-    if name == "QueueFull":
-        wait = float(getattr(error, "retry_after_s", 1.0))
+    if isinstance(error, QueueFull):
+        wait = error.retry_after_s
         return ApiError(503, "The queue is full: try again later.", code="queue_full", retry_after=wait)
-    if name == "EngineFailed":
+    if isinstance(error, EngineFailed):
         return failed()
-    if name == "EngineClosed":
+    if isinstance(error, EngineClosed):
         return ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
     if isinstance(error, Cancelled):
         return ApiError(503, "The request was cancelled: the server is shutting down.", code="cancelled")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyllama_long.engine import Request, Sampling
 
 from . import errors, lanes
-from .answer import Said
+from .pieces import TextPiece
 from .run import Prepared, submit
 from .schemas.chat import Message
 from .schemas.common import OverflowMode, OverflowReport
@@ -190,7 +190,7 @@ async def _answer(state: State, loaded: Loaded, request: Request, prompt: Prompt
     prepared = Prepared([request], prompt.parser, spent_s=time.monotonic() - started)
     run = await submit(loaded.engine, prepared, state.metrics, timeout)
     async with aclosing(run.pieces()) as pieces:
-        said = [piece async for _, piece in pieces if isinstance(piece, Said)]
+        said = [piece async for _, piece in pieces if isinstance(piece, TextPiece)]
     texts = ["".join(piece.text for piece in said if piece.reasoning is thought) for thought in (False, True)]
     return texts[0] if texts[0].strip() else texts[1]
 

@@ -1,23 +1,45 @@
-"""What is read of an answer: reasoning, text and tool calls."""
+"""What an answer comes in: how far the prompt is read, tokens, reasoning, text, calls, and the end."""
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from .incoming import Call
-
-_BETWEEN = "\n\n"  # between messages that a model writes one after another
+from pyllama_long.engine import events
 
 
 @dataclass(frozen=True)
-class Said:
+class Reading:
+    """Prompt tokens read, of all; cached ones included."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The prompt's tokens with log-probabilities."""
+
+    tokens: tuple[events.TokenInfo, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens whose text comes with the next pieces."""
+
+    tokens: tuple[events.TokenInfo, ...]
+
+
+@dataclass(frozen=True)
+class TextPiece:
     text: str
     reasoning: bool = False
 
 
 @dataclass(frozen=True)
-class Called:
+class CallPiece:
     """The index-th call of an answer. arguments: JSON text; unfinished where the answer was cut."""
 
     index: int
@@ -26,53 +48,14 @@ class Called:
     arguments: str
 
 
-class Pieces:
-    """Collects pieces until they are taken. waits: space at the end of a text is held back, since before a call it is
-    none of it. reasoned: reasoning has come before."""
+@dataclass(frozen=True)
+class Done:
+    """reason: of OpenAI's finish reasons. stop_string: the one that ended the answer."""
 
-    def __init__(self, waits: bool, reasoned: bool) -> None:
-        self.n_calls, self.reasoned = 0, reasoned
-        self._waits = waits
-        self._fresh = True  # nothing of the answer itself has come
-        self._parted = self._called = False
-        self._thought = False
-        self._space: list[str] = []
-        self._found: list[Said | Called] = []
+    reason: str
+    stop_string: str | None
+    usage: events.Usage
+    reasoning_tokens: int
 
-    def take(self) -> list[Said | Called]:
-        found, self._found = self._found, []
-        return found
 
-    def part(self) -> None:
-        """What comes is of another message than what has come."""
-        self._space, self._parted = [], not self._fresh
-
-    def think(self, text: str, part: bool = False) -> None:
-        """part: the text begins a message."""
-        if text:
-            self._found.append(Said((_BETWEEN if part and self._thought else "") + text, reasoning=True))
-            self._thought = True
-
-    def call(self, call: Call) -> None:
-        self._space.clear()
-        self._fresh, self._called = False, True
-        self._found.append(Called(self.n_calls, f"call_{uuid.uuid4().hex[:24]}", call.name, call.arguments))
-        self.n_calls += 1
-
-    def say(self, text: str, last: bool = False) -> None:
-        if self._fresh and self.reasoned and not self._space:
-            text = text.lstrip("\n")
-        kept = text if last or not self._waits else text.rstrip()
-        if kept.strip() or (last and self._space and not self.n_calls) or (kept and not self._waits):
-            whole = (_BETWEEN if self._parted else "") + "".join(self._space) + kept
-            self._space, self._parted = [], False
-            if self._called:
-                whole = whole.lstrip("\n")
-            self._fresh, self._called = False, self._called and not whole
-            if whole:
-                self._found.append(Said(whole))
-            text = text[len(kept) :]
-        if last and not self.n_calls and text and not kept.strip():
-            self._found.append(Said(text))
-        elif text:
-            self._space.append(text)
+Piece: TypeAlias = Reading | Scored | Tokens | TextPiece | CallPiece | Done

@@ -8,10 +8,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
+
 from pyllama_long import __version__
 from pyllama_long.engine import events
 
-from .run import Done, Reading
+from .pieces import Done, Reading
 from .schemas.chat import ChatLogprobs, TokenLogprob, TopLogprob
 from .schemas.common import (
     CompletionDetails,
@@ -47,6 +49,11 @@ def head(prefix: str, model: str) -> Head:
 
 def new_id(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex}"
+
+
+def absent(reply: BaseModel) -> set[str]:
+    """Fields of ours that have nothing to say in this reply, and are left out of it."""
+    return {name for name in ("overflow", "ignored") if getattr(reply, name) is None}
 
 
 def usage(done: Sequence[Done]) -> Usage:

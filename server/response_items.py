@@ -10,9 +10,9 @@ from typing import Any
 from sse_starlette import ServerSentEvent
 
 from . import calls, replies, sse
-from .answer import Called, Said
 from .errors import from_engine
-from .run import Done, Reading, Run, Tokens, beats
+from .pieces import CallPiece, Done, Reading, TextPiece, Tokens
+from .run import Run, beats
 from .schemas.responses import (
     CustomCall,
     CustomTool,
@@ -33,11 +33,6 @@ from .schemas.responses import (
 )
 
 
-def absent(found: ResponsesReply) -> set[str]:
-    """Fields of ours that have nothing to say."""
-    return {name for name in ("overflow", "ignored") if getattr(found, name) is None}
-
-
 @dataclass
 class Items:
     """The items of an answer as they come. keep: gets the whole answer at its end; whether it is kept."""
@@ -50,11 +45,11 @@ class Items:
     items: list[OutputItem] = field(default_factory=list)
     number: int = 0
 
-    def add(self, piece: Said | Called) -> OutputItem | None:
+    def add(self, piece: TextPiece | CallPiece) -> OutputItem | None:
         """Puts a piece into the last item, or into a new one, which is returned."""
         last = self.items[-1] if self.items else None
         new: OutputItem
-        if isinstance(piece, Called):
+        if isinstance(piece, CallPiece):
             new = self._call(piece)
         elif piece.reasoning:
             if isinstance(last, Reasoning):
@@ -71,7 +66,7 @@ class Items:
         self.items.append(new)
         return new
 
-    def _call(self, piece: Called) -> FunctionCall | CustomCall:
+    def _call(self, piece: CallPiece) -> FunctionCall | CustomCall:
         if piece.name in self.run.prepared.custom:
             return CustomCall(
                 id=replies.new_id("ctc_"),
@@ -142,7 +137,7 @@ class Items:
 
     def event(self, type: str, **fields: Any) -> ServerSentEvent:
         if "response" in fields:
-            fields["response"] = fields["response"].model_dump(exclude=absent(fields["response"]))
+            fields["response"] = fields["response"].model_dump(exclude=replies.absent(fields["response"]))
         found = {"type": type, "sequence_number": self.number, **fields}
         self.number += 1
         return sse.event(found, type)
@@ -153,7 +148,7 @@ class Items:
         yield self.event("response.in_progress", response=self.reply(None, status="in_progress"))
         waiting: list[Any] = []  # tokens of the next text
         try:
-            async for piece in beats(self.run, quiet_s, (Said, Called, Done)):
+            async for piece in beats(self.run, quiet_s, (TextPiece, CallPiece, Done)):
                 if piece is None:
                     yield self.event("response.in_progress", response=self.reply(None, status="in_progress"))
                 elif isinstance(piece, Reading) and self.request.return_progress:
@@ -161,7 +156,7 @@ class Items:
                     yield self.event("response.prompt_progress", prompt_progress=progress)
                 elif isinstance(piece, Tokens):
                     waiting += piece.tokens
-                elif isinstance(piece, (Said, Called)):
+                elif isinstance(piece, (TextPiece, CallPiece)):
                     for event in self._grow(piece, waiting):
                         yield event
                     waiting = []
@@ -169,7 +164,7 @@ class Items:
                     last = self.items[-1] if self.items else None
                     left = waiting if self.request.top_logprobs is not None else []
                     if last is None or (left and isinstance(last, OutputMessage)):
-                        for event in self._grow(Said(""), left):
+                        for event in self._grow(TextPiece(""), left):
                             yield event
                     self.end(piece)
                     for event in self._close():
@@ -183,7 +178,7 @@ class Items:
             failed.error = ResponsesError(code=code, message=str(found.error["message"]))
             yield self.event("response.failed", response=failed)
 
-    def _grow(self, piece: Said | Called, tokens: list[Any]) -> list[ServerSentEvent]:
+    def _grow(self, piece: TextPiece | CallPiece, tokens: list[Any]) -> list[ServerSentEvent]:
         old = self.items[-1] if self.items else None
         new = self.add(piece)
         found = []
@@ -198,7 +193,7 @@ class Items:
             found.append(self.event(kind, **place, delta=item.arguments))
         elif isinstance(item, CustomCall):
             found.append(self.event("response.custom_tool_call_input.delta", **place, delta=item.input))
-        elif isinstance(piece, Said) and (piece.text or tokens):
+        elif isinstance(piece, TextPiece) and (piece.text or tokens):
             kind = "reasoning_text" if piece.reasoning else "output_text"
             more = {"logprobs": self.score(item, tokens)} if isinstance(item, OutputMessage) else {}
             found.append(

@@ -1,62 +1,21 @@
-"""Running a prepared request on the engine: pieces as they come, one list of them per choice."""
+"""A prepared request on the engine: its pieces as they come, of each choice."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
-
-from fastapi import Request as HttpRequest
 
 from pyllama_long.engine import Engine, Handle, Request, events
 
 from . import lanes, pace
-from .answer import AnswerParser, Called, Said
+from .answer import AnswerParser
 from .errors import ApiError, bad, from_engine
 from .metrics import Metrics
+from .pieces import CallPiece, Done, Piece, Reading, Scored, Tokens
 from .schemas.common import OverflowReport
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Prompt tokens read, of all; cached ones included."""
-
-    total: int
-    cached: int
-    processed: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The prompt's tokens with log-probabilities."""
-
-    tokens: tuple[events.TokenInfo, ...]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens whose text comes with the next pieces."""
-
-    tokens: tuple[events.TokenInfo, ...]
-
-
-@dataclass(frozen=True)
-class Done:
-    """reason: of OpenAI's finish reasons. stop_string: the one that ended the answer."""
-
-    reason: str
-    stop_string: str | None
-    usage: events.Usage
-    reasoning_tokens: int
-
-
-Piece: TypeAlias = Reading | Scored | Tokens | Said | Called | Done
 
 
 @dataclass
@@ -152,7 +111,7 @@ class Run:
                     if ended_by_call:
                         break
                     yield piece
-                    if isinstance(piece, Called) and self.prepared.one_call:
+                    if isinstance(piece, CallPiece) and self.prepared.one_call:
                         ended_by_call = True
                         handle.cancel()
             elif isinstance(event, events.Finished):
@@ -232,78 +191,3 @@ async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s
         raise
     metrics.submitted(len(handles))
     return Run(prepared, handles, metrics, timeout_s)
-
-
-@dataclass
-class Whole:
-    """All of one choice's pieces. said: the tokens of the text."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: list[Called] = field(default_factory=list)
-    tokens: list[events.TokenInfo] = field(default_factory=list)
-    said: list[events.TokenInfo] = field(default_factory=list)
-    prompt: tuple[events.TokenInfo, ...] = ()
-    done: Done | None = None
-
-
-async def collect(http: HttpRequest, run: Run) -> list[Whole]:
-    """The whole answers. Cancels them when the client goes away."""
-
-    async def read() -> list[Whole]:
-        wholes = [Whole() for _ in run.handles]
-        waiting: list[list[events.TokenInfo]] = [[] for _ in wholes]  # for the text that they belong to
-        async for i, piece in run.pieces():
-            whole = wholes[i]
-            if isinstance(piece, Said) and piece.reasoning:
-                whole.reasoning += piece.text
-                waiting[i].clear()
-            elif isinstance(piece, Said):
-                whole.text += piece.text
-                whole.said += waiting[i]
-                waiting[i].clear()
-            elif isinstance(piece, Called):
-                whole.calls.append(piece)
-                waiting[i].clear()
-            elif isinstance(piece, Tokens):
-                whole.tokens += piece.tokens
-                waiting[i] += piece.tokens
-            elif isinstance(piece, Scored):
-                whole.prompt = piece.tokens
-            elif isinstance(piece, Done):
-                whole.done = piece
-                if not whole.calls:
-                    whole.said += waiting[i]
-        return wholes
-
-    return await while_connected(http, read())
-
-
-async def while_connected(http: HttpRequest, work: Awaitable[T]) -> T:
-    """The result of work, which is cancelled when the client goes away. Raises ApiError (499) then, which nobody
-    reads."""
-    task = asyncio.ensure_future(work)
-
-    async def gone() -> None:
-        while (await http.receive())["type"] != "http.disconnect":
-            pass
-
-    watch = asyncio.create_task(gone())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ApiError(499, "The client has gone.", code="client_closed_request")
-        return task.result()
-    finally:
-        for one in (task, watch):
-            if not one.done():
-                one.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await one
-
-
-def seeds(seed: int | None, n: int) -> Sequence[int | None]:
-    """A seed for each of n choices; -1 means none, as in llama.cpp."""
-    if seed is None or seed == -1:
-        return [None] * n
-    return [(seed + i) % 2**32 for i in range(n)]

@@ -79,3 +79,10 @@ def stops(given: str | Sequence[str] | None) -> tuple[str, ...]:
     if given is None:
         return ()
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def seeds(seed: int | None, n: int) -> Sequence[int | None]:
+    """A seed for each of n choices; -1 means none, as in llama.cpp."""
+    if seed is None or seed == -1:
+        return [None] * n
+    return [(seed + i) % 2**32 for i in range(n)]

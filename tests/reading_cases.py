@@ -9,7 +9,8 @@ from typing import Any
 
 from pyllama_long.grammar import Lark, compile_lark, tokenizer
 from pyllama_long.model import Model
-from pyllama_long.server.answer import AnswerParser, Called, Said
+from pyllama_long.server.answer import AnswerParser
+from pyllama_long.server.pieces import CallPiece, TextPiece
 
 Read = tuple[str, str, list[tuple[str, Any]]]
 
@@ -18,17 +19,17 @@ Read = tuple[str, str, list[tuple[str, Any]]]
 class Found:
     said: str
     thought: str
-    called: list[Called]
+    called: list[CallPiece]
 
     @staticmethod
-    def of(pieces: list[Said | Called]) -> Found:
-        said = "".join(p.text for p in pieces if isinstance(p, Said) and not p.reasoning)
-        thought = "".join(p.text for p in pieces if isinstance(p, Said) and p.reasoning)
-        called = [p for p in pieces if isinstance(p, Called)]
+    def of(pieces: list[TextPiece | CallPiece]) -> Found:
+        said = "".join(p.text for p in pieces if isinstance(p, TextPiece) and not p.reasoning)
+        thought = "".join(p.text for p in pieces if isinstance(p, TextPiece) and p.reasoning)
+        called = [p for p in pieces if isinstance(p, CallPiece)]
         assert [p.index for p in called] == list(range(len(called)))
         return Found(said, thought, called)
 
-    def is_whole(self, call: Called) -> bool:
+    def is_whole(self, call: CallPiece) -> bool:
         try:
             json.loads(call.arguments)
         except ValueError:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pyllama_long.server import calls, forced, grammar
-from pyllama_long.server.answer import AnswerParser, Called, Said
+from pyllama_long.server.answer import AnswerParser
+from pyllama_long.server.pieces import CallPiece, TextPiece
 from pyllama_long.server.schemas.chat import Tool
 
 FENCE = "```"
@@ -64,9 +65,9 @@ ANSWERS: dict[str, tuple[calls.Format, str, str, list[tuple[str, Any]]]] = {
 def read(parser: AnswerParser, text: str, size: int) -> tuple[str, str, list[tuple[str, Any]]]:
     """What a parser reads from a text that arrives in pieces of a size: text, reasoning, calls."""
     pieces = [p for i in range(0, len(text), size) for p in parser.feed(text[i : i + size])] + parser.finish()
-    said = "".join(p.text for p in pieces if isinstance(p, Said) and not p.reasoning)
-    thought = "".join(p.text for p in pieces if isinstance(p, Said) and p.reasoning)
-    called = [p for p in pieces if isinstance(p, Called)]
+    said = "".join(p.text for p in pieces if isinstance(p, TextPiece) and not p.reasoning)
+    thought = "".join(p.text for p in pieces if isinstance(p, TextPiece) and p.reasoning)
+    called = [p for p in pieces if isinstance(p, CallPiece)]
     assert [p.index for p in called] == list(range(len(called)))
     return said, thought, [(p.name, json.loads(p.arguments)) for p in called]
 
@@ -179,7 +180,7 @@ def test_half_of_a_surrogate_pair_in_an_argument_stays_json(form: calls.Format) 
         calls.Mistral: '[TOOL_CALLS]weather[ARGS]{"city": "\\ud83d a \\ud83d\\ude00"}',
     }[type(form)]
     parser = AnswerParser(form, ["weather"])
-    (call,) = (one for one in [*parser.feed(said), *parser.finish()] if isinstance(one, Called))
+    (call,) = (one for one in [*parser.feed(said), *parser.finish()] if isinstance(one, CallPiece))
     assert "a 😀" in call.arguments.encode().decode() and json.loads(call.arguments)
 
 
@@ -188,11 +189,11 @@ def test_numbers_that_json_does_not_have_are_no_argument(number: str) -> None:
     said = f'<tool_call>{{"name": "add", "arguments": {{"a": {number}}}}}</tool_call>'
     parser = AnswerParser(calls.Hermes(), ["add"])
     found = [*parser.feed(said), *parser.finish()]
-    assert "".join(one.text for one in found if isinstance(one, Said)) == said
+    assert "".join(one.text for one in found if isinstance(one, TextPiece)) == said
     said = f"<tool_call><function=add><parameter=a>{number}</parameter></function></tool_call>"
     parser = AnswerParser(calls.Xml(), ["add"])
     (call,) = [*parser.feed(said), *parser.finish()]
-    assert isinstance(call, Called) and json.loads(call.arguments) == {"a": number}
+    assert isinstance(call, CallPiece) and json.loads(call.arguments) == {"a": number}
 
 
 WRITE = {
@@ -333,8 +334,8 @@ def test_a_call_that_is_cut_is_no_markup(name: str) -> None:
     for n in range(len(text)):
         parser = AnswerParser(form, ["weather", "add"], forced=True)
         pieces = parser.feed(text[:n]) + parser.finish(cut=True)
-        found = [p for p in pieces if isinstance(p, Called)]
-        spoken = "".join(p.text for p in pieces if isinstance(p, Said))
+        found = [p for p in pieces if isinstance(p, CallPiece)]
+        spoken = "".join(p.text for p in pieces if isinstance(p, TextPiece))
         assert said.startswith(spoken) or (text[:n].startswith(spoken) and "weather" not in spoken)
         for i, call in enumerate(found):
             assert call.name == called[i][0]
@@ -346,10 +347,10 @@ def test_what_is_cut_and_may_be_no_call_is_text() -> None:
     for text in ('{"colour": "re', '{"name": "some', '{"name": "wea\\ether", "parameters": {"ci'):
         parser = AnswerParser(calls.Llama3(), ["weather"])
         pieces = parser.feed(text) + parser.finish(cut=True)
-        assert [p.text for p in pieces if isinstance(p, Said)] == [text]
+        assert [p.text for p in pieces if isinstance(p, TextPiece)] == [text]
     parser = AnswerParser(calls.Hermes(), ["weather"])
     pieces = parser.feed('<tool_call>{"name": "weather", "arguments": {"city": "Ro') + parser.finish(cut=True)
-    assert [(p.name, p.arguments) for p in pieces if isinstance(p, Called)] == [("weather", '{"city": "Ro')]
+    assert [(p.name, p.arguments) for p in pieces if isinstance(p, CallPiece)] == [("weather", '{"city": "Ro')]
 
 
 @pytest.mark.parametrize("size", [1, 6, 1000])
@@ -387,6 +388,6 @@ def test_whole_calls_of_a_list_are_kept_when_the_next_is_cut() -> None:
     form, text, _, called = ANSWERS["mistral"]
     parser = AnswerParser(form, ["weather", "add"])
     pieces = parser.feed(text[: text.index('"b"')]) + parser.finish(cut=True)
-    found = [(p.name, p.arguments) for p in pieces if isinstance(p, Called)]
+    found = [(p.name, p.arguments) for p in pieces if isinstance(p, CallPiece)]
     assert [found[0]] == [(called[0][0], json.dumps(called[0][1]))] and found[1][0] == "add"
     assert found[1][1].startswith('{"a": 1')

@@ -14,7 +14,8 @@ from running_server import running
 
 from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.server import calls, channels, chat, forced, grammar
-from pyllama_long.server.answer import AnswerParser, Called
+from pyllama_long.server.answer import AnswerParser
+from pyllama_long.server.pieces import CallPiece
 from pyllama_long.server.schemas.chat import as_input
 from pyllama_long.server.state import Loaded
 from pyllama_long.server.template import ChatTemplate
@@ -119,7 +120,7 @@ def test_arguments_that_are_no_json_are_as_they_were_written() -> None:
         parts.feed("<|channel|>commentary to=functions.weather<|message|>{city: Rome}<|call|>")
         + parts.finish()
     )
-    assert [(p.name, p.arguments) for p in pieces if isinstance(p, Called)] == [("weather", "{city: Rome}")]
+    assert [(p.name, p.arguments) for p in pieces if isinstance(p, CallPiece)] == [("weather", "{city: Rome}")]
 
 
 def test_a_prompt_may_end_within_a_message() -> None:

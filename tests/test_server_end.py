@@ -22,7 +22,7 @@ from serving import serving
 
 from pyllama_long import filler
 from pyllama_long.engine import EngineConfig, seqfile
-from pyllama_long.server.routes import misc
+from pyllama_long.server.routes import monitoring
 
 STREAMS = ("/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses")
 
@@ -336,7 +336,7 @@ def health(url: str) -> tuple[int, str]:
 
 
 def test_an_engine_that_hangs_is_told(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(misc, "_STUCK_S", 0.3)
+    monkeypatch.setattr(monitoring, "_STUCK_S", 0.3)
     go, context = threading.Event(), small.engine._context
     decode = context.decode
 

@@ -10,12 +10,14 @@ from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
 from .. import calls, chat, fields, replies, sse
-from ..answer import Called, Said
 from ..body import StrictRoute
+from ..delivery import deliver
 from ..openapi import streamed
-from ..run import Done, Prepared, Reading, Run, Tokens, Whole, collect, submit
+from ..pieces import CallPiece, Done, Reading, TextPiece, Tokens
+from ..run import Prepared, Run
 from ..schemas.chat import (
     Answer,
+    Called,
     CalledDelta,
     CalledInput,
     CalledInputDelta,
@@ -30,8 +32,8 @@ from ..schemas.chat import (
     ToolCall,
     ToolCallDelta,
 )
-from ..schemas.chat import Called as CalledReply
 from ..state import state_of
+from ..whole import Whole
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
@@ -50,16 +52,30 @@ async def create(request: ChatRequest, http: Request) -> Response:
     skipped = chat.left_out(request)
     fields.ignored(http, *skipped)
     prepared = await chat.prepare(http, loaded, request)
-    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("chatcmpl-", state.settings.model_name)
-    if request.stream:
-        return sse.response(http, run, chunks(request, run, head, skipped))
-    wholes = await collect(http, run)
-    found = reply(request, prepared, wholes, head)
-    found.ignored = skipped or None
-    body = found.model_dump(
-        exclude={name for name in ("overflow", "ignored") if getattr(found, name) is None}
+    return await deliver(
+        http,
+        loaded,
+        prepared,
+        streams=request.stream,
+        events=lambda run: chunks(request, run, head, skipped),
+        reply=lambda _, wholes: reply(request, prepared, wholes, head, skipped),
     )
+
+
+def reply(
+    request: ChatRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head, skipped: list[str]
+) -> JSONResponse:
+    done = [whole.done for whole in wholes if whole.done is not None]
+    found = ChatReply(
+        **cast(Any, head.fields()),
+        choices=[_choice(i, whole, request, prepared) for i, whole in enumerate(wholes)],
+        usage=replies.usage(done),
+        timings=replies.timings(done[0]),
+        overflow=prepared.report,
+        ignored=skipped or None,
+    )
+    body = found.model_dump(exclude=replies.absent(found))
     for choice in body["choices"]:
         for key in ("reasoning_content", "tool_calls"):
             if choice["message"][key] is None:
@@ -67,22 +83,11 @@ async def create(request: ChatRequest, http: Request) -> Response:
     return JSONResponse(body)
 
 
-def reply(request: ChatRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head) -> ChatReply:
-    done = [whole.done for whole in wholes if whole.done is not None]
-    return ChatReply(
-        **cast(Any, head.fields()),
-        choices=[_choice(i, whole, request, prepared) for i, whole in enumerate(wholes)],
-        usage=replies.usage(done),
-        timings=replies.timings(done[0]),
-        overflow=prepared.report,
-    )
-
-
-def _call(call: Called, custom: bool) -> ToolCall | CustomToolCall:
+def _call(call: CallPiece, custom: bool) -> ToolCall | CustomToolCall:
     if custom:
         made = CalledInput(name=call.name, input=calls.custom_input(call.arguments))
         return CustomToolCall(id=call.id, custom=made)
-    return ToolCall(id=call.id, function=CalledReply(name=call.name, arguments=call.arguments))
+    return ToolCall(id=call.id, function=Called(name=call.name, arguments=call.arguments))
 
 
 def _choice(i: int, whole: Whole, request: ChatRequest, prepared: Prepared) -> ChatChoice:
@@ -125,10 +130,10 @@ async def chunks(
                 yield _event(ChatChunk(**fields, choices=[], prompt_progress=replies.progress(piece)))
         elif isinstance(piece, Tokens):
             waiting[i] += piece.tokens
-        elif isinstance(piece, Said):
+        elif isinstance(piece, TextPiece):
             said = Delta(reasoning_content=piece.text) if piece.reasoning else Delta(content=piece.text)
             yield chunk(i, said)
-        elif isinstance(piece, Called):
+        elif isinstance(piece, CallPiece):
             for delta in _call_deltas(piece, piece.name in run.prepared.custom):
                 yield chunk(i, Delta(tool_calls=[delta]))
         elif isinstance(piece, Done):
@@ -139,7 +144,7 @@ async def chunks(
         yield _event(ChatChunk(**fields, choices=[], usage=replies.usage(done)))
 
 
-def _call_deltas(call: Called, custom: bool) -> list[ToolCallDelta]:
+def _call_deltas(call: CallPiece, custom: bool) -> list[ToolCallDelta]:
     place: dict[str, Any] = {"index": call.index}
     if custom:
         text, name = calls.custom_input(call.arguments), CalledInputDelta(name=call.name, input="")

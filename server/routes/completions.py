@@ -12,23 +12,14 @@ from sse_starlette import ServerSentEvent
 from pyllama_long.engine import Request as EngineRequest
 
 from .. import fields, lanes, replies, sse
-from ..answer import AnswerParser, Said
+from ..answer import AnswerParser
 from ..body import StrictRoute
+from ..delivery import deliver
 from ..errors import bad
 from ..openapi import streamed
-from ..run import (
-    Done,
-    Prepared,
-    Reading,
-    Run,
-    Scored,
-    Tokens,
-    Whole,
-    collect,
-    seeds,
-    submit,
-)
-from ..sampling import sampling, stops, write_s
+from ..pieces import Done, Reading, Scored, TextPiece, Tokens
+from ..run import Prepared, Run
+from ..sampling import sampling, seeds, stops, write_s
 from ..schemas.common import MAX_N
 from ..schemas.completions import (
     CompletionChoice,
@@ -37,6 +28,7 @@ from ..schemas.completions import (
     CompletionRequest,
 )
 from ..state import Loaded, State, salt_of, state_of
+from ..whole import Whole
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
@@ -52,12 +44,15 @@ async def create(request: CompletionRequest, http: Request) -> Response:
     loaded = state.loaded
     fields.check(request, http)
     prepared = await lanes.run(prepare, state, loaded, request, salt_of(http))
-    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     head = replies.head("cmpl-", state.settings.model_name)
-    if request.stream:
-        return sse.response(http, run, chunks(loaded, request, run, head))
-    found = reply(loaded, request, prepared, await collect(http, run), head)
-    return Response(found.model_dump_json(exclude={"prompt_progress"}), media_type="application/json")
+    return await deliver(
+        http,
+        loaded,
+        prepared,
+        streams=request.stream,
+        events=lambda run: chunks(loaded, request, run, head),
+        reply=lambda _, wholes: reply(loaded, request, wholes, head),
+    )
 
 
 def prompts(given: Any) -> list[Any]:
@@ -145,9 +140,7 @@ def _usage(done: list[Done], n: int) -> Any:
     return replies.several([replies.usage(done[i : i + n]) for i in range(0, len(done), n)])
 
 
-def reply(
-    loaded: Loaded, request: CompletionRequest, prepared: Prepared, wholes: list[Whole], head: replies.Head
-) -> CompletionReply:
+def reply(loaded: Loaded, request: CompletionRequest, wholes: list[Whole], head: replies.Head) -> Response:
     choices = []
     for i, (whole, echo) in enumerate(zip(wholes, _echoed(loaded, request), strict=True)):
         assert whole.done is not None
@@ -158,12 +151,13 @@ def reply(
         text, reason = echo + whole.text, cast(Any, whole.done.reason)
         choices.append(CompletionChoice(index=i, text=text, logprobs=logprobs, finish_reason=reason))
     done = [whole.done for whole in wholes if whole.done is not None]
-    return CompletionReply(
+    found = CompletionReply(
         **cast(Any, head.fields()),
         choices=choices,
         usage=_usage(done, request.n or 1),
         timings=replies.timings(done[0]),
     )
+    return Response(found.model_dump_json(exclude={"prompt_progress"}), media_type="application/json")
 
 
 async def chunks(
@@ -191,7 +185,7 @@ async def chunks(
                 yield _event(CompletionReply(**fields, choices=[], prompt_progress=replies.progress(piece)))
         elif isinstance(piece, (Scored, Tokens)):
             waiting[i] += piece.tokens
-        elif isinstance(piece, Said):
+        elif isinstance(piece, TextPiece):
             yield chunk(i, piece.text)
         elif isinstance(piece, Done):
             done[i] = piece

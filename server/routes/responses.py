@@ -6,14 +6,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from .. import chat, fields, lanes, replies, response_input, sse
-from ..answer import Said
 from ..body import StrictRoute
+from ..delivery import deliver
 from ..errors import ApiError, bad
 from ..openapi import streamed
+from ..pieces import TextPiece
 from ..response_input import Conversation
-from ..response_items import Items, absent
+from ..response_items import Items
 from ..response_store import Kept
-from ..run import collect, submit
+from ..run import Run
 from ..schemas.responses import (
     OutputMessage,
     ResponseDeleted,
@@ -22,6 +23,7 @@ from ..schemas.responses import (
     ResponsesRequest,
 )
 from ..state import salt_of, state_of
+from ..whole import Whole
 
 _FIELDS = {"reasoning_effort": "reasoning.effort"}  # by their names in a chat
 
@@ -46,20 +48,30 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     talk = await lanes.run(Conversation.of, request, state.responses, salt)
     made = await lanes.run(response_input.as_chat, request, talk.items)
     prepared = await chat.prepare(http, loaded, made, _FIELDS)
-    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
+    head = replies.head("resp_", state.settings.model_name)
 
     def keep(found: ResponsesReply) -> bool:
-        text, ids = found.model_dump_json(exclude=absent(found)).encode(), [item.id for item in found.output]
+        text, ids = _json(found), [item.id for item in found.output]
         return state.responses.keep(Kept(found.id, salt, request.previous_response_id, talk.own, text, ids))
 
-    answer = Items(request, run, replies.head("resp_", state.settings.model_name), skipped, keep)
-    if request.stream:
-        return sse.response(http, run, answer.stream(sse.WATCHED * state.settings.ping_s))
-    (whole,) = await collect(http, run)
+    def items(run: Run) -> Items:
+        return Items(request, run, head, skipped, keep)
+
+    return await deliver(
+        http,
+        loaded,
+        prepared,
+        streams=request.stream,
+        events=lambda run: items(run).stream(sse.WATCHED * state.settings.ping_s),
+        reply=lambda run, wholes: reply(items(run), wholes[0]),
+    )
+
+
+def reply(answer: Items, whole: Whole) -> Response:
     if whole.reasoning:
-        answer.add(Said(whole.reasoning, reasoning=True))
+        answer.add(TextPiece(whole.reasoning, reasoning=True))
     if whole.text or not whole.calls:
-        answer.add(Said(whole.text))
+        answer.add(TextPiece(whole.text))
     for call in whole.calls:
         answer.add(call)
     assert whole.done is not None
@@ -67,8 +79,11 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     if texts:
         answer.score(texts[0], whole.said)
     answer.end(whole.done)
-    found = answer.reply(whole.done)
-    return Response(found.model_dump_json(exclude=absent(found)), media_type="application/json")
+    return Response(_json(answer.reply(whole.done)), media_type="application/json")
+
+
+def _json(found: ResponsesReply) -> bytes:
+    return found.model_dump_json(exclude=replies.absent(found)).encode()
 
 
 @router.get("/responses/{id}", include_in_schema=False)

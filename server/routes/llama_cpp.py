@@ -1,4 +1,4 @@
-"""llama.cpp's routes: /completion, /tokenize, /detokenize, /apply-template."""
+"""llama.cpp's own routes: /completion, /lora-adapters, /props, /apply-template."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
+from pyllama_long import __version__
 from pyllama_long.engine import Request as EngineRequest
 from pyllama_long.grammar import Lark
 
-from .. import chat, fields, grammar, lanes, replies, sse, vocabulary
-from ..answer import AnswerParser, Said
+from .. import chat, fields, grammar, lanes, metrics, replies, sse
+from ..answer import AnswerParser
 from ..body import StrictRoute
+from ..delivery import deliver
 from ..errors import bad
 from ..openapi import streamed
-from ..run import Done, Prepared, Reading, Run, Tokens, Whole, collect, seeds, submit
-from ..sampling import sampling, stops, write_s
+from ..pieces import Done, Reading, TextPiece, Tokens
+from ..run import Prepared, Run
+from ..sampling import sampling, seeds, stops, write_s
 from ..schemas.chat import ChatRequest
 from ..schemas.common import MAX_BIAS, MAX_N
 from ..schemas.completions import NativeReply, NativeRequest, PickedReply
 from ..schemas.tools import (
-    DetokenizeReply,
-    DetokenizeRequest,
     LoraAdapter,
     LoraReply,
     LoraScale,
+    Props,
     TemplateReply,
     TemplateRequest,
-    TokenizeReply,
-    TokenizeRequest,
-    TokenizerInfo,
-    TokenPiece,
 )
 from ..state import Loaded, State, salt_of, state_of
+from ..whole import Whole
 from .completions import prompts, tokens_of
 
 NEVER = -100.0  # the bias of tokens that are not to come
@@ -56,10 +55,18 @@ async def completion(request: NativeRequest, http: Request) -> Response:
     if request.stream and request.response_fields:
         raise bad("response_fields: not with stream.", "response_fields")
     prepared = await lanes.run(_prepare, state, loaded, request, salt_of(http))
-    run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
-    if request.stream:
-        return sse.response(http, run, _chunks(state, request, run))
-    found = [_whole(state, request, i, whole) for i, whole in enumerate(await collect(http, run))]
+    return await deliver(
+        http,
+        loaded,
+        prepared,
+        streams=request.stream,
+        events=lambda run: _chunks(state, request, run),
+        reply=lambda _, wholes: _reply(state, request, wholes),
+    )
+
+
+def _reply(state: State, request: NativeRequest, wholes: list[Whole]) -> JSONResponse:
+    found = [_whole(state, request, i, whole) for i, whole in enumerate(wholes)]
     return JSONResponse(found[0] if len(found) == 1 else found)
 
 
@@ -184,7 +191,7 @@ async def _chunks(state: State, request: NativeRequest, run: Run) -> AsyncIterat
             n[i] += len(piece.tokens)
         elif isinstance(piece, Reading) and request.return_progress:
             yield chunk(i, "", piece)
-        elif isinstance(piece, Said):
+        elif isinstance(piece, TextPiece):
             yield chunk(i, piece.text)
         elif isinstance(piece, Done):
             if waiting[i]:  # part of a character, which has no text
@@ -215,53 +222,26 @@ async def set_adapters(request: list[LoraScale], http: Request) -> LoraReply:
     return LoraReply()
 
 
-@router.post("/tokenize", response_model=TokenizeReply)
-async def tokenize(request: TokenizeRequest, http: Request) -> TokenizeReply:
-    fields.check(request, http)
-    engine = state_of(http).loaded.engine
-    text = request.content if request.content is not None else request.prompt
-    if text is None or (request.content is not None and request.prompt is not None):
-        raise bad("Give content, or prompt.", "content")
-    special = request.add_special if request.add_special is not None else request.add_special_tokens
-    if special is None:
-        special = request.content is None  # vLLM's default, or llama-server's
-    tokens = await lanes.run(engine.tokenize, text.encode(), special, request.parse_special)
-    found: list[Any] = tokens
-    if request.with_pieces:
-        found = [TokenPiece(id=t, piece=_piece(engine.detokenize([t], True))) for t in tokens]
-    return TokenizeReply(tokens=found, count=len(tokens), max_model_len=engine.n_ctx)
-
-
-def _piece(raw: bytes) -> str | list[int]:
-    """Text, or the bytes of a part of a character."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return list(raw)
-
-
-@router.post("/detokenize", response_model=DetokenizeReply)
-async def detokenize(request: DetokenizeRequest, http: Request) -> DetokenizeReply:
-    fields.check(request, http)
-    engine = state_of(http).loaded.engine
-    if any(token >= engine.n_vocab for token in request.tokens):
-        raise bad(f"tokens: one is outside the vocabulary of {engine.n_vocab}.", "tokens")
-    raw = await lanes.run(engine.detokenize, request.tokens, True)
-    text = raw.decode(errors="replace")
-    return DetokenizeReply(content=text, prompt=text)
-
-
-@router.get("/tokenizer_info", response_model=TokenizerInfo)
-async def tokenizer_info(http: Request) -> TokenizerInfo:
-    """What clients that tokenize here ask first, as of vLLM."""
-    engine = state_of(http).loaded.engine
-    bos, eos = vocabulary.ends(engine)
-    return TokenizerInfo(
-        model_max_length=engine.n_ctx,
-        bos_token=bos or None,
-        eos_token=eos or None,
-        pad_token=eos or None,
+@router.get("/props", response_model=Props)
+async def props(http: Request) -> Props:
+    state = state_of(http)
+    loaded = state.loaded
+    engine = loaded.engine
+    return Props(
+        model=state.settings.model_name,
+        total_slots=engine.config.n_parallel,
+        n_ctx=engine.n_ctx,
+        n_ctx_train=engine.n_train,
+        n_vocab=engine.n_vocab,
+        attention=str(engine.plan),
+        rope=str(engine.rope),
+        overflow=state.settings.overflow,
+        embeddings=engine.config.embedding,
         chat_template=engine.chat_template,
+        default_generation_settings={"n_ctx": engine.n_ctx, "temperature": state.settings.temperature},
+        explain=engine.explain(),
+        stats=metrics.numbers(engine.stats()),
+        version=__version__,
     )
 
 

@@ -1,0 +1,64 @@
+"""What an answer's text, reasoning and calls become as they are read, with the space between them put right."""
+
+from __future__ import annotations
+
+import uuid
+
+from .incoming import Call
+from .pieces import CallPiece, TextPiece
+
+_BETWEEN = "\n\n"  # between messages that a model writes one after another
+
+
+class Collector:
+    """Collects pieces until they are taken. waits: space at the end of a text is held back, since before a call it is
+    none of it. reasoned: reasoning has come before."""
+
+    def __init__(self, waits: bool, reasoned: bool) -> None:
+        self.n_calls, self.reasoned = 0, reasoned
+        self._waits = waits
+        self._fresh = True  # nothing of the answer itself has come
+        self._parted = self._called = False
+        self._thought = False
+        self._space: list[str] = []
+        self._found: list[TextPiece | CallPiece] = []
+
+    def take(self) -> list[TextPiece | CallPiece]:
+        found, self._found = self._found, []
+        return found
+
+    def part(self) -> None:
+        """What comes is of another message than what has come."""
+        self._space, self._parted = [], not self._fresh
+
+    def think(self, text: str, part: bool = False) -> None:
+        """part: the text begins a message."""
+        if text:
+            self._found.append(TextPiece((_BETWEEN if part and self._thought else "") + text, reasoning=True))
+            self._thought = True
+
+    def call(self, call: Call) -> None:
+        self._space.clear()
+        self._fresh, self._called = False, True
+        self._found.append(
+            CallPiece(self.n_calls, f"call_{uuid.uuid4().hex[:24]}", call.name, call.arguments)
+        )
+        self.n_calls += 1
+
+    def say(self, text: str, last: bool = False) -> None:
+        if self._fresh and self.reasoned and not self._space:
+            text = text.lstrip("\n")
+        kept = text if last or not self._waits else text.rstrip()
+        if kept.strip() or (last and self._space and not self.n_calls) or (kept and not self._waits):
+            whole = (_BETWEEN if self._parted else "") + "".join(self._space) + kept
+            self._space, self._parted = [], False
+            if self._called:
+                whole = whole.lstrip("\n")
+            self._fresh, self._called = False, self._called and not whole
+            if whole:
+                self._found.append(TextPiece(whole))
+            text = text[len(kept) :]
+        if last and not self.n_calls and text and not kept.strip():
+            self._found.append(TextPiece(text))
+        elif text:
+            self._space.append(text)
