@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyllama_long.engine import Request, Sampling
 
 from . import errors, lanes
 from .pieces import TextPiece
+from .prompt import Prompt
 from .run import Prepared, submit
 from .schemas.chat import Message
 from .schemas.common import OverflowMode, OverflowReport
+from .state import Loaded, RequestContext
 from .template import content_text
-
-if TYPE_CHECKING:
-    from .chat import Prompt
-    from .state import Loaded, State
 
 _LEAST_ANSWER = 16  # tokens
 _HEADING = 32  # tokens that a note takes besides what it tells
@@ -52,19 +49,16 @@ def turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message
 
 
 async def fit(
-    state: State,
-    loaded: Loaded,
+    context: RequestContext,
     messages: Sequence[Message],
     make: Callable[[Sequence[Message]], Prompt],
     mode: OverflowMode,
     max_tokens: int | None,
-    salt: str,
 ) -> Fitted:
     """Makes the prompt of a conversation, without its oldest turns where the mode allows and it takes that.
     Raises ApiError when it does not fit, and when the server's limit of time is over."""
-    started = time.monotonic()
     whole = await lanes.run(make, messages)
-    n_ctx = loaded.engine.n_ctx
+    n_ctx = context.loaded.engine.n_ctx
     # Room for the answer, as far as it leaves most of the context to the prompt.
     limit = n_ctx - max(_LEAST_ANSWER, min(max_tokens or n_ctx, n_ctx // 4))
     if len(whole.tokens) <= limit or (mode == "error" and len(whole.tokens) < n_ctx):
@@ -85,8 +79,8 @@ async def fit(
         return await lanes.run(lambda: fixed.shifted(limit, mode="shift"))
     room = limit - shortest - _HEADING
     if mode == "summarize":
-        return await _summarized(state, loaded, fixed, limit, room, salt, started)
-    return await lanes.run(_retrieved, state, loaded, fixed, limit, room, salt)
+        return await _summarized(context, fixed, limit, room)
+    return await lanes.run(_retrieved, context, fixed, limit, room)
 
 
 @dataclass(frozen=True)
@@ -147,17 +141,10 @@ class _Conversation:
         return self.fitted(n, prompt, "", **report)
 
 
-async def _summarized(
-    state: State,
-    loaded: Loaded,
-    conversation: _Conversation,
-    limit: int,
-    room: int,
-    salt: str,
-    started: float,
-) -> Fitted:
+async def _summarized(context: RequestContext, conversation: _Conversation, limit: int, room: int) -> Fitted:
     """The oldest turns, condensed by the model itself, part by part where they are long; only left out where
     there is no room for a summary."""
+    loaded = context.loaded
     n_ctx = loaded.engine.n_ctx
     most = min(max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE), room)
     if most < _LEAST_ANSWER:
@@ -166,16 +153,16 @@ async def _summarized(
     text = _written(conversation.dropped(n))
     written = []
     for part in await lanes.run(_parts, loaded, text, n_ctx // 2):
-        asked = [Message(role="user", content=f"{_CONDENSE}{part}")]
-        prompt = await lanes.run(conversation.make, asked)
+        task = [Message(role="user", content=f"{_CONDENSE}{part}")]
+        prompt = await lanes.run(conversation.make, task)
         request = Request(
             tokens=prompt.tokens,
             max_tokens=max(_LEAST_ANSWER, most // 2),
             sampling=Sampling(temperature=0.0),
-            salt=salt,
+            salt=context.salt,
             special=prompt.special,
         )
-        written.append(await _answer(state, loaded, request, prompt, started))
+        written.append(await _answer(context, request, prompt))
     summary = "\n".join(written).strip()
     summary = await lanes.run(_end_of, loaded, summary, most)
     note = f"{_SUMMARY}{summary}"
@@ -183,37 +170,30 @@ async def _summarized(
     return conversation.fitted(n, prompt, note, mode="summarize", summary=summary)
 
 
-async def _answer(state: State, loaded: Loaded, request: Request, prompt: Prompt, started: float) -> str:
+async def _answer(context: RequestContext, request: Request, prompt: Prompt) -> str:
     """What the model writes: its text, or its reasoning where it comes to no more. Raises ApiError, also when it was
     cancelled or is late."""
-    timeout = state.settings.request_timeout_s
-    prepared = Prepared([request], prompt.parser, spent_s=time.monotonic() - started)
-    run = await submit(loaded.engine, prepared, state.metrics, timeout)
+    state, prepared = context.state, Prepared([request], prompt.parser, spent_s=context.spent_s())
+    run = await submit(context.loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     async with aclosing(run.pieces()) as pieces:
         said = [piece async for _, piece in pieces if isinstance(piece, TextPiece)]
     texts = ["".join(piece.text for piece in said if piece.reasoning is thought) for thought in (False, True)]
     return texts[0] if texts[0].strip() else texts[1]
 
 
-def _retrieved(
-    state: State,
-    loaded: Loaded,
-    conversation: _Conversation,
-    limit: int,
-    room: int,
-    salt: str,
-) -> Fitted:
+def _retrieved(context: RequestContext, conversation: _Conversation, limit: int, room: int) -> Fitted:
     """The oldest turns go to the store, and those of them that fit the last message come back as far as there is
     room."""
-    room = max(0, min(loaded.engine.n_ctx // 4 - _HEADING, room))
+    engine = context.loaded.engine
+    room = max(0, min(engine.n_ctx // 4 - _HEADING, room))
     n, _ = conversation.least(limit - room - _HEADING if room else limit)
     old = [(message.role, content_text(message)) for message in conversation.dropped(n)]
     question = content_text(conversation.later[-1][0])
     taken: list[str] = []
-    for text in state.store.search(salt, old, question):
+    for text in context.state.store.search(context.salt, old, question):
         lanes.check()
         candidate = "\n\n".join([*taken, text])
-        if len(loaded.engine.tokenize(candidate.encode(), False, False)) > room:
+        if len(engine.tokenize(candidate.encode(), False, False)) > room:
             break
         taken.append(text)
     while taken:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from . import chat, lanes
+from . import lanes
 from .errors import ApiError, bad, converting
 from .response_store import ResponseStore
 from .schemas.chat import ChatRequest, OtherTool
@@ -24,6 +24,7 @@ from .schemas.responses import (
     NamedChoice,
     ResponsesRequest,
 )
+from .tools import is_told
 
 _SAME = {*Overflowing.model_fields, "parallel_tool_calls", "top_logprobs"} - {"stream", "return_progress"}
 _MOST_ITEMS = 100_000  # of a conversation
@@ -112,7 +113,7 @@ def left_out(request: ResponsesRequest) -> list[str]:
     for i, tool in enumerate(request.tools or ()):
         if isinstance(tool, OtherTool):
             found.append(f"tools.{i}.{tool.type}")
-        elif isinstance(tool, CustomTool) and chat.is_told(tool.format):
+        elif isinstance(tool, CustomTool) and is_told(tool.format):
             found.append(f"tools.{i}.format")
     items = request.input if isinstance(request.input, list) else []
     return [*found, *(f"input.{i}.{item.type}" for i, item in enumerate(items) if item.type in LEFT_OUT)]

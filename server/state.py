@@ -193,6 +193,24 @@ class State:
         self.store.close()
 
 
+@dataclass(frozen=True)
+class RequestContext:
+    """What the work for one request needs. salt: of its key, whose cached beginnings and old turns are its own.
+    started: in time.monotonic's seconds, from which the server's limit of time counts."""
+
+    state: State
+    loaded: Loaded
+    salt: str
+    started: float = field(default_factory=time.monotonic)
+
+    @staticmethod
+    def of(http: Request, loaded: Loaded) -> RequestContext:
+        return RequestContext(state_of(http), loaded, salt_of(http))
+
+    def spent_s(self) -> float:
+        return time.monotonic() - self.started
+
+
 def state_of(request: Request) -> State:
     state: State = request.app.state.state
     return state

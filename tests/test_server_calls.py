@@ -350,7 +350,9 @@ def test_what_is_cut_and_may_be_no_call_is_text() -> None:
         assert [p.text for p in pieces if isinstance(p, TextPiece)] == [text]
     parser = AnswerParser(calls.Hermes(), ["weather"])
     pieces = parser.feed('<tool_call>{"name": "weather", "arguments": {"city": "Ro') + parser.finish(cut=True)
-    assert [(p.name, p.arguments) for p in pieces if isinstance(p, CallPiece)] == [("weather", '{"city": "Ro')]
+    assert [(p.name, p.arguments) for p in pieces if isinstance(p, CallPiece)] == [
+        ("weather", '{"city": "Ro')
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 6, 1000])

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
-from .. import calls, chat, fields, replies, sse
+from .. import calls, chat_request, fields, replies, sse, tools
 from ..body import StrictRoute
 from ..delivery import deliver
 from ..openapi import streamed
@@ -49,9 +49,9 @@ async def create(request: ChatRequest, http: Request) -> Response:
     state = state_of(http)
     loaded = state.loaded
     fields.check(request, http)
-    skipped = chat.left_out(request)
+    skipped = tools.left_out(request)
     fields.ignored(http, *skipped)
-    prepared = await chat.prepare(http, loaded, request)
+    prepared = await chat_request.prepare(http, loaded, request)
     head = replies.head("chatcmpl-", state.settings.model_name)
     return await deliver(
         http,

@@ -14,7 +14,7 @@ from pyllama_long import __version__
 from pyllama_long.engine import Request as EngineRequest
 from pyllama_long.grammar import Lark
 
-from .. import chat, fields, grammar, lanes, metrics, replies, sse
+from .. import fields, grammar, lanes, metrics, prompt, replies, sse, tools
 from ..answer import AnswerParser
 from ..body import StrictRoute
 from ..delivery import deliver
@@ -35,6 +35,7 @@ from ..schemas.tools import (
     TemplateRequest,
 )
 from ..state import Loaded, State, salt_of, state_of
+from ..template_options import TemplateOptions
 from ..whole import Whole
 from .completions import prompts, tokens_of
 
@@ -248,8 +249,8 @@ async def props(http: Request) -> Props:
 @router.post("/apply-template", response_model=TemplateReply)
 async def apply_template(request: TemplateRequest, http: Request) -> TemplateReply:
     fields.check(request, http, others=ChatRequest.model_fields)
-    fields.ignored(http, *chat.left_out(request))
+    fields.ignored(http, *tools.left_out(request))
     loaded = state_of(http).loaded
-    asked = chat.Asked.of(http, loaded, request, request.messages)
-    found = await lanes.run(partial(chat.render, loaded, request.messages, **asked.options))
+    options = TemplateOptions.of(http, loaded, request, request.messages)
+    found = await lanes.run(partial(prompt.render, loaded, request.messages, **options.arguments))
     return TemplateReply(prompt=found.text)

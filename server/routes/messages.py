@@ -13,7 +13,7 @@ from sse_starlette import ServerSentEvent
 
 from pyllama_long.engine import events
 
-from .. import chat, fields, lanes, message_input, replies, sse
+from .. import chat_request, fields, lanes, message_input, prompt, replies, sse
 from ..body import StrictRoute
 from ..delivery import deliver
 from ..openapi import streamed
@@ -35,6 +35,7 @@ from ..schemas.messages import (
 )
 from ..state import state_of
 from ..template import arguments
+from ..template_options import TemplateOptions
 from ..whole import Whole
 
 router = APIRouter(route_class=StrictRoute, tags=["Anthropic"])
@@ -59,7 +60,7 @@ async def create(request: MessagesRequest, http: Request) -> Response:
     skipped = message_input.left_out(request)
     fields.ignored(http, *skipped)
     made = await lanes.run(message_input.as_chat, request)
-    prepared = await chat.prepare(http, loaded, made, _FIELDS)
+    prepared = await chat_request.prepare(http, loaded, made, _FIELDS)
     head = replies.head("msg_", state.settings.model_name)
     return await deliver(
         http,
@@ -93,8 +94,8 @@ async def count(request: CountRequest, http: Request) -> CountReply:
     fields.ignored(http, *message_input.left_out(request))
     loaded = state_of(http).loaded
     made = await lanes.run(message_input.as_chat, request)
-    asked = chat.Asked.of(http, loaded, made, made.messages, _FIELDS)
-    found = await lanes.run(partial(chat.prompt, loaded, made.messages, **asked.options))
+    options = TemplateOptions.of(http, loaded, made, made.messages, _FIELDS)
+    found = await lanes.run(partial(prompt.make, loaded, made.messages, **options.arguments))
     return CountReply(input_tokens=len(found.tokens))
 
 

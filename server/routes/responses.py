@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from .. import chat, fields, lanes, replies, response_input, sse
+from .. import chat_request, fields, lanes, replies, response_input, sse
 from ..body import StrictRoute
 from ..delivery import deliver
 from ..errors import ApiError, bad
@@ -47,7 +47,7 @@ async def create(request: ResponsesRequest, http: Request) -> Response:
     salt = salt_of(http)
     talk = await lanes.run(Conversation.of, request, state.responses, salt)
     made = await lanes.run(response_input.as_chat, request, talk.items)
-    prepared = await chat.prepare(http, loaded, made, _FIELDS)
+    prepared = await chat_request.prepare(http, loaded, made, _FIELDS)
     head = replies.head("resp_", state.settings.model_name)
 
     def keep(found: ResponsesReply) -> bool:

@@ -10,12 +10,13 @@ from fastapi import APIRouter, Path, Request
 
 from pyllama_long.engine import SessionInfo
 
-from .. import chat, fields, lanes
+from .. import fields, lanes, prompt, tools
 from ..body import StrictRoute
 from ..errors import ApiError, bad
 from ..schemas.chat import ChatRequest
 from ..schemas.tools import SESSION_NAME, Deleted, Session, SessionList, SessionRequest
 from ..state import Loaded, salt_of, state_of
+from ..template_options import TemplateOptions
 from .completions import tokens_of
 
 router = APIRouter(route_class=StrictRoute, tags=["sessions"], prefix="/v1/sessions")
@@ -36,7 +37,7 @@ async def save(request: SessionRequest, http: Request) -> Session:
     if (request.messages is None) == (request.prompt is None):
         raise bad("Give messages or prompt.", "messages")
     fields.check(request, http, others=ChatRequest.model_fields)
-    fields.ignored(http, *chat.left_out(request))
+    fields.ignored(http, *tools.left_out(request))
     tokens = await _tokens(http, loaded, request)
     info = await _call(request.name, loaded.engine.sessions.save, tokens, request.name, salt_of(http))
     return _shown(info)
@@ -57,10 +58,10 @@ async def delete(name: Name, http: Request) -> Deleted:
 
 async def _tokens(http: Request, loaded: Loaded, request: SessionRequest) -> list[int]:
     if request.messages is not None:
-        asked = chat.Asked.of(http, loaded, request, request.messages)
+        options = TemplateOptions.of(http, loaded, request, request.messages)
         ends = request.messages[-1].role == "assistant" and request.continue_final_message is not True
-        options = asked.options | ({"answer": False} if ends else {})
-        return (await lanes.run(partial(chat.prompt, loaded, request.messages, **options))).tokens
+        arguments = options.arguments | ({"answer": False} if ends else {})
+        return (await lanes.run(partial(prompt.make, loaded, request.messages, **arguments))).tokens
     assert request.prompt is not None
     return await lanes.run(partial(tokens_of, loaded, request.prompt, special=True))
 

@@ -1,0 +1,102 @@
+"""A conversation as the model reads it: its text in the template's form, and its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import calls, channels, reading
+from .answer import AnswerParser
+from .errors import bad
+from .schemas.chat import Message, Tool
+from .state import Loaded
+from .template import Rendered
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """thinking: the template has begun the model's reasoning; marks: around it. form: of calls in the answer. channel:
+    that the prompt ends in, of a model that writes to channels. special: control tokens are among the marks that an
+    answer is read by, so they are part of its text."""
+
+    tokens: list[int]
+    text: str
+    thinking: bool
+    form: calls.Format
+    channel: channels.Channel | None
+    marks: tuple[str, str] | None
+    special: bool
+
+    def parser(
+        self,
+        tools: Sequence[Tool] = (),
+        forced: bool = False,
+        own_grammar: bool = False,
+    ) -> AnswerParser:
+        """Of an answer that may call tools. forced: it has to; own_grammar: it has the form that a client asked for."""
+        return AnswerParser(
+            self.form,
+            [tool.function.name for tool in tools],
+            self.marks is not None,
+            self.thinking and not own_grammar,
+            self.marks,
+            {tool.function.name: tool.function.parameters or {} for tool in tools},
+            forced,
+            None if own_grammar else self.channel,
+        )
+
+
+def render(
+    loaded: Loaded,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    answer: bool = True,
+    continued: bool | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Rendered:
+    """A conversation as the model's template has it. continued: whether a last message of the assistant goes on;
+    values: the template's own names."""
+    return loaded.chat_template().rendered(messages, tools, answer, continued, values)
+
+
+def make(
+    loaded: Loaded,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    answer: bool = True,
+    salt: str = "",
+    continued: bool | None = None,
+    values: Mapping[str, Any] | None = None,
+    bounded: bool = False,
+) -> Prompt:
+    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose beginnings may help.
+    bounded: ApiError when it cannot fit the context."""
+    engine, found = loaded.engine, render(loaded, messages, tools, answer, continued, values)
+    pieces = found.pieces
+    if not pieces:
+        raise bad("The chat template made an empty prompt of these messages.", "messages")
+    if bounded:
+        loaded.check_length(pieces)
+    template = loaded.chat_template()
+    first = pieces[0]
+    bos = template.bos
+    tokens = loaded.beginnings.tokenize(first.removeprefix(bos) if bos else first, True, salt)
+    if bos and first.startswith(bos) and tokens[:1] != [engine.token_bos]:
+        tokens = engine.tokenize(first.encode(), False, True)
+    for piece in pieces[1:]:
+        tokens += engine.tokenize(piece.encode(), False, True)
+    style = channels.style_of(template.source)
+    channel = None if style is None else channels.of_prompt(found.text, found.thinking)
+    form = calls.Hermes(drops=loaded.form.drops) if found.told else loaded.form
+    special = _has_controls(loaded, form, channel, bool(tools))
+    return Prompt(tokens, found.text, found.thinking, form, channel, template.thinking, special)
+
+
+def _has_controls(loaded: Loaded, form: calls.Format, channel: channels.Channel | None, tools: bool) -> bool:
+    marks = {*form.drops, *(channels.MARKS if channel is not None else ())}
+    marks.update(loaded.chat_template().thinking or ())
+    if tools:
+        marks.update(reading.MARKS, form.marks)
+    whole = "\n".join(marks)
+    return any(name in whole for name in loaded.controls)
