@@ -18,7 +18,7 @@ import check_templates
 from pyllama_long.server import calls, channels
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.pieces import CallPiece, TextPiece
-from pyllama_long.server.schemas.chat import Tool, as_input
+from pyllama_long.server.schemas.conversation import Tool, as_input
 from pyllama_long.server.template import ChatTemplate
 
 Calls = list[tuple[str, dict[str, Any]]]

@@ -18,7 +18,8 @@ from .errors import bad
 from .prompt import Prompt
 from .run import Prepared
 from .sampling import sampling, seeds, stops, write_s
-from .schemas.chat import ChatRequest, NamedCustom, NamedTool
+from .schemas.chat import ChatRequest
+from .schemas.conversation import NamedCustom, NamedTool
 from .state import Loaded, RequestContext
 from .template import content_text
 from .template_options import TemplateOptions

@@ -13,7 +13,7 @@ from pyllama_long.json_values import json_text
 from . import calls, channels
 from .errors import bad
 from .grammar import Rules
-from .schemas.chat import Tool
+from .schemas.conversation import Tool
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 _BOUND = ("pattern", "minLength", "maxLength")

@@ -10,7 +10,8 @@ from pyllama_long.json_values import json_text
 
 from .client_tools import CLIENT_TOOLS
 from .errors import bad, converting
-from .schemas.chat import ChatRequest, Message
+from .schemas.chat import ChatRequest
+from .schemas.conversation import Message
 from .schemas.messages import Block, CountRequest, MessagesRequest, ToolInput
 
 _SERVERS = ("redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result")

@@ -13,8 +13,8 @@ from . import errors, lanes
 from .pieces import TextPiece
 from .prompt import Prompt
 from .run import Prepared, submit
-from .schemas.chat import Message
 from .schemas.common import OverflowMode, OverflowReport
+from .schemas.conversation import Message
 from .state import Loaded, RequestContext
 from .template import content_text
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import calls, channels, reading
 from .answer import AnswerParser
 from .errors import bad
-from .schemas.chat import Message, Tool
+from .schemas.conversation import Message, Tool
 from .state import Loaded
 from .template import Rendered
 

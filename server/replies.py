@@ -15,14 +15,9 @@ from pyllama_long.engine import events
 
 from .pieces import Done, Reading
 from .schemas.chat import ChatLogprobs, TokenLogprob, TopLogprob
-from .schemas.common import (
-    CompletionDetails,
-    PromptDetails,
-    PromptProgress,
-    Timings,
-    Usage,
-)
-from .schemas.completions import CompletionLogprobs, NativeProb, NativeToken
+from .schemas.common import CompletionDetails, PromptDetails, PromptProgress, Timings, Usage
+from .schemas.completions import CompletionLogprobs
+from .schemas.llama_cpp import NativeProb, NativeToken
 
 _LEAST = -9999.0  # JSON has no infinity
 

@@ -12,16 +12,17 @@ from pydantic import TypeAdapter
 from . import lanes
 from .errors import ApiError, bad, converting
 from .response_store import ResponseStore
-from .schemas.chat import ChatRequest, OtherTool
+from .schemas.chat import ChatRequest
 from .schemas.common import Overflowing
+from .schemas.conversation import OtherTool
 from .schemas.responses import (
     LEFT_OUT,
-    AllowedChoice,
-    CustomTool,
     FunctionTool,
     InputItem,
     InputPart,
     NamedChoice,
+    ResponsesAllowedChoice,
+    ResponsesCustomTool,
     ResponsesRequest,
 )
 from .tools import is_told
@@ -47,7 +48,7 @@ def as_chat(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatReques
     if tools := [_tool(tool) for tool in request.tools or () if not isinstance(tool, OtherTool)]:
         made["tools"] = tools
     choice = request.tool_choice
-    if isinstance(choice, AllowedChoice):
+    if isinstance(choice, ResponsesAllowedChoice):
         named = [_named(one.name) for one in choice.tools if isinstance(one, NamedChoice)]
         allowed = {"mode": choice.mode, "tools": named}
         made["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
@@ -113,7 +114,7 @@ def left_out(request: ResponsesRequest) -> list[str]:
     for i, tool in enumerate(request.tools or ()):
         if isinstance(tool, OtherTool):
             found.append(f"tools.{i}.{tool.type}")
-        elif isinstance(tool, CustomTool) and is_told(tool.format):
+        elif isinstance(tool, ResponsesCustomTool) and is_told(tool.format):
             found.append(f"tools.{i}.format")
     items = request.input if isinstance(request.input, list) else []
     return [*found, *(f"input.{i}.{item.type}" for i, item in enumerate(items) if item.type in LEFT_OUT)]
@@ -123,7 +124,7 @@ def _named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
-def _tool(tool: FunctionTool | CustomTool) -> dict[str, Any]:
+def _tool(tool: FunctionTool | ResponsesCustomTool) -> dict[str, Any]:
     return {"type": tool.type, tool.type: tool.model_dump(exclude={"type"}, exclude_none=True)}
 
 

@@ -15,7 +15,6 @@ from .pieces import CallPiece, Done, Reading, TextPiece, Tokens
 from .run import Run, beats
 from .schemas.responses import (
     CustomCall,
-    CustomTool,
     FunctionCall,
     FunctionTool,
     Incomplete,
@@ -26,6 +25,7 @@ from .schemas.responses import (
     OutputText,
     Reasoning,
     ReasoningText,
+    ResponsesCustomTool,
     ResponsesError,
     ResponsesReply,
     ResponsesRequest,
@@ -243,7 +243,7 @@ def _tools(request: ResponsesRequest) -> list[dict[str, Any]]:
     for tool in request.tools or ():
         if isinstance(tool, FunctionTool):
             found.append({"strict": None, "parameters": None, **tool.model_dump()})
-        elif isinstance(tool, CustomTool):
+        elif isinstance(tool, ResponsesCustomTool):
             found.append(tool.model_dump(exclude_none=True))
     return found
 

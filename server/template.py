@@ -14,7 +14,7 @@ from pyllama_long.template import Ask, Rendered, TemplateRefusal
 from . import calls, lanes, written
 from .calls import custom_arguments
 from .errors import ApiError, bad
-from .schemas.chat import TEXTS, CustomCallInput, Message, Tool
+from .schemas.conversation import TEXTS, CustomCallInput, Message, Tool
 
 _NAME = "Zbqx"  # which no template has in it
 

@@ -10,7 +10,7 @@ from fastapi import Request as HttpRequest
 
 from . import fields
 from .errors import bad
-from .schemas.chat import Message, Talk
+from .schemas.conversation import Message, Talk
 from .state import Loaded
 from .tools import Tools
 

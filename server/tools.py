@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import bad
-from .schemas.chat import (
+from .schemas.conversation import (
     AllowedChoice,
     CustomFormat,
     CustomTool,

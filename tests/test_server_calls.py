@@ -10,7 +10,7 @@ import pytest
 from pyllama_long.server import calls, forced, grammar
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.pieces import CallPiece, TextPiece
-from pyllama_long.server.schemas.chat import Tool
+from pyllama_long.server.schemas.conversation import Tool
 
 FENCE = "```"
 ROME = [("weather", {"city": "Rome"})]

@@ -16,7 +16,7 @@ from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.server import calls, channels, forced, grammar, prompt
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.pieces import CallPiece
-from pyllama_long.server.schemas.chat import as_input
+from pyllama_long.server.schemas.conversation import as_input
 from pyllama_long.server.state import Loaded
 from pyllama_long.server.template import ChatTemplate
 

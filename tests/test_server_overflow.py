@@ -13,7 +13,7 @@ from running_server import Server, events, running
 from pyllama_long.engine import EngineConfig
 from pyllama_long.server.overflow import turns
 from pyllama_long.server.overflow_store import Store
-from pyllama_long.server.schemas.chat import as_input
+from pyllama_long.server.schemas.conversation import as_input
 from pyllama_long.server.settings import Settings
 
 FRUIT = ["apricot", "walnut", "cherry", "quince", "melon", "lemon", "peach", "olive"]

@@ -9,7 +9,7 @@ import pytest
 
 from pyllama_long.server import lanes
 from pyllama_long.server.errors import ApiError
-from pyllama_long.server.schemas.chat import Message, as_input
+from pyllama_long.server.schemas.conversation import Message, as_input
 from pyllama_long.server.template import ChatTemplate
 
 CHATML = (

@@ -21,12 +21,7 @@ from ..pieces import Done, Reading, Scored, TextPiece, Tokens
 from ..run import Prepared, Run
 from ..sampling import sampling, seeds, stops, write_s
 from ..schemas.common import MAX_N
-from ..schemas.completions import (
-    CompletionChoice,
-    CompletionLogprobs,
-    CompletionReply,
-    CompletionRequest,
-)
+from ..schemas.completions import CompletionChoice, CompletionLogprobs, CompletionReply, CompletionRequest
 from ..state import Loaded, State, salt_of, state_of
 from ..whole import Whole
 

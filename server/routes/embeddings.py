@@ -14,7 +14,7 @@ from .. import fields, lanes
 from ..body import StrictRoute
 from ..connection import while_connected
 from ..errors import bad, from_engine
-from ..schemas.tools import Embedding, EmbeddingReply, EmbeddingRequest, EmbeddingUsage
+from ..schemas.embeddings import Embedding, EmbeddingReply, EmbeddingRequest, EmbeddingUsage
 from ..state import state_of
 from .completions import prompts, tokens_of
 

@@ -25,11 +25,13 @@ from ..run import Prepared, Run
 from ..sampling import sampling, seeds, stops, write_s
 from ..schemas.chat import ChatRequest
 from ..schemas.common import MAX_BIAS, MAX_N
-from ..schemas.completions import NativeReply, NativeRequest, PickedReply
-from ..schemas.tools import (
+from ..schemas.llama_cpp import (
     LoraAdapter,
     LoraReply,
     LoraScale,
+    NativeReply,
+    NativeRequest,
+    PickedReply,
     Props,
     TemplateReply,
     TemplateRequest,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from ..body import StrictRoute
 from ..errors import ApiError
-from ..schemas.tools import ModelInfo, ModelList
+from ..schemas.models import ModelInfo, ModelList
 from ..state import Loaded, state_of
 
 router = APIRouter(route_class=StrictRoute)

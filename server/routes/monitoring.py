@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from .. import lanes
 from ..body import StrictRoute
-from ..schemas.tools import Health
+from ..schemas.monitoring import Health
 from ..state import state_of
 
 router = APIRouter(route_class=StrictRoute)

@@ -14,7 +14,7 @@ from .. import fields, lanes, prompt, tools
 from ..body import StrictRoute
 from ..errors import ApiError, bad
 from ..schemas.chat import ChatRequest
-from ..schemas.tools import SESSION_NAME, Deleted, Session, SessionList, SessionRequest
+from ..schemas.sessions import SESSION_NAME, Deleted, Session, SessionList, SessionRequest
 from ..state import Loaded, salt_of, state_of
 from ..template_options import TemplateOptions
 from .completions import tokens_of

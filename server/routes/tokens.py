@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from .. import fields, lanes, vocabulary
 from ..body import StrictRoute
 from ..errors import bad
-from ..schemas.tools import (
+from ..schemas.tokens import (
     DetokenizeReply,
     DetokenizeRequest,
     TokenizeReply,

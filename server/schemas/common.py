@@ -31,6 +31,11 @@ Most = Annotated[
     Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)
 ]  # -1: no limit
 MostOrNone = Annotated[Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)]
+Tokens = Annotated[list[Token], Field(min_length=1)]
+Prompts = Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+Mixed = Annotated[list[str | Token], Field(min_length=1)]
+MixedPrompts = Annotated[list[str | Mixed], Field(min_length=1, max_length=MAX_INPUTS)]
+TokenPrompts = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
 OverflowMode = Literal["error", "shift", "summarize", "retrieve"]
 
 
@@ -141,6 +146,10 @@ class Overflowing(Sampled):
     overflow: OverflowMode | None = Field(
         None, description="What to do with a conversation that does not fit; default: the server's choice."
     )
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
 
 
 class ErrorInfo(Reply):

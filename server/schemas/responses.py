@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from .chat import NAME, TEXTS, CustomFormat, OtherTool, kind_of
 from .common import (
     MAX_LOGPROBS,
     MAX_TOOLS,
@@ -19,6 +18,7 @@ from .common import (
     Timings,
     few,
 )
+from .conversation import NAME, CustomFormat, OneTool, OtherTool, Part
 
 # Items about tools that are left out; nothing of theirs was said by this model.
 LEFT_OUT = frozenset(
@@ -34,16 +34,8 @@ MetaKey = Annotated[str, Field(max_length=256)]
 MetaValue = Annotated[str, Field(max_length=2048)]
 
 
-class InputPart(Body):
-    harmless: ClassVar[frozenset[str]] = frozenset({"annotations", "logprobs", "cache_control"})
-
-    type: str = Field(max_length=64)
-    text: str | None = None
-    refusal: str | None = None
-
-    @property
-    def is_read(self) -> bool:
-        return self.type in TEXTS
+class InputPart(Part):
+    pass
 
 
 class InputItem(Body):
@@ -82,7 +74,7 @@ class FunctionTool(Body):
     strict: bool | None = None
 
 
-class CustomTool(Body):
+class ResponsesCustomTool(Body):
     """A tool whose input is one text."""
 
     type: Literal["custom"]
@@ -91,12 +83,7 @@ class CustomTool(Body):
     format: CustomFormat | None = None
 
 
-AnyTool = Annotated[
-    Annotated[FunctionTool, Tag("Function")]
-    | Annotated[CustomTool, Tag("Custom")]
-    | Annotated[OtherTool, Tag("Other")],
-    Discriminator(kind_of),
-]
+AnyTool = OneTool[FunctionTool, ResponsesCustomTool]
 
 
 class NamedChoice(Body):
@@ -104,7 +91,7 @@ class NamedChoice(Body):
     name: str
 
 
-class AllowedChoice(Body):
+class ResponsesAllowedChoice(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: list[NamedChoice | OtherTool] = Field(max_length=MAX_TOOLS)
@@ -135,7 +122,7 @@ class ResponsesRequest(Overflowing):
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | ResponsesAllowedChoice | None = None
     truncation: Literal["auto", "disabled"] | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
