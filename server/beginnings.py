@@ -12,8 +12,8 @@ import numpy as np
 
 from pyllama_long.sequence import IntArray
 
-_MOST_CHARACTERS = 1 << 24  # of all beginnings together
-_LEAST_CHARACTERS = 4096  # of one that is kept
+_MAX_CHARACTERS = 1 << 24  # of all beginnings together
+_MIN_CHARACTERS = 4096  # of one that is kept
 
 
 class Beginnings:
@@ -51,14 +51,14 @@ class Beginnings:
         name = self._ends[tokens[last]]
         end = text.rfind(name) + len(name)
         # Some tokens are added to texts that do not have their names.
-        if end < _LEAST_CHARACTERS or text.count(name) != int((ids == tokens[last]).sum()):
+        if end < _MIN_CHARACTERS or text.count(name) != int((ids == tokens[last]).sum()):
             return
         key = (salt, add_bos, text[:end])
         with self._lock:
             if self._known.pop(key, None) is None:
                 self._characters += end
             self._known[key] = ids[: last + 1]
-            while self._characters > _MOST_CHARACTERS:
+            while self._characters > _MAX_CHARACTERS:
                 oldest = next(iter(self._known))
                 self._characters -= len(oldest[2])
                 del self._known[oldest]

@@ -24,8 +24,8 @@ _DRAINED = 4  # times the limit is read and thrown away, so that the client read
 _BODY_S, _BODY_RATE = 60.0, 1 << 20  # seconds for a body, and bytes of the limit for one more
 _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
 _MARKS = re.compile(rb'"[^"]*"?|[\[{]|[\]}]|[,:]')
-_MOST_VALUES = 4_000_000  # a value takes up to 30 times its text in memory
-_MOST_FIELDS = 150_000  # and objects; a request is checked in one piece: some microseconds for each
+_MAX_VALUES = 4_000_000  # a value takes up to 30 times its text in memory
+_MAX_FIELDS = 150_000  # and objects; a request is checked in one piece: some microseconds for each
 _LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
 _KIND = "pyllama_long.kind"  # of a request's scope: the model of its route
 _CHECKING = threading.Lock()
@@ -62,7 +62,7 @@ def parse(data: bytes) -> Any:
 
 
 def _check_shape(data: bytes) -> None:
-    """Raises ApiError for more than MAX_DEPTH levels, _MOST_VALUES values or _MOST_FIELDS fields, before anything is
+    """Raises ApiError for more than MAX_DEPTH levels, _MAX_VALUES values or _MAX_FIELDS fields, before anything is
     built."""
     # Without escapes a string ends at its next quote, which takes a regular expression no memory to find.
     plain = data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
@@ -83,10 +83,10 @@ def _check_shape(data: bytes) -> None:
                 raise bad(f"The JSON is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
         else:
             depth -= 1
-        if values > _MOST_VALUES:
-            raise bad(f"The JSON has more than {_MOST_VALUES} values.", code="invalid_json")
-        if n_fields > _MOST_FIELDS:
-            raise bad(f"The JSON has more than {_MOST_FIELDS} objects and fields.", code="invalid_json")
+        if values > _MAX_VALUES:
+            raise bad(f"The JSON has more than {_MAX_VALUES} values.", code="invalid_json")
+        if n_fields > _MAX_FIELDS:
+            raise bad(f"The JSON has more than {_MAX_FIELDS} objects and fields.", code="invalid_json")
 
 
 def _constant(name: str) -> Any:

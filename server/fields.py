@@ -14,9 +14,9 @@ from . import unread
 from .errors import bad
 
 HEADER = "X-Ignored-Fields"
-_MOST = 32  # names in the header
-_MOST_CHARS = 96  # of one
-_MOST_LOOKS = 10_000  # fields whose values are looked at
+_MAX_NAMES = 32  # names in the header
+_MAX_CHARS = 96  # of one
+_MAX_LOOKS = 10_000  # fields whose values are looked at
 _NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _FORMAT = "give response_format, json_schema or grammar where the route has it"
 
@@ -89,7 +89,7 @@ def check(request: BaseModel, http: Request, others: Container[str] = ()) -> Non
     answer, of which this one only makes a part."""
     found = []
     extra = request.model_extra or {}
-    for name in extra.keys() if len(extra) <= _MOST_LOOKS else extra.keys() & _REFUSED.keys():
+    for name in extra.keys() if len(extra) <= _MAX_LOOKS else extra.keys() & _REFUSED.keys():
         value = extra[name]
         if unread.is_nothing(value):
             continue
@@ -98,8 +98,8 @@ def check(request: BaseModel, http: Request, others: Container[str] = ()) -> Non
             found.append(name)
         elif not any(value == one and (type(value) is bool) == (type(one) is bool) for one in neutral):
             raise bad(f"{name}: this server does not know it here: {advice}.", name, "unsupported_parameter")
-    if len(extra) > _MOST_LOOKS:
-        found = [*islice(extra, _MOST), unread.MORE]
+    if len(extra) > _MAX_LOOKS:
+        found = [*islice(extra, _MAX_NAMES), unread.MORE]
     ignored(http, *found, *unread.inside(request, http.scope.pop(SENT, None)))
 
 
@@ -110,8 +110,8 @@ def ignored(http: Request, *names: str) -> None:
 
 def header(http: Request) -> str | None:
     """The header's value, of ASCII only."""
-    found = dict.fromkeys(_NAME.sub("?", name[:_MOST_CHARS]) or "?" for name in http.scope.get("ignored", ()))
+    found = dict.fromkeys(_NAME.sub("?", name[:_MAX_CHARS]) or "?" for name in http.scope.get("ignored", ()))
     cut = found.pop(unread.MORE, "") is None
     names = list(found)
-    more = [unread.MORE] if cut or len(names) > _MOST else []
-    return ", ".join(names[:_MOST] + more) or None
+    more = [unread.MORE] if cut or len(names) > _MAX_NAMES else []
+    return ", ".join(names[:_MAX_NAMES] + more) or None

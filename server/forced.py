@@ -17,7 +17,7 @@ from .schemas.conversation import Tool
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 _BOUND = ("pattern", "minLength", "maxLength")
-_MOST_REFERENCES = 8  # that are followed to the schema of a parameter
+_MAX_REFERENCES = 8  # that are followed to the schema of a parameter
 
 
 def rule(rules: Rules, form: calls.Format, tools: Sequence[Tool], parallel: bool) -> str:
@@ -301,7 +301,7 @@ def _value(rules: Rules, value: Any, schema: dict[str, Any], param: str, end: st
 
 def _resolved(value: Any, schema: dict[str, Any]) -> Any:
     """What a schema refers to, where it only does that."""
-    for _ in range(_MOST_REFERENCES):
+    for _ in range(_MAX_REFERENCES):
         found = isinstance(value, dict) and re.fullmatch(
             r"#/(\$defs|definitions)/([^/~]+)", str(value.get("$ref"))
         )

@@ -23,7 +23,7 @@ _PER_CLIENT = (
     512,
     32,
 )  # pieces of work in the small and the large lane that run or wait, of one key or address
-_MOST = (2048, 128)  # of all
+_MAX_WORK = (2048, 128)  # of all
 _current: contextvars.ContextVar[Work | None] = contextvars.ContextVar("work", default=None)
 
 
@@ -63,7 +63,7 @@ class Lanes:
             if self._there[place] >= _PER_CLIENT[large]:
                 message = "Too many of your requests are being prepared: wait for some of them."
                 raise ApiError(429, message, type="rate_limit_error", code="too_many_requests", retry_after=2)
-            if sum(n for (lane, _), n in self._there.items() if lane == large) >= _MOST[large]:
+            if sum(n for (lane, _), n in self._there.items() if lane == large) >= _MAX_WORK[large]:
                 raise ApiError(503, "The server is busy: try again later.", code="busy", retry_after=2)
             self._there[place] += 1
 

@@ -18,7 +18,7 @@ from .schemas.conversation import Message
 from .state import Loaded, RequestContext
 from .template import content_text
 
-_LEAST_ANSWER = 16  # tokens
+_MIN_ANSWER = 16  # tokens
 _HEADING = 32  # tokens that a note takes besides what it tells
 _SUMMARY_SHARE = 8  # a summary takes at most this part of the context
 _CONDENSE = "Condense this part of a conversation to its facts, names, numbers and decisions:\n\n"
@@ -60,7 +60,7 @@ async def fit(
     whole = await lanes.run(make, messages)
     n_ctx = context.loaded.engine.n_ctx
     # Room for the answer, as far as it leaves most of the context to the prompt.
-    limit = n_ctx - max(_LEAST_ANSWER, min(max_tokens or n_ctx, n_ctx // 4))
+    limit = n_ctx - max(_MIN_ANSWER, min(max_tokens or n_ctx, n_ctx // 4))
     if len(whole.tokens) <= limit or (mode == "error" and len(whole.tokens) < n_ctx):
         return Fitted(messages, whole)
     refused = errors.overflow(len(whole.tokens), n_ctx)
@@ -72,7 +72,7 @@ async def fit(
     if shortest > limit:  # what has to stay leaves less room for the answer
         if len(whole.tokens) < n_ctx:
             return Fitted(messages, whole)
-        limit = n_ctx - _LEAST_ANSWER
+        limit = n_ctx - _MIN_ANSWER
     if shortest > limit:
         raise refused
     if mode == "shift":
@@ -146,8 +146,8 @@ async def _summarized(context: RequestContext, conversation: _Conversation, limi
     there is no room for a summary."""
     loaded = context.loaded
     n_ctx = loaded.engine.n_ctx
-    most = min(max(_LEAST_ANSWER, n_ctx // _SUMMARY_SHARE), room)
-    if most < _LEAST_ANSWER:
+    most = min(max(_MIN_ANSWER, n_ctx // _SUMMARY_SHARE), room)
+    if most < _MIN_ANSWER:
         return await lanes.run(lambda: conversation.shifted(limit, mode="summarize", summary=""))
     n, _ = await lanes.run(conversation.least, limit - most - _HEADING)
     text = _written(conversation.dropped(n))
@@ -157,7 +157,7 @@ async def _summarized(context: RequestContext, conversation: _Conversation, limi
         prompt = await lanes.run(conversation.make, task)
         request = Request(
             tokens=prompt.tokens,
-            max_tokens=max(_LEAST_ANSWER, most // 2),
+            max_tokens=max(_MIN_ANSWER, most // 2),
             sampling=Sampling(temperature=0.0),
             salt=context.salt,
             special=prompt.special,

@@ -19,7 +19,7 @@ from .schemas.common import CompletionDetails, PromptDetails, PromptProgress, Ti
 from .schemas.completions import CompletionLogprobs
 from .schemas.llama_cpp import NativeProb, NativeToken
 
-_LEAST = -9999.0  # JSON has no infinity
+_MIN_LOGPROB = -9999.0  # JSON has no infinity
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def progress(piece: Reading) -> PromptProgress:
 
 
 def _number(logprob: float | None) -> float:
-    return max(_LEAST, logprob) if logprob is not None else _LEAST
+    return max(_MIN_LOGPROB, logprob) if logprob is not None else _MIN_LOGPROB
 
 
 def _top(raw: bytes, logprob: float | None) -> TopLogprob:

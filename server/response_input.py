@@ -28,7 +28,7 @@ from .schemas.responses import (
 from .tools import is_told
 
 _SAME = {*Overflowing.model_fields, "parallel_tool_calls", "top_logprobs"} - {"stream", "return_progress"}
-_MOST_ITEMS = 100_000  # of a conversation
+_MAX_ITEMS = 100_000  # of a conversation
 _ITEMS = TypeAdapter(list[InputItem])
 _NOT_KEPT = "This server keeps responses in memory until newer ones need the room, each key's apart: send the whole {}."
 
@@ -87,8 +87,8 @@ class Conversation:
                 item if (one := item.reference) is None else InputItem.model_validate(found[one])
                 for item in own
             ]
-        if len(before) + len(own) > _MOST_ITEMS:
-            raise bad(f"input: more than {_MOST_ITEMS} items with those of previous_response_id.", "input")
+        if len(before) + len(own) > _MAX_ITEMS:
+            raise bad(f"input: more than {_MAX_ITEMS} items with those of previous_response_id.", "input")
         return Conversation([*before, *own], _ITEMS.dump_json(own, exclude_none=True))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-_MOST = 4096  # responses
+_MAX_RESPONSES = 4096  # responses
 _OBJECT = 1024  # bytes of one beside its texts
 
 
@@ -34,7 +34,7 @@ class ResponseStore:
     """For any thread. most_bytes: of all that is kept; 0 keeps nothing. salt: as of the engine's requests, for the key.
     A response that goes takes those with it that go on from it; one that is asked for becomes the newest."""
 
-    def __init__(self, most_bytes: int, most: int = _MOST) -> None:
+    def __init__(self, most_bytes: int, most: int = _MAX_RESPONSES) -> None:
         self._most_bytes, self._most = most_bytes, most
         self._kept: dict[str, Kept] = {}  # the oldest first
         self._of_item: dict[str, str] = {}

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from .schemas.common import Body
 
-_MOST_LOOKS = 200_000  # at objects, and at fields that are not known; about 0.1 s
-_MOST_NAMES = 33  # one more than are shown
-_MOST_CHARS = 48  # of a field's own name
+_MAX_LOOKS = 200_000  # at objects, and at fields that are not known; about 0.1 s
+_MAX_NAMES = 33  # one more than are shown
+_MAX_CHARS = 48  # of a field's own name
 _NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 MORE = "..."
 
@@ -32,7 +32,7 @@ def inside(request: BaseModel, sent: Any) -> list[str]:
 class _Search:
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
-        self._left = _MOST_LOOKS
+        self._left = _MAX_LOOKS
 
     def names(self, request: BaseModel, sent: Any) -> list[str]:
         if isinstance(sent, dict):
@@ -49,7 +49,7 @@ class _Search:
         if isinstance(value, list):
             if isinstance(sent, list):
                 for one, was in zip(value, sent, strict=False):
-                    if self._left <= 0 or len(self._names) >= _MOST_NAMES:
+                    if self._left <= 0 or len(self._names) >= _MAX_NAMES:
                         return
                     self._look(one, was, f"{path}[]")
         elif isinstance(value, Body) and isinstance(sent, dict):
@@ -59,9 +59,9 @@ class _Search:
                 for key in islice(sent, self._left + 1):  # in the client's order
                     self._left -= 1
                     if key not in known and not is_nothing(sent[key]):
-                        if len(self._names) >= _MOST_NAMES:
+                        if len(self._names) >= _MAX_NAMES:
                             return
-                        self._names[f"{path}.{key[:_MOST_CHARS] or '?'}"] = None
+                        self._names[f"{path}.{key[:_MAX_CHARS] or '?'}"] = None
             if value.is_read:
                 self._below(value, sent, f"{path}.")
 

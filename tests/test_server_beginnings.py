@@ -39,7 +39,7 @@ def test_a_conversation_that_grows(vocabulary: llama_cpp.Llama, data: st.DataObj
     names = control_tokens(vocabulary)
     apart = control_tokens(vocabulary, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beginnings, "_LEAST_CHARACTERS", 1)
+        patch.setattr(beginnings, "_MIN_CHARACTERS", 1)
         known, text = Beginnings(vocabulary.tokenize, apart), ""
         for _ in range(data.draw(st.integers(1, 5))):
             turn = data.draw(st.lists(st.sampled_from([*PIECES, *list(names.values())[:6]]), max_size=8))
@@ -67,7 +67,7 @@ def test_only_what_is_new_is_tokenized() -> None:
 
 
 def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beginnings, "_MOST_CHARACTERS", 20_000)
+    monkeypatch.setattr(beginnings, "_MAX_CHARACTERS", 20_000)
     known = Beginnings(lambda text, add_bos, special: [256 if c == 124 else c for c in text], {256: "|"})
     for i in range(9):
         known.tokenize(str(i) * 6000 + "|", True)

@@ -112,7 +112,7 @@ def test_names_are_few_and_short(client: httpx.Client) -> None:
 
 
 def test_the_search_is_linear_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unread, "_MOST_LOOKS", 50_000)
+    monkeypatch.setattr(unread, "_MAX_LOOKS", 50_000)
     seconds = []
     for n in (5_000, 20_000):
         sent = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}] * n}

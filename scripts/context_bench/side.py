@@ -31,7 +31,7 @@ BLOCK = 512  # tokens that are computed and copied to fill a cache
 WARM_UP = 16
 GROUPS = 8  # of decoded tokens; the median is taken over them
 SHOW_EVERY = 0.5  # seconds
-LEAST_SHARE = 0.8  # of the processor time that all threads would use at full speed
+MIN_SHARE = 0.8  # of the processor time that all threads would use at full speed
 
 
 def say(kind: str, **values: Any) -> None:
@@ -201,7 +201,7 @@ class Side:
     def tell_share(self, depth: int) -> None:
         """Threads wait for each other, so a processor that other programs use too slows them more than by its share."""
         share = self.processor / (self.wall * self.job.threads)
-        if share < LEAST_SHARE:
+        if share < MIN_SHARE:
             wanted = f"{share:.0%} of the time of {self.job.threads} threads"
             say(
                 "note",

@@ -29,7 +29,7 @@ from train_demo.writer import ANSWER, Writer
 WARM_UP = 60  # steps
 DECAY = 0.4  # share of the budget
 LOOKS_BACK = 0.6  # loss of answer tokens that ends phase 0
-MOST_COPIES = 800  # the most times its own length that a sequence may imitate
+MAX_COPIES = 800  # how much longer a text a sequence may stand for
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Trainer:
         """Windows and lengths for sequences that imitate longer ones."""
         torch, draw, n = self.torch, self.tasks.random, len(kept)
         windows = [draw.randint(self.c.n_ctx // 8, self.c.n_ctx * 5 // 8) for _ in range(n)]
-        copies = [math.exp(math.log(MOST_COPIES) * math.sqrt(draw.random())) for _ in range(n)]
+        copies = [math.exp(math.log(MAX_COPIES) * math.sqrt(draw.random())) for _ in range(n)]
         window = torch.tensor(windows, device=self.s.device)
         return model.Far(window, torch.tensor(copies, device=self.s.device), kept)
 

@@ -13,7 +13,6 @@ from .common import (
     Bias,
     Body,
     JsonObject,
-    Most,
     Overflowing,
     OverflowReport,
     PromptProgress,
@@ -22,6 +21,7 @@ from .common import (
     Stops,
     StreamOptions,
     Timings,
+    TokenLimit,
     Usage,
     few,
 )
@@ -43,8 +43,8 @@ class ResponseFormat(Body):
 
 class ChatRequest(Talk, Overflowing):
     messages: list[Message] = Field(min_length=1, max_length=100_000)
-    max_tokens: Most = None
-    max_completion_tokens: Most = None
+    max_tokens: TokenLimit = None
+    max_completion_tokens: TokenLimit = None
     n: int | None = Field(None, ge=1, le=MAX_N)
     stop: Stop | Stops | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIAS), few(MAX_BIAS)] | None = None

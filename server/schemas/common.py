@@ -27,10 +27,10 @@ def _unlimited(value: Any) -> Any:
     return None if type(value) is int and value == -1 else value
 
 
-Most = Annotated[
+TokenLimit = Annotated[
     Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)
 ]  # -1: no limit
-MostOrNone = Annotated[Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)]
+TokenLimitOrNone = Annotated[Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None, BeforeValidator(_unlimited)]
 Tokens = Annotated[list[Token], Field(min_length=1)]
 Prompts = Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
 Mixed = Annotated[list[str | Token], Field(min_length=1)]

@@ -13,7 +13,6 @@ from .common import (
     Bias,
     Mixed,
     MixedPrompts,
-    MostOrNone,
     PromptProgress,
     Prompts,
     Reply,
@@ -22,6 +21,7 @@ from .common import (
     Stops,
     StreamOptions,
     Timings,
+    TokenLimitOrNone,
     TokenPrompts,
     Tokens,
     Usage,
@@ -35,7 +35,7 @@ class CompletionRequest(Sampled):
     parse_special: bool = Field(
         True, description="Names of control tokens in the prompt become those tokens, as everywhere."
     )
-    max_tokens: MostOrNone = 16
+    max_tokens: TokenLimitOrNone = 16
     n: int | None = Field(None, ge=1, le=MAX_N)
     best_of: int | None = Field(None, ge=1, le=MAX_N)
     echo: bool | None = None

@@ -11,11 +11,11 @@ from .common import (
     MAX_TOOLS,
     Body,
     JsonObject,
-    Most,
     Overflowing,
     OverflowReport,
     Reply,
     Timings,
+    TokenLimit,
     few,
 )
 from .conversation import NAME, CustomFormat, OneTool, OtherTool, Part
@@ -117,7 +117,7 @@ class TextOptions(Body):
 class ResponsesRequest(Overflowing):
     input: str | Annotated[list[InputItem], Field(min_length=1, max_length=100_000)]
     instructions: str | None = None
-    max_output_tokens: Most = None
+    max_output_tokens: TokenLimit = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
