@@ -70,7 +70,7 @@ def make(
     values: Mapping[str, Any] | None = None,
     bounded: bool = False,
 ) -> Prompt:
-    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose beginnings may help.
+    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose cached prefixes may help.
     bounded: ApiError when it cannot fit the context."""
     engine, found = loaded.engine, render(loaded, messages, tools, answer, continued, values)
     pieces = found.pieces
@@ -81,7 +81,7 @@ def make(
     template = loaded.chat_template()
     first = pieces[0]
     bos = template.bos
-    tokens = loaded.beginnings.tokenize(first.removeprefix(bos) if bos else first, True, salt)
+    tokens = loaded.token_prefixes.tokenize(first.removeprefix(bos) if bos else first, True, salt)
     if bos and first.startswith(bos) and tokens[:1] != [engine.token_bos]:
         tokens = engine.tokenize(first.encode(), False, True)
     for piece in pieces[1:]:

@@ -15,7 +15,6 @@ from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
 
 from . import calls, channels, errors, lanes, logs, vocabulary
-from .beginnings import Beginnings
 from .errors import ApiError, bad
 from .metrics import Metrics
 from .overflow_store import Store
@@ -23,6 +22,7 @@ from .response_store import ResponseStore
 from .security import Keys
 from .settings import Settings
 from .template import ChatTemplate
+from .token_prefixes import TokenPrefixes
 
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
@@ -46,7 +46,7 @@ class Loaded:
     template_error: str
     form: calls.Format
     fim: vocabulary.FillMarks | None
-    beginnings: Beginnings
+    token_prefixes: TokenPrefixes
     controls: dict[str, int]
     least: vocabulary.Least | None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -60,7 +60,7 @@ class Loaded:
                 template = ChatTemplate(source, *vocabulary.ends(engine), names)
             except ValueError as error:
                 reason = str(error)
-        beginnings = Beginnings(engine.tokenize, vocabulary.boundaries(engine))
+        token_prefixes = TokenPrefixes(engine.tokenize, vocabulary.boundaries(engine))
         form = calls.format_of(source if template is not None and template.knows_tools else None)
         controls = vocabulary.controls(engine)
         return Loaded(
@@ -69,7 +69,7 @@ class Loaded:
             reason,
             form,
             vocabulary.fill_marks(engine),
-            beginnings,
+            token_prefixes,
             controls,
             vocabulary.Least.of(engine),
         )
@@ -195,7 +195,7 @@ class State:
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What the work for one request needs. salt: of its key, whose cached beginnings and old turns are its own.
+    """What the work for one request needs. salt: of its key, whose cached prefixes and old turns are its own.
     started: in time.monotonic's seconds, from which the server's limit of time counts."""
 
     state: State

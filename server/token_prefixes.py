@@ -1,4 +1,4 @@
-"""Tokens of the beginnings of prompts: a conversation's next turn tokenizes only what is new.
+"""Tokens of prompts' prefixes: a conversation's next turn tokenizes only what is new.
 
 Text behind a control token is tokenized apart from what stands before it, so the tokens up to one can be used again.
 """
@@ -12,11 +12,11 @@ import numpy as np
 
 from pyllama_long.sequence import IntArray
 
-_MAX_CHARACTERS = 1 << 24  # of all beginnings together
+_MAX_CHARACTERS = 1 << 24  # of all prefixes together
 _MIN_CHARACTERS = 4096  # of one that is kept
 
 
-class Beginnings:
+class TokenPrefixes:
     """From any thread. encode(text, add_bos, special); ends: control tokens by id, without those that take the white
     space after them."""
 

@@ -1,4 +1,4 @@
-"""Tokenizing prompts with cached beginnings: the tokens are always those of the whole text."""
+"""Tokens of prompts from those of their token_prefixes: never other ones than of the whole text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama_long.server import beginnings
-from pyllama_long.server.beginnings import Beginnings
+from pyllama_long.server import token_prefixes
+from pyllama_long.server.token_prefixes import TokenPrefixes
 
 VOCABULARIES = sorted(Path(__file__).parents[1].glob("vendor/llama.cpp/tree/models/ggml-vocab-*.gguf"))
 PIECES = ("Hello, ", "wörld", "  two  spaces ", "\n", "\n\n1234", "日本", "end.", " ")
@@ -39,8 +39,8 @@ def test_a_conversation_that_grows(vocabulary: llama_cpp.Llama, data: st.DataObj
     names = control_tokens(vocabulary)
     apart = control_tokens(vocabulary, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beginnings, "_MIN_CHARACTERS", 1)
-        known, text = Beginnings(vocabulary.tokenize, apart), ""
+        patch.setattr(token_prefixes, "_MIN_CHARACTERS", 1)
+        known, text = TokenPrefixes(vocabulary.tokenize, apart), ""
         for _ in range(data.draw(st.integers(1, 5))):
             turn = data.draw(st.lists(st.sampled_from([*PIECES, *list(names.values())[:6]]), max_size=8))
             text += "".join(turn)
@@ -57,7 +57,7 @@ def test_only_what_is_new_is_tokenized() -> None:
         calls.append(text)
         return [256 if c == "|" else ord(c) for c in text.decode()]
 
-    known, text = Beginnings(encode, {256: "|"}), "x" * 5000 + "|tail"
+    known, text = TokenPrefixes(encode, {256: "|"}), "x" * 5000 + "|tail"
     for more in ("", "abc|", "de"):
         text += more
         assert len(known.tokenize(text, True, "one")) == len(text)
@@ -67,8 +67,8 @@ def test_only_what_is_new_is_tokenized() -> None:
 
 
 def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beginnings, "_MAX_CHARACTERS", 20_000)
-    known = Beginnings(lambda text, add_bos, special: [256 if c == 124 else c for c in text], {256: "|"})
+    monkeypatch.setattr(token_prefixes, "_MAX_CHARACTERS", 20_000)
+    known = TokenPrefixes(lambda text, add_bos, special: [256 if c == 124 else c for c in text], {256: "|"})
     for i in range(9):
         known.tokenize(str(i) * 6000 + "|", True)
     assert known._characters <= 20_000 and len(known._known) == 3
