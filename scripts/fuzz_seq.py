@@ -12,7 +12,6 @@ code 1 when that fails. Files that do it are kept in --keep.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -20,15 +19,16 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzz_gguf import forked, probe_forked
+from fuzzing import campaign
+from fuzzing.campaign import SCRATCH, Kept
+from fuzzing.child import forked, probe_forked
 
-from pyllama_long import filler, log, probe
+from pyllama_long import filler, probe
 from pyllama_long.engine import Engine, EngineConfig, Request, Sampling, Text, seqfile
 from pyllama_long.errors import DecodeError
 
@@ -203,9 +203,9 @@ def read_back(folder: Path, cases: list[Case], known: dict[str, Any]) -> str:
 
 
 def fuzz(count: int, seed: int, limit: float, keep: Path) -> dict[str, Any]:
-    rng, table, bad = random.Random(seed), Counter[tuple[str, bool, str]](), list[str]()
+    rng, table, bad = random.Random(seed), Counter[tuple[str, bool, str]](), Kept(keep)
     probe._run = probe_forked
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as base:
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as base:
         whole, folder = Path(base) / "whole", Path(base) / "damaged"
         how, said = forked(lambda: fill(whole), limit)
         if how != "ok":
@@ -238,36 +238,27 @@ def fuzz(count: int, seed: int, limit: float, keep: Path) -> dict[str, Any]:
                 for case, result in zip(cases, json.loads(said), strict=True):
                     table[case.kind, case.sealed, result] += 1
                 continue
-            before = len(bad)
+            before = len(bad.lines)
             for case in cases:  # which of them it was
                 how, said = attempt([case])
                 table[case.kind, case.sealed, how if how != "ok" else json.loads(said)[0]] += 1
                 if how != "ok":
-                    keep.mkdir(parents=True, exist_ok=True)
-                    kept = keep / f"{seed}-{done}-{Path(case.name).name}"
-                    kept.write_bytes(case.data)
-                    bad.append(f"{kept}: {how} {json.dumps(asdict(case) | {'data': len(case.data)})}")
-                    print(bad[-1], flush=True)
-            if len(bad) == before:
-                bad.append(f"{len(cases)} files together: {how}")
-                print(bad[-1], flush=True)
+                    what = json.dumps(asdict(case) | {"data": len(case.data)})
+                    bad.keep(f"{seed}-{done}-{Path(case.name).name}", case.data, f"{how} {what}")
+            if len(bad.lines) == before:
+                bad.note(f"{len(cases)} files together: {how}")
     for (kind, sealed, result), n in sorted(table.items()):
         print(f"{kind:15} {'sealed' if sealed else '':6} {result:10} {n}")
-    return {"files": count, "used": sum(n for (_, _, r), n in table.items() if r == "used"), "bad": len(bad)}
+    return {
+        "files": count,
+        "used": sum(n for (_, _, r), n in table.items() if r == "used"),
+        "bad": len(bad.lines),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one folder")
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fuzz_seq")
-    args = parser.parse_args(argv)
-    log.install(False)
-    start = time.monotonic()
-    report = {"seed": args.seed, **fuzz(args.count, args.seed, args.limit, args.keep)}
-    print(json.dumps(report | {"seconds": round(time.monotonic() - start)}))
-    return int(report["bad"] > 0)
+    args = campaign.parser(__file__, __doc__ or "", 2000, 60.0, "folder").parse_args(argv)
+    return campaign.run(args.seed, lambda: fuzz(args.count, args.seed, args.limit, args.keep))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import fuzz_gguf
 import gguf
 import make_random_gguf
 import pytest
-from fuzz_gguf import Entry, Model
+from fuzzing.child import forked
+from fuzzing.gguf import Entry, Model
 from random_gguf.shapes import ARCHS
 
 from pyllama_long import LongLlama, _native, context_options, keywords
@@ -77,7 +78,7 @@ def test_no_value_of_a_key_ends_the_process(
     plain: bytes, tmp_path: Path, key: str, value: tuple[int, bytes]
 ) -> None:
     path = changed(plain, tmp_path / "m.gguf", **{key: value})
-    how, said = fuzz_gguf.forked(lambda: fuzz_gguf.load(str(path)), 60)
+    how, said = forked(lambda: fuzz_gguf.load(str(path)), 60)
     assert how == "ok" and said and "\n" not in said
 
 
@@ -90,9 +91,9 @@ def test_an_assertion_becomes_one_line(plain: bytes, tmp_path: Path) -> None:
 
 
 def test_a_sample_of_damaged_files_and_states(tmp_path: Path) -> None:
-    how, said = fuzz_gguf.forked(lambda: json.dumps(fuzz_gguf.fuzz_files(36, 5, 60, tmp_path)), 300)
+    how, said = forked(lambda: json.dumps(fuzz_gguf.fuzz_files(36, 5, 60, tmp_path)), 300)
     assert how == "ok" and json.loads(said)["bad"] == 0
-    how, said = fuzz_gguf.forked(lambda: json.dumps(fuzz_gguf.fuzz_states(20, 5, 60)), 300)
+    how, said = forked(lambda: json.dumps(fuzz_gguf.fuzz_states(20, 5, 60)), 300)
     assert how == "ok" and json.loads(said)["bad_states"] == 0
 
 

@@ -1,0 +1,1 @@
+"""Parts of fuzz_gguf.py and fuzz_seq.py."""
