@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyllama_long.cli.serve import listen
+from pyllama_long.cli.serving import listen
 from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.server.app import create_app
 from pyllama_long.server.protocol import Protocol

@@ -404,11 +404,11 @@ def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
 
 
 def test_lengths_that_nobody_asked_for_end_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
-    from pyllama_long.cli import eval as command
+    from pyllama_long.cli.eval_view import View
 
     cells = grid.cells(["auto"], ["auto"], [512, 2048, 819_200])
     for bounded, allowed in ((True, {512, 2048}), (False, {512, 2048, 819_200})):
-        view = command.View(cells, bounded)
+        view = View(cells, bounded)
         assert view.begin(cells[0])
         view.estimate(1.0, 10)
         assert view.allowed == allowed

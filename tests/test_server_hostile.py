@@ -21,8 +21,7 @@ from serving import serving
 from test_server_serve import stream, until_it_runs
 
 from pyllama_long import cli, filler
-from pyllama_long.cli import serve
-from pyllama_long.cli.serve import listen
+from pyllama_long.cli.serving import listen
 from pyllama_long.engine import EngineConfig
 from pyllama_long.model import Model
 from pyllama_long.server import logs
@@ -277,7 +276,7 @@ def test_old_turns_are_bounded_by_bytes(tmp_path: Path) -> None:
 def test_how_much_of_old_turns_is_kept_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Settings] = []
     monkeypatch.setattr(logs, "install", lambda _: None)
-    monkeypatch.setattr(serve, "serve", lambda config, settings, *_: found.append(settings))
+    monkeypatch.setattr("pyllama_long.cli.serving.serve", lambda config, settings, *_: found.append(settings))
     assert cli.run(["serve", "--keep-turns", "1"]) == 0
     state = State(found[0], lambda _: None)  # type: ignore[arg-type, return-value]
     for i in range(40):

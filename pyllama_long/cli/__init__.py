@@ -15,6 +15,7 @@ import typer
 from pyllama_long import __version__
 from pyllama_long.cli import chat, complete, demo, eval, inspect, plan, serve
 from pyllama_long.cli.common import PROGRAM, CommandError
+from pyllama_long.cli.option_groups import flat
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.phase import PlanError
 from pyllama_long.rope import RopeError
@@ -36,7 +37,7 @@ app = typer.Typer(
     "  pyllama-long inspect model.gguf      what fits, and what would be chosen for it",
 )
 for module in (chat, complete, serve, inspect, plan, eval, demo):
-    app.command(name=module.__name__.rpartition(".")[2], epilog=module.EXAMPLES)(module.command)
+    app.command(name=module.__name__.rpartition(".")[2], epilog=module.EXAMPLES)(flat(module.command))
 
 
 def _version(value: bool) -> None:

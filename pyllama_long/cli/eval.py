@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from pyllama_long.cli import common
+from pyllama_long.cli.checks import one_of
 from pyllama_long.cli.common import CommandError, Json, ModelOptions, read_text
+from pyllama_long.cli.eval_table import show
+from pyllama_long.cli.eval_view import LENGTHS, MAX_MINUTES, View
 from pyllama_long.evals import EvalError, grid
 from pyllama_long.evals.grid import Cell, Row
 from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing
@@ -40,17 +38,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "pairs": {"depths": 5, "samples": 10, "text": None, "pairs": 100},
     "perplexity": {"text": None, "windows": 10, "last": 256},
 }
-LENGTHS = "1x,4x,16x,32x,100x"
-MOST_MINUTES = 15  # minutes that lengths which the user did not request may take
-_LINE_SECONDS = 10  # seconds between two lines of progress if there is no terminal
 _RETRIEVAL, _PERPLEXITY = "Needle and pairs", "Perplexity"
 Measure = Callable[["LongLlama", int], list[Row]]
-
-
-def _task(value: str) -> str:
-    if value not in TASKS:
-        raise typer.BadParameter(f"{value!r}; known: {', '.join(TASKS)}")
-    return value
 
 
 def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
@@ -64,7 +53,9 @@ def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
 def command(
     task: Annotated[
         str,
-        typer.Argument(callback=_task, metavar="TASK", help=f"{', '.join(TASKS)}.", show_default=False),
+        typer.Argument(
+            callback=one_of(tuple(TASKS)), metavar="TASK", help=f"{', '.join(TASKS)}.", show_default=False
+        ),
     ],
     model: common.Model = None,
     hub: common.Hub = None,
@@ -73,7 +64,7 @@ def command(
         typer.Option(
             metavar="N,...",
             help="In times the trained length (4x) or in tokens (8192, 8k).",
-            show_default=f"{LENGTHS}, as far as {MOST_MINUTES} minutes go",
+            show_default=f"{LENGTHS}, as far as {MAX_MINUTES} minutes go",
         ),
     ] = None,
     rope: Annotated[
@@ -250,143 +241,3 @@ def measure_of(
         haystack, own.get("phrasings", PAIRS), own["depths"], own["samples"], own.get("pairs"), seed
     )
     return lambda llm, length: retrieval.measure(needles, llm, length, view.document, answers.append)
-
-
-class View:
-    """Shows the cell, the document, and how many of its tokens are read: as a bar if stderr is a terminal, else as
-    lines. Also estimates the time.
-
-    bounded: lengths with which everything would take more than MOST_MINUTES are left out, unless the user requests
-    them.
-    """
-
-    def __init__(self, cells: Sequence[Cell], bounded: bool = False) -> None:
-        self.cells, self.bounded, self.done = cells, bounded, -1
-        self.allowed = {cell.length for cell in cells}
-        self.console = Console(stderr=True, highlight=False)
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=1)
-        self.label, self.said, self.began, self.estimated = "", 0.0, 0.0, False
-
-    def begin(self, cell: Cell) -> bool:
-        """Whether the cell is measured."""
-        if self.began and not self.estimated:  # the cells have one document each
-            self.estimated = True
-            self.estimate(time.monotonic() - self.began, 1)
-        self.done += 1
-        self.cell = cell
-        self.label = f"{self.done + 1}/{len(self.cells)}: {cell.rope}, {cell.plan}, {cell.length:,}"
-        self.bar.update(self.task, description=self.label, completed=0, total=cell.length)
-        if cell.length in self.allowed:
-            self.line(self.label)
-        return cell.length in self.allowed
-
-    def document(self, i: int, n: int) -> None:
-        self.bar.update(self.task, description=f"{self.label}, document {i + 1}/{n}", completed=0)
-        now = time.monotonic()
-        if i == 0:
-            self.began = now
-        elif not self.estimated:
-            self.estimated = True
-            self.estimate(now - self.began, n)
-        if now - self.said >= _LINE_SECONDS:
-            self.line(f"{self.label}, document {i + 1}/{n}")
-
-    def progress(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total)
-        if time.monotonic() - self.said >= _LINE_SECONDS:
-            self.line(f"{self.label}, {done:,}/{total:,} tokens")
-
-    def line(self, text: str) -> None:
-        if not self.console.is_terminal:
-            self.said = time.monotonic()
-            self.console.print(text, markup=False, soft_wrap=True)
-
-    def estimate(self, seconds: float, n: int) -> None:
-        """Called after the first of n documents of the first cell: reports how long everything takes, and leaves out
-        what takes too long."""
-        per_token = seconds / self.cell.length
-        left, total = self.cells[self.done :], 0.0
-        for length in sorted({cell.length for cell in left}):
-            total += sum(cell.length == length for cell in left) * n * length * per_token
-            if self.bounded and total > 60 * MOST_MINUTES and length != self.cell.length:
-                self.allowed.discard(length)
-        self.console.print(
-            f"about {duration(total)} in all, or more: long texts take longer per token", soft_wrap=True
-        )
-        dropped = sorted({cell.length for cell in left} - self.allowed)
-        if not dropped:
-            return
-        named = ", ".join(f"{length:,}" for length in dropped)
-        if self.console.is_terminal and sys.stdin.isatty():
-            self.bar.stop()
-            if typer.confirm(f"that is over {MOST_MINUTES} minutes: measure {named} tokens too?", err=True):
-                self.allowed.update(dropped)
-            self.bar.start()
-        else:
-            self.console.print(
-                f"over {MOST_MINUTES} minutes: {named} tokens are left out; --lengths {LENGTHS} takes all",
-                soft_wrap=True,
-            )
-
-
-def duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int) -> None:
-    """A line per policy and plan, a column per length."""
-    lengths = list(dict.fromkeys(cell.length for cell in cells))
-    titles = (f"{n:,}" + (f" ({n / n_train:.3g}x)" if n_train else "") for n in lengths)
-    table = Table("RoPE", "attention", *titles, box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for rope, plan in dict.fromkeys((cell.rope, cell.plan) for cell in cells):
-        mine = [row for row in rows if (row["rope"], row["plan"]) == (rope, plan)]
-        shown = [figure([row for row in mine if row["length"] == n]) for n in lengths]
-        table.add_row(Text(rope), Text(plan), *shown)
-    out.print(table)
-    for line in notes(rows):
-        out.print(Text(line, style="dim"), soft_wrap=True)
-    for reason in dict.fromkeys(row["error"] for row in rows if "error" in row):
-        out.print(Text(f"refused: {reason}"), soft_wrap=True)
-
-
-def notes(rows: Sequence[Row]) -> list[str]:
-    """How many questions a figure is based on, and what `auto` chose."""
-    found = []
-    asked = [row for row in rows if row.get("depth") is not None and "error" not in row]
-    if asked:
-        first = [row for row in asked if all(row[key] == asked[0][key] for key in ("rope", "plan", "length"))]
-        depths = ", ".join(f"{row['depth']:.0%}" for row in first)
-        n = sum(row["samples"] for row in first)
-        found.append(f"n = {n} questions per figure, {first[0]['samples']} at each depth: {depths}")
-    for row in rows:
-        if "auto" in (row["rope"], row["plan"]) and "error" not in row:
-            used = [f"RoPE {row['rope_used']}"] if row["rope"] == "auto" else []
-            used += [f"attention {row['plan_used']}"] if row["plan"] == "auto" else []
-            found.append(f"auto at {row['length']:,}: {', '.join(used)}")
-    return list(dict.fromkeys(found))
-
-
-def figure(rows: Sequence[Row]) -> str:
-    """The accuracy of one cell over all depths, or its perplexity."""
-    if not rows:
-        return ""
-    if "error" in rows[0]:
-        return "refused"
-    if "perplexity" in rows[0]:
-        return f"{rows[0]['perplexity']:.2f}"
-    asked = sum(row["samples"] for row in rows)
-    return f"{sum(row['accuracy'] * row['samples'] for row in rows) / asked:.1%}"
