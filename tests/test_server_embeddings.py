@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from asking import ask
 from running_server import Server, running
-from test_server_openai import ask
 
 from pyllama_long.engine import EngineConfig
 
@@ -72,3 +72,9 @@ def test_embeddings_name_their_field(server: Server) -> None:
     with server.client() as raw:
         error = raw.post("/v1/embeddings", json={"input": [99999]}).json()["error"]
     assert error["param"] == "input" and error["message"].startswith("input: ")
+
+
+def test_without_embeddings_there_are_none(demo_model: str) -> None:
+    with running(EngineConfig(demo_model, n_ctx=512, n_threads=1)) as plain, plain.client() as client:
+        found = client.post("/v1/embeddings", json={"input": "x"})
+    assert found.status_code == 400 and found.json()["error"]["code"] == "no_embeddings"

@@ -2,103 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from engines import NO_END
+from asking import STREAMS, Asked, body, gauge, prose, wait_until
 from running_server import Server, running
 from serving import serving
 
-from pyllama_long import filler
 from pyllama_long.engine import EngineConfig, seqfile
-from pyllama_long.server.routes import monitoring
-
-STREAMS = ("/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses")
-
-
-def prose(n: int) -> str:
-    """n sentences."""
-    sentences = filler.sentences()
-    return " ".join(sentences[i % len(sentences)] for i in range(n))
-
-
-def body(path: str, text: str, stream: bool, n: int = 5000) -> dict[str, Any]:
-    messages = [{"role": "user", "content": text}]
-    found: dict[str, dict[str, Any]] = {
-        "/completion": {"prompt": text, "n_predict": n, "logit_bias": NO_END},
-        "/v1/completions": {"prompt": text, "max_tokens": n, "logit_bias": NO_END},
-        "/v1/chat/completions": {"messages": messages, "max_tokens": n, "logit_bias": NO_END},
-        "/v1/messages": {"messages": messages, "max_tokens": n},
-        "/v1/responses": {"input": text, "max_output_tokens": n},
-    }
-    return found[path] | {"stream": stream} | ({} if path == "/completion" else {"model": "demo"})
-
-
-class Asked(threading.Thread):
-    """A request and its outcome; status 0: it did not reach the server before it stopped accepting."""
-
-    def __init__(self, url: str, path: str, content: dict[str, Any]) -> None:
-        super().__init__(daemon=True)
-        self.url, self.path, self.content = url, path, content
-        self.status, self.text = 0, ""
-        self._data = json.dumps(content).encode()
-        self.start()
-
-    def run(self) -> None:
-        try:
-            headers = {"Content-Type": "application/json"}
-            found = httpx.post(self.url + self.path, content=self._data, headers=headers, timeout=60)
-            self.status, self.text = found.status_code, found.text
-        except httpx.HTTPError as error:
-            self.text = repr(error)
-
-    def check(self) -> None:
-        """It was ended early, and says so in the way of its API."""
-        self.join(30)
-        shown = (self.path, self.status, self.text[-400:])
-        if not self.content.get("stream"):
-            error = json.loads(self.text)["error"] if self.status else {}
-            assert self.status == 503 and error.get("code") == "shutting_down", shown
-            assert (json.loads(self.text).get("type") == "error") == self.path.startswith("/v1/messages"), (
-                shown
-            )
-            return
-        assert self.status == 200, shown
-        events = self.text.rstrip("\n").split("\n\n")
-        if self.path == "/v1/messages":
-            assert events[-1].startswith("event: error\ndata: "), shown
-            assert json.loads(events[-1].partition("data: ")[2])["error"]["code"] == "shutting_down"
-            return
-        assert events[-1] == "data: [DONE]", shown
-        if self.path == "/v1/responses":
-            assert events[-2].startswith("event: response.failed\ndata: "), shown
-            response = json.loads(events[-2].partition("data: ")[2])["response"]
-            assert response["status"] == "failed" and response["error"]["code"] == "shutting_down"
-        else:
-            assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "shutting_down", shown
-
-
-def gauge(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=20).text.splitlines()
-    return float(next(line for line in lines if line.startswith(f"pyllama_long_{name} ")).split()[1])
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_signal_at_each_state_of_a_request(tmp_path: Path) -> None:
@@ -251,9 +171,6 @@ def listening_port(pid: int) -> int:
     raise AssertionError("nothing listens")
 
 
-# Clients that leave.
-
-
 @pytest.fixture(scope="module")
 def small(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = str(tmp_path_factory.mktemp("sessions"))
@@ -325,56 +242,3 @@ def test_clients_that_leave_while_they_are_prepared_for(small: Server) -> None:
         leave(small, path, content, 0.15)
         wait_until(lambda: nothing_is_left(small), 10)
     assert httpx.post(f"{small.url}/completion", json={"prompt": "Once", "n_predict": 2}).status_code == 200
-
-
-# An engine that hangs, and one that gives up.
-
-
-def health(url: str) -> tuple[int, str]:
-    found = httpx.get(f"{url}/health", timeout=5)
-    return found.status_code, found.json()["status"]
-
-
-def test_an_engine_that_hangs_is_told(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitoring, "_STUCK_S", 0.3)
-    go, context = threading.Event(), small.engine._context
-    decode = context.decode
-
-    def hangs(n: int) -> int:
-        assert go.wait(20)
-        return decode(n)
-
-    assert health(small.url) == (200, "ok")
-    with monkeypatch.context() as patch:
-        patch.setattr(context, "decode", hangs)
-        asked = Asked(small.url, "/completion", body("/completion", "Once", False, 3))
-        wait_until(lambda: health(small.url) == (503, "stuck"), 10)
-        assert httpx.post(f"{small.url}/tokenize", json={"content": "word"}, timeout=5).status_code == 200
-        assert gauge(small.url, "engine_running") == 1
-        go.set()
-        asked.join(20)
-    assert asked.status == 200
-    assert health(small.url) == (200, "ok")
-    time.sleep(0.4)  # with nothing to do it makes no steps either
-    assert health(small.url) == (200, "ok")
-
-
-def test_an_engine_that_gives_up_is_told(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(EngineConfig(demo_model, n_ctx=512, n_threads=1)) as server:
-        engine = server.engine
-        asked = Asked(server.url, "/completion", body("/completion", "Once", True, 400))
-        wait_until(lambda: engine.stats().running == 1)
-
-        def broken(*_: object) -> None:
-            raise RuntimeError("torn")
-
-        monkeypatch.setattr(engine._context, "decode", broken)
-        monkeypatch.setattr(engine._context, "clear", broken)
-        asked.join(20)
-        assert '"error"' in asked.text and asked.text.rstrip().endswith("data: [DONE]")
-        wait_until(lambda: engine.failure is not None)
-        assert health(server.url) == (503, "failed")
-        for path in STREAMS:
-            found = httpx.post(server.url + path, json=body(path, "Once", True), timeout=10)
-            assert found.status_code == 503 and found.json()["error"]["code"] == "failed", found.text
-        assert httpx.get(f"{server.url}/metrics").status_code == 200

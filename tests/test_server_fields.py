@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from asking import HELLO, ok
 from running_server import Server, events, running
 
 from pyllama_long.engine import EngineConfig
 
-HELLO = [{"role": "user", "content": "Hello there"}]
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": HELLO, "max_tokens": 2},
     "/v1/completions": {"prompt": "Hello", "max_tokens": 2},
@@ -28,11 +28,6 @@ def server(demo_model: str) -> Iterator[Server]:
     config = EngineConfig(demo_model, n_threads=1, n_ctx=1024, n_parallel=4, precision="f32", embedding=True)
     with running(config) as found:
         yield found
-
-
-def ok(response: httpx.Response) -> Any:
-    assert response.status_code == 200, response.text
-    return response.json()
 
 
 @pytest.mark.parametrize("path", BODIES)

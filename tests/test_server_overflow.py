@@ -12,7 +12,6 @@ from running_server import Server, events, running
 
 from pyllama_long.engine import EngineConfig
 from pyllama_long.server.overflow import turns
-from pyllama_long.server.overflow_store import Store
 from pyllama_long.server.schemas.conversation import as_input
 from pyllama_long.server.settings import Settings
 
@@ -157,14 +156,3 @@ def test_turns_begin_with_users() -> None:
     roles = ["system", "user", "assistant", "tool", "assistant", "user", "user", "assistant"]
     system, found = turns(as_input([{"role": role, "content": "x"} for role in roles]))
     assert len(system) == 1 and [len(turn) for turn in found] == [4, 3]
-
-
-def test_the_store_finds_words_and_keeps_conversations_apart() -> None:
-    store = Store()
-    old = [("user", "The fox lives in the wood."), ("user", "The ship lies in the harbour.")]
-    assert store.search("a", old, "Where is the ship?")[0] == "user: The ship lies in the harbour."
-    assert store.search("a", old, "Where is the ship?")[0] == "user: The ship lies in the harbour."
-    assert store.search("b", [("user", "Nothing of it.")], "ship") == []
-    assert store.search("a", old, '"; DROP TABLE turns; -- NEAR( *') == []
-    assert store.search("a", old[:1], "ship") == []
-    store.close()

@@ -13,10 +13,18 @@ from pyllama_long.engine import EngineConfig
 from pyllama_long.server.settings import Settings
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+
 KEY = "a-key"
-QUIET = (  # no part of it requests the network or devices
+
+
+QUIET = (  # no part of it asks for the network or for devices
     "--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking --disable-component-update "
     "--disable-default-apps --disable-extensions --disable-sync --no-first-run"
 ).split()

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from asking import ok
 from running_server import Server, running
-from test_server_fields import ok
 
 from pyllama_long.engine import EngineConfig
 from pyllama_long.server.response_store import Kept, ResponseStore

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from asking import wait_until
 from running_server import Server, running
 from serving import serving
-from test_server_end import wait_until
 
 from pyllama_long import cli, filler
 from pyllama_long.engine import EngineConfig

@@ -7,36 +7,16 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
-from engines import NO_END
+from asking import WORDS, stream, until_it_runs
 from serving import serving
 
-WORDS = {"prompt": "Once upon a time", "stream": True, "logit_bias": NO_END}
-
-
-def stream(url: str, n: int, into: list[str]) -> threading.Thread:
-    def read() -> None:
-        try:
-            into.append(httpx.post(f"{url}/completion", json=WORDS | {"n_predict": n}, timeout=60).text)
-        except httpx.HTTPError as error:
-            into.append(type(error).__name__)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    return thread
-
-
-def until_it_runs(url: str) -> None:
-    end = time.monotonic() + 20
-    while "pyllama_long_requests_active 1.0" not in httpx.get(f"{url}/metrics", timeout=20).text:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+from pyllama_long.cli.serving import listen
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -120,3 +100,21 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
     assert code == 1 and line.startswith("pyllama-long: --attention 'upstream' cannot run")
     code, line = refused("--ssl-certfile", "x", "--port", "0")
     assert code == 2 and "ssl-keyfile" in line
+
+
+def test_streams_longer_than_the_drain_end_with_an_error_event() -> None:
+    with serving("--ctx", "60000", "--drain", "0.5") as (process, url):
+        said: list[str] = []
+        thread = stream(url, 50_000, said)
+        until_it_runs(url)
+        process.send_signal(signal.SIGTERM)
+        thread.join(20)
+        assert process.wait(20) == 0
+        assert said[0].rstrip().endswith("data: [DONE]") and "shutting_down" in said[0]
+
+
+def test_an_ipv6_wildcard_takes_ipv4_too() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with listen("::", 0) as listening:
+        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), timeout=5).close()

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from asking import HELLO, ok
 from running_server import Server, events, running
-from test_server_fields import HELLO, ok
 
 from pyllama_long.engine import EngineConfig
 from pyllama_long.server import calls
