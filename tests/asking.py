@@ -53,7 +53,7 @@ def body(path: str, text: str, stream: bool, n: int = 5000) -> dict[str, Any]:
 
 
 class Asked(threading.Thread):
-    """A request and what came of it; status 0: it did not reach the server before that took no more."""
+    """A request and its outcome; status 0: it did not reach the server before it stopped accepting."""
 
     def __init__(self, url: str, path: str, content: dict[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -71,7 +71,7 @@ class Asked(threading.Thread):
             self.text = repr(error)
 
     def check(self) -> None:
-        """It had to end before its end, and says so as its API does."""
+        """It was ended early, and says so in the way of its API."""
         self.join(30)
         shown = (self.path, self.status, self.text[-400:])
         if not self.content.get("stream"):

@@ -116,6 +116,6 @@ def test_a_length_of_gigabytes_is_refused_at_once(server: Server) -> None:
 
 
 def test_another_content_type_is_refused(client: httpx.Client) -> None:
-    # What a foreign web page could send without asking: no JSON.
+    # What a foreign web page could send without a preflight: not JSON.
     error = refused(client.post(CHAT, content=json.dumps(HELLO_CHAT), headers={"Content-Type": "text/plain"}))
     assert "application/json" in error["message"]

@@ -59,7 +59,7 @@ def test_an_engine_that_hangs_is_told(server: Server, monkeypatch: pytest.Monkey
         asked.join(20)
     assert asked.status == 200
     assert health(server.url) == (200, "ok")
-    time.sleep(0.4)  # with nothing to do it does not turn either
+    time.sleep(0.4)  # with nothing to do it makes no steps either
     assert health(server.url) == (200, "ok")
 
 

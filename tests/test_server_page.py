@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium h
 KEY = "a-key"
 
 
-QUIET = (  # no part of it asks for the network or for devices
+QUIET = (  # no part of it requests the network or devices
     "--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking --disable-component-update "
     "--disable-default-apps --disable-extensions --disable-sync --no-first-run"
 ).split()

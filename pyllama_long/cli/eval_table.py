@@ -30,7 +30,7 @@ def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int)
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """How much a figure stands on, and what `auto` became."""
+    """How many questions a figure is based on, and what `auto` chose."""
     found = []
     asked = [row for row in rows if row.get("depth") is not None and "error" not in row]
     if asked:
@@ -47,7 +47,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def figure(rows: Sequence[Row]) -> str:
-    """Of one cell: the accuracy over all depths, or the perplexity."""
+    """The accuracy of one cell over all depths, or its perplexity."""
     if not rows:
         return ""
     if "error" in rows[0]:

@@ -18,8 +18,8 @@ _LINE_SECONDS = 10  # between two lines of progress where there is no terminal
 
 
 class View:
-    """Which cell, which document, how many tokens of it: a bar on stderr where that is a terminal, else lines; and how
-    long it will take.
+    """Shows the cell, the document, and how many of its tokens are read: as a bar if stderr is a terminal, else as
+    lines. Also estimates the time.
 
     bounded: lengths that take the whole beyond MAX_MINUTES are left out, unless the user wants them.
     """
@@ -75,7 +75,8 @@ class View:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def estimate(self, seconds: float, n: int) -> None:
-        """After the first of n documents of the first cell: says what all take, and leaves out what takes too long."""
+        """Called after the first of n documents of the first cell: reports how long everything takes, and leaves out
+        what takes too long."""
         per_token = seconds / self.cell.length
         left, total = self.cells[self.done :], 0.0
         for length in sorted({cell.length for cell in left}):
