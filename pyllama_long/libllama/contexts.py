@@ -1,0 +1,92 @@
+"""What a llama_context is told, and what it says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from pyllama_long.libllama.library import lib, llama_cpp
+from pyllama_long.libllama.structs import CConfig, CInitParams, CStats
+
+
+class Interrupt:
+    """Stops the `llama_decode` of a context from any thread, between two operations of its graph: it returns 2 then.
+    Asked after each of them, it must not wait for the interpreter's lock. So what is asked is a C function that
+    reads one bool, ggml_get_no_alloc, of a ggml context that holds nothing else."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._flag = lib.ggml_init(CInitParams(1024, None, False))
+        ask = ctypes.cast(lib.ggml_get_no_alloc, llama_cpp.llama_set_abort_callback.argtypes[1])
+        llama_cpp.llama_set_abort_callback(ctx, ask, self._flag)
+
+    def set(self, on: bool) -> None:
+        lib.ggml_set_no_alloc(self._flag, on)
+
+    def close(self) -> None:
+        """After the context was freed."""
+        if self._flag:
+            lib.ggml_free(self._flag)
+        self._flag = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Rows (token, head, layer) that the op computed, keys that exact attention would have read for them,
+    keys read, tokens decoded with the op, and runs of neighbouring cells that held the keys, summed over batches
+    and the sequences in them."""
+
+    n_queries: int
+    keys_visible: int
+    keys_read: int
+    n_tokens: int
+    n_runs: int
+
+
+def configure_next(config: CConfig | None) -> None:
+    """What the next llama_context of this thread starts with; None: upstream's attention."""
+    lib.plong_llama_configure_next(config)
+
+
+def configure(ctx: int, config: CConfig) -> None:
+    """Changes a live context; the RoPE policy only while its cache is empty. Raises ValueError with the
+    reason."""
+    reason = ctypes.create_string_buffer(512)
+    if lib.plong_llama_configure(ctx, config, reason, len(reason)) != 0:
+        raise ValueError(reason.value.decode(errors="replace"))
+
+
+def set_tail(ctx: int, seq: int, pos: int | None) -> None:
+    """Tokens of seq at positions >= pos are the tail; None forgets it."""
+    lib.plong_llama_set_tail(ctx, seq, -1 if pos is None else pos)
+
+
+def set_rope_factor(ctx: int, seq: int, factor: float) -> None:
+    """Gives a sequence another factor of a dynamic policy; its cached keys are turned. Raises RuntimeError."""
+    error = ctypes.create_string_buffer(256)
+    if lib.plong_llama_set_rope_factor(ctx, seq, factor, error, len(error)):
+        raise RuntimeError(error.value.decode(errors="replace"))
+
+
+def rope_factor(ctx: int, seq: int) -> float:
+    """The factor of a sequence; 1 where the policy is not dynamic."""
+    return float(lib.plong_llama_rope_factor(ctx, seq))
+
+
+def stats(ctx: int) -> Stats:
+    c = CStats()
+    lib.plong_llama_stats(ctx, c)
+    return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens, c.n_runs)
+
+
+def stats_reset(ctx: int) -> None:
+    lib.plong_llama_stats_reset(ctx)
+
+
+def layers(ctx: int) -> list[tuple[int, str]]:
+    """(layer, reason) as of the last graph; the reason is empty when the op takes the layer."""
+    n = lib.plong_llama_layers(ctx, None, 0)
+    text = ctypes.create_string_buffer(n + 1)
+    lib.plong_llama_layers(ctx, text, n + 1)
+    pairs = (line.split("\t", 1) for line in text.value.decode(errors="replace").splitlines())
+    return [(int(layer), reason) for layer, reason in pairs]

@@ -1,0 +1,36 @@
+"""The instruction sets of the CPU backend."""
+
+from __future__ import annotations
+
+from pyllama_long.context_options import PRECISIONS
+from pyllama_long.libllama.library import lib
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode(errors="replace")
+
+
+def isas() -> dict[str, bool]:
+    """The instruction sets compiled in, best first, and whether this processor can run each."""
+    found: dict[str, bool] = {}
+    while (name := _text(lib.plong_cpu_isa_name(len(found)))) is not None:
+        found[name] = bool(lib.plong_cpu_isa_usable(len(found)))
+    return found
+
+
+def isa(precision: str = "auto") -> str:
+    """The instruction set in use at a precision: one that multiplies bf16 leaves "f32" to another."""
+    return _text(lib.plong_cpu_isa(PRECISIONS.index(precision))) or ""
+
+
+def force_isa(name: str | None) -> None:
+    """Forces an instruction set; None: the best usable one. Raises ValueError when it is unknown or not
+    usable here."""
+    if not lib.plong_cpu_isa_force((name or "").encode()):
+        usable = ", ".join(n for n, ok in isas().items() if ok)
+        raise ValueError(f"instruction set {name!r} cannot be used here; usable: {usable}")
+
+
+def isa_tiles(name: str) -> int:
+    """Query tiles that an instruction set has computed in this process."""
+    return int(lib.plong_cpu_isa_tiles(list(isas()).index(name)))

@@ -1,0 +1,110 @@
+"""The structs of ggml_ext.h and plong_llama.h, and plans and policies as such."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_bool, c_float, c_int32, c_int64, c_size_t, c_void_p
+from typing import Any
+
+from pyllama_long.context_options import PRECISIONS
+from pyllama_long.phase import MAX_BRANCHES, Phase
+from pyllama_long.plan import AttentionPlan
+from pyllama_long.rope import RopePolicy
+
+ABI_VERSION = 5
+
+MAX_ROT = 512
+
+_WEIGHTS = ("count", "stride", "none")
+_ALIGNS = ("segment", "query")
+_FREQS = ("native", "linear", "ntk", "yarn", "llama3", "longrope")
+_MAPS = ("absolute", "dca", "self-extend", "rerope")
+
+
+def _ints(names: str) -> list[tuple[str, Any]]:
+    return [(name, c_int32) for name in names.split()]
+
+
+class CPhase(ctypes.Structure):
+    _fields_ = [
+        *_ints("sinks window global dense_below weight align n_branches"),
+        ("segment", c_int32 * MAX_BRANCHES),
+        ("rate", c_int32 * MAX_BRANCHES),
+    ]
+
+
+class CPlan(ctypes.Structure):
+    _fields_ = [("phase", CPhase * 2), ("dense_layers", c_int32)]
+
+
+class CRope(ctypes.Structure):
+    _fields_ = [
+        ("freq", c_int32),
+        *((name, c_float) for name in ("factor", "beta_fast", "beta_slow", "low_freq", "high_freq")),
+        *_ints("map chunk local logn n_train dynamic n_factors"),
+        ("factors", c_float * (MAX_ROT // 2)),
+    ]
+
+
+class CSlot(ctypes.Structure):
+    _fields_ = _ints("stream run_beg run_end")
+
+
+class CGroup(ctypes.Structure):
+    _fields_ = _ints("slot phase tok n pos")
+
+
+class CRun(ctypes.Structure):
+    _fields_ = _ints("pos cell n")
+
+
+class CBatch(ctypes.Structure):
+    """The head of a batch; slots, groups and runs follow it in memory."""
+
+    _fields_ = [*_ints("n_slots n_groups n_runs n_tokens precision"), ("plan", CPlan), ("rope", CRope)]
+
+
+class CAttnParams(ctypes.Structure):
+    _fields_ = [("scale", c_float), ("max_bias", c_float), *_ints("layer n_rot neox hadamard")]
+
+
+class CConfig(ctypes.Structure):
+    _fields_ = [*_ints("abi enabled precision"), ("plan", CPlan), ("rope", CRope)]
+
+
+class CStats(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("n_queries", "keys_visible", "keys_read", "n_tokens", "n_runs")]
+
+
+class CInitParams(ctypes.Structure):
+    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
+
+
+def c_phase(phase: Phase) -> CPhase:
+    c = CPhase(
+        phase.sinks,
+        phase.window,
+        phase.global_,
+        phase.dense_below,
+        _WEIGHTS.index(phase.weight),
+        _ALIGNS.index(phase.align),
+        len(phase.branches),
+    )
+    for k, branch in enumerate(phase.branches):
+        c.segment[k], c.rate[k] = branch.segment, branch.rate
+    return c
+
+
+def c_plan(plan: AttentionPlan) -> CPlan:
+    return CPlan((CPhase * 2)(c_phase(plan.prefill), c_phase(plan.tail)), plan.dense_layers)
+
+
+def c_rope(rope: RopePolicy) -> CRope:
+    bands = (rope.factor, rope.beta_fast, rope.beta_slow, rope.low_freq, rope.high_freq)
+    places = (_MAPS.index(rope.map), rope.chunk, rope.local, int(rope.logn), rope.n_train, int(rope.dynamic))
+    return CRope(_FREQS.index(rope.freq), *bands, *places, len(rope.factors), tuple(rope.factors))
+
+
+def c_config(plan: AttentionPlan, rope: RopePolicy, enabled: bool = True, precision: str = "auto") -> CConfig:
+    """enabled: False for llama.cpp's own attention. precision: one of PRECISIONS."""
+    return CConfig(ABI_VERSION, int(enabled), PRECISIONS.index(precision), c_plan(plan), c_rope(rope))
