@@ -1,4 +1,4 @@
-"""Reading an answer as it comes: reasoning, text and tool calls."""
+"""Reads an answer as it streams in: reasoning, text and tool calls."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MARKS = ("<think>", "</think>")
 
 
 class AnswerParser:
-    """form, names: tool calls are looked for, of functions with these names; None: not at all. schemas: of their
-    arguments. thinks: the model may reason before it answers; thinking: the prompt has begun the reasoning already;
-    marks: around it. forced: the answer has to be a call. channel: the model writes messages to channels, and the
-    prompt ends in this one."""
+    """form, names: the format of tool calls and the functions that may be called; None: there are no calls. schemas:
+    of their arguments. thinks: the model may reason before it answers; thinking: the prompt has already begun the
+    reasoning; marks: around it. forced: the answer must be a call. channel: the model writes messages to channels,
+    and the prompt ends in this one."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class AnswerParser:
         return self.collector.n_calls
 
     def feed(self, text: str) -> list[TextPiece | CallPiece]:
-        """What text completes."""
+        """Takes more text and returns the pieces that it completes."""
         self.input.text += text
         return self._step()
 
     def finish(self, cut: bool = False) -> list[TextPiece | CallPiece]:
-        """What is left at the end. cut: the model would have written more."""
+        """Returns the remaining pieces at the end. cut: the model would have written more."""
         self.input.ended, self.cut = True, cut
         begun = overlap(self.input.text, self._ends) if cut else 0
         if begun > 1 and not set("<[>").isdisjoint(self.input.text[-begun:]):  # words are likelier text
@@ -71,7 +71,7 @@ class AnswerParser:
             if (yield from source.follows(self._open)):
                 source.skip(len(self._open))
                 self.reasoning = self.collector.reasoned = True
-            else:  # the space before it is of the text
+            else:  # the space before it belongs to the text
                 source.text = "".join(source.taken) + source.text
             self._may_think = False
             source.taken.clear()
@@ -81,8 +81,8 @@ class AnswerParser:
         yield from self.content()
 
     def thought(self, ends: tuple[str, ...], part: bool = False) -> Waiting:
-        """Reads reasoning up to one of the ends, which is returned; "" at the end of the answer. part: it may follow
-        other reasoning, in a message of its own."""
+        """Reads reasoning up to one of the ends, which is returned; "" at the end of the answer. part: it is a
+        message of its own, which may follow other reasoning."""
         first, self._ends = part, ends
 
         def think(text: str) -> None:
@@ -120,7 +120,7 @@ class AnswerParser:
                 return mark
 
     def _call(self, mark: str, begun: bool = False) -> Waiting:
-        """A call behind its mark, which the prompt has written where it is begun."""
+        """Reads a call after its mark. begun: the prompt has written the mark."""
         source = self.input
         source.taken[:] = [] if begun else [mark]
         try:
@@ -131,7 +131,7 @@ class AnswerParser:
             self._end_within(mark, unfinished.calls)
         except NotACall:
             if source.ended and (self.forced or (self.cut and mark)):
-                source.text = ""  # too little has come to tell
+                source.text = ""  # too little has arrived to decide
             else:
                 self._say("".join(source.taken))
         else:
@@ -139,7 +139,7 @@ class AnswerParser:
         source.taken.clear()
 
     def _end_within(self, mark: str, calls: list[Call]) -> None:
-        """The answer ended within a call of which this much is known."""
+        """Handles an answer that ended within a call, of which this much is known."""
         known = bool(calls) and all(call.name in self.schemas for call in calls)
         if not (self.cut or self.forced) or not (mark or self.forced or calls):
             self._say("".join(self.input.taken))
@@ -157,7 +157,7 @@ class AnswerParser:
 
     def _say(self, text: str, last: bool = False) -> None:
         self.input.taken.clear()
-        if not self.forced:  # then all text there is stands between calls
+        if not self.forced:  # if forced, the only text is between calls
             self.collector.say(text, last)
 
 

@@ -1,4 +1,4 @@
-"""The ASGI app: routes, and around them keys, CORS, request ids, logs and metrics."""
+"""The ASGI app: the routes, wrapped in keys, CORS, request ids, logs and metrics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
 
 def create_app(settings: Settings, loader: Loader) -> FastAPI:
-    """The app; loader opens the engine, in a thread, when the app starts."""
+    """Makes the app. loader: opens the engine in a thread when the app starts."""
     state = State(settings, loader)
 
     @asynccontextmanager
@@ -80,7 +80,7 @@ def create_app(settings: Settings, loader: Loader) -> FastAPI:
 
 
 class _Guard:
-    """Lets requests through that came to a name of ours and have a key, where keys are needed."""
+    """Admits requests that were sent to an allowed host name and, if keys are required, have one."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app, self._state = app, state
@@ -108,8 +108,8 @@ class _Guard:
 
 
 class _Observed:
-    """Gives each request an id, a line in the log and a place in the metrics; turns what nobody caught into an
-    error object."""
+    """Gives each request an id, a line in the log and an entry in the metrics; turns uncaught errors into error
+    objects."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app, self._state = app, state

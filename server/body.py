@@ -1,4 +1,4 @@
-"""Reading request bodies: a size limit, and JSON that means one thing only."""
+"""Reads request bodies: with a size limit, and only JSON that has one meaning."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pydantic import BaseModel
 from . import fields, lanes
 from .errors import ApiError, bad, converting
 
-_EXACT = 2**53  # whole numbers below it are the same as floats
-MAX_DEPTH = 64  # of arrays and objects
-_DRAINED = 4  # times the limit is read and thrown away, so that the client reads the answer
+_EXACT = 2**53  # whole numbers below it are exact as floats
+MAX_DEPTH = 64  # nesting of arrays and objects
+_DRAINED = 4  # up to this many times the limit is read and discarded, so that the client reads the answer
 _BODY_S, _BODY_RATE = 60.0, 1 << 20  # seconds for a body, and bytes of the limit for one more
 _IN_THREAD = 1 << 18  # bytes; parsing more than this does not stop other requests
 _MARKS = re.compile(rb'"[^"]*"?|[\[{]|[\]}]|[,:]')
 _MAX_VALUES = 4_000_000  # a value takes up to 30 times its text in memory
-_MAX_FIELDS = 150_000  # and objects; a request is checked in one piece: some microseconds for each
-_LONG = re.compile(rb"\d{41}")  # what may be a number that is too large
+_MAX_FIELDS = 150_000  # fields and objects; a request is checked in one piece, at some microseconds for each
+_LONG = re.compile(rb"\d{41}")  # possibly a number that is too large
 _KIND = "pyllama_long.kind"  # of a request's scope: the model of its route
 _CHECKING = threading.Lock()
 _LONGEST_REST_S = 1.0
@@ -34,7 +34,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse(data: bytes) -> Any:
-    """JSON in UTF-8. Raises ApiError for anything else: NaN, numbers beyond floats, doubled keys, lone
+    """Parses JSON in UTF-8. Raises ApiError for anything else: NaN, numbers beyond floats, duplicate keys, lone
     surrogates, more than MAX_DEPTH levels, and too many values or fields."""
     _check_shape(data)
     try:
@@ -64,7 +64,7 @@ def parse(data: bytes) -> Any:
 def _check_shape(data: bytes) -> None:
     """Raises ApiError for more than MAX_DEPTH levels, _MAX_VALUES values or _MAX_FIELDS fields, before anything is
     built."""
-    # Without escapes a string ends at its next quote, which takes a regular expression no memory to find.
+    # Without escapes, a string ends at the next quote, which a regular expression finds without using memory.
     plain = data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
     depth = values = n_fields = 0
     for match in _MARKS.finditer(plain):
@@ -94,7 +94,7 @@ def _constant(name: str) -> Any:
 
 
 def _float(text: str) -> float:
-    """2.0 is an integer to JSON Schema, and to some clients."""
+    """Accepts 2.0 as an integer, as JSON Schema and some clients do."""
     value = float(text)
     if not math.isfinite(value):
         raise bad("The JSON has a number that is too large.", code="invalid_json")
@@ -151,7 +151,7 @@ class StrictRequest(Request):
         return b"".join(chunks)
 
     async def json(self) -> Any:
-        """The JSON, or of a large body the model of its route."""
+        """The JSON, or, for a large body, the model of its route."""
         data = await self.body()
         lanes.received(len(data), self.receive)
         large = len(data) > _IN_THREAD
@@ -161,8 +161,8 @@ class StrictRequest(Request):
 
 
 def _checked(kind: type[BaseModel], sent: Any) -> BaseModel:
-    """Raises ApiError. No other thread of Python runs while pydantic checks a body, so one is checked at a time, and
-    others get as long a time behind it."""
+    """Raises ApiError. No other Python thread runs while pydantic checks a body. So only one is checked at a time,
+    and afterwards other work gets as much time as it took."""
     with _CHECKING:
         lanes.check()
         began = time.perf_counter()

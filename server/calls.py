@@ -1,4 +1,4 @@
-"""How models write tool calls: `forced` makes a model write one, `reading` reads them."""
+"""The formats in which models write tool calls: `forced` makes a model write one, `reading` reads them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _CUT_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u[0-9a-fA-F]{0,3}\Z")
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """marks: texts that begin a call anywhere in an answer; starts: only at its beginning. drops: marks around text
-    that are none of it. text: what models of the format write around text; between: behind reasoning, before text and
-    calls. All of them may be left out."""
+    that do not belong to it. text: what models of the format write around text; between: after reasoning, before text
+    and calls. All of them are optional in an answer."""
 
     marks: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
@@ -27,9 +27,9 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class Objects(Format):
-    """JSON behind a mark: an object with a name and arguments, or a list of some. listed: always a list; each: each
-    object has the marks around it; ids: objects begin with a number; by_name: an object is {name: arguments}.
-    gap: between marks and objects."""
+    """JSON after a mark: an object with a name and arguments, or a list of such objects. listed: always a list; each:
+    the marks are around each object; ids: objects begin with a number; by_name: an object is {name: arguments}. gap:
+    between marks and objects."""
 
     begin: str
     end: str = ""
@@ -44,9 +44,9 @@ class Objects(Format):
 
 @dataclass(frozen=True, kw_only=True)
 class Tags(Format):
-    """A name and values between tags. begin, end: around each call, or around all. stop: ends a tag that has a name
-    in it; named, keyed: what stands behind such a name. pad: around a value; gap: between tags. typed: a value's tag
-    says that it is a text, or what else; cdata: texts may stand in <![CDATA[]]>."""
+    """A name and values between tags. begin, end: around each call, or around all. stop: ends a tag that contains a
+    name; named, keyed: what follows such a name. pad: around a value; gap: between tags. typed: a value's tag says
+    whether it is a text or what else; cdata: texts may be in <![CDATA[]]>."""
 
     begin: str
     end: str
@@ -67,7 +67,7 @@ class Tags(Format):
 @dataclass(frozen=True, kw_only=True)
 class Keyed(Format):
     """<tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>: GLM. suffix: of all tags;
-    separated: a tag follows the name; outer: tags stand around all calls; gap: between tags."""
+    separated: a tag follows the name; outer: tags around all calls; gap: between tags."""
 
     suffix: str = ""
     separated: bool = False
@@ -80,8 +80,8 @@ class Keyed(Format):
 
 @dataclass(frozen=True, kw_only=True)
 class Named(Format):
-    """A name, then its arguments as JSON. begin, end: around all calls; numbered: a number stands before `named`;
-    id: of a call, as a pattern, before its name; id_end: behind it."""
+    """A name, then its arguments as JSON. begin, end: around all calls; numbered: a number precedes `named`; id: of a
+    call, as a pattern, before its name; id_end: after it."""
 
     begin: str = ""
     call: str
@@ -96,8 +96,8 @@ class Named(Format):
 
 @dataclass(frozen=True, kw_only=True)
 class Nested(Format):
-    """<invoke name="..."> with an element for each argument, which has elements in it where it is a list or an object;
-    `space` stands before each tag: MiniMax M3."""
+    """<invoke name="..."> with an element for each argument, which contains elements if it is a list or an object;
+    `space` precedes each tag: MiniMax M3."""
 
     space: str = "]<]minimax[>["
     begin: str = "]<]minimax[>[<tool_call>"
@@ -168,7 +168,7 @@ class Llama3(Format):
 @dataclass(frozen=True, kw_only=True)
 class DeepSeek(Format):
     """<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>name and JSON: DeepSeek R1 and V3. fenced: the
-    JSON stands in a block of code; without, as in V3.1, the name stands before the separator."""
+    JSON is in a block of code; if not, as in V3.1, the name precedes the separator."""
 
     fenced: bool = field(default=True, kw_only=False)
     marks: tuple[str, ...] = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
@@ -267,7 +267,7 @@ KIMI3 = Tags(
     text=("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
 )
 _COHERE = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
-_SHOWN: list[tuple[str, Format]] = [  # what a template has in it, the unmistakable first
+_SHOWN: list[tuple[str, Format]] = [  # texts in a template, the most distinctive first
     ("<|channel|>analysis<|message|>", Harmony()),
     ("<atem:function_calls>", Addressed()),
     ("]<]minimax[>[", Nested()),
@@ -380,7 +380,7 @@ def _dsml(begin: str) -> Tags:
 
 
 def _keyed(source: str) -> Keyed:
-    """GLM and those after it: with line breaks between tags or without, and with what Hunyuan adds to them."""
+    """GLM and its followers: with or without line breaks between tags, and with Hunyuan's additions."""
     if suffix := re.search(r"HYTK\s*=\s*'([^']{0,64})'", source):
         form = Keyed(suffix=suffix[1], separated=True, outer=True, gap="\n")
         return replace(form, marks=(form.tag("tool_calls"), form.tag("tool_call")))
@@ -392,12 +392,13 @@ def _keyed(source: str) -> Keyed:
 
 
 def custom_arguments(text: str) -> str:
-    """The text as arguments of a function."""
+    """Wraps the text as arguments of a function."""
     return json.dumps({"input": text}, ensure_ascii=False)
 
 
 def custom_input(arguments: str) -> str:
-    """The text in the arguments of such a function, which may end early; all of them where they are in another form."""
+    """The text in the arguments of such a function, which may be cut; all of the arguments if they have another
+    form."""
     found: Any = None
     try:
         found = json.loads(arguments, strict=False)

@@ -1,5 +1,6 @@
-"""Answers that are messages: to channels as gpt-oss writes them (harmony), where analysis is reasoning, final is text,
-and so is commentary that is for nobody, or to recipients as Muse does. What is for a function is a call."""
+"""Answers that consist of messages: to channels as gpt-oss writes them (harmony), where `analysis` is reasoning, and
+`final` is text, like `commentary` without a recipient; or to recipients as Muse does. A message to a function is a
+call."""
 
 from __future__ import annotations
 
@@ -15,20 +16,21 @@ from .collector import Collector
 from .grammar import Rules
 from .incoming import Call, Input, NotACall, Unfinished, Waiting
 
-Channel = Literal["none", "analysis", "final"]  # that a prompt ends in; none: a message's head comes next
+# the channel that a prompt ends in; none: the head of a message comes next
+Channel = Literal["none", "analysis", "final"]
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _CLOSES = ("<|end|>", "<|return|>", "<|call|>", "<|eom|>", "<|eot|>")
 MARKS = (_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_CLOSES)
 _NEXT = (f"{_START}assistant", *(f"{_CHANNEL}{name}" for name in ("analysis", "commentary", "final")))
-_ENDS = (*_CLOSES, *_NEXT)  # of a message's text, also where the model forgets to close it
+_ENDS = (*_CLOSES, *_NEXT)  # ends of a message's text, including those where the model forgets to close it
 _WORD = re.compile(r"[\w.\-:/\[\]]{0,256}")
 _EVERYBODY = ("", "assistant", "user", "all")
 
 
 @dataclass(frozen=True)
 class Style:
-    """The heads of messages, and what ends one of reasoning. json: may stand in the head of a text that is JSON."""
+    """The heads of messages, and what ends reasoning. json: may be in the head of a message whose text is JSON."""
 
     thought: str
     close: str
@@ -41,7 +43,7 @@ _RECIPIENTS = Style(f" to=self{_MESSAGE}", "<|eom|>", " to=user", "")
 
 
 class Flow(Protocol):
-    """What reads texts and takes what is found. cut: the answer ended before the model's end."""
+    """What reads texts and takes the pieces. cut: the answer ended before the model had finished."""
 
     input: Input
     collector: Collector
@@ -57,7 +59,7 @@ class Flow(Protocol):
 
 @dataclass
 class _Head:
-    """Of a message. plain: there is none, the model writes text at once."""
+    """The head of a message. plain: there is none, the model writes text directly."""
 
     channel: str = ""
     recipient: str = ""
@@ -65,14 +67,15 @@ class _Head:
 
 
 def style_of(template: str) -> Style | None:
-    """Of a template whose model writes messages."""
+    """The style of a template whose model writes messages."""
     if _HARMONY.thought in template:
         return _HARMONY
     return _RECIPIENTS if "<atem:function_calls>" in template else None
 
 
 def names(template: str) -> tuple[str, ...]:
-    """Marks of messages, which llama.cpp has as tokens in any text, though they are no control tokens to it."""
+    """Marks of messages, which llama.cpp turns into tokens in any text, although it does not treat them as control
+    tokens."""
     return MARKS if style_of(template) is not None else ()
 
 
@@ -84,7 +87,7 @@ def of_prompt(text: str, thinking: bool) -> Channel:
 
 
 def read(flow: Flow, begun: Channel) -> Waiting:
-    """All messages of an answer, the rest of the one that the prompt has begun first."""
+    """Reads all messages of an answer, beginning with the rest of the one that the prompt has begun."""
     source, head = flow.input, None
     if begun != "none":
         head = _Head(begun)
@@ -100,7 +103,7 @@ def read(flow: Flow, begun: Channel) -> Waiting:
         elif head.channel == "analysis" or name not in (
             *_EVERYBODY,
             *flow.schemas,
-        ):  # for a tool that is not here
+        ):  # for a tool that does not exist here
             flow.reasoning = flow.collector.reasoned = True
             mark = yield from flow.thought(_ENDS, part=True)
             flow.reasoning = False
@@ -115,7 +118,7 @@ def read(flow: Flow, begun: Channel) -> Waiting:
 
 
 def _head(source: Input) -> Waiting:
-    """A message's head; None when the answer ends before its text."""
+    """Reads a message's head; None if the answer ends before its text."""
     head, some = _Head(), False
     while True:
         yield from source.space()
@@ -158,7 +161,7 @@ def _word(source: Input) -> Waiting:
 
 
 def _call(flow: Flow, name: str) -> Waiting:
-    """Who it is for is told before: whatever follows are its arguments."""
+    """Reads a message whose recipient is already known: everything that follows is its arguments."""
     source, mark = flow.input, ""
     source.taken.clear()
     try:
@@ -182,8 +185,8 @@ def _call(flow: Flow, name: str) -> Waiting:
 
 
 def rule(rules: Rules, style: Style, begun: Channel, final: str, calls: str, told: bool) -> str:
-    """An answer held to a rule: after any reasoning, a final message with `final` in it, or `calls`, which has a head
-    of its own unless calls are told as text; either may be ""."""
+    """The rule of a constrained answer: after any reasoning, a final message that contains `final`, or `calls`, which
+    has a head of its own unless calls are written as text; either may be ""."""
     start, close = rules.literal(f"{_START}assistant"), rules.literal(style.close)
     json = f'(" "? {rules.literal(style.json)})?' if style.json else ""
     head = f"({rules.literal(style.final)} {json} {rules.literal(_MESSAGE)})"
@@ -203,7 +206,7 @@ def rule(rules: Rules, style: Style, begun: Channel, final: str, calls: str, tol
 
 
 def call_rule(rules: Rules, name: str, arguments: str) -> str:
-    """One call, with who it is for in either place."""
+    """One call, with its recipient in either place."""
     json_head = f'" "? {rules.literal(f"{_CONSTRAIN}json{_MESSAGE}")}'
     of = rules.literal(f"{_CHANNEL}commentary to=functions.{name}")
     to = f"{rules.literal(f' to=functions.{name}')} {rules.literal(f'{_CHANNEL}commentary')}"

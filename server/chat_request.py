@@ -1,4 +1,4 @@
-"""From a conversation to requests for the engine: prompt, tools, structured output, overflow."""
+"""Turns a conversation into requests for the engine: prompt, tools, structured output, overflow."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .tools import Tools
 async def prepare(
     http: HttpRequest, loaded: Loaded, request: ChatRequest, names: Mapping[str, str] | None = None
 ) -> Prepared:
-    """Checks a request and makes the engine's of it. names: as in TemplateOptions.of. Raises ApiError, also when the
-    client goes away."""
+    """Checks a request and makes the engine's requests from it. names: as in TemplateOptions.of. Raises ApiError,
+    also when the client disconnects."""
     context = RequestContext.of(http, loaded)
     loaded.check_extras(request)
     if request.top_logprobs is not None and not request.logprobs:
@@ -89,7 +89,7 @@ def _requests(
 
 
 def _grammar(loaded: Loaded, request: ChatRequest, tools: Tools, found: Prompt) -> str | Lark | None:
-    """What the answer is held to. A client's own grammar holds from the first token on; others after thinking."""
+    """The grammar of the answer. A client's own grammar holds from the first token on; others hold after thinking."""
     wanted = request.response_format
     kind = "text" if wanted is None else wanted.type
     if request.grammar is not None:

@@ -1,4 +1,4 @@
-"""Tools whose calls the client runs, and whose schemas Anthropic's models know by heart: others have to be told."""
+"""Tools whose calls the client runs. Anthropic's models know their schemas; other models must be shown them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 _PATH = {"type": "string", "description": "Absolute path of a file or a folder"}
 _TEXT = {"type": "string"}
 
-# By the type's name without its date: what a tool does, and its input.
+# What a tool does, and its input, by the type's name without its date.
 CLIENT_TOOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "bash": (
         "Runs a command in a bash session that is kept between calls.",

@@ -1,4 +1,4 @@
-"""What an answer's text, reasoning and calls become as they are read, with the space between them put right."""
+"""Collects an answer's text, reasoning and calls as they are read, and corrects the space between them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import uuid
 from .incoming import Call
 from .pieces import CallPiece, TextPiece
 
-_BETWEEN = "\n\n"  # between messages that a model writes one after another
+_BETWEEN = "\n\n"  # between the messages of a model
 
 
 class Collector:
-    """Collects pieces until they are taken. waits: space at the end of a text is held back, since before a call it is
-    none of it. reasoned: reasoning has come before."""
+    """Collects pieces until they are taken. waits: space at the end of a text is held back, since before a call it
+    does not belong to the text. reasoned: there was reasoning before."""
 
     def __init__(self, waits: bool, reasoned: bool) -> None:
         self.n_calls, self.reasoned = 0, reasoned
         self._waits = waits
-        self._fresh = True  # nothing of the answer itself has come
+        self._fresh = True  # nothing of the answer itself has arrived
         self._parted = self._called = False
         self._thought = False
         self._space: list[str] = []
@@ -28,7 +28,7 @@ class Collector:
         return found
 
     def part(self) -> None:
-        """What comes is of another message than what has come."""
+        """Notes that a new message begins."""
         self._space, self._parted = [], not self._fresh
 
     def think(self, text: str, part: bool = False) -> None:

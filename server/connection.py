@@ -1,4 +1,4 @@
-"""The client's connection: work ends when the client goes away."""
+"""The client's connection: work ends when the client disconnects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def while_connected(http: HttpRequest, work: Awaitable[T]) -> T:
-    """The result of work, which is cancelled when the client goes away. Raises ApiError (499) then, which nobody
+    """The result of work, which is cancelled if the client disconnects. Raises ApiError (499) then, which nobody
     reads."""
     task = asyncio.ensure_future(work)
 

@@ -1,4 +1,4 @@
-"""How a prepared request is answered: with a stream of events, or as a whole."""
+"""Answers a prepared request with a stream of events or as a whole."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def deliver(
     reply: Callable[[Run, list[Whole]], Response],
     anthropic: bool = False,
 ) -> Response:
-    """Runs a request. events: those of a stream; reply: of the whole answers, where nothing streams. anthropic: events
-    as that API has them. Raises ApiError before the first byte of an answer."""
+    """Runs a request. events: makes those of a stream; reply: makes the reply from whole answers, without a stream.
+    anthropic: events in the form of that API. Raises ApiError before the first byte of an answer."""
     state = state_of(http)
     run = await submit(loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     if streams:

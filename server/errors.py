@@ -1,4 +1,4 @@
-"""Errors as clients read them: OpenAI's error object, with Anthropic's around it where that API is spoken."""
+"""Errors as clients read them: OpenAI's error object, wrapped in Anthropic's for that API."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TYPES = {
 
 
 class ApiError(HTTPException):
-    """An answer with an error object. extra: fields beside message, type, param and code."""
+    """An answer with an error object. extra: fields besides message, type, param and code."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class ApiError(HTTPException):
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A request that can never succeed as it is."""
+    """An error for a request that can never succeed as it is."""
     return ApiError(400, message, param=param, code=code)
 
 
 def overflow(n_tokens: int, n_ctx: int, param: str = "messages", least: bool = False) -> ApiError:
-    """The one overflow error that clients know by its words. least: there may be more tokens."""
+    """The overflow error, in the words by which clients recognize it. least: there may be more tokens."""
     more = " These are the fewest that so long a text can be." if least else ""
     return ApiError(
         400,
@@ -79,12 +79,12 @@ def overflow(n_tokens: int, n_ctx: int, param: str = "messages", least: bool = F
 
 
 def failed() -> ApiError:
-    """The engine has ended by itself."""
+    """An error for when the engine has failed."""
     return ApiError(503, "The engine has failed; the server's log says why.", code="failed")
 
 
 def from_engine(error: BaseException, param: str = "messages") -> ApiError:
-    """What the engine raised, as an answer. Messages of unforeseen errors stay in the log."""
+    """Turns an error of the engine into an answer. Messages of unexpected errors are only logged."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextOverflow):
@@ -111,16 +111,16 @@ def from_engine(error: BaseException, param: str = "messages") -> ApiError:
 
 
 def validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of pydantic's complaints about the request, in one line."""
+    """The first of pydantic's errors about the request, in one line."""
     if not errors:
         return bad("The request is not valid.")
     errors = _of_their_type(errors)
-    # Of the branches of a union, the one that got furthest was most likely meant.
+    # The branch of a union that got furthest is most likely the intended one.
     first = max(errors, key=lambda e: (len(_path(e["loc"])), e.get("type") != "missing", not _of_type(e)))
     path = _path(first["loc"])
     param = ".".join(path) or None
     text = str(first.get("msg", "not valid")).removeprefix("Value error, ")
-    if _of_type(first):  # every branch wants another type
+    if _of_type(first):  # every branch expects another type
         wanted = (_wanted(e) for e in errors if _of_type(e) and _path(e["loc"]) == path)
         text = f"Input should be {' or '.join(dict.fromkeys(wanted))}"
     if first.get("type") == "json_invalid":
@@ -142,7 +142,7 @@ def _wanted(error: Mapping[str, Any]) -> str:
 
 
 def _of_their_type(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Without the branches of unions that are for another `type` than the request names, if others are left."""
+    """Drops the branches of unions for another `type` than the request names, if others are left."""
     other = [
         tuple(e["loc"][:-1]) for e in errors if e.get("type") == "literal_error" and _tags_branch(e["loc"])
     ]
@@ -157,7 +157,7 @@ def _tags_branch(loc: Sequence[Any]) -> bool:
 
 @contextmanager
 def converting() -> Iterator[None]:
-    """For bringing a request into another shape: pydantic's complaints become what they are for a body."""
+    """For converting a request to another shape: pydantic's errors become the same as for a body."""
     try:
         yield
     except ValidationError as error:
@@ -165,7 +165,7 @@ def converting() -> Iterator[None]:
 
 
 def _path(loc: Sequence[Any]) -> list[str]:
-    """Field names and indices without pydantic's names of types, which have capitals, brackets or hyphens."""
+    """Field names and indices, without pydantic's names of types, which contain capitals, brackets or hyphens."""
     path = [str(part) for part in loc[1:]]
     kinds = {"str", "int", "float", "bool", "dict", "list"}
     return [
@@ -181,7 +181,7 @@ def reply(error: ApiError, path: str, request_id: str | None) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the app one of ours."""
+    """Turns every error of the app into one of ours."""
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -1,4 +1,4 @@
-"""Fields of requests that this server does not act on: refused by name, or named in a header of the answer."""
+"""Fields of requests that have no effect on this server: refused by name, or named in a header of the answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .errors import bad
 
 HEADER = "X-Ignored-Fields"
 _MAX_NAMES = 32  # names in the header
-_MAX_CHARS = 96  # of one
+_MAX_CHARS = 96  # characters of one name
 _MAX_LOOKS = 10_000  # fields whose values are looked at
 _NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _FORMAT = "give response_format, json_schema or grammar where the route has it"
 
-# Those that would change the answer, with the values at which they do not, and what to do.
+# Fields that would change the answer, with the values at which they do not, and what to do instead.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     # llama-server
     "post_sampling_probs": ((), "leave it out: probabilities are of before sampling"),
@@ -80,13 +80,13 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "grammar": ((), "use a chat or /completion"),
     "max_tool_calls": ((), "leave it out"),
 }
-SENT = "pyllama_long.sent"  # of a request's scope: its JSON, until `check` has looked at it
+SENT = "pyllama_long.sent"  # key in a request's scope for its JSON, until `check` has used it
 
 
 def check(request: BaseModel, http: Request, others: Container[str] = ()) -> None:
-    """Raises ApiError for a field that would change the answer; other fields that this route does not know, and those
-    inside objects that nothing reads, are named in a header of the answer. others: fields of the route that makes an
-    answer, of which this one only makes a part."""
+    """Raises ApiError for a field that would change the answer. Other fields that this route does not know, and those
+    inside objects that nothing reads, are named in a header of the answer. others: fields of the route that makes the
+    whole answer, if this one only makes a part."""
     found = []
     extra = request.model_extra or {}
     for name in extra.keys() if len(extra) <= _MAX_LOOKS else extra.keys() & _REFUSED.keys():
@@ -104,7 +104,7 @@ def check(request: BaseModel, http: Request, others: Container[str] = ()) -> Non
 
 
 def ignored(http: Request, *names: str) -> None:
-    """Notes what the answer's header is to name."""
+    """Adds names to the answer's header."""
     http.scope.setdefault("ignored", []).extend(names)
 
 

@@ -1,4 +1,4 @@
-"""The grammar of an answer that has to call a tool, in the format that the model writes calls in."""
+"""The grammar of an answer that must call a tool, in the model's own format of calls."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .schemas.conversation import Tool
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 _BOUND = ("pattern", "minLength", "maxLength")
-_MAX_REFERENCES = 8  # that are followed to the schema of a parameter
+_MAX_REFERENCES = 8  # references that are followed to the schema of a parameter
 
 
 def rule(rules: Rules, form: calls.Format, tools: Sequence[Tool], parallel: bool) -> str:
-    """An answer that calls some of the tools; parallel: or several of them. Raises ApiError."""
+    """The rule of an answer that calls one of the tools; parallel: or several. Raises ApiError."""
     one, several = _FORMATS[type(form)]
     names = [
         rules.add("call", one(rules, form, tool, f"tools.{i}.function.parameters"))
@@ -139,8 +139,8 @@ def _harmony(rules: Rules, form: calls.Harmony, tool: Tool, param: str) -> str:
 
 
 def _in_order(tool: Tool, part: Callable[[str, Any, dict[str, Any]], str]) -> str:
-    """The parameters one after another, as `part` has (name, value's schema, whole schema); those that are not required
-    may be left out."""
+    """The parameters one after another, each as `part`(name, value's schema, whole schema) makes it; those that are
+    not required are optional."""
     schema: dict[str, Any] = tool.function.parameters or _NOTHING
     required = set(schema.get("required") or ())
     shown = {key: part(key, value, schema) for key, value in (schema.get("properties") or {}).items()}
@@ -188,7 +188,7 @@ def _addressed_list(rules: Rules, form: calls.Addressed, one: str, parallel: boo
 
 
 def _nested(rules: Rules, form: calls.Nested, tool: Tool, param: str) -> str:
-    """Lists and objects stand as JSON in their elements, which is read as well."""
+    """Lists and objects are JSON inside their elements, which is read as well."""
 
     def part(key: str, value: Any, schema: dict[str, Any]) -> str:
         end = f"{form.space}</{key}>"
@@ -240,8 +240,8 @@ def _gemma(rules: Rules, form: calls.Gemma, tool: Tool, param: str) -> str:
 
 
 def _pairs(rules: Rules, tool: Tool, param: str, equals: str, comma: str, quote: str) -> str:
-    """Names and values with a mark between them. Texts have the quotes around them, where there are some; whatever
-    else is JSON, which both formats have as part of them."""
+    """Names and values with a mark between them. Texts are in quotes, if the format has them; everything else is
+    JSON, which is part of both formats."""
     schema: dict[str, Any] = tool.function.parameters or _NOTHING
     required = set(schema.get("required") or ())
     properties = list((schema.get("properties") or {}).items())
@@ -280,8 +280,8 @@ def _json_value(rules: Rules, value: Any, schema: dict[str, Any], param: str) ->
 
 
 def _value(rules: Rules, value: Any, schema: dict[str, Any], param: str, end: str, mark: str) -> str:
-    """A parameter's value with the text that ends it. Texts stand as they are, without the mark in them, other values
-    as JSON."""
+    """A parameter's value with the text that ends it. Texts are written unchanged, without the mark in them, other
+    values as JSON."""
     own, close = _resolved(value, schema), rules.literal(end)
     if isinstance(own, dict) and ("enum" in own or "const" in own):
         values = own["enum"] if "enum" in own else [own["const"]]
@@ -300,7 +300,7 @@ def _value(rules: Rules, value: Any, schema: dict[str, Any], param: str, end: st
 
 
 def _resolved(value: Any, schema: dict[str, Any]) -> Any:
-    """What a schema refers to, where it only does that."""
+    """The schema that a schema refers to, if it does nothing else."""
     for _ in range(_MAX_REFERENCES):
         found = isinstance(value, dict) and re.fullmatch(
             r"#/(\$defs|definitions)/([^/~]+)", str(value.get("$ref"))
@@ -312,7 +312,7 @@ def _resolved(value: Any, schema: dict[str, Any]) -> Any:
 
 
 def _whole(pattern: str, param: str) -> str:
-    """A pattern that may be found anywhere, as an expression of the whole text. Raises ApiError."""
+    """Turns a pattern that may be found anywhere into an expression for the whole text. Raises ApiError."""
     found = []
     for part in _alternatives(pattern):
         begins, ends = part.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", part) is not None
@@ -324,7 +324,7 @@ def _whole(pattern: str, param: str) -> str:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """The parts between the outermost |."""
+    """The alternatives between the outermost |."""
     parts, depth, begin, at, in_class = [], 0, 0, 0, False
     while at < len(pattern):
         c = pattern[at]

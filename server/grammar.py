@@ -15,20 +15,22 @@ from pyllama_long.json_values import json_text
 
 from .errors import bad
 
-MAX_DEPTH = 64  # of a schema
+MAX_DEPTH = 64  # levels of a schema
 MAX_NODES = 20_000
 MAX_PROPERTIES = 1000
 MAX_PATTERN = 8192  # characters
-MAX_MULTIPLE = 10_000  # each remainder is a state
-MAX_LEAST = 1_000_000  # items or characters that an answer may have to have
-_PATTERNS = 4  # that may meet in one value before a compilation is tried where it can be ended
+MAX_MULTIPLE = 10_000  # since each remainder is a state
+MAX_LEAST = 1_000_000  # the most items or characters that a schema may require
+# patterns that may apply to one value before the compilation is tried in a process that can be ended
+_PATTERNS = 4
 _TRIAL_S = 2.0
 
-_DATA = ("const", "enum", "default", "examples")  # keywords whose values are no schemas
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # of schemas by name
+_DATA = ("const", "enum", "default", "examples")  # keywords whose values are not schemas
+# keywords with schemas by name
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 _BESIDE_REFERENCE = {"$ref", "$defs", "definitions", "title", "description", "default", "examples"}
-_WHITE = r" |\n[ \t]{0,20}"  # between the tokens of JSON: what models write, and never without end
+_WHITE = r" |\n[ \t]{0,20}"  # white space between the tokens of JSON: what models write, but never endless
 # Formats of the JSON Schema standard; others are notes, as the standard has it.
 _FORMATS = frozenset(
     "date-time date time duration email idn-email hostname idn-hostname ipv4 ipv6 uri uri-reference iri "
@@ -37,8 +39,8 @@ _FORMATS = frozenset(
 
 
 class Rules:
-    """A grammar in the making, in llguidance's Lark. controls: ids of control tokens by name: they are no text.
-    Raises ApiError for schemas that it cannot take."""
+    """Builds a grammar in llguidance's Lark. controls: ids of control tokens by name, since they are not text. Raises
+    ApiError for schemas that it cannot express."""
 
     def __init__(self, controls: Mapping[str, int] | None = None) -> None:
         self._rules: dict[str, str] = {}
@@ -51,13 +53,13 @@ class Rules:
         return self.add("json", f"%json {json.dumps(checked(schema, param))}")
 
     def add(self, name: str, body: str) -> str:
-        """Adds a rule; its name, which begins with `name`."""
+        """Adds a rule and returns its name, which begins with `name`."""
         name = f"{name}_{len(self._rules)}"
         self._rules[name] = body
         return name
 
     def literal(self, text: str) -> str:
-        """A text as it stands; names of control tokens in it are those tokens."""
+        """A literal text; names of control tokens in it become those tokens."""
         if self._control is None:
             return json_text(text)
         parts, at = [], 0
@@ -81,7 +83,7 @@ class Rules:
 
 
 def checked(schema: Any, param: str) -> Any:
-    """The schema as llguidance takes it: without its own options, and with what it would leave out refused. Raises
+    """The schema for llguidance: without options of its own, and with keywords that it would ignore refused. Raises
     ApiError that names the keyword."""
     schema = json.loads(json.dumps(schema))  # a copy
     patterns, merged = 0, False
@@ -114,14 +116,15 @@ def checked(schema: Any, param: str) -> Any:
 
 
 def _is_merged(value: dict[str, Any]) -> bool:
-    """Whether keywords of several places bind one value."""
+    """Whether keywords from several places constrain one value."""
     if "allOf" in value or ("properties" in value and ("anyOf" in value or "oneOf" in value)):
         return True
     return "$ref" in value and not value.keys() <= _BESIDE_REFERENCE
 
 
 def _close(schema: dict[str, Any]) -> None:
-    """Objects get no properties that the schema does not name, unless it says so: models would go on inventing."""
+    """Allows no properties besides those that the schema names, unless it says so: models would keep inventing
+    them."""
     for value, _, kind in _walk(schema):
         if kind != "schema" or not isinstance(value, dict) or not isinstance(value.get("properties"), dict):
             continue
@@ -131,8 +134,8 @@ def _close(schema: dict[str, Any]) -> None:
 
 
 def _is_quick(text: str) -> bool:
-    """Whether a compilation ends in time, tried in a process that can be ended: what some patterns cost together
-    doubles with each."""
+    """Whether a compilation ends in time, tried in a process that can be ended: the cost of some patterns doubles
+    with each one."""
     program = (
         "import sys, llguidance as l; "
         "l.LLMatcher.validate_grammar(l.LLMatcher.grammar_from_json_schema(sys.stdin.read()))"
@@ -181,7 +184,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _walk(schema: Any) -> Iterator[tuple[Any, int, str]]:
-    """(value, depth, kind) of all values: those of kind "schema" are schemas, or lists of them."""
+    """Yields (value, depth, kind) for all values; those of kind "schema" are schemas or lists of schemas."""
     stack = [(schema, 0, "schema")]
     while stack:
         value, depth, kind = stack.pop()
@@ -193,7 +196,7 @@ def _walk(schema: Any) -> Iterator[tuple[Any, int, str]]:
 
 
 def _kind(key: str, kind: str) -> str:
-    """Of what stands at `key` in a value of a kind."""
+    """The kind of the value at `key` in a value of a kind."""
     if kind == "schema":
         return "data" if key in _DATA else "map" if key in _MAPS else "schema"
     return "schema" if kind == "map" else "data"

@@ -1,5 +1,5 @@
-"""Text that comes in pieces, for readers that are generators: they yield when they need more of it, and look at each
-character a few times only."""
+"""Text that arrives in pieces, for readers that are generators: they yield when they need more of it, and look at
+each character only a few times."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-Schemas = Mapping[str, Mapping[str, Any]]  # of the arguments of each function
-Waiting = Generator[None, None, Any]  # which yields when it needs more text
+Schemas = Mapping[str, Mapping[str, Any]]  # schemas of the arguments of each function
+Waiting = Generator[None, None, Any]  # a generator that yields when it needs more text
 
 _STRUCTURE = re.compile(r'["{}\[\]]|[^\s\w.,:+\-]')
 _IN_STRING = re.compile(r'["\\]')
@@ -25,11 +25,11 @@ class Call:
 
 
 class NotACall(Exception):
-    """What looked like the beginning of a call is text."""
+    """What looked like the beginning of a call turned out to be text."""
 
 
 class Unfinished(Exception):
-    """The answer ended within a call. calls: whole ones, and what there is of the last, with arguments that end where
+    """The answer ended within a call. calls: the whole ones, and the part of the last one, whose arguments end where
     the answer does."""
 
     def __init__(self, *calls: Call) -> None:
@@ -37,7 +37,7 @@ class Unfinished(Exception):
 
 
 class Cut(Unfinished):
-    """The answer ended within a value. text: what there is of it."""
+    """The answer ended within a value. text: the part that is there."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class Cut(Unfinished):
 
 @dataclass
 class Input:
-    """text: what has come and is not read yet; taken: what has been read since a call began. looked: characters that
-    were searched, for tests."""
+    """text: what has arrived and is not read yet; taken: what has been read since a call began. looked: characters
+    that were searched, for tests."""
 
     text: str = ""
     ended: bool = False
@@ -60,7 +60,8 @@ class Input:
         return read
 
     def until(self, marks: tuple[str, ...], sink: Callable[[str], object]) -> Waiting:
-        """The first of the marks, when what stands before it has been given to the sink; "" at the end."""
+        """Reads up to the first of the marks, passing the text before it to the sink; returns the mark, or "" at the
+        end."""
         pattern = _pattern(marks)
         while True:
             self.looked += len(self.text)
@@ -85,14 +86,14 @@ class Input:
             yield
 
     def ahead(self, n: int) -> Waiting:
-        """The next n characters, or as many as there are, without reading them."""
+        """Returns the next n characters, or as many as there are, without reading them."""
         while len(self.text) < n and not self.ended:
             yield
         self.looked += min(n, len(self.text))
         return self.text[:n]
 
     def follows(self, *options: str) -> Waiting:
-        """The option that comes next, which is not read; "" when none does."""
+        """Returns the option that comes next, without reading it; "" if none does."""
         while True:
             self.looked += max(map(len, options))
             found = next((o for o in options if self.text.startswith(o)), "")
@@ -101,7 +102,7 @@ class Input:
             yield
 
     def value(self) -> Waiting:
-        """A text of JSON that is an object or a list. Raises NotACall, Unfinished and Cut."""
+        """Reads the text of a JSON object or list. Raises NotACall, Unfinished and Cut."""
         yield from self.space()
         if self.text[:1] not in ("{", "["):
             raise Unfinished if self.ended and not self.text else NotACall
@@ -128,7 +129,7 @@ class Input:
                 elif c in "}]":
                     depth -= 1
                 else:
-                    self.skip(match.start())  # so that what is text does not depend on how much has come
+                    self.skip(match.start())  # so that the decision does not depend on how much has arrived
                     raise NotACall
                 if depth == 0:
                     parts.append(self.skip(i))
@@ -146,12 +147,12 @@ def _pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
 
 @cache
 def _measures(marks: tuple[str, ...]) -> tuple[int, frozenset[str]]:
-    """The length of the longest, and what they begin with."""
+    """The length of the longest, and their first characters."""
     return max(map(len, marks), default=0), frozenset(mark[:1] for mark in marks)
 
 
 def overlap(text: str, marks: tuple[str, ...]) -> int:
-    """Length of the longest end of text that begins one of the marks without being all of it."""
+    """Length of the longest end of the text that begins one of the marks without completing it."""
     longest, firsts = _measures(marks)
     tail = text[-(longest - 1) :] if longest > 1 else ""
     for i, first in enumerate(tail):

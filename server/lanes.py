@@ -1,4 +1,4 @@
-"""Threads in which requests are prepared: a lane for small bodies and one for large ones, bounded per client."""
+"""Threads that prepare requests: a lane for small bodies and one for large ones, limited per client."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from starlette.types import Receive, Scope
 from .errors import ApiError
 
 T = TypeVar("T")
-_LARGE = 1 << 16  # bytes of a body, from which its work goes to the large lane
+_LARGE = 1 << 16  # bodies from this many bytes on use the large lane
 _SMALL_THREADS, _LARGE_THREADS = 6, 2
 _PER_CLIENT = (
     512,
     32,
-)  # pieces of work in the small and the large lane that run or wait, of one key or address
-_MAX_WORK = (2048, 128)  # of all
+)  # pieces of work of one key or address that run or wait, in the small and the large lane
+_MAX_WORK = (2048, 128)  # the same for all clients together
 _current: contextvars.ContextVar[Work | None] = contextvars.ContextVar("work", default=None)
 
 
 class Lanes:
-    """Of one server; `enter` is called by its event loop, `refuse` and `stop` by any thread."""
+    """The lanes of one server. `enter` is called by its event loop, `refuse` and `stop` by any thread."""
 
     def __init__(self, timeout_s: float = 0.0) -> None:
         self.timeout_s, self.stopped, self.refuses = timeout_s, False, False
@@ -38,23 +38,24 @@ class Lanes:
         )
         gate = threading.Event()
         for pool, n in zip(self._pools, (_SMALL_THREADS, _LARGE_THREADS), strict=True):
-            for _ in range(n):  # all threads are there from the beginning
+            for _ in range(n):  # all threads exist from the beginning
                 pool.submit(gate.wait)
         gate.set()
         self._waiting: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
-        self._bodies: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}  # tasks that wait for theirs
+        # tasks that wait for their body
+        self._bodies: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
         self._there: Counter[tuple[bool, str]] = Counter()
         self._lock = threading.Lock()
 
     def begin(self, scope: Scope) -> None:
-        """What this request's task prepares from now on belongs to one piece of work."""
+        """Begins one piece of work, to which everything belongs that this request's task prepares from now on."""
         client = scope.get("client")
         address = client[0] if client else ""
         salt = scope.get("salt", "")
         _current.set(Work(self, address if salt in ("", "public") else salt))
 
     def enter(self, work: Work, function: Callable[[], T]) -> Future[T]:
-        """Raises ApiError, 429 or 503, where a lane is full."""
+        """Raises ApiError, 429 or 503, if a lane is full."""
         large = work.n_bytes >= _LARGE
         place = (large, work.client)
         with self._lock:
@@ -78,12 +79,12 @@ class Lanes:
         return future
 
     def refuse(self) -> None:
-        """Bodies are no more waited for: what they ask would not be begun."""
+        """Stops waiting for bodies, since their requests would not be started any more."""
         self.refuses = True
         self._end_all(self._bodies)
 
     def stop(self) -> None:
-        """What waits is cancelled, what runs ends at its next `check`; nobody waits for it."""
+        """Cancels waiting work; running work ends at its next `check`, without being waited for."""
         self.stopped = self.refuses = True
         self._end_all(self._bodies | self._waiting)
         for pool in self._pools:
@@ -100,8 +101,8 @@ class Lanes:
 
     @contextmanager
     def until_stop(self, for_body: bool = False) -> Iterator[None]:
-        """Around what a task waits for: `stop` ends that, and `refuse` where it is for a body. Raises ApiError (503)
-        then."""
+        """Wraps something that a task waits for: `stop` ends the wait, and so does `refuse` if it is for a body.
+        Raises ApiError (503) then."""
         task, waiting = asyncio.current_task(), self._bodies if for_body else self._waiting
         if self.stopped or (for_body and self.refuses):
             raise _stopping()
@@ -124,7 +125,7 @@ class Lanes:
 
 
 class Work:
-    """The preparation of one request. n_bytes: of its body. receive: tells when the client goes."""
+    """The preparation of one request. n_bytes: of its body. receive: tells when the client disconnects."""
 
     def __init__(self, lanes: Lanes, client: str) -> None:
         self.lanes, self.client, self.n_bytes = lanes, client, 0
@@ -133,7 +134,7 @@ class Work:
         self._started = time.monotonic()
 
     def check(self) -> None:
-        """Raises ApiError when nobody waits for the work any more, or it is late."""
+        """Raises ApiError if nobody waits for the work any more, or if it is late."""
         if self.cancelled:
             raise ApiError(499, "The client has gone.", code="client_closed_request")
         if self.lanes.stopped:
@@ -189,21 +190,21 @@ def until_refused() -> AbstractContextManager[None]:
 
 
 def received(n_bytes: int, receive: Receive) -> None:
-    """The body of the current request has come."""
+    """Notes that the body of the current request has arrived."""
     work = _current.get()
     if work is not None:
         work.n_bytes, work.receive = n_bytes, receive
 
 
 def check() -> None:
-    """For work in a thread, between two pieces of it. Raises ApiError when it is to end."""
+    """To be called by work in a thread between two pieces of it. Raises ApiError if it must end."""
     work = _current.get()
     if work is not None:
         work.check()
 
 
 def is_over() -> bool:
-    """`check` for what has errors of its own: whether work in a thread is to end."""
+    """Like `check`, for code with errors of its own: whether work in a thread must end."""
     try:
         check()
     except ApiError:
@@ -222,7 +223,8 @@ def start(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
 
 
 async def run(function: Callable[..., T], *args: Any) -> T:
-    """`start`, and its result. Raises ApiError when the client goes, or the limit of time is over."""
+    """Calls `start` and waits for its result. Raises ApiError when the client disconnects, or the time limit is
+    over."""
     work = _current.get()
     if work is None:
         return await asyncio.to_thread(function, *args)

@@ -1,4 +1,4 @@
-"""Reading calls whose arguments are literals: Python's as LFM2 writes them, and Gemma's."""
+"""Reads calls whose arguments are literals: Python's as LFM2 writes them, and Gemma's."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def _name(source: Input) -> Waiting:
 def _call(
     source: Input, name: str, schemas: Schemas, equals: str, close: str, quotes: tuple[str, ...]
 ) -> Waiting:
-    """The arguments of a call up to the mark that closes them. Raises Unfinished with what there is of it."""
+    """Reads the arguments of a call up to the mark that closes them. Raises Unfinished with the part that is
+    there."""
     schema, values = schemas[name], dict[str, Any]()
     properties = schema.get("properties") or {}
 

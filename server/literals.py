@@ -1,4 +1,4 @@
-"""Reading literals as they come: Python's, JSON and Gemma's."""
+"""Reads literals as they stream in: Python's, JSON's and Gemma's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "a": "\a", "v": "\v"}
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
 _WORDS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
-_BEHIND = (",", ":", ")", "]", "}")  # what stands behind a text: quotes inside of it need no escape then
+_BEHIND = (",", ":", ")", "]", "}")  # what may follow a text: quotes inside it then need no escape
 
 
 def plain(text: str) -> Any:
@@ -27,7 +27,7 @@ def plain(text: str) -> Any:
 
 
 def parsed(text: str) -> Any:
-    """A list or an object that may be written as Python writes it, or the text itself."""
+    """A list or an object, which may be written as in Python, or the text itself."""
     found = plain(text)
     if isinstance(found, str) and text.lstrip()[:1] in _CLOSES:
         source = Input(text, ended=True)
@@ -41,7 +41,7 @@ def parsed(text: str) -> Any:
 
 
 def value(source: Input, quotes: tuple[str, ...], depth: int) -> Waiting:
-    """(value, text of it where it is a text or a word). Raises Cut with JSON that ends where the answer does."""
+    """Reads (value, its text if it is a text or a word). Raises Cut with JSON that ends where the answer does."""
     if depth > _DEPTH:
         raise NotACall
     yield from source.space()
@@ -117,7 +117,8 @@ def _word(source: Input) -> Waiting:
 
 
 def quoted(source: Input, quote: str, quotes: tuple[str, ...]) -> Waiting:
-    """A text in quotes. One that is escaped is of the text, as is one that nothing can follow."""
+    """Reads a text in quotes. A quote belongs to the text if it is escaped, or if what follows cannot follow a
+    text."""
     source.skip(len(quote))
     escapes = len(quote) == 1
     parts: list[str] = []
@@ -136,7 +137,7 @@ def quoted(source: Input, quote: str, quotes: tuple[str, ...]) -> Waiting:
 
 
 def _decoded(text: str, escapes: bool) -> str:
-    """The text that a literal stands for; pairs of surrogates become one character."""
+    """The text of a literal; pairs of surrogates become one character."""
     if not escapes:
         return text
 

@@ -1,4 +1,4 @@
-"""Logs: a JSON object a line on stderr, without the text of prompts and answers."""
+"""Logs: one JSON object per line on stderr, without the text of prompts and answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
-            # Not the message: it may quote a prompt.
+            # The message is left out, since it may quote a prompt.
             line["error"] = type(error).__name__
             frames = traceback.extract_tb(error.__traceback__)
             line["at"] = " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(frames[-6:]))

@@ -1,4 +1,4 @@
-"""From a request of Anthropic's API to a chat: blocks, tools, thinking."""
+"""Turns a request of Anthropic's API into a chat: blocks, tools, thinking."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def as_chat(request: CountRequest) -> ChatRequest:
 
 
 def _tool(tool: ToolInput) -> dict[str, Any] | None:
-    """A tool as a function; None: one that Anthropic's servers would run."""
+    """A tool as a function; None for one that Anthropic's servers would run."""
     told, schema = tool.description, tool.input_schema
     if not tool.own:
         kind = next(
@@ -88,12 +88,12 @@ def _text(content: str | Sequence[Block]) -> str:
 
 
 def _parts(content: str | Sequence[Block]) -> Any:
-    """What the template makes text of, with notes for what is none."""
+    """The parts as text for the template, with notes for those that are not text."""
     return content if isinstance(content, str) else [{"type": b.type, "text": b.text} for b in content]
 
 
 def _result(block: Block) -> Any:
-    """What a tool gave, which says that it failed where the client does."""
+    """A tool's result; it says that the tool failed if the client says so."""
     content = _parts(block.content or "")
     if not block.is_error:
         return content
@@ -106,7 +106,7 @@ def _result(block: Block) -> Any:
 
 
 def _messages(role: Any, content: str | Sequence[Block]) -> list[Message]:
-    """A message of blocks as OpenAI's messages: results of tools are messages of their own."""
+    """Turns a message of blocks into OpenAI's messages; results of tools become messages of their own."""
     if isinstance(content, str):
         return [Message(role=role, content=content)]
     results: list[Message] = []

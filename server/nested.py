@@ -1,4 +1,4 @@
-"""Reading calls whose arguments are elements in elements: MiniMax M3's."""
+"""Reads calls whose arguments are nested elements: MiniMax M3's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_NAME = 256
 
 
 def read(source: Input, mark: str, schemas: Schemas, form: Nested) -> Waiting:
-    """All calls behind the first mark."""
+    """Reads all calls after the first mark."""
     found: list[Call] = []
     try:
         while True:
@@ -54,7 +54,7 @@ def _call(source: Input, schemas: Schemas, form: Nested) -> Waiting:
 
 
 def _opened(source: Input, form: Nested) -> Waiting:
-    """The name of the element that begins here."""
+    """Reads the name of the element that begins here."""
     if not (yield from source.follows(f"{form.space}<")):
         raise Unfinished if source.ended and f"{form.space}<".startswith(source.text) else NotACall
     source.skip(len(form.space) + 1)
@@ -62,7 +62,7 @@ def _opened(source: Input, form: Nested) -> Waiting:
 
 
 def _name(source: Input) -> Waiting:
-    """Up to a tag's end."""
+    """Reads up to a tag's end."""
     while ">" not in source.text[:_LONGEST_NAME] and len(source.text) < _LONGEST_NAME and not source.ended:
         source.looked += len(source.text)
         yield
@@ -74,7 +74,7 @@ def _name(source: Input) -> Waiting:
 
 
 def _value(source: Input, form: Nested, key: str, schema: Any, root: Any, depth: int) -> Waiting:
-    """What stands in an element, and its end: a text, or elements."""
+    """Reads the contents of an element, which are a text or elements, and its end."""
     if depth > _DEPTH:
         raise NotACall
     close = f"</{key}>"

@@ -1,4 +1,4 @@
-"""The published OpenAPI: our error object instead of FastAPI's, and the chunks of streams."""
+"""The published OpenAPI, with our error object instead of FastAPI's, and the chunks of streams."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _describe(app: FastAPI, with_keys: bool) -> dict[str, Any]:
 
 
 def _errors(operation: dict[str, Any], path: str) -> None:
-    """Puts our errors in the place of FastAPI's 422."""
+    """Replaces FastAPI's 422 by our errors."""
     responses = operation["responses"]
     responses.pop("422", None)
     name = "AnthropicErrorReply" if path.startswith("/v1/messages") else "ErrorReply"

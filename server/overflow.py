@@ -1,4 +1,4 @@
-"""Conversations that do not fit the context: refused, or shortened in a way that the response tells."""
+"""Conversations that do not fit the context: refused, or shortened in a way that the response reports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .state import Loaded, RequestContext
 from .template import content_text
 
 _MIN_ANSWER = 16  # tokens
-_HEADING = 32  # tokens that a note takes besides what it tells
-_SUMMARY_SHARE = 8  # a summary takes at most this part of the context
+_HEADING = 32  # tokens that a note takes besides its contents
+_SUMMARY_SHARE = 8  # a summary takes at most one part in this many of the context
 _CONDENSE = "Condense this part of a conversation to its facts, names, numbers and decisions:\n\n"
 _SUMMARY = "Summary of the earlier conversation:\n"
 _RETRIEVED = "Earlier messages that may matter here:\n"
@@ -55,11 +55,11 @@ async def fit(
     mode: OverflowMode,
     max_tokens: int | None,
 ) -> Fitted:
-    """Makes the prompt of a conversation, without its oldest turns where the mode allows and it takes that.
-    Raises ApiError when it does not fit, and when the server's limit of time is over."""
+    """Makes the prompt of a conversation, without its oldest turns if that is necessary and the mode allows it.
+    Raises ApiError when it does not fit, and when the server's time limit is over."""
     whole = await lanes.run(make, messages)
     n_ctx = context.loaded.engine.n_ctx
-    # Room for the answer, as far as it leaves most of the context to the prompt.
+    # There must be room for the answer, but most of the context is left to the prompt.
     limit = n_ctx - max(_MIN_ANSWER, min(max_tokens or n_ctx, n_ctx // 4))
     if len(whole.tokens) <= limit or (mode == "error" and len(whole.tokens) < n_ctx):
         return Fitted(messages, whole)
@@ -69,7 +69,7 @@ async def fit(
     system, found = turns(messages)
     fixed = _Conversation(system, found[:1], found[1:], whole, make, refused)
     shortest = await lanes.run(fixed.shortest)
-    if shortest > limit:  # what has to stay leaves less room for the answer
+    if shortest > limit:  # what must stay leaves less room for the answer
         if len(whole.tokens) < n_ctx:
             return Fitted(messages, whole)
         limit = n_ctx - _MIN_ANSWER
@@ -85,7 +85,7 @@ async def fit(
 
 @dataclass(frozen=True)
 class _Conversation:
-    """A conversation that is too long: what always stays, and the turns of which the oldest may go."""
+    """A conversation that is too long: what always stays, and the turns whose oldest may be dropped."""
 
     system: list[Message]
     first: list[list[Message]]
@@ -95,7 +95,7 @@ class _Conversation:
     refused: errors.ApiError
 
     def without(self, n: int, note: str = "") -> list[Message]:
-        """The conversation without its n oldest turns after the first; note: put behind the system message."""
+        """The conversation without its n oldest turns after the first; note: added to the system message."""
         system = self.system
         if note:
             told = "\n\n".join([*(content_text(m) for m in system), note])
@@ -107,7 +107,7 @@ class _Conversation:
         return [message for turn in self.later[:n] for message in turn]
 
     def shortest(self) -> int:
-        """Tokens of the conversation without every turn that may go."""
+        """The tokens of the conversation without all turns that may be dropped."""
         if len(self.later) < 2:
             return len(self.whole.tokens)
         return len(self.make(self.without(len(self.later) - 1)).tokens)
@@ -142,8 +142,8 @@ class _Conversation:
 
 
 async def _summarized(context: RequestContext, conversation: _Conversation, limit: int, room: int) -> Fitted:
-    """The oldest turns, condensed by the model itself, part by part where they are long; only left out where
-    there is no room for a summary."""
+    """Lets the model summarize the oldest turns, part by part if they are long; they are only dropped if there is no
+    room for a summary."""
     loaded = context.loaded
     n_ctx = loaded.engine.n_ctx
     most = min(max(_MIN_ANSWER, n_ctx // _SUMMARY_SHARE), room)
@@ -171,8 +171,8 @@ async def _summarized(context: RequestContext, conversation: _Conversation, limi
 
 
 async def _answer(context: RequestContext, request: Request, prompt: Prompt) -> str:
-    """What the model writes: its text, or its reasoning where it comes to no more. Raises ApiError, also when it was
-    cancelled or is late."""
+    """The model's text, or its reasoning if it wrote nothing else. Raises ApiError, also when it was cancelled or is
+    late."""
     state, prepared = context.state, Prepared([request], prompt.parser, spent_s=context.spent_s())
     run = await submit(context.loaded.engine, prepared, state.metrics, state.settings.request_timeout_s)
     async with aclosing(run.pieces()) as pieces:
@@ -182,7 +182,7 @@ async def _answer(context: RequestContext, request: Request, prompt: Prompt) -> 
 
 
 def _retrieved(context: RequestContext, conversation: _Conversation, limit: int, room: int) -> Fitted:
-    """The oldest turns go to the store, and those of them that fit the last message come back as far as there is
+    """Moves the oldest turns to the store, and brings back those that match the last message, as long as there is
     room."""
     engine = context.loaded.engine
     room = max(0, min(engine.n_ctx // 4 - _HEADING, room))
@@ -211,7 +211,7 @@ def _written(messages: Sequence[Message]) -> str:
 
 
 def _parts(loaded: Loaded, text: str, most: int) -> list[str]:
-    """A text in parts of about `most` tokens."""
+    """Splits a text into parts of about `most` tokens."""
     n_tokens = len(loaded.engine.tokenize(text.encode(), False, False))
     n_parts = -(-n_tokens // max(1, most))
     size = max(1, -(-len(text) // max(1, n_parts)))

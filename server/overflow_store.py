@@ -1,4 +1,4 @@
-"""Old turns of conversations that outgrew the context, to be searched: SQLite's full-text index, ranked by BM25."""
+"""Old turns of conversations that outgrew the context, searchable with SQLite's full-text index, ranked by BM25."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ logger = logging.getLogger("pyllama_long.server")
 
 
 class Store:
-    """path: a file, which is set aside where it is damaged; None: in memory. most_bytes: of texts that are kept;
-    wait_s: for other programs that use the file. Any thread may use it."""
+    """path: a file, which is renamed if it is damaged; None: in memory. most_bytes: of texts that are kept; wait_s:
+    for other programs that use the file. For any thread."""
 
     def __init__(self, path: Path | None = None, most_bytes: int = 256 << 20, wait_s: float = 5.0) -> None:
         self._lock, self._path, self._wait_s = threading.Lock(), path, wait_s
@@ -54,8 +54,9 @@ class Store:
         self.n_bytes = int(found or 0)
 
     def _begin_anew(self, error: sqlite3.Error) -> None:
-        """In place of a file that is damaged. Raises the error where it does not say that of the file."""
-        # Python 3.10 has no codes of SQLite's: what other programs or the disk cause is known by its text.
+        """Opens a new file in place of a damaged one. Raises the error if it has another reason."""
+        # Python 3.10 does not have SQLite's codes, so errors caused by other programs or the disk are recognized by
+        # their text.
         if self._path is None or not self._path.exists() or _PASSING.search(str(error)):
             raise error
         self._db.close()
@@ -66,7 +67,8 @@ class Store:
         assert self._path is not None
         aside = self._path.with_name(f"{self._path.name}.damaged-{uuid.uuid4().hex[:8]}")
         self._path.rename(aside)
-        for end in ("-journal", "-wal", "-shm"):  # they belong to the file: a new one must not find them
+        # they belong to the old file, and a new one must not find them
+        for end in ("-journal", "-wal", "-shm"):
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
         logger.warning(
             "old turns are forgotten, %s cannot be used (%s): it is kept as %s, delete it when you like",
@@ -76,8 +78,8 @@ class Store:
         )
 
     def search(self, salt: str, old: Sequence[tuple[str, str]], question: str, most: int = 8) -> list[str]:
-        """Adds (role, text) messages that it does not know yet, and returns the texts of those that have most in
-        common with the question, best first; those of the given messages only. Raises ApiError after `close`."""
+        """Adds those of the (role, text) messages that are new, and returns the texts of the given messages that have
+        most in common with the question, best first. Raises ApiError after `close`."""
         if not old:
             return []
         with self._lock:
@@ -90,7 +92,7 @@ class Store:
                 return self._search(salt, old, question, most)
 
     def _search(self, salt: str, old: Sequence[tuple[str, str]], question: str, most: int) -> list[str]:
-        # A conversation is known by its beginning, which later requests of it share.
+        # A conversation is identified by its beginning, which its later requests share.
         name = hashlib.sha256(f"{salt}\0{old[0][0]}\0{old[0][1]}".encode()).hexdigest()
         digests = [hashlib.sha256(f"{role}\0{text}".encode()).hexdigest() for role, text in old]
         words = list(dict.fromkeys(_WORD.findall(question.lower())))[:_MAX_WORDS]

@@ -1,4 +1,4 @@
-"""How fast prompts are read here, for people who wonder how long a long one takes."""
+"""How fast prompts are read here, for users who want to know how long a long one takes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from . import logs
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
 
-_WARM, _MEASURED = 8, 64  # tokens; reading the first ones may wait for the disk
+_WARM, _MEASURED = 8, 64  # tokens; the first ones may wait for the disk
 _EXAMPLE = 20_000  # tokens, as coding agents send them
-_LONG_S = 10.0  # from which a prompt's time is told
-_SALT = "pace"  # no client's text shares the cache with these prompts
+_LONG_S = 10.0  # prompts of this time and more are reported
+_SALT = "pace"  # a salt, so that no client's text shares the cache with these prompts
 
 
 def measure(engine: Engine) -> float | None:
-    """Prompt tokens per second; None where that cannot be told."""
+    """Prompt tokens per second; None if unknown."""
     tokens = engine.tokenize(" ".join(filler.sentences()[:20]).encode(), False)
     if len(tokens) < _WARM + _MEASURED or engine.n_ctx <= _MEASURED:
         return None
@@ -35,7 +35,7 @@ def measure(engine: Engine) -> float | None:
 
 
 def example(engine: Engine) -> str:
-    """A line; empty where the pace cannot be told, as in an engine that is closed meanwhile."""
+    """A line about the speed; empty if it is unknown, for example because the engine was closed meanwhile."""
     with suppress(Exception):
         pace, n = measure(engine), min(_EXAMPLE, engine.n_ctx)
         if pace is not None:
@@ -44,7 +44,7 @@ def example(engine: Engine) -> str:
 
 
 def tell(n_left: int, n_read: int, seconds: float) -> None:
-    """Logs what is left of a long prompt, after its first chunk."""
+    """Logs the remaining time of a long prompt, after its first chunk."""
     if n_read and (left := n_left * seconds / n_read) >= _LONG_S:
         logs.event("long prompt", tokens=n_left + n_read, seconds_left=round(left))
 

@@ -1,4 +1,4 @@
-"""What an answer comes in: how far the prompt is read, tokens, reasoning, text, calls, and the end."""
+"""The pieces of an answer: progress of the prompt, tokens, reasoning, text, calls, and the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllama_long.engine import events
 
 @dataclass(frozen=True)
 class Reading:
-    """Prompt tokens read, of all; cached ones included."""
+    """How many prompt tokens have been read, including cached ones."""
 
     total: int
     cached: int
@@ -27,7 +27,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens whose text comes with the next pieces."""
+    """Tokens whose text is in the next pieces."""
 
     tokens: tuple[events.TokenInfo, ...]
 
@@ -40,7 +40,7 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class CallPiece:
-    """The index-th call of an answer. arguments: JSON text; unfinished where the answer was cut."""
+    """The index-th call of an answer. arguments: JSON text, unfinished if the answer was cut."""
 
     index: int
     id: str

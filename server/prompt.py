@@ -1,4 +1,4 @@
-"""A conversation as the model reads it: its text in the template's form, and its tokens."""
+"""A conversation as the model reads it: as text in the template's form, and as tokens."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .template import Rendered
 
 @dataclass(frozen=True)
 class Prompt:
-    """thinking: the template has begun the model's reasoning; marks: around it. form: of calls in the answer. channel:
-    that the prompt ends in, of a model that writes to channels. special: control tokens are among the marks that an
-    answer is read by, so they are part of its text."""
+    """thinking: the template has begun the model's reasoning; marks: around it. form: of calls in the answer.
+    channel: the one that the prompt ends in, if the model writes to channels. special: control tokens are among the
+    marks by which an answer is read, so they are part of its text."""
 
     tokens: list[int]
     text: str
@@ -34,7 +34,8 @@ class Prompt:
         forced: bool = False,
         own_grammar: bool = False,
     ) -> AnswerParser:
-        """Of an answer that may call tools. forced: it has to; own_grammar: it has the form that a client asked for."""
+        """The parser of an answer that may call tools. forced: it must; own_grammar: it has the form that the client
+        requested."""
         return AnswerParser(
             self.form,
             [tool.function.name for tool in tools],
@@ -55,8 +56,8 @@ def render(
     continued: bool | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Rendered:
-    """A conversation as the model's template has it. continued: whether a last message of the assistant goes on;
-    values: the template's own names."""
+    """Renders a conversation with the model's template. continued: whether a last message of the assistant is
+    continued; values: the template's own variables."""
     return loaded.chat_template().rendered(messages, tools, answer, continued, values)
 
 
@@ -70,8 +71,8 @@ def make(
     values: Mapping[str, Any] | None = None,
     bounded: bool = False,
 ) -> Prompt:
-    """The tokens of a conversation. answer: it goes on with the model's answer. salt: whose cached prefixes may help.
-    bounded: ApiError when it cannot fit the context."""
+    """The prompt of a conversation. answer: the model's answer follows. salt: whose cached prefixes may be used.
+    bounded: raises ApiError if it cannot fit the context."""
     engine, found = loaded.engine, render(loaded, messages, tools, answer, continued, values)
     pieces = found.pieces
     if not pieces:

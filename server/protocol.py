@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn has it, with limits for connections that ask nothing, and answers for half-closed ones."""
+"""uvicorn's HTTP/1.1, with limits for connections that send nothing, and answers for half-closed ones."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _POLL_S = 0.5
-_SPARE_FILES = 128  # for what is no connection
+_SPARE_FILES = 128  # for a socket that is not a connection
 _CLOSED = 7  # TCP_CLOSE, of linux/tcp_states.h
-EVENTS = "pyllama_long.events"  # of a request's scope: its answer is a stream of them
+EVENTS = "pyllama_long.events"  # key in a request's scope: its answer is a stream of events
 _there: Counter[str] = Counter()
 
 
 def most_connections() -> int:
-    """As many as there may be files, less some for everything else."""
+    """As many connections as there may be open files, minus some for everything else."""
     return max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
 
 
 def limited(most: int, header_s: float = 20.0) -> type[Protocol]:
-    """A Protocol with other limits. Raises ValueError where there may not be as many open files."""
+    """Makes a Protocol class with these limits. Raises ValueError if there may not be that many open files."""
     allowed = most_connections()
     if most > allowed:
         raise ValueError(
@@ -35,8 +35,8 @@ def limited(most: int, header_s: float = 20.0) -> type[Protocol]:
 
 
 class Protocol(H11Protocol):
-    """One connection. most: of all together, of which one address may have half; 0: as many as files allow. header_s:
-    until a request line and headers are there, in seconds."""
+    """One connection. most: the limit for all together, of which one address may have half; 0: as many as files
+    allow. header_s: seconds until a request line and headers must be complete."""
 
     most = 0
     header_s = 20.0
@@ -78,8 +78,8 @@ class Protocol(H11Protocol):
             self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that has sent its request and says no more still gets its answer; one that is gone is known by
-        what its machine says to the next bytes."""
+        """A client that closes its side after its request still gets its answer; one that is gone is recognized by
+        its machine's reply to the next bytes."""
         if self.cycle is None or self.cycle.more_body or self.cycle.response_complete:
             return False
         self._eof = True
@@ -91,7 +91,8 @@ class Protocol(H11Protocol):
         return True
 
     def _comment(self) -> None:
-        """Between two events: while a prompt is read, there are no other bytes to which a machine could answer."""
+        """Sends bytes between two events: while a prompt is read, there are no others to which a machine could
+        reply."""
         if self.scope.get(EVENTS) and self.conn.our_state is h11.SEND_BODY:
             self.transport.write(self.conn.send(h11.Data(data=b":\n\n")) or b"")
 

@@ -1,4 +1,4 @@
-"""Reading calls of tools out of an answer that comes in pieces: each character is looked at a few times, however long
+"""Reads tool calls from an answer that arrives in pieces: each character is looked at only a few times, however long
 the call is."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 _SEP, _CALL_END = "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>")
 _KIMI = ("<|tool_calls_section_begin|>", "<|tool_call_begin|>")
-MARKS = (  # which are known in the answers of all models
+MARKS = (  # recognized in the answers of all models
     "<tool_call>",
     "<seed:tool_call>",
     "<function=",
@@ -39,7 +39,7 @@ MARKS = (  # which are known in the answers of all models
     *_DEEPSEEK,
     *_KIMI,
 )
-ENDS = ("<｜tool▁calls▁end｜>", "<|tool_calls_section_end|>")  # of lists of calls
+ENDS = ("<｜tool▁calls▁end｜>", "<|tool_calls_section_end|>")  # ends of lists of calls
 _LONGEST_NAME = 256
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
@@ -52,7 +52,7 @@ _BEGUN_BY_NAME = re.compile(rf"\s*\{{\s*({_TEXT})\s*:\s*")
 
 
 def read(source: Input, mark: str, schemas: Schemas, form: Format) -> Waiting:
-    """The calls behind a mark. Raises NotACall and Unfinished."""
+    """Reads the calls after a mark. Raises NotACall and Unfinished."""
     if mark and mark not in MARKS:
         return (yield from _OWN[type(form)](source, mark, schemas, form))
     if mark in ("<tool_call>", "<seed:tool_call>"):
@@ -74,7 +74,7 @@ def read(source: Input, mark: str, schemas: Schemas, form: Format) -> Waiting:
 
 
 def objects(source: Input, schemas: Schemas, by_name: bool = False) -> Waiting:
-    """Calls as JSON: an object, or a list of some. by_name: an object is {name: arguments}."""
+    """Reads calls as JSON: an object, or a list of objects. by_name: an object is {name: arguments}."""
     yield from source.space()
     if not (yield from source.follows("[")):
         return [(yield from _object(source, by_name, []))]
@@ -105,7 +105,7 @@ def _object(source: Input, by_name: bool, before: list[Call]) -> Waiting:
 
 
 def _own_objects(source: Input, mark: str, schemas: Schemas, form: Any) -> Waiting:
-    """Of a format that says what stands around them."""
+    """Reads calls of a format that defines the marks around them."""
     found: list[Call] = []
     try:
         while True:
@@ -121,7 +121,7 @@ def _own_objects(source: Input, mark: str, schemas: Schemas, form: Any) -> Waiti
 
 
 def _any_tags(source: Input, mark: str, schemas: Schemas) -> Waiting:
-    """What models write between tags of one name: JSON, Qwen3-Coder's parameters or GLM's keys."""
+    """Reads what models write between tags of the same name: JSON, Qwen3-Coder's parameters or GLM's keys."""
     end = f"</{mark[1:]}"
     yield from source.space()
     if (yield from source.follows("{", "[")):
@@ -212,7 +212,7 @@ def _own_named(source: Input, mark: str, schemas: Schemas, form: Named) -> Waiti
 
 
 def _recipient(source: Input, mark: str, schemas: Schemas, form: Recipients) -> Waiting:
-    """What follows a name: arguments; none for `all`, since that is text."""
+    """Reads the arguments that follow a name; none for `all`, since that is text."""
     while "\n" not in source.text and len(source.text) < _LONGEST_NAME and not source.ended:
         source.looked += len(source.text)
         yield
@@ -238,9 +238,9 @@ def arguments(source: Input, name: str) -> Waiting:
 
 
 def parsed(text: str) -> Any:
-    """Raises NotACall for what is no JSON."""
+    """Raises NotACall for anything that is not JSON."""
     try:
-        return loads(text, strict=False)  # models write line breaks into texts as they are
+        return loads(text, strict=False)  # models write unescaped line breaks in texts
     except ValueError:
         raise NotACall from None
 
@@ -261,7 +261,7 @@ def _call(value: Any, by_name: bool) -> Call:
 
 
 def _begun(text: str, by_name: bool) -> list[Call]:
-    """The call in a text of JSON that is cut."""
+    """The call in a JSON text that is cut."""
     match = (_BEGUN_BY_NAME if by_name else _BEGUN).match(text)
     if match is None:
         return []

@@ -1,4 +1,4 @@
-"""Parts of responses that several APIs share: usage, statistics, log-probabilities."""
+"""Parts of responses that are shared by several APIs: usage, statistics, log-probabilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MIN_LOGPROB = -9999.0  # JSON has no infinity
 
 @dataclass(frozen=True)
 class Head:
-    """What every chunk of one response says."""
+    """The fields that are in every chunk of one response."""
 
     prefix: str
     model: str
@@ -47,12 +47,12 @@ def new_id(prefix: str) -> str:
 
 
 def absent(reply: BaseModel) -> set[str]:
-    """Fields of ours that have nothing to say in this reply, and are left out of it."""
+    """Fields of ours that are empty in this reply, and are therefore left out."""
     return {name for name in ("overflow", "ignored") if getattr(reply, name) is None}
 
 
 def usage(done: Sequence[Done]) -> Usage:
-    """Of all choices of one prompt, which counts once."""
+    """The usage of all choices of one prompt, which counts once."""
     n_prompt = done[0].usage.n_prompt
     n_completion = sum(one.usage.n_completion for one in done)
     return Usage(
@@ -67,7 +67,7 @@ def usage(done: Sequence[Done]) -> Usage:
 
 
 def several(usages: Sequence[Usage]) -> Usage:
-    """Of several prompts."""
+    """The usage of several prompts."""
     n_prompt = sum(one.prompt_tokens for one in usages)
     n_completion = sum(one.completion_tokens for one in usages)
     cached = sum(one.prompt_tokens_details.cached_tokens for one in usages)
@@ -130,14 +130,14 @@ def chat_logprobs(tokens: Sequence[events.TokenInfo], n_top: int) -> ChatLogprob
 
 
 class Offsets:
-    """Counts the characters before each token of a text, of which some are spread over several tokens."""
+    """Counts the characters before each token of a text; a character may be spread over several tokens."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._n = 0
 
     def before(self, token: events.TokenInfo) -> int:
-        """Of the next token; part of a character is at the character's place."""
+        """The offset of the next token; a part of a character has the character's offset."""
         n = self._n
         self._n += len(self._decoder.decode(token.text_bytes))
         return n

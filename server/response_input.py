@@ -1,4 +1,4 @@
-"""The request of a response in the shape of a chat."""
+"""Turns a request of the responses API into a chat."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _NOT_KEPT = "This server keeps responses in memory until newer ones need the roo
 
 @converting()
 def as_chat(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatRequest:
-    """The same request in the shape of a chat, with these items in it."""
+    """The same request as a chat with these items."""
     made = request.model_dump(include=_SAME, exclude_none=True)
     made["messages"] = _messages(request.instructions, items)
     made["max_completion_tokens"] = request.max_output_tokens
     if request.top_logprobs is not None:
         made["logprobs"] = True
     if request.truncation == "auto" and request.overflow is None:
-        made["overflow"] = "shift"  # what OpenAI does under that name
+        made["overflow"] = "shift"  # OpenAI's meaning of that name
     if request.reasoning is not None:
         made["reasoning_effort"] = request.reasoning.effort
     if tools := [_tool(tool) for tool in request.tools or () if not isinstance(tool, OtherTool)]:
@@ -64,14 +64,14 @@ def as_chat(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatReques
 
 @dataclass(frozen=True)
 class Conversation:
-    """items: of the conversation so far. own: those of the request, as JSON, for going on from them later."""
+    """items: of the conversation so far. own: those of the request, as JSON, so that it can be continued later."""
 
     items: list[InputItem]
     own: bytes
 
     @staticmethod
     def of(request: ResponsesRequest, store: ResponseStore, salt: str) -> Conversation:
-        """With the items that the request refers to. Raises ApiError when one is not there."""
+        """Includes the items that the request refers to. Raises ApiError if one is missing."""
         given = request.input
         own = [InputItem(role="user", content=given)] if isinstance(given, str) else given
         before = _before(request.previous_response_id, store, salt)
@@ -93,7 +93,7 @@ class Conversation:
 
 
 def _before(id: str | None, store: ResponseStore, salt: str) -> list[InputItem]:
-    """The items of a kept response and of those that it goes on from, with their answers."""
+    """The items of a kept response and of those that it continues, with their answers."""
     if id is None:
         return []
     chain = store.chain(salt, id)
@@ -109,7 +109,7 @@ def _before(id: str | None, store: ResponseStore, salt: str) -> list[InputItem]:
 
 
 def left_out(request: ResponsesRequest) -> list[str]:
-    """Names of tools and items that are left out of the prompt, and of grammars that only the prompt tells."""
+    """Names of tools and items that are left out of the prompt, and of grammars that only the prompt describes."""
     found = []
     for i, tool in enumerate(request.tools or ()):
         if isinstance(tool, OtherTool):
@@ -150,7 +150,7 @@ def _messages(instructions: str | None, items: Sequence[InputItem]) -> list[dict
 
 
 def _thought(item: InputItem) -> str:
-    """The text of reasoning; its summary where that is all there is."""
+    """The text of reasoning, or its summary if there is nothing else."""
     parts = item.content if item.content else item.summary or []
     return parts if isinstance(parts, str) else "".join(part.text or "" for part in parts)
 
@@ -178,7 +178,7 @@ def _add(messages: list[dict[str, Any]], item: InputItem) -> None:
 
 
 def _parts(content: str | list[InputPart] | None) -> Any:
-    """What the template makes text of, with notes for what is none."""
+    """The parts as text for the template, with notes for those that are not text."""
     if content is None or isinstance(content, str):
         return content or ""
     return [part.model_dump(include={"type", "text", "refusal"}) for part in content]

@@ -1,4 +1,4 @@
-"""The items of a response as they come, and the events that tell of them."""
+"""The items of a response as they arrive, and the events that report them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from .schemas.responses import (
 
 @dataclass
 class Items:
-    """The items of an answer as they come. keep: gets the whole answer at its end; whether it is kept."""
+    """The items of an answer as they arrive. keep: called with the whole answer at its end; returns whether it is
+    kept."""
 
     request: ResponsesRequest
     run: Run
@@ -84,7 +85,7 @@ class Items:
         )
 
     def end(self, done: Done) -> None:
-        """The last item is incomplete where the answer was cut."""
+        """Marks the last item as incomplete if the answer was cut."""
         if done.reason == "length" and self.items:
             self.items[-1].status = "incomplete"
 
@@ -125,7 +126,7 @@ class Items:
         return found
 
     def score(self, item: OutputMessage, tokens: list[Any]) -> list[dict[str, Any]]:
-        """Adds tokens' logprobs to an item, where they were asked for, and returns them."""
+        """Adds tokens' logprobs to an item, if they were requested, and returns them."""
         if self.request.top_logprobs is None:
             return []
         listed = replies.chat_logprobs(tokens, self.request.top_logprobs).content

@@ -1,4 +1,5 @@
-"""Responses that their clients may go on from, in memory: the oldest go first, and nobody sees another key's."""
+"""Responses that their clients may continue, in memory: the oldest are dropped first, and nobody sees those of
+another key."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _MAX_RESPONSES = 4096  # responses
-_OBJECT = 1024  # bytes of one beside its texts
+_OBJECT = 1024  # bytes of one besides its texts
 
 
 @dataclass
 class Kept:
-    """before: id of the response that it goes on from. sent: its own items, reply: the answer, both as JSON. items: ids
-    of the items of the answer. after: ids of responses that go on from it."""
+    """before: id of the response that it continues. sent: its own items, reply: the answer, both as JSON. items: ids
+    of the items of the answer. after: ids of the responses that continue it."""
 
     id: str
     salt: str
@@ -31,8 +32,9 @@ class Kept:
 
 
 class ResponseStore:
-    """For any thread. most_bytes: of all that is kept; 0 keeps nothing. salt: as of the engine's requests, for the key.
-    A response that goes takes those with it that go on from it; one that is asked for becomes the newest."""
+    """For any thread. most_bytes: of all kept responses; 0 keeps none. salt: stands for the key, as in the engine's
+    requests. When a response is dropped, those that continue it are dropped too; one that is requested becomes the
+    newest."""
 
     def __init__(self, most_bytes: int, most: int = _MAX_RESPONSES) -> None:
         self._most_bytes, self._most = most_bytes, most
@@ -45,7 +47,7 @@ class ResponseStore:
         return len(self._kept)
 
     def keep(self, kept: Kept) -> bool:
-        """False when it is too large, or what it goes on from is gone."""
+        """Keeps a response; False if it is too large, or if the one that it continues is gone."""
         with self._lock:
             if kept.size > self._most_bytes:
                 return False
@@ -66,12 +68,12 @@ class ResponseStore:
         return found[-1] if found else None
 
     def chain(self, salt: str, id: str) -> list[Kept] | None:
-        """A response behind those that it goes on from; None when it is not there."""
+        """A response, preceded by those that it continues; None if it is not there."""
         with self._lock:
             return self._chain(salt, id)
 
     def items(self, salt: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Items of answers by their ids, as far as they are there."""
+        """Items of answers by their ids; missing ones are left out."""
         with self._lock:
             ids = {self._of_item[id] for id in wanted if id in self._of_item}
             texts = [chain[-1].reply for id in sorted(ids) if (chain := self._chain(salt, id))]
@@ -87,7 +89,7 @@ class ResponseStore:
             return True
 
     def _chain(self, salt: str, id: str | None) -> list[Kept] | None:
-        """Makes what it finds the newest."""
+        """Finds responses and makes them the newest."""
         found: list[Kept] = []
         while id is not None:
             kept = self._kept.get(id)

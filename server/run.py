@@ -1,4 +1,4 @@
-"""A prepared request on the engine: its pieces as they come, of each choice."""
+"""Runs a prepared request on the engine and yields the pieces of each choice as they arrive."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .schemas.common import OverflowReport
 
 @dataclass
 class Prepared:
-    """Requests for the engine, and how to read each one's answer. param: the field that prompts come in.
-    one_call: the answer ends with its first tool call. spent_s: of the limit of time, by preparing. custom: names
-    of tools that take one text."""
+    """Requests for the engine, and how to read their answers. param: the field that contains prompts. one_call: the
+    answer ends after its first tool call. spent_s: the part of the time limit that preparing took. custom: names of
+    tools that take one text."""
 
     requests: list[Request]
     parser: Callable[[], AnswerParser]
@@ -35,7 +35,7 @@ class Prepared:
 
 @dataclass
 class Run:
-    """Submitted requests. Whoever has a Run calls `cancel` when it is left early; a second time is harmless."""
+    """Submitted requests. The owner of a Run must call `cancel` if it is abandoned; calling it twice is harmless."""
 
     prepared: Prepared
     handles: list[Handle]
@@ -54,7 +54,7 @@ class Run:
         self.cancel()
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
-        """(choice, piece) of all choices as they come. Raises ApiError."""
+        """Yields (choice, piece) for all choices as they arrive. Raises ApiError."""
         timer = None
         if self.timeout_s:
             left = max(0.0, self.timeout_s - self.prepared.spent_s)
@@ -121,7 +121,7 @@ class Run:
                 for piece in [] if ended_by_call else parser.finish(event.reason == "length"):
                     yield piece
                 reason = "tool_calls" if parser.n_calls else "stop"
-                if event.reason == "length":  # the last call may be cut
+                if event.reason == "length":  # the last call may have been cut
                     reason = "length"
                 yield Done(reason, event.stop_string, event.usage, n_reasoning)
 
@@ -133,7 +133,7 @@ class Run:
 
 
 async def beats(run: Run, seconds: float, loud: tuple[type, ...]) -> AsyncIterator[Piece | None]:
-    """The pieces of one choice, and None each time that for so long none of the loud types has come."""
+    """Yields the pieces of one choice, and None whenever none of the loud types has arrived for this long."""
     pieces = run.pieces()
     waiting: asyncio.Task[tuple[int, Piece] | None] | None = None
     due = time.monotonic() + seconds
@@ -165,7 +165,7 @@ async def _next(pieces: AsyncIterator[tuple[int, Piece]]) -> tuple[int, Piece] |
 
 
 async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s: float) -> Run:
-    """Gives requests to the engine. Raises ApiError, and then none of them runs."""
+    """Submits requests to the engine. Raises ApiError, in which case none of them runs."""
     most, n = engine.config.n_parallel + engine.config.max_queue, len(prepared.requests)
     if n > most:
         message = f"n: {n} answers at once are too many: this server takes {most} (--parallel and --queue)."
@@ -177,7 +177,7 @@ async def submit(engine: Engine, prepared: Prepared, metrics: Metrics, timeout_s
             lanes.check()
             handles.append(engine.submit(request))
 
-    # Checking a grammar and copying a long prompt take their time.
+    # Checking a grammar and copying a long prompt take time.
     work = lanes.start(all_of_them)
     try:
         await asyncio.shield(work)

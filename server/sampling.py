@@ -1,4 +1,4 @@
-"""From the fields of a request to the engine's sampling."""
+"""Turns the fields of a request into the engine's sampling."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sampling(
     logit_bias: Mapping[str, float] | None,
     grammar: str | Lark | None,
 ) -> Sampling:
-    """What was asked for, and defaults for the rest."""
+    """The requested sampling, with defaults for the rest."""
     given = {name: getattr(request, name) for name in _NAMES if getattr(request, name) is not None}
     if request.samplers is not None:
         given["samplers"] = _order(request.samplers)
@@ -50,7 +50,7 @@ def sampling(
 
 
 def _order(wanted: str | Sequence[str]) -> list[str]:
-    """Samplers by name, of names or of a text of letters. Raises ApiError."""
+    """Samplers by name, from names or from a text of letters. Raises ApiError."""
     names = [_LETTERS.get(c, c) for c in wanted] if isinstance(wanted, str) else list(wanted)
     names = [_OTHER_NAMES.get(name, name) for name in names]
     for name in names:
@@ -70,7 +70,7 @@ def _bias(engine: Engine, given: Mapping[str, float]) -> dict[int, float]:
 
 
 def write_s(request: Sampled) -> float | None:
-    """Seconds for writing; None for any."""
+    """Seconds that writing may take; None for no limit."""
     limit = request.t_max_predict_ms
     return limit / 1000 if limit is not None and limit > 0 else None
 

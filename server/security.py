@@ -16,12 +16,12 @@ PUBLIC = (
     "/",
     "/web/app.js",
     "/web/style.css",
-)  # the page holds nothing; it asks for the key
+)  # the page contains nothing secret, and asks the user for the key
 _MAX_KEY_FILE = 1 << 20
 
 
 def read_keys(path: Path) -> list[str]:
-    """API keys of a file, one a line; empty lines and lines that begin with # do not count. Raises OSError
+    """Reads API keys from a file, one per line; empty lines and lines that begin with # are ignored. Raises OSError
     and ValueError."""
     with path.open("rb") as file:
         data = file.read(_MAX_KEY_FILE + 1)
@@ -35,7 +35,7 @@ def read_keys(path: Path) -> list[str]:
 
 
 class Keys:
-    """The API keys that open the server; none: it is open to all."""
+    """The API keys of the server; if there are none, it is open to all."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = [key.encode() for key in keys]
@@ -44,8 +44,8 @@ class Keys:
         return bool(self._keys)
 
     def salt(self, scope: Scope) -> str | None:
-        """A name for the key that a request came with; None when it has none that fits. Requests share
-        cached prefixes only under the same name. Every key is compared, so time tells nothing."""
+        """A name for a request's key; None if it has no valid key. Requests only share cached prefixes under the same
+        name. Every key is compared, so timing reveals nothing."""
         if not self._keys:
             return "public"
         given, found = _given(scope), b""
@@ -56,8 +56,8 @@ class Keys:
 
 
 def host_is_allowed(scope: Scope, allowed: Sequence[str] | None) -> bool:
-    """Whether a request was sent to an IP address or an allowed name. A web page can make its own name stand for
-    this machine (DNS rebinding), but then that name is what its requests are sent to."""
+    """Whether a request was sent to an IP address or an allowed name. A web page can make its own name resolve to
+    this machine (DNS rebinding), but then its requests are sent to that name."""
     if allowed is None or "*" in allowed:
         return True
     headers = dict(scope["headers"])
@@ -71,7 +71,7 @@ def host_is_allowed(scope: Scope, allowed: Sequence[str] | None) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen at is for programs of this machine only."""
+    """Whether an address to listen on is only reachable from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What `pyllama-long serve` was asked for, besides the engine's own settings."""
+"""The settings of `pyllama-long serve`, besides the engine's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .schemas.common import OverflowMode
 @dataclass(frozen=True)
 class Settings:
     """model_name: what clients see. allowed_hosts: names that a request may be sent to, besides IP addresses; None:
-    any. max_body: bytes. ping_s: between what keeps a quiet stream open.
+    any. max_body: bytes. ping_s: seconds between pings that keep a quiet stream open.
     drain_s: how long a shutdown waits for requests. store: a file for old turns (overflow `retrieve`);
     None: in memory. store_bytes: of their text. keep_responses: bytes of responses that clients may refer to, in
     memory."""

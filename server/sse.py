@@ -1,4 +1,4 @@
-"""Server-sent events: chunks as JSON, an error as the last event where one happens, pings as comments."""
+"""Server-sent events: chunks as JSON, an error as the last event if there is one, pings as comments."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sse_starlette.sse import AppStatus
 from .errors import ApiError, from_engine
 from .run import Run
 
-# Streams in flight finish when the server shuts down; the library would cut them at once.
+# Running streams finish when the server shuts down; the library would cut them at once.
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 DONE = ServerSentEvent("[DONE]", sep="\n")
-# Claude Code and Codex hang up after 300 s without an event; for both, comments and `ping` events are none.
-SEND_S = 60.0  # for an event, to a client that does not read
-WATCHED = 6  # pings, after which something comes that is one
+# Claude Code and Codex disconnect after 300 s without an event; neither counts comments or `ping` events.
+SEND_S = 60.0  # seconds that sending an event to a client that does not read may take
+WATCHED = 6  # pings after which an event is sent that these clients count
 
 
 def event(chunk: BaseModel | dict[str, Any], name: str | None = None, nulls: bool = False) -> ServerSentEvent:
-    """A chunk as an event. nulls: fields that are None are written, too."""
+    """A chunk as an event. nulls: also write fields that are None."""
     if isinstance(chunk, BaseModel):
         data = chunk.model_dump_json(exclude_none=not nulls, by_alias=True)
     else:
@@ -53,8 +53,8 @@ async def _guarded(
 def response(
     http: Request, run: Run, chunks: AsyncIterator[ServerSentEvent], anthropic: bool = False
 ) -> EventSourceResponse:
-    """A stream of events that cancels the run when the client goes away. anthropic: their error event, no [DONE],
-    and pings of the route's own in place of comments."""
+    """A stream of events that cancels the run when the client disconnects. anthropic: with their error event, without
+    [DONE], and with the route's own pings in place of comments."""
     return EventSourceResponse(
         _guarded(run, chunks, anthropic),
         ping=0 if anthropic else http.app.state.state.settings.ping_s,

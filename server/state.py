@@ -1,4 +1,4 @@
-"""What the routes share: the engine once it is loaded, and what is derived from its model."""
+"""Shared by the routes: the engine once it is loaded, and what is derived from its model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
     from .schemas.common import Sampled
 
 _LOADING_S = 5.0
-_USERS_S = 1.0  # for a long text that is tokenized for nobody; the process ends without its end
+# seconds to wait for a text that is still being tokenized for nobody; after that the process ends anyway
+_USERS_S = 1.0
 
 Loader = Callable[[Callable[[int, int], None]], "Engine"]
 
 
 @dataclass
 class Loaded:
-    """An engine and what the server reads from its model once. template: None, with the reason, when the GGUF
-    has none that can be used. controls: ids of control tokens by name. least: None where texts of
-    any length may be few tokens."""
+    """An engine and what the server reads from its model once. template: None, with the reason, if the GGUF has none
+    that can be used. controls: ids of control tokens by name. least: None if texts of any length may be few
+    tokens."""
 
     engine: Engine
     template: ChatTemplate | None
@@ -80,7 +81,7 @@ class Loaded:
         return self.template
 
     def check_length(self, texts: Sequence[str], param: str = "messages") -> None:
-        """Raises ApiError when texts cannot fit, before the work of tokenizing them."""
+        """Raises ApiError if texts cannot fit, before they are tokenized."""
         if self.least is not None:
             n = sum(self.least.tokens(text) for text in texts)
             if n > self.engine.n_ctx:
@@ -108,7 +109,7 @@ class Loaded:
 
 
 class State:
-    """Of one app. `load` runs in a thread of its own."""
+    """The state of one app. `load` runs in a thread of its own."""
 
     def __init__(self, settings: Settings, loader: Loader) -> None:
         self.settings, self.keys, self.metrics = settings, Keys(settings.api_keys), Metrics()
@@ -175,7 +176,7 @@ class State:
         return self._loaded is not None and self._loaded.engine.failure is not None
 
     def stuck_s(self) -> float:
-        """Seconds for which the engine's thread has not turned although something waits for it."""
+        """Seconds since the engine's thread last began a step although something waits for it."""
         engine = None if self._loaded is None else self._loaded.engine
         return 0.0 if engine is None or not engine.has_work else max(0.0, time.monotonic() - engine.last_turn)
 
@@ -195,8 +196,8 @@ class State:
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What the work for one request needs. salt: of its key, whose cached prefixes and old turns are its own.
-    started: in time.monotonic's seconds, from which the server's limit of time counts."""
+    """What the work for one request needs. salt: of its key, which has its own cached prefixes and old turns.
+    started: by time.monotonic, from which the server's time limit counts."""
 
     state: State
     loaded: Loaded

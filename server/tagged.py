@@ -1,4 +1,4 @@
-"""Reading calls whose arguments stand between tags, as they are: Qwen3-Coder's, MiniMax's, GLM's and others'."""
+"""Reads calls whose arguments are unquoted between tags: Qwen3-Coder's, MiniMax's, GLM's and others'."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .incoming import Call, Cut, Input, NotACall, Schemas, Unfinished, Waiting
 from .literals import plain
 from .values import typed
 
-_AHEAD = 512  # characters that tell an end from a value that looks like one
+_AHEAD = 512  # characters that distinguish an end from a value that looks like one
 
 
 def own(source: Input, mark: str, schemas: Schemas, form: Tags) -> Waiting:
-    """All calls behind a mark of a format."""
+    """Reads all calls after a mark of a format."""
     found: list[Call] = []
     if mark == form.call:
         return [(yield from call(source, schemas, form))]
@@ -40,8 +40,8 @@ def own(source: Input, mark: str, schemas: Schemas, form: Tags) -> Waiting:
 
 
 def call(source: Input, schemas: Schemas, form: Tags) -> Waiting:
-    """A call behind its first tag: a name, then values, or an object of JSON. A value may hold the format's own marks:
-    it ends where the next one or the call's end stands behind it."""
+    """Reads a call after its first tag: a name, then values or a JSON object. A value may contain the format's own
+    marks: it ends where it is followed by the next one or by the call's end."""
     heads: list[str] = []
     if not (yield from source.until((form.stop,), heads.append)):
         raise Unfinished
@@ -102,7 +102,7 @@ def call(source: Input, schemas: Schemas, form: Tags) -> Waiting:
 
 @cache
 def _behind(form: Tags) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What may stand behind a value: the next one, with its name, or the end of the call."""
+    """What may follow a value: the next one, with its name, or the end of the call."""
     end = rf"\s{{0,64}}{re.escape(form.called)}"
     if form.end or not form.each:
         more = "" if form.each else rf"{re.escape(form.call)}|"
@@ -153,5 +153,5 @@ def keyed(source: Input, schemas: Schemas, form: Keyed) -> Waiting:
 
 
 def part_of(name: str, values: dict[str, Any]) -> Call:
-    """A call whose arguments end within a value."""
+    """The call if its arguments end within a value."""
     return Call(name, json_text(values)[:-1])

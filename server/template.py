@@ -16,7 +16,7 @@ from .calls import custom_arguments
 from .errors import ApiError, bad
 from .schemas.conversation import TEXTS, CustomCallInput, Message, Tool
 
-_NAME = "Zbqx"  # which no template has in it
+_NAME = "Zbqx"  # which no template contains
 
 
 class ChatTemplate(template.ChatTemplate):
@@ -38,8 +38,8 @@ class ChatTemplate(template.ChatTemplate):
         continue_final_message: bool | None = None,
         values: Mapping[str, Any] | None = None,
     ) -> Rendered:
-        """Raises ApiError when the template refuses the messages, the last one has more than text in it, or the work is
-        over."""
+        """Raises ApiError if the template refuses the messages, if the last one contains more than text, or if the
+        work must end."""
         check_last(messages)
         given = [tool.model_dump(exclude_none=True) for tool in tools]
         ask = Ask(
@@ -60,8 +60,8 @@ class ChatTemplate(template.ChatTemplate):
 
 
 def check_last(messages: Sequence[Message]) -> None:
-    """Raises ApiError when the last message is a user's and has parts that are not text. In earlier ones, which a
-    client cannot take back, and in results of tools a note stands for them."""
+    """Raises ApiError if the last message is a user's and has parts that are not text. In earlier messages, which a
+    client cannot take back, and in results of tools, a note replaces them."""
     last = messages[-1]
     if last.role == "user" and isinstance(last.content, list):
         for part in last.content:
@@ -70,7 +70,7 @@ def check_last(messages: Sequence[Message]) -> None:
 
 
 def content_text(message: Message) -> str:
-    """The text of a message, with notes for parts that are none."""
+    """The text of a message, with notes for parts that are not text."""
     if message.content is None or isinstance(message.content, str):
         return message.content or message.refusal or ""
     texts = []
@@ -85,7 +85,7 @@ def content_text(message: Message) -> str:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as templates have it."""
+    """A message in the form that templates expect."""
     found = message.model_dump(exclude_none=True, exclude={"refusal"})
     if any(isinstance(call, CustomCallInput) for call in message.tool_calls or ()):
         found["tool_calls"] = [_call(call) for call in found["tool_calls"]]
@@ -93,7 +93,7 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """A call of a tool that takes one text, as that of a function."""
+    """A call of a tool that takes one text, as the call of a function."""
     if call["type"] != "custom":
         return call
     custom = call.pop("custom")

@@ -1,4 +1,4 @@
-"""What a request says to the model's template beside its messages."""
+"""A request's options for the model's template, besides its messages."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _COMMON = {
     "enable_thinking",
     "thinking",
     "reasoning_effort",
-}  # sent to every model; one that cannot, does not
+}  # sent to every model; those without the feature ignore it
 _SWITCHES = ("enable_thinking", "thinking")  # names by which templates read whether the model reasons
 
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """tools: that may be called. arguments: of `prompt.render` and `prompt.make`."""
+    """tools: those that may be called. arguments: of `prompt.render` and `prompt.make`."""
 
     tools: Tools
     arguments: dict[str, Any]
@@ -38,8 +38,8 @@ class TemplateOptions:
         messages: Sequence[Message],
         names: Mapping[str, str] | None = None,
     ) -> TemplateOptions:
-        """What a request says to the template; fields that it does not read are named in the answer's header. names:
-        of fields as the client knows them, by their names in a chat. Raises ApiError."""
+        """A request's options for the template; fields that it does not read are named in the answer's header. names:
+        what clients call the fields, by their names in a chat. Raises ApiError."""
         tools = Tools.of(request)
         values, unread = _values(loaded, request)
         named = any(m.name and m.role not in ("tool", "function") for m in messages)
@@ -56,8 +56,8 @@ class TemplateOptions:
 
 
 def _values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
-    """What a request sets of the template's own names, and names of fields that the template does not read. Raises
-    ApiError for names in chat_template_kwargs that are the server's or nobody's."""
+    """The template's own variables that a request sets, and the names of fields that the template does not read.
+    Raises ApiError for names in chat_template_kwargs that are the server's or unknown."""
     template = loaded.chat_template()
     known, given = template.variables, request.chat_template_kwargs or {}
     values: dict[str, Any] = {}
@@ -83,6 +83,6 @@ def _values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
             values.setdefault(name, wanted)
         elif name in _SWITCHES and switch is not None and isinstance(wanted, bool):
             values.setdefault(switch, wanted)
-        elif not (isinstance(wanted, bool) and wanted == template.thinks):  # what it does anyhow
+        elif not (isinstance(wanted, bool) and wanted == template.thinks):  # it does that anyway
             unread.append(field)
     return values, unread

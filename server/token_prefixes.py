@@ -1,6 +1,6 @@
-"""Tokens of prompts' prefixes: a conversation's next turn tokenizes only what is new.
+"""A cache of tokenized prompt prefixes: the next turn of a conversation only tokenizes what is new.
 
-Text behind a control token is tokenized apart from what stands before it, so the tokens up to one can be used again.
+Text after a control token is tokenized independently of the text before it, so the tokens up to one can be reused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from pyllama_long.sequence import IntArray
 
-_MAX_CHARACTERS = 1 << 24  # of all prefixes together
-_MIN_CHARACTERS = 4096  # of one that is kept
+_MAX_CHARACTERS = 1 << 24  # characters of all prefixes together
+_MIN_CHARACTERS = 4096  # fewest characters of one that is kept
 
 
 class TokenPrefixes:
-    """From any thread. encode(text, add_bos, special); ends: control tokens by id, without those that take the white
+    """For any thread. encode(text, add_bos, special); ends: control tokens by id, without those that absorb the white
     space after them."""
 
     def __init__(self, encode: Callable[[bytes, bool, bool], list[int]], ends: Mapping[int, str]) -> None:
@@ -28,7 +28,7 @@ class TokenPrefixes:
         self._characters = 0
 
     def tokenize(self, text: str, add_bos: bool, salt: str = "") -> list[int]:
-        """Tokens of a text in which names of control tokens count; the same as encode gives."""
+        """Tokenizes a text in which names of control tokens become those tokens; the result is that of encode."""
         with self._lock:
             known = [key for key in self._known if key[:2] == (salt, add_bos) and text.startswith(key[2])]
             key = max(known, key=lambda key: len(key[2]), default=None)
@@ -42,7 +42,7 @@ class TokenPrefixes:
         return tokens
 
     def _keep(self, text: str, tokens: list[int], add_bos: bool, salt: str) -> None:
-        """Up to the last control token."""
+        """Keeps the tokens up to the last control token."""
         ids = np.array(tokens, np.int32)
         places = np.flatnonzero(np.isin(ids, self._ids))
         if not len(places):

@@ -1,4 +1,4 @@
-"""The tools of a request: which may be called, and which are left out of the prompt."""
+"""The tools of a request: those that may be called, and those that are left out of the prompt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Tools:
 
 
 def left_out(request: Talk) -> list[str]:
-    """Names of tools that are left out of the prompt, and of grammars that only the prompt tells."""
+    """Names of tools that are left out of the prompt, and of grammars that only the prompt describes."""
     found = []
     for i, tool in enumerate(request.tools or ()):
         if isinstance(tool, OtherTool):
@@ -62,7 +62,7 @@ def left_out(request: Talk) -> list[str]:
 
 
 def is_told(form: CustomFormat | None) -> bool:
-    """Whether a grammar is told to the model and does not bind it: a Lark grammar of a text cannot be that of JSON with
-    the text in it."""
+    """Whether a grammar is only described to the model, not enforced: a Lark grammar of a text cannot describe JSON
+    that contains the text."""
     rules = None if form is None else form.rules
     return rules is not None and rules.syntax == "lark"

@@ -1,4 +1,5 @@
-"""Fields inside the objects of a request that nothing reads, by what was sent beside what was understood."""
+"""Finds fields inside the objects of a request that nothing reads, by comparing what was sent with what was
+parsed."""
 
 from __future__ import annotations
 
@@ -11,15 +12,15 @@ from pydantic import BaseModel
 
 from .schemas.common import Body
 
-_MAX_LOOKS = 200_000  # at objects, and at fields that are not known; about 0.1 s
+_MAX_LOOKS = 200_000  # objects, and unknown fields, that are looked at; about 0.1 s
 _MAX_NAMES = 33  # one more than are shown
-_MAX_CHARS = 48  # of a field's own name
+_MAX_CHARS = 48  # characters of a field's own name
 _NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 MORE = "..."
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a value says no more than a field that is left out: null, false or empty."""
+    """Whether a value means the same as leaving the field out: null, false or empty."""
     return any(value is none or (type(value) is type(none) and value == none) for none in _NOTHING)
 
 
@@ -68,7 +69,7 @@ class _Search:
 
 @cache
 def _shape(kind: type[BaseModel]) -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
-    """Keys that a model reads or that are harmless, and (field, key) of the fields that may hold other models."""
+    """Keys that a model reads or that are harmless, and (field, key) for fields that may contain other models."""
     keys = {name: field.alias or name for name, field in kind.model_fields.items()}
     holding = [
         (name, keys[name]) for name, field in kind.model_fields.items() if any(_models(field.annotation))

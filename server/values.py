@@ -1,4 +1,4 @@
-"""Values that models write without quotes: what the schema of a parameter makes of them."""
+"""Values that models write without quotes, converted by the schema of their parameter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .literals import parsed, plain
 
 
 def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
-    """A value that is written without quotes: what its schema allows decides whether it is a text, a number, true,
-    null or an object. Where several fit, the first that the schema names does; null before them."""
+    """Converts an unquoted value: its schema decides whether it is a text, a number, true, null or an object. If
+    several fit, the first that the schema names is used, but null goes first."""
     if not isinstance(schema, dict) or depth > 8:
         return plain(text)
     if isinstance(schema.get("$ref"), str):
@@ -38,7 +38,7 @@ def typed(text: str, schema: Any, root: Any, depth: int = 0) -> Any:
 
 
 def resolved(schema: Any, root: Any) -> dict[str, Any]:
-    """What a schema refers to, where it only does that; {} for what is no object."""
+    """The schema that a schema refers to, if it does nothing else; {} for what is not an object."""
     for _ in range(8):
         if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
             break
@@ -55,7 +55,7 @@ def _target(reference: str, root: Any) -> Any:
 
 
 def _kinds(schema: Mapping[str, Any], root: Any, depth: int) -> list[str]:
-    """The types that a schema names, in its order."""
+    """The types that a schema names, in order."""
     if depth > 8:
         return []
     kinds = schema.get("type", [])

@@ -1,4 +1,4 @@
-"""What the server asks of a model's vocabulary: names of control tokens, and those that fill in the middle."""
+"""What the server reads from a model's vocabulary: names of control tokens, and those for filling in the middle."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _KEEPS = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)  # eve
 
 @dataclass(frozen=True)
 class Least:
-    """The fewest tokens that a text can be. longest: the most bytes of a text that one token stands for; dropped:
-    bytes that no token stands for alone, which tokenizers leave out."""
+    """The fewest tokens that a text can become. longest: the most bytes of a text that one token represents; dropped:
+    bytes that no token represents by itself, which tokenizers leave out."""
 
     longest: int
     dropped: bytes
 
     @staticmethod
     def of(engine: Engine) -> Least | None:
-        """None: there is no such number, as the tokenizer drops or changes other parts of texts, too."""
+        """None if there is no such number, because the tokenizer also drops or changes other parts of texts."""
         model = engine.model
         if llama_cpp.llama_vocab_type(model.vocab) not in _KEEPS:
             return None
@@ -48,9 +48,9 @@ class Least:
         for i in range(engine.n_vocab):
             attributes = llama_cpp.llama_vocab_get_attr(model.vocab, i)
             if attributes & _STRIPS:
-                return None  # it takes the white space beside it, however much there is
+                return None  # it absorbs the white space next to it, however much there is
             text: bytes = llama_cpp.llama_vocab_get_text(model.vocab, i) or b""
-            # A text has at least the bytes that it stands for, so most pieces need no look.
+            # A token's text has at least as many bytes as it represents, so most pieces need no check.
             if len(text) > longest or len(text) <= 2 or attributes & llama_cpp.LLAMA_TOKEN_ATTR_BYTE:
                 piece = model.piece(i, True)
                 longest = max(longest, min(len(text), len(piece) or len(text)))
@@ -63,12 +63,12 @@ class Least:
 
 
 def controls(engine: Engine) -> dict[str, int]:
-    """Control tokens by name. The names become tokens only where control tokens are allowed."""
+    """Control tokens by name. The names only become tokens where control tokens are allowed."""
     return {text: i for i, _, text in _controls(engine)}
 
 
 def boundaries(engine: Engine) -> dict[int, str]:
-    """Control tokens by id, where what follows is tokenized as it stands."""
+    """Control tokens by id, without those that change how the following text is tokenized."""
     strips = llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
     return {i: text for i, attributes, text in _controls(engine) if not attributes & strips}
 

@@ -1,4 +1,4 @@
-"""Whole answers: all pieces of each choice, for requests without a stream."""
+"""Collects whole answers, all pieces of each choice, for requests without a stream."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Whole:
 
 
 async def collect(http: HttpRequest, run: Run) -> list[Whole]:
-    """The whole answers. Cancels them when the client goes away."""
+    """Collects the whole answers; cancels them if the client disconnects."""
 
     async def read() -> list[Whole]:
         wholes = [Whole() for _ in run.handles]
-        waiting: list[list[events.TokenInfo]] = [[] for _ in wholes]  # for the text that they belong to
+        # tokens that wait for the text that they belong to
+        waiting: list[list[events.TokenInfo]] = [[] for _ in wholes]
         async for i, piece in run.pieces():
             whole = wholes[i]
             if isinstance(piece, TextPiece) and piece.reasoning:

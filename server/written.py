@@ -1,4 +1,4 @@
-"""Calls of a history in a model's own form, for templates that show tools and leave calls out."""
+"""Earlier calls of a conversation in the model's own form, for templates that show tools and leave calls out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .calls import DeepSeek, Format, Hermes, Objects, Python
 
 
 def calls(form: Format, given: Sequence[tuple[str, Any]]) -> str:
-    """given: names and arguments, objects or texts of what is none."""
+    """given: names and arguments; these are objects, or texts if they are not objects."""
     if isinstance(form, Python):
         return f"{form.begin}[{', '.join(_python_call(name, value) for name, value in given)}]{form.end}"
     if isinstance(form, Objects) and form.listed and not form.by_name:

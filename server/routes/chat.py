@@ -106,7 +106,7 @@ def _choice(i: int, whole: Whole, request: ChatRequest, prepared: Prepared) -> C
 async def chunks(
     request: ChatRequest, run: Run, head: replies.Head, skipped: list[str]
 ) -> AsyncIterator[ServerSentEvent]:
-    """The events of a stream."""
+    """Makes the events of a stream."""
     fields = cast(Any, head.fields())
     n = len(run.handles)
     waiting: list[list[Any]] = [[] for _ in range(n)]
@@ -156,8 +156,7 @@ def _call_deltas(call: CallPiece, custom: bool) -> list[ToolCallDelta]:
 
 
 def _event(chunk: ChatChunk) -> ServerSentEvent:
-    """Choices say `finish_reason` and `logprobs` also where they are null; other fields only where they are
-    something."""
+    """Choices contain `finish_reason` and `logprobs` even if they are null; other fields only if they are not."""
     found = chunk.model_dump(exclude_none=True)
     for choice in found["choices"]:
         choice.setdefault("finish_reason", None)

@@ -60,9 +60,8 @@ def prompts(given: Any) -> list[Any]:
 def tokens_of(
     loaded: Loaded, prompt: str | list[Any], special: bool, suffix: str | None = None, param: str = "prompt"
 ) -> list[int]:
-    """A prompt as the model wants it. special: names of control tokens in a text become those tokens: such
-    prompts are often templates that the client has filled in. param: the field that it came in. Raises
-    ApiError."""
+    """The tokens of a prompt. special: names of control tokens in a text become those tokens, since such prompts are
+    often templates that the client has filled in. param: the field that contained it. Raises ApiError."""
     engine = loaded.engine
     texts = [prompt, suffix or ""] if isinstance(prompt, str) else [t for t in prompt if isinstance(t, str)]
     loaded.check_length(texts, param)
@@ -72,7 +71,7 @@ def tokens_of(
         if max((one for one in prompt if isinstance(one, int)), default=0) >= engine.n_vocab:
             raise bad(f"{param}: a token is outside the vocabulary of {engine.n_vocab}.", param)
         found: list[int] = []
-        for i, one in enumerate(prompt):  # a text at the beginning brings BOS, as in llama-server
+        for i, one in enumerate(prompt):  # a text at the beginning gets a BOS, as in llama-server
             found += [one] if isinstance(one, int) else engine.tokenize(one.encode(), i == 0, special)
         if not found:
             raise bad(f"{param}: a text is empty; give at least one token.", param)
@@ -117,7 +116,7 @@ def prepare(state: State, loaded: Loaded, request: CompletionRequest, salt: str)
 
 
 def _echoed(loaded: Loaded, request: CompletionRequest) -> list[str]:
-    """What goes before each answer."""
+    """The text before each answer."""
     n, given = request.n or 1, prompts(request.prompt)
     if not request.echo:
         return [""] * (n * len(given))

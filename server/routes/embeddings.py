@@ -43,7 +43,7 @@ async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply
         except asyncio.CancelledError:
             starting.add_done_callback(_cancel_started)
             raise
-        # No thread waits: other requests need them.
+        # This does not block a thread, since other requests need them.
         return n_tokens, await asyncio.wrap_future(future)
 
     try:
@@ -63,15 +63,15 @@ async def embeddings(request: EmbeddingRequest, http: Request) -> EmbeddingReply
 
 
 def scaled(vector: Any, norm: int) -> Any:
-    """A vector as llama-server's numbers of norms ask: -1 as it is, 0 so that the largest is 32,760, p so that
-    its p-norm is 1. Zeros stay zeros."""
+    """Normalizes a vector by llama-server's numbers: -1: not at all; 0: so that the largest value is 32,760; p: so
+    that its p-norm is 1. Zeros stay zeros."""
     values = np.asarray(vector, np.float64)
     largest = np.abs(values).max(initial=0.0)
     if norm < 0 or largest == 0:
         return values
     if norm == 0:
         return values / largest * 32760
-    values = values / largest  # powers of large values are no overflow
+    values = values / largest  # so that powers of large values do not overflow
     return values / (np.abs(values) ** norm).sum() ** (1 / norm)
 
 

@@ -41,7 +41,7 @@ from ..template_options import TemplateOptions
 from ..whole import Whole
 from .completions import prompts, tokens_of
 
-NEVER = -100.0  # the bias of tokens that are not to come
+NEVER = -100.0  # the bias of tokens that must not occur
 
 router = APIRouter(route_class=StrictRoute, tags=["llama.cpp"])
 
@@ -82,7 +82,7 @@ def _whole(state: State, request: NativeRequest, i: int, whole: Whole) -> dict[s
 
 
 def _picked(found: dict[str, Any], wanted: list[str] | None) -> dict[str, Any]:
-    """Only the fields that were asked for; `a/b` is b of a, by its own name, as llama-server has it."""
+    """Only the requested fields; `a/b` is b of a under its own name, as in llama-server."""
     if not wanted:
         return found
     picked = {}
@@ -129,7 +129,7 @@ def _prepare(state: State, loaded: Loaded, request: NativeRequest, salt: str) ->
 
 
 def _bias(loaded: Loaded, given: list[list[Any]] | dict[str, Any] | None) -> dict[str, float]:
-    """llama.cpp's pairs [token, bias], or an object of them. A text stands for each of its tokens, false for
+    """llama.cpp's pairs [token, bias], or an object of them. A text applies to each of its tokens; false means
     never."""
     pairs: list[Any] = [list(pair) for pair in given.items()] if isinstance(given, dict) else given or []
     found = {}
@@ -210,7 +210,7 @@ async def adapters(http: Request) -> list[LoraAdapter]:
 
 @router.post("/lora-adapters", response_model=LoraReply)
 async def set_adapters(request: list[LoraScale], http: Request) -> LoraReply:
-    """Takes the scales that are set; as in llama-server, an adapter that is not named has 0. Others are refused."""
+    """Accepts only the scales that are already set. As in llama-server, an adapter that is not named has 0."""
     running = [scale for _, scale in state_of(http).loaded.engine.lora]
     wanted = dict.fromkeys(range(len(running)), 0.0)
     for one in request:

@@ -122,7 +122,7 @@ def _end(done: Done) -> dict[str, Any]:
 
 
 def _usage(usage: events.Usage) -> MessageUsage:
-    # Anthropic counts cached tokens apart.
+    # Anthropic counts cached tokens separately.
     return MessageUsage(
         input_tokens=usage.n_prompt - usage.n_cached,
         cache_read_input_tokens=usage.n_cached,
@@ -133,8 +133,8 @@ def _usage(usage: events.Usage) -> MessageUsage:
 async def stream(
     run: Run, head: replies.Head, skipped: list[str], ping_s: float
 ) -> AsyncIterator[ServerSentEvent]:
-    """Anthropic's events: blocks that begin, grow and stop. The first one comes before the prompt is read; what of it
-    was cached is told at the end."""
+    """Anthropic's events: blocks that begin, grow and stop. The first one is sent before the prompt is read; how much
+    of it was cached is reported at the end."""
     prepared = run.prepared
     index, open_kind, n_quiet = -1, "", 0
 

@@ -1,4 +1,4 @@
-"""/health and /metrics: what a monitor asks."""
+"""/health and /metrics, for monitoring."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..schemas.monitoring import Health
 from ..state import state_of
 
 router = APIRouter(route_class=StrictRoute)
-_STUCK_S = 30.0  # without a turn of the engine; one step on a slow machine takes seconds
+_STUCK_S = 30.0  # seconds without a step of the engine; one step on a slow machine takes seconds
 
 
 @router.head("/v1/health", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""/v1/responses: making, showing and forgetting them."""
+"""/v1/responses: makes, shows and deletes them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def show(id: str, http: Request) -> Response:
 @router.delete("/responses/{id}", include_in_schema=False)
 @router.delete("/v1/responses/{id}", response_model=ResponseDeleted)
 async def forget(id: str, http: Request) -> ResponseDeleted:
-    """Forgets a response, and those that go on from it."""
+    """Deletes a response, and those that continue it."""
     if not state_of(http).responses.delete(salt_of(http), id):
         raise _missing(id)
     return ResponseDeleted(id=id)

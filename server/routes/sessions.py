@@ -1,4 +1,4 @@
-"""Sessions: what is cached of a conversation, kept under a name."""
+"""Sessions: what is cached of a conversation, saved under a name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def save(request: SessionRequest, http: Request) -> Session:
 
 @router.post("/{name}/restore", response_model=Session)
 async def restore(name: Name, http: Request) -> Session:
-    """From now on, requests that begin with the session's text reuse it."""
+    """Lets requests that begin with the session's text reuse it from now on."""
     sessions = state_of(http).loaded.engine.sessions
     return _shown(await _call(name, sessions.restore, name, salt_of(http)))
 

@@ -1,4 +1,4 @@
-"""/tokenize, /detokenize and /tokenizer_info, as llama-server and vLLM have them."""
+"""/tokenize, /detokenize and /tokenizer_info, as in llama-server and vLLM."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def tokenize(request: TokenizeRequest, http: Request) -> TokenizeReply:
 
 
 def _piece(raw: bytes) -> str | list[int]:
-    """Text, or the bytes of a part of a character."""
+    """Text, or the bytes of an incomplete character."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -60,7 +60,7 @@ async def detokenize(request: DetokenizeRequest, http: Request) -> DetokenizeRep
 
 @router.get("/tokenizer_info", response_model=TokenizerInfo)
 async def tokenizer_info(http: Request) -> TokenizerInfo:
-    """What clients that tokenize here ask first, as of vLLM."""
+    """What clients that tokenize here request first, as in vLLM."""
     engine = state_of(http).loaded.engine
     bos, eos = vocabulary.ends(engine)
     return TokenizerInfo(

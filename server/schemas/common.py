@@ -1,4 +1,4 @@
-"""What the schemas of several routes share."""
+"""Shared by the schemas of several routes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OverflowMode = Literal["error", "shift", "summarize", "retrieve"]
 
 
 def few(n: int) -> BeforeValidator:
-    """Bounds an object's fields before any is looked at, so that there are no more complaints than that."""
+    """Limits an object's fields before any is checked, and thereby the number of errors."""
 
     def check(value: Any) -> Any:
         if isinstance(value, dict) and len(value) > n:
@@ -62,9 +62,9 @@ def _fail_fast(schema: Any) -> None:
 
 
 class Body(BaseModel):
-    """A request or a part of one: types are not converted. harmless: fields that honest clients send and that change
-    nothing here, so that nobody is told that they are not read. is_read: false where the whole object is left out,
-    which is told elsewhere."""
+    """A request or a part of one: types are not converted. harmless: fields that clients usually send and that change
+    nothing here, so they are not reported as ignored. is_read: false if the whole object is left out, which is
+    reported elsewhere."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
     harmless: ClassVar[frozenset[str]] = frozenset()
@@ -75,7 +75,7 @@ class Body(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Lists are left at their first item that is wrong: complaints about millions take a minute to write."""
+        """Lists are only checked up to their first wrong item: errors about millions would take a minute to write."""
         found = handler(source)
         _fail_fast(found)
         return found
@@ -190,8 +190,8 @@ class Usage(Reply):
 
 
 class Timings(Reply):
-    """Statistics, named as llama-server names them. keys_read_share: keys that attention read, of those that
-    exact attention would have read."""
+    """Statistics, named as in llama-server. keys_read_share: keys that attention read, as a share of those that exact
+    attention would have read."""
 
     cache_n: int
     prompt_n: int
@@ -204,7 +204,7 @@ class Timings(Reply):
 
 
 class OverflowReport(Reply):
-    """What was done to a conversation that did not fit. Messages are counted as the client sent them."""
+    """How a conversation that did not fit was shortened. Messages are counted as the client sent them."""
 
     mode: Literal["shift", "summarize", "retrieve"]
     dropped_messages: int

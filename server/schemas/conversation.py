@@ -1,4 +1,4 @@
-"""Messages and tools, and what else a conversation says to the model's template."""
+"""Messages and tools, and other fields of a conversation for the model's template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = r"^[a-zA-Z0-9_.-]+$"  # of a tool
 
 
 def kind_of(given: Any) -> str:
-    """Which of the kinds of tools and calls is meant, so that complaints are about that one."""
+    """Finds out which kind of tool or call is meant, so that errors are about that one."""
     kind = given.get("type", "function") if isinstance(given, dict) else getattr(given, "type", "")
     return (
         {"function": "Function", "custom": "Custom"}.get(kind, "Other") if isinstance(kind, str) else "Other"
@@ -97,7 +97,8 @@ class CustomGrammar(Body):
 
 
 class CustomFormat(Body):
-    """Of a custom tool's input. A chat has the grammar in an object of its own, a response beside the type."""
+    """The format of a custom tool's input. A chat has the grammar in an object of its own, a response next to the
+    type."""
 
     type: Literal["text", "grammar"]
     grammar: CustomGrammar | None = None
@@ -132,7 +133,8 @@ class CustomTool(Body):
     custom: Custom
 
     def as_function(self) -> Tool:
-        """The tool as a function of `input`, whose form is told where it has one; an expression binds it, too."""
+        """The tool as a function of `input`, with a description of its form if it has one; an expression is also
+        enforced."""
         told, form = self.custom.description, self.custom.format
         rules = None if form is None else form.rules
         text: JsonObject = {"type": "string"}
@@ -148,7 +150,7 @@ class CustomTool(Body):
 
 
 class OtherTool(Body):
-    """A tool that OpenAI's server runs, or that only some models know."""
+    """A tool that OpenAI's servers run, or that only some models know."""
 
     type: str = Field(min_length=1, max_length=64)
     name: str | None = None
@@ -208,7 +210,7 @@ AnyTool = OneTool[Tool, CustomTool]
 
 
 class Talk(Open):
-    """What a conversation says to the model's template beside its messages."""
+    """Fields of a conversation for the model's template, besides its messages."""
 
     tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | NamedCustom | AllowedChoice | None = None
@@ -235,5 +237,5 @@ class Talk(Open):
 
 
 def as_input(messages: list[dict[str, Any]]) -> list[Message]:
-    """Messages that another API's were turned into."""
+    """Messages converted from another API."""
     return [Message.model_validate(message) for message in messages]

@@ -46,7 +46,7 @@ class NativeRequest(Sampled):
 
 
 class PickedReply(BaseModel):
-    """With response_fields: some of the fields only."""
+    """With response_fields, only some of the fields."""
 
     model_config = ConfigDict(
         extra="allow", json_schema_extra={"not": {"required": ["content", "stop", "tokens_evaluated"]}}
@@ -84,7 +84,7 @@ class NativeReply(Reply):
 
 
 class TemplateRequest(Talk):
-    """A chat of which the prompt is made only."""
+    """A chat from which only the prompt is made."""
 
     messages: list[Message] = Field(min_length=1, max_length=100_000)
 

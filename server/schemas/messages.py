@@ -46,7 +46,7 @@ class MessageInput(Body):
 
 
 class ToolInput(Body):
-    """Of the client, with a schema, or of a type that Anthropic defines."""
+    """A tool of the client with a schema, or one of a type that Anthropic defines."""
 
     harmless: ClassVar[frozenset[str]] = frozenset({"cache_control", "strict", "eager_input_streaming"})
 
@@ -138,7 +138,7 @@ class MessageUsage(Reply):
 
 
 class QuietUsage(Reply):
-    """Of a `message_delta` that only keeps the client."""
+    """The usage in a `message_delta` that only keeps the connection open."""
 
     output_tokens: int
 

@@ -20,7 +20,7 @@ from .common import (
 )
 from .conversation import NAME, CustomFormat, OneTool, OtherTool, Part
 
-# Items about tools that are left out; nothing of theirs was said by this model.
+# Items about tools that are left out; this model wrote nothing of them.
 LEFT_OUT = frozenset(
     "web_search_call file_search_call code_interpreter_call image_generation_call mcp_list_tools mcp_call "
     "mcp_approval_request mcp_approval_response computer_call computer_call_output local_shell_call "
@@ -39,7 +39,7 @@ class InputPart(Part):
 
 
 class InputItem(Body):
-    """A message, a call of a tool, what it gave, reasoning, or a reference to what the server keeps."""
+    """A message, a tool call, its result, reasoning, or a reference to a kept item."""
 
     harmless: ClassVar[frozenset[str]] = frozenset("status phase caller encrypted_content created_by".split())
 
@@ -60,7 +60,7 @@ class InputItem(Body):
 
     @property
     def reference(self) -> str | None:
-        """The id of a kept item that it stands for."""
+        """The id of the kept item that it refers to."""
         if self.type == "item_reference":
             return self.id or ""
         return self.id if self.type is None and self.role is None else None

@@ -8,7 +8,7 @@ from .common import Open, Reply, Token
 
 
 class TokenizeRequest(Open):
-    """content: as llama-server; prompt: as vLLM."""
+    """content: as in llama-server; prompt: as in vLLM."""
 
     content: str | None = None
     prompt: str | None = None
@@ -41,7 +41,7 @@ class DetokenizeReply(Reply):
 
 
 class TokenizerInfo(Reply):
-    """As vLLM tells it; texts of control tokens are null where the model has none."""
+    """As in vLLM; texts of control tokens are null if the model has none."""
 
     tokenizer_class: str = "GGUF"
     model_max_length: int
