@@ -88,7 +88,7 @@ def test_thirty_two_clients(float_model: str, reference: LongLlama) -> None:
         for client in clients:
             for i, ids in client.answers.items():
                 assert_same(reference, prompts[i], ids, expected[i])
-        for held in list(engine._loop.pool.held.values()):
+        for held in list(engine._loop.batching.pool.held.values()):
             assert engine._context.length(held.seq) == held.n
     assert engine.stats().cells_used == 0
 

@@ -205,7 +205,7 @@ def test_a_twin_is_not_kept_twice(engine: Engine) -> None:
     for _ in range(3):
         answer(engine.submit(Request(prompt, 8, GREEDY, salt="twin")))
     salt = salt_hash("twin")
-    assert [held.n for held in engine._loop.pool.held.values() if held.salt == salt] == [207]
+    assert [held.n for held in engine._loop.batching.pool.held.values() if held.salt == salt] == [207]
 
 
 def test_idle_sequences_make_room_by_least_recent_use(demo_model: str) -> None:
@@ -291,6 +291,6 @@ def test_an_open_answer_grows_beyond_its_factor(dynamic: Engine) -> None:
             n += not isinstance(event, Started | Progress)
             if n == 400:  # 640 tokens: the factor is 2 by now
                 handle.cancel()
-    factors = {held.factor for held in dynamic._loop.pool.held.values() if held.n > 600}
+    factors = {held.factor for held in dynamic._loop.batching.pool.held.values() if held.n > 600}
     assert 2 in factors
     assert dynamic.stats().failed == 0

@@ -90,7 +90,7 @@ def test_clients_that_come_and_go(demo_model: str) -> None:
         assert not [i for i, tokens in found if tokens != alone[i]]
         engine, stats = server.engine, server.engine.stats()
         assert stats.cells_used == stats.cells_idle and stats.failed == 0
-        for held in list(engine._loop.pool.held.values()):
+        for held in list(engine._loop.batching.pool.held.values()):
             assert engine._context.length(held.seq) == held.n
         with server.client() as client:
             assert "pyllama_long_requests_active 0.0" in client.get("/metrics").text

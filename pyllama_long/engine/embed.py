@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyllama_long import log
 from pyllama_long._native import llama_cpp
+from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.pool import Source
 from pyllama_long.errors import DecodeError, EngineClosed, NotNumbers
 from pyllama_long.sequence import FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from pyllama_long.engine.loop import Loop
-
 _SALT = "\0embedding"  # no request has this one
 
 
 class Embedder:
-    """waiting: lists of texts with the future of their vectors; cancelling it ends the work within a step. cells: how
-    many the current text still needs."""
+    """waiting: lists of texts with the future of their vectors; cancelling it ends the work within a step."""
 
-    def __init__(self, loop: Loop, context: Context) -> None:
-        self._loop, self._context = loop, context
+    def __init__(self, batching: Batching, context: Context) -> None:
+        self._batching, self._context = batching, context
         self.waiting: list[tuple[list[IntArray], Future[list[FloatArray]]]] = []
         self._running: Generator[None, None, None] | None = None
         self._future: Future[list[FloatArray]] = Future()  # of what runs
-        self.cells = 0
 
     @property
     def busy(self) -> bool:
@@ -46,7 +41,7 @@ class Embedder:
         """Evaluates one chunk, if there is anything to do."""
         if self._running is not None and self._future.cancelled():
             self.stop()
-            self._loop.queue.changed = True
+            self._batching.changed = True
         if self._running is None and self.waiting:
             inputs, self._future = self.waiting.pop(0)
             self._running = self._texts(inputs, self._future)
@@ -55,7 +50,7 @@ class Embedder:
                 next(self._running)
             except StopIteration:
                 self._running = None
-                self._loop.queue.changed = True
+                self._batching.changed = True
 
     def stop(self) -> None:
         """Ends the current work with EngineClosed."""
@@ -69,7 +64,7 @@ class Embedder:
         try:
             vectors = []
             for ids in inputs:
-                while self._loop.pool.available() - self._loop.committed < len(ids):
+                while self._batching.pool.available() - self._batching.committed < len(ids):
                     yield
                 vectors.append((yield from self._text(ids)))
         except GeneratorExit:
@@ -84,7 +79,7 @@ class Embedder:
     def _text(self, ids: IntArray) -> Generator[None, None, FloatArray]:
         """The model's own pooling, or, where it has none, the mean of the tokens' vectors. Raises DecodeError, and
         ValueError for a text that a model which pools cannot take at once."""
-        loop, context, pool, n = self._loop, self._context, self._loop.pool, len(ids)
+        batching, context, pool, n = self._batching, self._context, self._batching.pool, len(ids)
         pools = llama_cpp.llama_pooling_type(context.ctx) > 0
         if pools and n > context.n_batch:
             raise ValueError(f"the text has {n} tokens; this model embeds at most n_batch={context.n_batch}")
@@ -92,11 +87,11 @@ class Embedder:
         try:
             total = np.zeros(llama_cpp.llama_model_n_embd(context.model.model), np.float64)
             while held.n < n:
-                self.cells = n - held.n
-                streams = sum(job.writing for job in loop.running)
-                size = n if pools else min(n - held.n, loop.pace.room(held.n, streams, context.n_batch))
+                batching.embedding_cells = n - held.n
+                streams = sum(job.writing for job in batching.running)
+                size = n if pools else min(n - held.n, batching.pace.room(held.n, streams, context.n_batch))
                 if size:
-                    total += _chunk(loop, context, held.seq, ids, held.n, size, pools)
+                    total += _chunk(batching, context, held.seq, ids, held.n, size, pools)
                     pool.grown(held, size)
                 if held.n < n:
                     yield
@@ -104,7 +99,7 @@ class Embedder:
                 raise NotNumbers("embeddings")
             return (total / (1 if pools else n)).astype(np.float32)
         finally:
-            self.cells = 0
+            batching.embedding_cells = 0
             pool.drop(held)
 
 
@@ -115,13 +110,13 @@ def fail(future: Future[list[FloatArray]], error: BaseException) -> None:
 
 
 def _chunk(
-    loop: Loop, context: Context, seq: int, ids: IntArray, begin: int, n: int, pools: bool
+    batching: Batching, context: Context, seq: int, ids: IntArray, begin: int, n: int, pools: bool
 ) -> FloatArray:
     """The sum of the vectors of n tokens, or the pooled vector."""
     batch = context.batch
     batch.token[:n], batch.pos[:n] = ids[begin : begin + n], np.arange(begin, begin + n)
     batch.seq[:n], batch.logits[:n] = seq, 1
-    if not loop.pool.make_room(n):
+    if not batching.pool.make_room(n):
         raise DecodeError("there is no room in the KV cache for this text")
     context.want_embeddings(True)
     try:

@@ -10,14 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.embed import Embedder, fail
 from pyllama_long.engine.job import Job
 from pyllama_long.engine.pace import Pace
-from pyllama_long.engine.pool import Pool
 from pyllama_long.engine.queue import Queue
-from pyllama_long.engine.stats import Counters, EngineStats
+from pyllama_long.engine.stats import EngineStats
 from pyllama_long.engine.step import Step
 from pyllama_long.engine.store import Store
 from pyllama_long.errors import DecodeError, EngineClosed, EngineFailed, QueueFull
@@ -35,11 +35,8 @@ class Loop:
 
     def __init__(self, config: EngineConfig, context: Context, store: Store) -> None:
         self._config, self._context, self._store = config, context, store
-        self.pool = Pool(context, store)
-        self.pace = Pace(config.step_ms / 1000, config.prefill_share)
-        self.counters = Counters()
-        self.masks = ThreadPoolExecutor(1, "pyllama-long-masks")  # computes the masks of grammars
-        self.running: list[Job] = []
+        self.batching = Batching(context, store, Pace(config.step_ms / 1000, config.prefill_share))
+        self._masks = ThreadPoolExecutor(1, "pyllama-long-masks")  # computes the masks of grammars
         self._lock = threading.Condition()
         self._arrived: list[Job] = []
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
@@ -47,13 +44,10 @@ class Loop:
         self._deadline: float | None = None  # of closing
         self._users_s: float | None = None
         self._ended = False
-        self.queue = Queue(self, context, store, config.n_parallel)
-        self._embedder = Embedder(self, context)
+        self._queue = Queue(self.batching, context, store, config.n_parallel, self.wake)
+        self._embedder = Embedder(self.batching, context)
         self._errors = 0
-        self.passed = 0  # steps in a row without a token of the oldest prompt
         self._open_step = self._stopped = False
-        self.was_stopped = False  # whether a newcomer ended the last step that could be ended
-        self.turn_began = 0.0  # by time.perf_counter
         self._last_turn, self._resting = time.monotonic(), False
         self.failure: str | None = None  # why the thread has failed
         self._thread = threading.Thread(target=self._run, name="pyllama-long-engine", daemon=True)
@@ -65,8 +59,8 @@ class Loop:
         """Raises QueueFull and EngineClosed."""
         with self._lock:
             self.check_open()
-            n = len(self._arrived) + len(self.queue)
-            slots = max(0, self._config.n_parallel - len(self.running))
+            n = len(self._arrived) + len(self._queue)
+            slots = max(0, self._config.n_parallel - len(self.batching.running))
             if n >= slots:
                 self._check_room(n - slots, n)
             self._arrived.append(job)
@@ -81,13 +75,13 @@ class Loop:
 
     @property
     def _has_slot(self) -> bool:
-        return len(self.running) < self._config.n_parallel
+        return len(self.batching.running) < self._config.n_parallel
 
     def _check_room(self, excess: int, n: int) -> None:
         """Raises QueueFull. excess: how many of the n requests have to wait for others."""
         embeddings = self._embedder.n_waiting
         if excess + embeddings >= self._config.max_queue:
-            seconds = self.counters.request_s * (n + embeddings + 1) / self._config.n_parallel
+            seconds = self.batching.counters.request_s * (n + embeddings + 1) / self._config.n_parallel
             raise QueueFull(n + embeddings, min(600.0, max(1.0, seconds)))
 
     def call(self, function: Callable[[], T]) -> T:
@@ -107,8 +101,8 @@ class Loop:
         with self._lock:
             self.check_open()
             if self._embedder.busy:
-                n = len(self._arrived) + len(self.queue)
-                self._check_room(max(0, n + len(self.running) - self._config.n_parallel), n)
+                n = len(self._arrived) + len(self._queue)
+                self._check_room(max(0, n + len(self.batching.running) - self._config.n_parallel), n)
             self._embedder.waiting.append((inputs, future))
         self.wake()
         return future
@@ -136,12 +130,12 @@ class Loop:
             self._thread.join()
 
     def stats(self) -> EngineStats:
-        pool, store, c = self.pool, self._store, self.counters
+        pool, store, c = self.batching.pool, self._store, self.batching.counters
         idle = [held.seq for held in list(pool.held.values()) if not held.busy]
         kept = {key: value for key, value in vars(c).items() if key != "request_s"}
         return EngineStats(
-            running=len(self.running),
-            waiting=len(self._arrived) + len(self.queue) + self._embedder.n_waiting,
+            running=len(self.batching.running),
+            waiting=len(self._arrived) + len(self._queue) + self._embedder.n_waiting,
             cells_used=pool.cells.used,
             cells_idle=pool.cells.freed_by(idle),
             cells_total=pool.cells.total,
@@ -171,7 +165,9 @@ class Loop:
     @property
     def has_work(self) -> bool:
         """Whether anybody is waiting for the thread."""
-        return bool(self.running or self._arrived or self._calls or len(self.queue) or self._embedder.busy)
+        return bool(
+            self.batching.running or self._arrived or self._calls or len(self._queue) or self._embedder.busy
+        )
 
     # ---- the thread ----------------------------------------------------------------------------------------
 
@@ -191,26 +187,30 @@ class Loop:
         """Runs one step and the work around it; False when the engine is to end."""
         with self._lock:
             idle, self._resting = False, True
-            while not (self._woken or self.running or self._embedder.busy or self.queue.ready):
+            while not (self._woken or self.batching.running or self._embedder.busy or self._queue.ready):
                 idle = not self._lock.wait(self._patience())
                 if idle or self._deadline is not None:
                     break
-            self.turn_began, self._last_turn, self._resting = time.perf_counter(), time.monotonic(), False
+            self.batching.turn_began, self._last_turn, self._resting = (
+                time.perf_counter(),
+                time.monotonic(),
+                False,
+            )
             self._woken = False
             arrived, self._arrived = self._arrived, []
             calls, self._calls = self._calls, []
-            self.queue.add(arrived)
+            self._queue.add(arrived)
         for function, future in calls:
             _answer(future, function)
         try:
             if idle and self._deadline is None:
-                self.pool.copy_ahead()
+                self.batching.pool.copy_ahead()
             self._drop_cancelled()
-            self.queue.admit()
-            self.queue.tell(arrived)
+            self._queue.admit()
+            self._queue.tell(arrived)
             self._embedder.step()
-            if self.running:
-                Step(self, self._context).run()
+            if self.batching.running:
+                self._step()
             self._errors = 0
         except Exception as error:
             self._errors += 1
@@ -220,16 +220,22 @@ class Loop:
                 raise
         if self._deadline is None:
             return True
-        work = self.running or len(self.queue) or self._embedder.busy
+        work = self.batching.running or len(self._queue) or self._embedder.busy
         return bool(work) and time.monotonic() < self._deadline
 
+    def _step(self) -> None:
+        try:
+            Step(self.batching, self._context).run(self._masks, self._interruptible)
+        finally:
+            self._queue.add(self.batching.take_again())
+
     @contextmanager
-    def interruptible(self, may_stop: bool) -> Iterator[Callable[[], bool]]:
+    def _interruptible(self, may_stop: bool) -> Iterator[Callable[[], bool]]:
         """Wraps an evaluation that a new request may end, so that it does not wait for a chunk of a long prompt. Two
         in a row are never ended, so that the long prompt progresses. Yields a function that tells whether it was
         ended."""
         with self._lock:
-            self._open_step = may_stop and not self.was_stopped
+            self._open_step = may_stop and not self.batching.was_stopped
             self._stopped = False
             if self._arrived:
                 self._stop_step()
@@ -241,82 +247,34 @@ class Loop:
                 if self._stopped:
                     self._context.stop(False)
             if may_stop:
-                self.was_stopped = self._stopped
+                self.batching.was_stopped = self._stopped
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do without a request."""
         if self._deadline is not None:
             return 0.05
-        return _IDLE_S if self.pool.has_uncopied else None
+        return _IDLE_S if self.batching.pool.has_uncopied else None
 
     def _drop_cancelled(self) -> None:
-        for job in [job for job in self.running if job.handle.cancelled]:
-            self.finish(job, "cancelled")
-        for job in self.queue.remove_cancelled():
-            self._close(job, "cancelled")
-
-    @property
-    def committed(self) -> int:
-        """The number of cells that running requests and embeddings may still need."""
-        jobs = sum(job.reserved - job.held.n for job in self.running if job.held is not None)
-        return jobs + self._embedder.cells
+        for job in [job for job in self.batching.running if job.handle.cancelled]:
+            self.batching.finish(job, "cancelled")
+        for job in self._queue.remove_cancelled():
+            self.batching.close(job, "cancelled")
 
     # ---- the end of requests -------------------------------------------------------------------------------
 
-    def finish(self, job: Job, reason: str) -> None:
-        """Ends a running request; its sequence stays in the cells, idle."""
-        assert job.held is not None
-        self.running.remove(job)
-        self.pool.release(job.held)
-        self.counters.mix("request_s", time.monotonic() - job.started_at)
-        self._close(job, reason)
-        self.queue.changed = True
-
-    def fail(self, job: Job, error: BaseException) -> None:
-        """Ends a running request with an error; its cells are freed."""
-        assert job.held is not None
-        self.running.remove(job)
-        self.pool.drop(job.held)
-        self.counters.failed += 1
-        job.close()
-        job.handle.fail(error)
-        self.queue.changed = True
-
-    def read_again(self, job: Job) -> None:
-        """Lets a running request that has not written yet begin again, without reused keys."""
-        assert job.held is not None
-        logger.warning(
-            "cached keys gave logits that are not numbers: they are dropped, the prompt is read again"
-        )
-        self.running.remove(job)
-        self.pool.drop(job.held)
-        job.start_afresh()
-        self.queue.add([job])
-
-    def _close(self, job: Job, reason: str) -> None:
-        self.counters.completion_tokens += len(job.text.tokens)
-        if reason == "cancelled":
-            self.counters.cancelled += 1
-        else:
-            self.counters.finished += 1
-        job.finish(reason)
-        job.close()
-
     def _start_over(self, error: Exception) -> None:
         """Fails every running request and empties the cells, after an unexpected error."""
-        failed = self.running
-        self.running = []
+        failed = self.batching.running[:]
         try:
             self._embedder.stop()
         except Exception:
             logger.exception("a text that was embedded could not be ended")
         try:
-            self._context.clear()
-            self.pool = Pool(self._context, self._store)
+            self.batching.start_over()
         finally:
-            self.queue.changed = True
             for job in failed:
-                self.counters.failed += 1
+                self.batching.counters.failed += 1
                 self._fail(job, DecodeError(f"the engine met an error: {error}"))
 
     def _fail(self, job: Job, reason: Exception) -> None:
@@ -330,9 +288,9 @@ class Loop:
     def _end(self, reason: EngineClosed) -> None:
         with self._lock:
             self._ended = True
-            waiting = self.queue.clear() + self._arrived
+            waiting = self._queue.clear() + self._arrived
             self._arrived = []
-        for job in [*waiting, *self.running]:
+        for job in [*waiting, *self.batching.running]:
             self._fail(job, reason)
         for _, future in self._calls:
             future.set_exception(reason)
@@ -340,22 +298,22 @@ class Loop:
         for _, waiting_one in self._embedder.waiting:
             fail(waiting_one, reason)
         self._embedder.waiting.clear()
-        self.masks.shutdown()
+        self._masks.shutdown()
         try:
             self._embedder.stop()
-            for job in self.running:
+            for job in self.batching.running:
                 if job.held is not None:
-                    self.pool.release(job.held)
-            self.running.clear()
+                    self.batching.pool.release(job.held)
+            self.batching.running.clear()
             if self._store.keeps_files:
-                for held in self.pool.idle:
-                    self.pool.spill(held)
+                for held in self.batching.pool.idle:
+                    self.batching.pool.spill(held)
                 self._store.flush()
-            self.pool.drop_all(self.pool.held.values())
+            self.batching.pool.drop_all(self.batching.pool.held.values())
         except Exception:
             logger.exception("idle sequences could not be kept")
         finally:
-            self.running.clear()
+            self.batching.running.clear()
             self._store.close()
             self._context.close(self._users_s)
 

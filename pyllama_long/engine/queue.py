@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 from pyllama_long.engine import prefix
+from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.events import Queued
 from pyllama_long.engine.job import Job
@@ -14,22 +15,19 @@ from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
 from pyllama_long.errors import DecodeError
 
-if TYPE_CHECKING:
-    from pyllama_long.engine.loop import Loop
-
 
 class Queue:
     """Orders requests by priority, then by age. When one has to wait for room, those behind it that fit may overtake
-    it as long as that hardly delays it: see `_keeps_nobody`. Only the loop's thread uses it.
+    it as long as that hardly delays it: see `_keeps_nobody`. Only the loop's thread uses it."""
 
-    changed: something happened that may allow a request to begin.
-    """
-
-    def __init__(self, loop: Loop, context: Context, store: Store, n_parallel: int) -> None:
-        self._loop, self._context, self._store, self._n_parallel = loop, context, store, n_parallel
+    def __init__(
+        self, batching: Batching, context: Context, store: Store, n_parallel: int, wake: Callable[[], None]
+    ) -> None:
+        """wake: ends the thread's sleep."""
+        self._batching, self._context, self._store = batching, context, store
+        self._n_parallel, self._wake = n_parallel, wake
         self._jobs: list[Job] = []
         self._fetched: dict[Job, tuple[Source, Future[Bytes | None]]] = {}
-        self.changed = False
         self._deferred = False  # a request waits for another one that reads the same prompt
 
     def __len__(self) -> int:
@@ -37,12 +35,12 @@ class Queue:
 
     @property
     def ready(self) -> bool:
-        return self.changed and bool(self._jobs)
+        return self._batching.changed and bool(self._jobs)
 
     def add(self, jobs: list[Job]) -> None:
         if jobs:
             self._jobs = sorted([*self._jobs, *jobs], key=lambda job: (-job.request.priority, job.number))
-            self.changed = True
+            self._batching.changed = True
 
     def tell(self, jobs: list[Job]) -> None:
         """Tells new requests that have to wait their place in the queue."""
@@ -54,7 +52,7 @@ class Queue:
         gone = [job for job in self._jobs if job.handle.cancelled]
         for job in gone:
             self._remove(job)
-            self.changed = True
+            self._batching.changed = True
         return gone
 
     def clear(self) -> list[Job]:
@@ -67,12 +65,12 @@ class Queue:
 
     def admit(self) -> None:
         """Begins the requests that can begin."""
-        if not (self.changed or self._deferred) or not self._jobs:
+        if not (self._batching.changed or self._deferred) or not self._jobs:
             return
-        self.changed = self._deferred = False
+        self._batching.changed = self._deferred = False
         first: Job | None = None  # the first that waits for room
         for job in list(self._jobs):
-            if len(self._loop.running) >= self._n_parallel:
+            if len(self._batching.running) >= self._n_parallel:
                 break
             if self._comes(job):
                 self._deferred = True
@@ -88,11 +86,11 @@ class Queue:
     def _keeps_nobody(self, job: Job, first: Job) -> bool:
         """Whether the request that waits for room is not delayed if this one begins first: because both fit, or
         because this one ends before the other can begin, judging by the most that running requests may write."""
-        loop = self._loop
-        room = loop.pool.available() - loop.committed
+        batching = self._batching
+        room = batching.pool.available() - batching.committed
         if room >= first.reserved:
             return room >= first.reserved + job.reserved
-        for other in sorted(loop.running, key=lambda other: other.limit - len(other.text.tokens)):
+        for other in sorted(batching.running, key=lambda other: other.limit - len(other.text.tokens)):
             room += other.reserved
             if room >= first.reserved:
                 return job.n + job.limit <= other.limit - len(other.text.tokens)
@@ -103,7 +101,7 @@ class Queue:
         if self._context.whole_only or job.fresh or job in self._fetched:
             return False
         most = 0
-        for other in self._loop.running:
+        for other in self._batching.running:
             if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
                 begin = prefix.common_blocks(other.hashes, job.hashes)
                 end = min(begin + prefix.BLOCK, max(0, job.n - prefix.LEAST))
@@ -115,9 +113,9 @@ class Queue:
 
     def _let_in(self, job: Job) -> bool:
         """Begins a request; False when it has to wait for room, or for its source to be read from disk."""
-        loop, pool = self._loop, self._loop.pool
+        batching, pool = self._batching, self._batching.pool
         source, data = self._source(job)
-        if source is None or pool.available(source) - loop.committed < job.reserved - source.n:
+        if source is None or pool.available(source) - batching.committed < job.reserved - source.n:
             return False
         self._remove(job)
         try:
@@ -127,12 +125,12 @@ class Queue:
             job.close()
             job.handle.fail(DecodeError(f"the request could not begin: {error}"))
             raise
-        loop.running.append(job)
+        batching.running.append(job)
         if self._context.has_phases or job.tail_start is not None:
             self._context.set_tail(held.seq, job.tail_start)
-        loop.counters.prefix_hits += held.n > 0
-        loop.counters.prompt_tokens += job.n
-        loop.counters.cached_tokens += held.n
+        batching.counters.prefix_hits += held.n > 0
+        batching.counters.prompt_tokens += job.n
+        batching.counters.cached_tokens += held.n
         job.start(held)
         return True
 
@@ -156,7 +154,7 @@ class Queue:
                 return source, None
             # Sequences are restored whole, even where a part of them is wanted.
             needed = max(job.reserved, len(entry.text))
-            if self._loop.pool.available() - self._loop.committed < needed:
+            if self._batching.pool.available() - self._batching.committed < needed:
                 return self._match(job, stored=False), None
             if data is not None:
                 return source, data
@@ -165,10 +163,10 @@ class Queue:
             future.add_done_callback(lambda _: self._fetch_done())
 
     def _fetch_done(self) -> None:
-        self.changed = True
-        self._loop.wake()
+        self._batching.changed = True
+        self._wake()
 
     def _match(self, job: Job, stored: bool = True) -> Source:
         if job.fresh:
             return Source()
-        return self._loop.pool.match(job.ids, job.hashes, job.salt, job.factor, stored)
+        return self._batching.pool.match(job.ids, job.hashes, job.salt, job.factor, stored)

@@ -9,18 +9,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from pyllama_long.engine import prefix, seqfile
+from pyllama_long.engine.context import Context
 from pyllama_long.engine.handle import Handle
+from pyllama_long.engine.loop import Loop
 from pyllama_long.engine.pool import Held
 from pyllama_long.engine.seqfile import Bytes, Damaged, Header
 from pyllama_long.engine.store import Store, Stored, logger, salt_hash
 from pyllama_long.sequence import IntArray, as_ids
-
-if TYPE_CHECKING:
-    from pyllama_long.engine.context import Context
-    from pyllama_long.engine.loop import Loop
 
 # `list` is a method below.
 Hashes: TypeAlias = list[bytes]
@@ -149,7 +147,7 @@ class Sessions:
     def _state(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[IntArray, float, Bytes] | None:
         """The contents of the cells that hold most of a text, unless a stored copy holds more. On the loop's
         thread."""
-        pool, best, most = self._loop.pool, None, 0
+        pool, best, most = self._loop.batching.pool, None, 0
         for factor in pool.index.factors(salt):
             held, n = pool.index.find(ids, hashes, salt, factor, wanted=self._usable)
             if held is not None and n > most:

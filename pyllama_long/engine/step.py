@@ -6,22 +6,20 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from typing import TypeAlias
 
 import numpy as np
 
 from pyllama_long import log
+from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
 from pyllama_long.engine.prefix import LEAST
 from pyllama_long.errors import DecodeError, NotNumbers
 from pyllama_long.grammar import Constraint
 from pyllama_long.sequence import FloatArray
-
-if TYPE_CHECKING:
-    from pyllama_long.engine.loop import Loop
 
 _GROW = RESERVE // 4  # more cells that an answer without max_tokens reserves at a time
 _SMALL = 64  # tokens: about as many as a matrix product handles at once
@@ -32,61 +30,62 @@ _REST = 0.1  # share of a step below which no further prompt is added
 # share of a step's time after an ended one: this one cannot be ended, so newcomers wait for all of it
 _AFTER_STOP = 0.05
 _LEAST_AFTER_STOP = 32  # prompt tokens in it at least, so that a slow model progresses too
+Interruptible: TypeAlias = Callable[[bool], AbstractContextManager[Callable[[], bool]]]
 logger = logging.getLogger("pyllama_long.engine")
 
 
 class Step:
     """writers: streams, each with one row of the batch; parts: (request, n) of prompts, in the rows after them."""
 
-    def __init__(self, loop: Loop, context: Context) -> None:
-        self._loop, self._context = loop, context
+    def __init__(self, batching: Batching, context: Context) -> None:
+        self._batching, self._context = batching, context
         self._sampling = self._decoding = 0.0
         self._reserve()
-        self._writers = [job for job in loop.running if job.writing]
+        self._writers = [job for job in batching.running if job.writing]
         self._parts = self._choose()
 
     def _reserve(self) -> None:
         """Reserves cells for streams without max_tokens, and ends them where there is no room."""
-        for job in [job for job in self._loop.running if job.writing]:
+        for job in [job for job in self._batching.running if job.writing]:
             assert job.held is not None
             if job.held.n < job.reserved:
                 continue
             n = min(_GROW, job.n + job.limit - job.reserved)
             if not job.open_ended or n <= 0 or not self._extend(job, n):
-                self._loop.finish(job, "length")
+                self._batching.finish(job, "length")
 
     def _extend(self, job: Job, n: int) -> bool:
         """Reserves n more cells for a request without max_tokens; False when there is no room."""
-        loop, held = self._loop, job.held
+        batching, held = self._batching, job.held
         assert held is not None
-        if loop.pool.available() - loop.committed < n:
+        if batching.pool.available() - batching.committed < n:
             return False
         job.reserved += n
         job.factor = max(held.factor, self._context.rope.factor_for(job.reserved, self._context.n_ctx()))
-        return job.factor == held.factor or loop.pool.set_factor(held, job.factor)
+        return job.factor == held.factor or batching.pool.set_factor(held, job.factor)
 
     def _choose(self) -> list[tuple[Job, int]]:
         """Chooses the prompt tokens of this step. Prompts that can be read to the end go first, the shortest ahead,
         and without others, so that their first tokens do not wait for longer prompts; streams wait a little for them.
         After _MOST_PASSED such steps, the oldest prompt gets its share of one. Otherwise the shortest may take half
         of the time, and the oldest gets the rest."""
-        loop, pace, streams, depth = self._loop, self._loop.pace, len(self._writers), self._depth
-        readers = [job for job in loop.running if not job.writing]
+        batching, pace, streams, depth = self._batching, self._batching.pace, len(self._writers), self._depth
+        readers = [job for job in batching.running if not job.writing]
         if not readers:
             return []
         oldest, rows = readers[0], self._context.n_batch - streams
         readers.sort(key=lambda job: (pace.seconds(depth(job), job.wants), job.wants))
         parts: dict[Job, int] = {}
-        if loop.passed < _MOST_PASSED and not pace.owes(streams, _OWED_STEPS):
+        if batching.passed < _MOST_PASSED and not pace.owes(streams, _OWED_STEPS):
             parts = self._ending(readers, rows)
         if not parts:
             if pace.owes(streams):
                 return []
-            part = _AFTER_STOP if loop.was_stopped else 1.0
+            part = _AFTER_STOP if batching.was_stopped else 1.0
             share, order = 1.0, dict.fromkeys([readers[0], oldest, *readers])
             for job in order:
                 whole = pace.tokens(depth(job), streams, self._context.n_batch, part)
-                if loop.was_stopped:
+                if batching.was_stopped:
                     whole = max(whole, _LEAST_AFTER_STOP)
                 half = 0.5 if job is readers[0] is not oldest else share
                 n = self._part(job, int(half * whole), rows - sum(parts.values()))
@@ -94,7 +93,7 @@ class Step:
                     parts[job], share = n, share - n / whole
                 if share < _REST:
                     break
-        loop.passed = 0 if oldest in parts else loop.passed + 1
+        batching.passed = 0 if oldest in parts else batching.passed + 1
         return list(parts.items())
 
     def _ending(self, readers: list[Job], rows: int) -> dict[Job, int]:
@@ -102,7 +101,7 @@ class Step:
         parts: dict[Job, int] = {}
         for job in readers:
             n = sum(parts.values())
-            most = self._loop.pace.tokens(self._depth(job), len(self._writers), self._context.n_batch)
+            most = self._batching.pace.tokens(self._depth(job), len(self._writers), self._context.n_batch)
             most = max(_SMALL, 2 * readers[0].wants) - n if parts else max(most, _SMALL)
             if self._part(job, min(most, job.wants), rows - n) < job.wants:
                 break
@@ -129,17 +128,19 @@ class Step:
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, masks: ThreadPoolExecutor, interruptible: Interruptible) -> None:
+        """masks: the thread that computes grammars' masks. interruptible: what an evaluation runs within that a new
+        request may end; it gives a function that tells whether one did."""
         while self._writers or self._parts:
             n, n_out = self._fill()
-            if self._loop.pool.make_room(n):
+            if self._batching.pool.make_room(n):
                 before = self._context.stats()
                 begin = time.perf_counter()
-                masks = self._prepare_masks()
-                with self._loop.interruptible(self._may_stop(n)) as stopped:
+                prepared = self._prepare_masks(masks)
+                with interruptible(self._may_stop(n)) as stopped:
                     code = self._context.decode(n)
-                if masks is not None:
-                    masks.result()
+                if prepared is not None:
+                    prepared.result()
                 self._decoding += time.perf_counter() - begin
                 if code == _STOPPED and stopped():
                     return
@@ -156,11 +157,11 @@ class Step:
         goes_on = any(n < job.wants for job, n in self._parts)
         return goes_on and self._context.can_stop and n <= self._context.n_ubatch
 
-    def _prepare_masks(self) -> Future[None] | None:
+    def _prepare_masks(self, masks: ThreadPoolExecutor) -> Future[None] | None:
         """Computes the tokens that grammars allow next, on another thread, while the batch is evaluated."""
         found = [job.sampler.constraint for job in self._writers]
         constraints = [constraint for constraint in found if constraint is not None]
-        return self._loop.masks.submit(_prepare, constraints) if constraints else None
+        return masks.submit(_prepare, constraints) if constraints else None
 
     def _fill(self) -> tuple[int, int]:
         """Writes the batch. Returns its rows, and how many of them have logits."""
@@ -186,19 +187,19 @@ class Step:
 
     def _shrink(self) -> None:
         """Drops an idle sequence or makes the batch smaller, after the cache had no room for it."""
-        loop, idle = self._loop, self._loop.pool.idle
+        batching, idle = self._batching, self._batching.pool.idle
         if idle:
-            loop.pool.evict(idle[0])
+            batching.pool.evict(idle[0])
         elif self._parts:
             job, n = self._parts.pop()
             if n > 1:
                 self._parts.append((job, n // 2))
             elif not self._writers and not self._parts:
                 self._parts = []
-                loop.fail(job, DecodeError("there is no room in the KV cache for this prompt"))
+                batching.fail(job, DecodeError("there is no room in the KV cache for this prompt"))
         else:
             job = self._writers.pop()
-            loop.finish(job, "length") if job.open_ended else loop.fail(
+            batching.finish(job, "length") if job.open_ended else batching.fail(
                 job, DecodeError("there is no room in the KV cache for more of this answer")
             )
 
@@ -206,12 +207,12 @@ class Step:
         why = {2: "aborted", -1: "the batch is not valid"}.get(code, f"code {code}")
         error = f"llama.cpp could not evaluate a batch: {why}; {log.complaint()}"
         for job in [*self._writers, *(job for job, _ in self._parts)]:
-            self._loop.fail(job, DecodeError(error))
+            self._batching.fail(job, DecodeError(error))
 
     # ---- after decoding ------------------------------------------------------------------------------------
 
     def _done(self, n_out: int, before: tuple[int, int]) -> None:
-        pool = self._loop.pool
+        pool = self._batching.pool
         parts = [(self._depth(job), n) for job, n in self._parts]
         self._count_keys(before)
         for job in self._writers:
@@ -254,17 +255,17 @@ class Step:
         try:
             work()
         except DecodeError as error:
-            self._loop.fail(job, error)
+            self._batching.fail(job, error)
         except Exception as error:
             logger.exception("a request failed")
             reason = DecodeError(f"the request met an error: {error}")
-            if job in self._loop.running:
-                self._loop.fail(job, reason)
+            if job in self._batching.running:
+                self._batching.fail(job, reason)
             else:
                 job.handle.fail(reason)
                 if job.held is None or job.held.busy:  # its cells were not given back
                     raise
-        return job in self._loop.running
+        return job in self._batching.running
 
     @staticmethod
     def _score(job: Job, scored: FloatArray) -> None:
@@ -276,30 +277,30 @@ class Step:
         """Samples the next token of a stream from row `row` of the batch, or ends one that is to write nothing."""
         if math.isfinite(logits.max()):  # false if one is NaN
             if job.limit == 0:
-                self._loop.finish(job, "length")
+                self._batching.finish(job, "length")
                 return
             self._guarded(job, lambda: self._next(job, row, logits))
             return
         if job.n_cached:
             # The reused keys may be broken, and every text that shares them would fail in the same way.
-            self._loop.pool.distrust(job.ids[: job.n_cached], job.salt)
+            self._batching.pool.distrust(job.ids[: job.n_cached], job.salt)
             if not job.writing:
-                self._loop.read_again(job)
+                self._batching.read_again(job)
                 return
-        self._loop.fail(job, NotNumbers())
+        self._batching.fail(job, NotNumbers())
 
     def _next(self, job: Job, row: int, logits: FloatArray) -> None:
-        begin, context, loop = time.perf_counter(), self._context, self._loop
+        begin, context, batching = time.perf_counter(), self._context, self._batching
         token = job.sampler.sample(context.ctx, row, logits, context.candidates)
         self._sampling += time.perf_counter() - begin
         if context.is_eog(token):
-            loop.finish(job, "stop")
+            batching.finish(job, "stop")
             return
         full = job.push(token, logits)
         if job.sampler.ended:
-            loop.finish(job, "stop")
+            batching.finish(job, "stop")
         elif full:
-            loop.finish(job, "length")
+            batching.finish(job, "length")
         else:
             job.send()
 
@@ -314,9 +315,9 @@ class Step:
             job.keys_read += seen * share
 
     def _count_time(self, streams: int, parts: list[tuple[int, int]]) -> None:
-        counters, whole = self._loop.counters, time.perf_counter() - self._loop.turn_began
+        counters, whole = self._batching.counters, time.perf_counter() - self._batching.turn_began
         n_prompt = sum(n for _, n in parts)
-        self._loop.pace.measured(streams, parts, whole)
+        self._batching.pace.measured(streams, parts, whole)
         counters.steps += 1
         counters.mix("step_ms", 1000 * whole)
         counters.mix("overhead_ms", 1000 * (whole - self._decoding - self._sampling))

@@ -16,19 +16,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from pyllama_long import _native
 from pyllama_long.engine import prefix, seqfile
+from pyllama_long.engine.context import Context
 from pyllama_long.engine.seqfile import Bytes, Damaged, Header
 from pyllama_long.sequence import IntArray
 
 T = TypeVar("T")
-if TYPE_CHECKING:
-    from pyllama_long.engine.context import Context
-
 logger = logging.getLogger("pyllama_long.engine")
 _SAMPLES, _SAMPLE = 16, 1 << 16  # samples of a model file: places, bytes at each
 SUFFIX = ".seq"
