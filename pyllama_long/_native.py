@@ -1,4 +1,4 @@
-"""What the package calls of the native library: the face of libllama/, which is loaded before llama_cpp is."""
+"""The face of libllama/: what the package uses of the native library, which is loaded before llama_cpp."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def kv_type_name(number: int) -> str:
 
 
 def bytes_per_value(k: int, v: int) -> float:
-    """The average of a cache with two ggml_types."""
+    """Bytes per value of a cache with K and V of these ggml_types, on average."""
     bits = {kind.number: kind.bits for kind in _ALL_TYPES.values()}
     return (bits[k] + bits[v]) / 16
 

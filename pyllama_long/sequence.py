@@ -47,7 +47,7 @@ class Sequence:
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
         self.live = 0  # the context has logits for the token at ids[live - 1]; 0: for none
-        self.n_rows = 0  # and for so many tokens up to it
+        self.n_rows = 0  # the number of tokens up to it that have logits
         self.foreign = (0, 0)  # positions whose cached contents were put there by others and are not in ids
         self.batch = Batch(n_batch)
         self.cancelled = threading.Event()
@@ -112,7 +112,7 @@ class Sequence:
         return mine
 
     def begin(self, tokens: IntArray, room: int) -> None:
-        """A new text begins with these tokens, of which room for more may be wanted."""
+        """A new text that begins with these tokens, and may need room for more."""
         if not self.sync():
             self.keep(0)
         self.length = 0

@@ -109,7 +109,7 @@ class Bench:
 
 
 def events(job: Job) -> Generator[dict[str, Any], None, None]:
-    """What the process of a job tells. Raises BenchError when it dies."""
+    """The results that the process of a job reports. Raises BenchError when it dies."""
     command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
     with tempfile.TemporaryFile("w+") as complaints:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
@@ -173,7 +173,7 @@ def find_model(args: argparse.Namespace, console: Console) -> Path:
 
 
 def measure(args: argparse.Namespace, console: Console) -> int:
-    """Runs the sides; what they found is told even when one of them ends early."""
+    """Runs the sides; their results are reported even if one of them ends early."""
     if args.plot:
         report.check_plot(args.plot)
     for file in filter(None, (args.csv, args.plot)):

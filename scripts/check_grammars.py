@@ -1,11 +1,12 @@
-"""GBNF under llguidance beside llama.cpp's own sampler: the same tokens at each step; and what hostile grammars cost.
+"""Compares GBNF under llguidance with llama.cpp's own sampler: the same tokens at each step; and measures hostile
+grammars.
 
 Prints a line per kind, then one JSON line. Runs by hand: a sample of it is tests/test_gbnf.py.
 
     python scripts/check_grammars.py [--model demo.gguf] [--walks 600] [--growing 500] [--hostile]
 
-Of the growing ones, each kind has grammars of a size that doubles nine times, from what anybody writes to what nobody
-can compute: a line has the slowest of them.
+Each growing kind has grammars whose size doubles nine times, from what people write to what nobody can compute; its
+line shows the slowest of them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pyllama_long.opened import open_vocabulary
 
 DEMO = Path(pyllama_long.__file__).parent / "data" / "demo.gguf"
 
-# Grammars of each kind, beside those that are generated.
+# Grammars of each kind, besides those that are generated.
 WRITTEN = {
     "greedy": 'root ::= [a-z]+ "b"',
     "greedy in rules": 'root ::= r\nr ::= [a-z]+ "b" r | "c"',
@@ -189,8 +190,9 @@ def growing(rng: random.Random, kind: int, size: int) -> tuple[str, str]:
 
 
 class Vocabulary:
-    """A model's tokens, and which of them the two must agree on: those that are whole characters. Of others llama.cpp
-    takes bytes that no text has, and refuses beginnings of characters of which only some are excluded."""
+    """A model's tokens, and those on which the two must agree: the ones that are whole characters. For others,
+    llama.cpp accepts bytes that no text contains, and refuses beginnings of characters if only some of these are
+    excluded."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.n = model, model.n_vocab()
@@ -222,7 +224,7 @@ class TooCostly(Exception):
 
 
 def walk(vocabulary: Vocabulary, grammar: str, rng: random.Random, steps: int) -> str | None:
-    """Where the two differ over tokens chosen at random; None where they do not. Raises TooCostly."""
+    """The place where the two differ over randomly chosen tokens; None if they do not. Raises TooCostly."""
     model, candidates = vocabulary.model, Candidates(vocabulary.n)
     sampler: Any = llama_cpp.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     if not sampler:

@@ -165,7 +165,7 @@ def round_to(x: Array, precision: Precision) -> Array:
 
 
 def alibi_slopes(n: int, max_bias: float) -> list[float]:
-    """Per head (arXiv 2108.12409, and its code for n that is no power of two)."""
+    """The slope per head (arXiv 2108.12409, and its code for n that is not a power of two)."""
     if n & (n - 1) == 0:
         return [2.0 ** (-max_bias * (h + 1) / n) for h in range(n)]
     lower = 1 << (n.bit_length() - 1)

@@ -133,7 +133,7 @@ def test_rwkv_ends_where_no_token_fits(tmp_path: Path) -> None:
 
 
 def test_bytes_above_unicode_are_read_as_unknown(tmp_path: Path) -> None:
-    """b"\\xf7\\xbf\\xbf\\xbf" is no character; it ended the process."""
+    """b"\\xf7\\xbf\\xbf\\xbf" is not a character; it ended the process."""
     code = (
         "import sys; from pyllama_long.opened import open_vocabulary\n"
         "model = open_vocabulary(sys.argv[1])\n"

@@ -1,4 +1,4 @@
-"""Checks of options' values: what does not pass is wrong usage, told in one line."""
+"""Checks of options' values; a wrong value is a usage error of one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def finite(value: float) -> float:
 
 
 def length(least: int = 1, most: int = MAX_CTX, times: bool = True) -> Callable[[str], int]:
-    """A parser of options that are lengths. times: also in times of the trained length."""
+    """A parser for options that are lengths. times: multiples of the trained length are allowed too."""
 
     def parse(value: str | int) -> int:
         try:

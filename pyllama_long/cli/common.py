@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
 PROGRAM = "pyllama-long"
-DEFAULT_CTX = 32768  # of models that were trained at less
+DEFAULT_CTX = 32768  # for models that were trained at fewer
 LEAST_CTX = 512
 MOST_CTX = 2**31 - 1
 EMBEDDED = ("demo", "longnet", "longnet-dense")
@@ -41,11 +41,11 @@ class CommandError(ValueError):
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Options that do not go together, or not with the model: a ValueError becomes a CommandError."""
+    """For options that do not fit together or to the model: turns a ValueError into a CommandError."""
     try:
         yield
     except ValueError as error:
-        if type(error) is not ValueError:  # a plan, a policy or a context, which are told by themselves
+        if type(error) is not ValueError:  # errors of a plan, a policy or a context are reported as they are
             raise
         raise CommandError(str(error)) from None
 
@@ -69,7 +69,7 @@ def _finite(value: float) -> float:
 
 
 def length(least: int = 1, most: int = MOST_CTX, times: bool = True) -> Callable[[str], int]:
-    """A parser of options that are lengths. times: also in times of the trained length."""
+    """A parser for options that are lengths. times: multiples of the trained length are allowed too."""
 
     def parse(value: str | int) -> int:
         try:
@@ -193,7 +193,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, an
 
 
 def adapters(given: Sequence[str]) -> list[tuple[str, float]]:
-    """Files and scales of FILE[=SCALE]. Raises BadParameter for a scale that is no number."""
+    """Files and scales of FILE[=SCALE]. Raises BadParameter for a scale that is not a number."""
     found = []
     for text in given:
         path, equals, scale = text.rpartition("=")
@@ -246,7 +246,7 @@ class ModelOptions:
             raise typer.BadParameter("--lora-scale needs --lora FILE")
 
     def path(self) -> Path:
-        """The model's file; a download when it comes from the hub and is not here yet."""
+        """The model's file, downloaded if it comes from the hub and is not here yet."""
         return self._path
 
     @cached_property
@@ -267,14 +267,14 @@ class ModelOptions:
         return model_info(self.file)
 
     def n_ctx(self, chosen: int) -> int:
-        """What --ctx says, in tokens; without it, `chosen`."""
+        """The value of --ctx in tokens; without it, `chosen`."""
         try:
             return lengths.in_tokens(self.ctx, self.info().n_train, MOST_CTX) if self.ctx else chosen
         except lengths.LengthError as error:
             raise CommandError(f"--ctx: {error}") from None
 
     def open(self, n_ctx: int, progress: Callable[[int, int], None] | None = None) -> LongLlama:
-        """Loads the model; n_ctx is for when --ctx is not given."""
+        """Loads the model; n_ctx: used if --ctx is not given."""
         info = self.info()
         if not info.n_layer:
             raise GGUFError(f"{info.path} has no layers: it is not a language model's file")
@@ -297,7 +297,7 @@ class ModelOptions:
 
     @contextmanager
     def vocabulary(self) -> Iterator[Callable[[str], list[int]]]:
-        """The tokens of a text as a prompt, without the rest of the model being loaded."""
+        """The tokens of a text as a prompt, loading only the model's vocabulary."""
         from pyllama_long.opened import open_vocabulary
         from pyllama_long.prompt import encode
 
@@ -305,7 +305,8 @@ class ModelOptions:
             yield lambda text: encode(model, text)[0]
 
     def default_ctx(self) -> int:
-        """The trained length, at least 32768 tokens, as far as half of the free memory holds the cache."""
+        """The trained length, or 32768 tokens if that is more, as long as the cache fits into half of the free
+        memory."""
         info = self.info()
         wanted = max(info.n_train, DEFAULT_CTX)
         per_token = info.kv_bytes_per_token(self.kv_type)
@@ -329,7 +330,7 @@ def _download(spec: str) -> Path:
 
 
 def state_folder() -> Path:
-    """Where this user's programs keep what they want to find again (XDG, or the system's own place)."""
+    """The folder where this user's programs keep their state (XDG, or the system's own place)."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -345,7 +346,7 @@ def read_text(path: Path) -> str:
         data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes files
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's encoding
         return data.decode("utf-16", errors="replace")
     if b"\0" in data:
         raise CommandError(f"{path} is not a text file")
@@ -353,12 +354,12 @@ def read_text(path: Path) -> str:
 
 
 def plain(argument: str) -> str:
-    """Text of a command line; bytes of it that are no UTF-8 become the replacement character."""
+    """Text of a command line; bytes that are not UTF-8 become the replacement character."""
     return re.sub("[\ud800-\udfff]", "\ufffd", argument)
 
 
 def clean(text: str) -> str:
-    """Text of a model without the control characters that a terminal would obey."""
+    """Text of a model without control characters, which a terminal would obey."""
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
 
 
@@ -371,7 +372,8 @@ def size(n_bytes: float) -> str:
 
 
 class Prefill:
-    """The progress callback of a prompt: a bar when the console is a terminal, and the rate of reading."""
+    """The progress callback of a prompt: shows a bar if the console is a terminal, and computes the rate of
+    reading."""
 
     _SHOWN_FROM = 512  # tokens; shorter prompts are over before a bar can be read
 
@@ -383,8 +385,8 @@ class Prefill:
 
     @contextmanager
     def reading(self, chunk: int) -> Iterator[None]:
-        """Around one prompt, which is read `chunk` tokens at a time: starts the clock, and takes the bar away
-        at the end whatever happens."""
+        """Wraps one prompt, which is read `chunk` tokens at a time: starts the clock, and always removes the bar at
+        the end."""
         self.chunk, self.before, self.done = chunk, -1, 0
         self.started = self.finished = time.perf_counter()
         try:
@@ -399,7 +401,7 @@ class Prefill:
 
     @property
     def new(self) -> int:
-        """Tokens of the prompt that were not in the cache already."""
+        """Tokens of the prompt that were not already in the cache."""
         return max(0, self.done - max(0, self.before))
 
     @property

@@ -123,8 +123,8 @@ def command(
 
 
 def measured(options: ModelOptions, text: str, max_tokens: int) -> tuple[str | list[int], int]:
-    """The prompt, as tokens if they had to be counted, and the context: the trained length, or what the prompt and its
-    answer take where that is more."""
+    """The prompt, as tokens if they had to be counted, and the context: the trained length, or the length of prompt
+    and answer if that is more."""
     info = options.info()
     most = (
         len(text.encode()) + max_tokens + 8

@@ -1,4 +1,4 @@
-"""`demo`: the embedded model reads 100 times its trained length and is asked for what was hidden in it."""
+"""`demo`: the embedded model reads 100 times its trained length and answers questions about hidden facts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EXAMPLES = """\b
   pyllama-long demo --length 100000 --facts 20 --seed 7
   pyllama-long demo --json
 """
-_TIMES = 100  # the default document is so many times the trained length
+_TIMES = 100  # the default document has this many times the trained length
 _UPSTREAM_LENGTH = 16384  # upstream reads this in a minute; its time grows with the square of the length
 _ANSWER_ROOM = 128  # tokens of a question and its answer
 _MOST_TOKENS = 1 << 24
-_ENOUGH = 0.9  # part of the facts
+_ENOUGH = 0.9  # share of the facts
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def command(
 def run(
     options: ModelOptions, attention: str, rope: str, length: int, facts: int, seed: int, out: Console
 ) -> Run:
-    """Opens the model under a plan and a policy, has it read a document and asks for all facts."""
+    """Opens the model with a plan and a policy, lets it read a document, and asks about all facts."""
     from pyllama_long.llama import LongLlama
 
     prefill = Prefill(out)
@@ -103,7 +103,7 @@ def run(
 
 
 class View:
-    """Questions and answers as they come."""
+    """Prints questions and answers as they arrive."""
 
     def __init__(self, out: Console, prefill: Prefill) -> None:
         self.out, self.prefill = out, prefill
@@ -163,7 +163,7 @@ def _writing(tps: float) -> str:
 
 
 def summary(trained: int, seed: int, ours: Run, upstream: Run) -> dict[str, Any]:
-    """What the last line says."""
+    """The contents of the last line."""
     return {
         "trained_length": trained,
         "document_length": ours.reading.document.n_tokens,

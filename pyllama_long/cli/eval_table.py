@@ -1,4 +1,4 @@
-"""What `eval` has measured, as a table for people."""
+"""The results of `eval` as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far `eval` is, and how long it will take."""
+"""Shows the progress of `eval`, and how long it will take."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from pyllama_long.evals.grid import Cell
 
 LENGTHS = "1x,4x,16x,32x,100x"
-MAX_MINUTES = 15  # that lengths nobody has asked for may take
-_LINE_SECONDS = 10  # between two lines of progress where there is no terminal
+MAX_MINUTES = 15  # minutes that lengths which the user did not request may take
+_LINE_SECONDS = 10  # seconds between two lines of progress if there is no terminal
 
 
 class View:
     """Shows the cell, the document, and how many of its tokens are read: as a bar if stderr is a terminal, else as
     lines. Also estimates the time.
 
-    bounded: lengths that take the whole beyond MAX_MINUTES are left out, unless the user wants them.
+    bounded: lengths with which everything would take more than MAX_MINUTES are left out, unless the user requests
+    them.
     """
 
     def __init__(self, cells: Sequence[Cell], bounded: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`inspect`: what a model file is, what a context of it takes, and what would be chosen for it."""
+"""`inspect`: what a model file contains, how much memory its contexts take, and what would be chosen for it."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ def command(
 
 
 def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict[int, int]]:
-    """What llama.cpp and our hooks say of the model: which policies it takes, and the bytes of K, V and states of
-    contexts. A file that llama.cpp refuses is shown by its header. Raises ModelError for one that ends a process."""
+    """What llama.cpp and our hooks report about the model: the policies that it supports, and the bytes of K, V and
+    states of contexts. For a file that llama.cpp refuses, the header is shown. Raises ModelError for one that ends a
+    process."""
     from pyllama_long.keywords import options
     from pyllama_long.params import context_params
     from pyllama_long.probe import probe
@@ -102,8 +103,8 @@ def choice(
     takes: Takes | None = None,
     kv_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """What LongLlama takes at a context of n tokens, and the bytes that it needs. kv_bytes: as llama.cpp says; None:
-    as the header says."""
+    """What LongLlama would choose for a context of n tokens, and the bytes that it needs. kv_bytes: from llama.cpp;
+    None: computed from the header."""
     takes = takes or Takes(rope=not info.alibi)
     kv_bytes = int(n * info.kv_bytes_per_token(kv_type)) if kv_bytes is None else kv_bytes
     try:

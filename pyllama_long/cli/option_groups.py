@@ -1,4 +1,4 @@
-"""Options that belong together: a command takes them as one dataclass, and the user gives one option per field."""
+"""Options that belong together: a command gets them as one dataclass, and the user sees one option per field."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Command = Callable[..., int | None]
 
 
 def flat(command: Command) -> Command:
-    """The same command for typer: a parameter per field of each dataclass that it takes. Fields have `Annotated` types
-    with the option in them; a parameter's default, where there is one, gives the fields' defaults."""
+    """Adapts a command to typer, with a parameter per field of each dataclass that it takes. Fields have `Annotated`
+    types that contain the option; a parameter's default, if there is one, gives the fields' defaults."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, tuple[type, list[str]]] = {}
     parameters = []

@@ -18,7 +18,7 @@ _NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
 _LEVELS = ("debug", "info", "warning", "error")
 _OVERFLOWS = ("error", "shift", "summarize", "retrieve")
 _GIB = 1 << 30
-_UP_TO_1E6 = {"min": 0.0, "max": 1e6}  # neither inf nor nan
+_UP_TO_1E6 = {"min": 0.0, "max": 1e6}  # excludes inf and nan
 
 
 def _address(value: str) -> str:
@@ -26,7 +26,7 @@ def _address(value: str) -> str:
 
 
 def _origins(values: list[str] | None) -> list[str]:
-    """As browsers write them; others would never be those of a page."""
+    """Checks that origins are written as browsers write them; others would never match a page."""
     found = [value.rstrip("/").lower() for value in values or ()]
     for value in found:
         if value not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", value):
@@ -47,7 +47,7 @@ def _option(panel: str, *names: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Network:
-    """Where it listens, and what it says."""
+    """The address that it listens on, and its output."""
 
     host: Annotated[
         str, _option(_NET, help="Address to listen at.", callback=_address, metavar="ADDRESS")
@@ -87,7 +87,7 @@ class Network:
         return None if self.ssl_certfile is None else (str(self.ssl_certfile), str(self.ssl_keyfile))
 
     def names(self, keys: Sequence[str]) -> tuple[str, ...] | None:
-        """Hosts that requests may come to; None: any."""
+        """Host names that requests may be sent to; None: any."""
         from pyllama_long.server.security import is_loopback
 
         more = self.allowed_host or []
@@ -98,7 +98,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Limits:
-    """Who may ask, and how much."""
+    """Who may send requests, and how large they may be."""
 
     api_key: Annotated[
         list[str] | None, _option(_SAFE, help="A key that opens; repeatable.", metavar="KEY")
@@ -147,7 +147,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Load:
-    """How many requests, and what is kept of them."""
+    """How many requests run and wait, and what is kept of them."""
 
     parallel: Annotated[
         int, _option(_LOAD, help="Requests that run at once.", min=1, max=128, metavar="N")
@@ -191,11 +191,11 @@ class Load:
         }
 
     def folder(self) -> Path | None:
-        """Where sequences and sessions are kept, or nothing."""
+        """The folder for sequences and sessions, or None."""
         return None if self.cache_dir is None else self.cache_dir.expanduser()
 
     def check_folder(self) -> None:
-        """Makes the folder. Raises CommandError where it cannot be written."""
+        """Makes the folder. Raises CommandError if it is not writable."""
         folder = self.folder()
         if folder is None:
             return

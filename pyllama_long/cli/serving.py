@@ -1,4 +1,4 @@
-"""A server that runs until a signal ends it: its socket, uvicorn, and what is said when the model is there."""
+"""Runs a server until a signal ends it: its socket, uvicorn, and what it prints when the model is loaded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pyllama_long.engine import Engine
     from pyllama_long.server.settings import Settings
 
-_BODIES_S = 1.0  # for the rest of bodies; their requests are refused
-_LAST_WORDS_S = 5  # for writing the errors of what did not end within --drain
+_BODIES_S = 1.0  # seconds for the rest of bodies whose requests are refused
+_LAST_WORDS_S = 5  # seconds for sending errors to requests that did not end within --drain
 
 
 def serve(
@@ -31,7 +31,7 @@ def serve(
     tls: tuple[str, str] | None = None,
     max_connections: int = 0,
 ) -> int:
-    """Runs until a signal ends it; the exit code. config: fields of EngineConfig."""
+    """Runs until a signal ends it; returns the exit code. config: fields of EngineConfig."""
     import uvicorn
 
     from pyllama_long.engine import Engine, EngineConfig
@@ -83,7 +83,8 @@ def serve(
     if state.error is not None:
         with common.refused():
             raise state.error
-    if state.is_loading or state.lanes.is_busy:  # threads inside the library, which only the process can end
+    # threads inside the library can only be ended with the process
+    if state.is_loading or state.lanes.is_busy:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -91,7 +92,7 @@ def serve(
 
 
 def _about(engine: Engine) -> str:
-    """What runs, in lines."""
+    """Lines that describe what runs."""
     times = engine.n_ctx / engine.n_train
     embeddings = "/v1/embeddings, " if engine.config.embedding else ""
     return (
@@ -113,7 +114,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             address[:2], family=family, backlog=2048, reuse_port=False, dualstack_ipv6=both
         )
     except OSError as error:
-        named = not isinstance(error, socket.gaierror) and error.errno  # create_server says the address, too
+        # create_server's message contains the address already
+        named = not isinstance(error, socket.gaierror) and error.errno
         reason = os.strerror(named) if named else error.strerror or str(error)
         raise CommandError(
             f"cannot listen at {host}:{port}: {reason}; take another --port or --host"
@@ -154,7 +156,7 @@ def _signals(server: Any, state: Any, drain_s: float) -> Iterator[None]:
             state.status = "draining"
         print("finishing what is running; once more stops", file=sys.stderr, flush=True)
 
-    server.capture_signals = capture  # uvicorn's own raises the signal again when it has ended
+    server.capture_signals = capture  # uvicorn's own handler raises the signal again when it has ended
     if threading.current_thread() is not threading.main_thread():
         yield
         return

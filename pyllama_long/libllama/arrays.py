@@ -1,4 +1,4 @@
-"""NumPy arrays and Python values as memory that C functions take."""
+"""NumPy arrays and Python values as memory for C functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def floats(values: Sequence[float], n: int) -> Any:
 
 
 def adapters(pointers: Sequence[Any], scales: Sequence[float]) -> tuple[Any, int, Any]:
-    """What llama_set_adapters_lora takes after the context."""
+    """The arguments of llama_set_adapters_lora after the context."""
     n = len(pointers)
     return (llama_cpp.llama_adapter_lora_p_ctypes * n)(*pointers), n, (c_float * n)(*scales)
 
@@ -42,7 +42,7 @@ def text_array(texts: Sequence[bytes]) -> Any:
 
 
 def tokenize_address() -> int:
-    """Of llama_tokenize, for libraries that call it themselves."""
+    """The arguments of llama_tokenize, for libraries that call it themselves."""
     return ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, c_void_p).value or 0
 
 
@@ -119,7 +119,7 @@ class Candidates:
         self.array.size, self.array.selected, self.array.sorted = len(self._ids), -1, False
 
     def some(self, ids: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
-        """The tokens `ids` alone, with their logits of all [n]."""
+        """Only the tokens `ids`, with their values from all logits [n]."""
         rows = self.table[: len(ids)]
         rows["id"], rows["logit"], rows["p"] = ids, logits[ids], 0
         self.array.size, self.array.selected, self.array.sorted = len(ids), -1, False

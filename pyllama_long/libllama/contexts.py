@@ -1,4 +1,4 @@
-"""What a llama_context is told, and what it says of itself."""
+"""Settings and statistics of a llama_context."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pyllama_long.libllama.structs import CConfig, CInitParams, CStats
 
 class Interrupt:
     """Stops the `llama_decode` of a context from any thread, between two operations of its graph: it returns 2 then.
-    Asked after each of them, it must not wait for the interpreter's lock. So what is asked is a C function that
-    reads one bool, ggml_get_no_alloc, of a ggml context that holds nothing else."""
+    llama.cpp calls it after each operation, so it must not wait for the interpreter's lock. Therefore the callback is
+    a C function that reads one bool, ggml_get_no_alloc, of an otherwise empty ggml context."""
 
     def __init__(self, ctx: Any) -> None:
         self._flag = lib.ggml_init(CInitParams(1024, None, False))
@@ -24,7 +24,7 @@ class Interrupt:
         lib.ggml_set_no_alloc(self._flag, on)
 
     def close(self) -> None:
-        """After the context was freed."""
+        """Frees it; to be called after the context was freed."""
         if self._flag:
             lib.ggml_free(self._flag)
         self._flag = None
@@ -44,12 +44,12 @@ class Stats:
 
 
 def configure_next(config: CConfig | None) -> None:
-    """What the next llama_context of this thread starts with; None: upstream's attention."""
+    """Sets the configuration of this thread's next llama_context; None: upstream's attention."""
     lib.plong_llama_configure_next(config)
 
 
 def configure(ctx: int, config: CConfig) -> None:
-    """Changes a live context; the RoPE policy only while its cache is empty. Raises ValueError with the
+    """Changes a live context; its RoPE policy can only change while its cache is empty. Raises ValueError with the
     reason."""
     reason = ctypes.create_string_buffer(512)
     if lib.plong_llama_configure(ctx, config, reason, len(reason)) != 0:
@@ -57,19 +57,19 @@ def configure(ctx: int, config: CConfig) -> None:
 
 
 def set_tail(ctx: int, seq: int, pos: int | None) -> None:
-    """Tokens of seq at positions >= pos are the tail; None forgets it."""
+    """Makes tokens of seq at positions >= pos the tail; None forgets it."""
     lib.plong_llama_set_tail(ctx, seq, -1 if pos is None else pos)
 
 
 def set_rope_factor(ctx: int, seq: int, factor: float) -> None:
-    """Gives a sequence another factor of a dynamic policy; its cached keys are turned. Raises RuntimeError."""
+    """Gives a sequence another factor of a dynamic policy and rotates its cached keys to it. Raises RuntimeError."""
     error = ctypes.create_string_buffer(256)
     if lib.plong_llama_set_rope_factor(ctx, seq, factor, error, len(error)):
         raise RuntimeError(error.value.decode(errors="replace"))
 
 
 def rope_factor(ctx: int, seq: int) -> float:
-    """The factor of a sequence; 1 where the policy is not dynamic."""
+    """The factor of a sequence; 1 if the policy is not dynamic."""
     return float(lib.plong_llama_rope_factor(ctx, seq))
 
 

@@ -19,7 +19,7 @@ def isas() -> dict[str, bool]:
 
 
 def isa(precision: str = "auto") -> str:
-    """The instruction set in use at a precision: one that multiplies bf16 leaves "f32" to another."""
+    """The instruction set in use at a precision; for "f32", one that multiplies bf16 is replaced by another."""
     return _text(lib.plong_cpu_isa(PRECISIONS.index(precision))) or ""
 
 

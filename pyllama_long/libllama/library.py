@@ -78,8 +78,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 def _load() -> SimpleNamespace:
-    # libllama's own handle also reaches the ggml libraries it was linked with, the very copies that are in
-    # use; Windows looks no further than the file.
+    # libllama's own handle also finds the ggml libraries that it was linked with, the same copies that are in use. On
+    # Windows, a handle only finds its own file.
     libraries = [llama_cpp.llama_cpp._lib]
     libraries += [
         ctypes.CDLL(str(path)) for name in ("ggml-base", "ggml-cpu") if (path := _library.find(name))

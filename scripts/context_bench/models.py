@@ -20,7 +20,7 @@ EMBEDDED = "embedded"
 
 
 def preset(name: str, kind: str, folder: Path, progress: Callable[[int, int], None]) -> Path:
-    """The file of a preset with weights of a type; written when the folder does not have it yet."""
+    """The file of a preset with weights of a type, written if the folder does not have it yet."""
     if name not in PRESETS:
         known = ", ".join((EMBEDDED, *PRESETS))
         raise BenchError(f"unknown preset {name!r}; known: {known}")
@@ -39,7 +39,7 @@ def preset(name: str, kind: str, folder: Path, progress: Callable[[int, int], No
 
 
 def check_memory(info: ModelInfo, n_ctx: int, kv_type: str) -> None:
-    """Raises BenchError when weights and cache do not fit into the memory that is free."""
+    """Raises BenchError if weights and cache do not fit into free memory."""
     need, there = info.memory(n_ctx, kv_type), memory.available()
     if need <= there or info.sliding_window:
         return

@@ -29,9 +29,9 @@ from pyllama_long.plan import AttentionPlan
 CHEAP = "sinks(4)+window(508)"  # fills caches that cannot be copied
 BLOCK = 512  # tokens that are computed and copied to fill a cache
 WARM_UP = 16
-GROUPS = 8  # of decoded tokens; the median is taken over them
+GROUPS = 8  # groups of decoded tokens, for the median
 SHOW_EVERY = 0.5  # seconds
-MIN_SHARE = 0.8  # of the processor time that all threads would use at full speed
+MIN_SHARE = 0.8  # share of the processor time that all threads would use at full speed
 
 
 def say(kind: str, **values: Any) -> None:
@@ -174,11 +174,11 @@ class Side:
         return speed
 
     def cut(self, depth: int) -> None:
-        """Takes the tokens from `depth` on out of the cache."""
+        """Removes the tokens from `depth` on from the cache."""
         if not C.llama_memory_seq_rm(self.memory, 0, depth, -1):
             raise BenchError("this model's memory cannot be cut back: its state is not kept per token")
 
-    # ---- what is told --------------------------------------------------------------------------------------
+    # ---- reports -------------------------------------------------------------------------------------------
 
     def show(self, done: int) -> None:
         if time.monotonic() - self.shown < SHOW_EVERY:
@@ -199,7 +199,8 @@ class Side:
         )
 
     def tell_share(self, depth: int) -> None:
-        """Threads wait for each other, so a processor that other programs use too slows them more than by its share."""
+        """Threads wait for each other, so a processor that is also used by other programs slows them by more than its
+        share."""
         share = self.processor / (self.wall * self.job.threads)
         if share < MIN_SHARE:
             wanted = f"{share:.0%} of the time of {self.job.threads} threads"

@@ -1,4 +1,4 @@
-"""What campaigns share: their options, the files that are kept, and their last line."""
+"""Shared by campaigns: their options, the files that are kept, and their last line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pyllama_long import log
 
-# Where files are damaged: in memory, where the system has a folder for that.
+# The folder for damaged files: in memory, if the system has one there.
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
@@ -29,7 +29,7 @@ def parser(script: str, doc: str, count: int, limit: float, limited: str) -> arg
 
 
 def run(seed: int, work: Callable[[], dict[str, Any]]) -> int:
-    """Prints what the work reports as the last line; the exit code: 1 where a count of it named bad is above 0."""
+    """Prints the report as the last line and returns the exit code: 1 if its count named bad is above 0."""
     log.install(False)
     start = time.monotonic()
     report = {"seed": seed, **work()}
@@ -38,7 +38,7 @@ def run(seed: int, work: Callable[[], dict[str, Any]]) -> int:
 
 
 class Kept:
-    """Files that did what none may do, in a folder. lines: what they did."""
+    """A folder of files that failed. lines: what they did."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.lines = folder, list[str]()

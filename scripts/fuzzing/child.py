@@ -1,4 +1,4 @@
-"""Work in a child process, which may end by a signal or hang."""
+"""Runs work in a child process, which may end by a signal or hang."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pyllama_long._native import llama_cpp
 
 
 def forked(function: Callable[[], str], limit: float) -> tuple[str, str]:
-    """Runs a function in a child process; (how it ended, what it returned). How: ok, exit N, SIGNAL or hang."""
+    """Runs a function in a child process and returns (how it ended, what it returned). How: ok, exit N, SIGNAL or
+    hang."""
     read, written = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -51,7 +52,8 @@ def forked(function: Callable[[], str], limit: float) -> tuple[str, str]:
 
 
 def probe_forked(path: str, asked: dict[str, Any]) -> probe.Probed:
-    """What probe._run does, in a fork of this process in place of a new one: the same limits and the same call."""
+    """Does the same as probe._run, with the same limits and the same call, but in a fork of this process instead of a
+    new one."""
     from pyllama_long import _probe_child
 
     folder = tempfile.mkdtemp()

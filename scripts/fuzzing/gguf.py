@@ -1,4 +1,4 @@
-"""A GGUF taken apart, and put together again with something wrong in it."""
+"""Takes a GGUF apart and puts it together again with an error in it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def value_of(kind: int, rng: random.Random) -> bytes:
 
 
 def mutate(model: Model, arch: str, rng: random.Random) -> tuple[str, bytes]:
-    """The kind of a change, and the file with it."""
+    """Returns the kind of a change, and the file with it."""
     entries, infos = list(model.entries), copy.deepcopy(model.infos)
     kind = rng.choices(
         ("value", "type", "missing", "extra", "double", "tensor", "bytes", "cut"), (8, 2, 1, 5, 1, 3, 2, 1)
