@@ -1,9 +1,9 @@
 """Our server and llama-server, on the same model and through the same requests, one after the other in one run.
 
-    python scripts/bench_server.py  # conversations, and streams during a prompt
+    python scripts/bench_server.py                                    # conversations, and streams during a prompt
     python scripts/bench_server.py --preset llama-3.2-1b --type q8_0 --only depth
     python scripts/bench_server.py --only prompt --streams 4 --prompt 30000
-    python scripts/bench_server.py --only short  # short prompts during one of 30,000 tokens
+    python scripts/bench_server.py --only short                       # short prompts during one of 30,000 tokens
 
 conversation: time to the first token of a prompt, and of the turn after it. prompt: the share of their speed that
 streams keep while a prompt is read, and the longest pause. short: time to the first token of short prompts while a

@@ -1,5 +1,5 @@
-"""All of upstream's chat templates x conversations that clients send: each is rendered with nothing left out, or
-refused in a line that says what the template lacks. Prints a table, then one JSON line.
+"""Combines all of upstream's chat templates with conversations that clients send: each must be rendered with nothing
+left out, or refused in a line that says what the template lacks. Prints a table, then one JSON line.
 
     python scripts/check_templates.py [NAME]
 """

@@ -1,5 +1,5 @@
-"""Answers with calls in all formats of upstream's templates, damaged in many ways: however they come in pieces, and
-wherever they end, the same is read, and nothing fails. Prints a table, then one JSON line.
+"""Reads damaged answers with calls in all formats of upstream's templates: however they are split into pieces, and
+wherever they end, the result is the same, and nothing fails. Prints a table, then one JSON line.
 
     python scripts/fuzz_answers.py [N] [SEED]
 """

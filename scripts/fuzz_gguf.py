@@ -1,11 +1,11 @@
-"""Damaged GGUF files and saved states, each loaded in a process of its own, the way that users load them.
+"""Loads damaged GGUF files and saved states, each in a process of its own, in the way that users load them.
 
     python scripts/fuzz_gguf.py --count 20000 --states 2000 --seed 1
 
 A file is a small random model with one to three values changed: keys (value, type, missing, doubled), tensor
-infos, raw bytes, or its end. Each must load and decode, or give one line of error: no signal, and no longer than
---limit seconds. States are what save_state gives, with bytes, lengths or NaN changed. Prints a table, then one JSON
-line; exit code 1 when a process ended by a signal or took too long. Files that do are kept in --keep.
+infos, raw bytes, or its end. Each must load and decode, or end in an error of one line, without a signal and within
+--limit seconds. States come from save_state, with bytes, lengths or NaN changed. Prints a table, then one JSON line;
+the exit code is 1 if a process ended by a signal or took too long. Such files are kept in --keep.
 """
 
 from __future__ import annotations

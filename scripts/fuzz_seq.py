@@ -1,13 +1,13 @@
-"""Damaged files of kept sequences, read back by real engines as the disk cache and named sessions do.
+"""Reads damaged files of kept sequences with real engines, as the disk cache and named sessions do.
 
     python scripts/fuzz_seq.py --count 2000 --seed 1
 
 One to eight files of a folder have bytes, header, lengths, tokens or state changed, or their end cut off; half of the
-changes below the checksum are sealed with a new one, so that llama.cpp gets to see them. A child process opens an
-engine over the folder (the embedded model), lists and restores the sessions, and asks for the text of each file: no
-signal, no longer than --limit seconds, no exception but those that are documented, an unsealed change never changes
-an answer, and afterwards the engine answers another text as it did before. Prints a table, then one JSON line; exit
-code 1 when that fails. Files that do it are kept in --keep.
+changes get a new checksum, so that llama.cpp reads them. A child process opens an engine (the embedded model) over
+the folder, lists and restores the sessions, and requests the text of each file. It must not end by a signal, take
+longer than --limit seconds, or raise undocumented exceptions; a change without a new checksum must never change an
+answer; and afterwards the engine must answer another text as before. Prints a table, then one JSON line; the exit
+code is 1 if any of that fails. Such files are kept in --keep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is settled about a model when it is opened, and how often its file and a prompt are read for that."""
+"""What is chosen for a model when it is opened, and how often its file and a prompt are read for that."""
 
 from __future__ import annotations
 

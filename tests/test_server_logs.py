@@ -1,4 +1,4 @@
-"""The log says what was asked, not with which words."""
+"""The log shows which requests were made, but not their texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics, and a health that tells of an engine that hangs or has failed."""
+"""Metrics, and a health route that reports an engine that hangs or has failed."""
 
 from __future__ import annotations
 

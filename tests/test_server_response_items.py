@@ -1,4 +1,4 @@
-"""OpenAI's own openai_client on responses: items and the events that tell of them."""
+"""OpenAI's own openai_client on responses: items and the events that report them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every route asks of the loaded engine: its model, and what it runs."""
+"""What every route needs from the loaded engine: its model, and what it runs."""
 
 from __future__ import annotations
 

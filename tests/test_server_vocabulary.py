@@ -1,4 +1,4 @@
-"""What is read from a vocabulary: the fewest tokens that a text can be."""
+"""What is read from a vocabulary: the fewest tokens that a text can become."""
 
 from __future__ import annotations
 

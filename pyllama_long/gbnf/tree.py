@@ -1,4 +1,4 @@
-"""What a grammar consists of."""
+"""The parts of a grammar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that tokenizes texts with one vocabulary, each in a child of its own, so that one that ends is noticed.
+"""Tokenizes texts with one vocabulary, each in a child process of its own, so that a crash is noticed.
 
 python worker.py FILE SECONDS    reads a JSON list of texts, writes one JSON list per text: [hash, tokens, seconds],
                                  or [how it ended]
