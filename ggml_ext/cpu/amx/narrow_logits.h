@@ -1,8 +1,8 @@
 /*
- * narrow_logits.h - logits of a few query rows against q8_0 or q4_0 keys, step by step. One step is begun while the one
- * before is finished, by turns of some ten instructions: a product takes a hundred cycles from the cache to memory, and
- * the processor looks no more than some hundred instructions ahead. What was just stored as parts cannot be loaded as a
- * tile at once, nor the other way round.
+ * narrow_logits.h - logits of a few query rows against q8_0 or q4_0 keys, step by step. A step begins while the
+ * previous one is finished, alternating every ten or so instructions: a product takes a hundred cycles from the cache
+ * to memory, and the processor only looks some hundred instructions ahead. A tile cannot be loaded immediately after
+ * its parts were stored, nor parts after a tile.
  */
 #ifndef PLONG_CPU_AMX_NARROW_LOGITS_H
 #define PLONG_CPU_AMX_NARROW_LOGITS_H
@@ -15,11 +15,11 @@ struct quant_run {
     uint8_t *                 digits; /* of a kv head: quant_queries() */
     int                       rows, d;
     float *                   s;    /* [rows][NARROW_BLOCK] */
-    struct quant_keys *       keys; /* [2] those of a step, and of the one before */
+    struct quant_keys *       keys; /* [2] keys of a step, and of the previous one */
     struct prefetch_queue *   ahead;
 };
 
-/* What a step is about: 16 keys, and up to 4 of their blocks. No step has no blocks. */
+/* The keys of a step: 16 keys, and up to 4 of their blocks. m = 0: there is no step. */
 struct quant_part {
     struct quant_keys *  k;
     int                  key, block, m;
@@ -37,7 +37,7 @@ PLONG_INLINE struct quant_part quant_part(const int32_t type, const struct quant
     };
 }
 
-/* Where the products of a step find its keys: in the cache, or gathered. */
+/* Where the products of a step read its keys: in the cache, or gathered. */
 PLONG_INLINE struct quant_source quant_source(const struct quant_rows * x, const struct quant_part * part) {
     if (part->m == 0) {
         return (struct quant_source) { NULL, 0, 0 };
@@ -53,7 +53,7 @@ PLONG_INLINE float * quant_logits_at(const struct quant_run run, int group, int 
     return run.s + (size_t) group * QUANT_ROWS * NARROW_BLOCK + key;
 }
 
-/* A group's part of steps of q8_0: `now` is begun, `then` finished. rows: of the group */
+/* A group's part of steps of q8_0: begins `now` and finishes `then`. rows: of the group */
 PLONG_INLINE void quant_step_q8(
     const int rows, const struct quant_run run, const struct quant_part * now, const struct quant_part * then,
     int group) {
@@ -82,7 +82,7 @@ PLONG_INLINE void quant_step_q8(
     }
 }
 
-/* The same of q4_0 */
+/* The same for q4_0 */
 PLONG_INLINE void quant_step_q4(
     const int rows, const struct quant_run run, const struct quant_part * now, const struct quant_part * then,
     int group) {
@@ -119,7 +119,7 @@ PLONG_INLINE void quant_step_group(
     }
 }
 
-/* Step i is begun and step i - 1 finished, where there are such steps. */
+/* Begins step i and finishes step i - 1, if there are such steps. */
 PLONG_INLINE void quant_step(
     const int32_t type, const struct quant_run run, int i, const bool begins, const bool ends) {
     const struct quant_rows * x    = run.x;
@@ -142,7 +142,7 @@ PLONG_INLINE void quant_step(
     }
 }
 
-/* usual: a loop of its own for what is no first or last step, without branches */
+/* usual: runs the steps between the first and the last in a loop without branches */
 PLONG_INLINE void quant_logits_of(const int32_t type, const bool usual, struct quant_run run) {
     const int         steps = (run.x->n + 15) / 16 * ((run.d / 32 + 3) / 4);
     struct quant_keys keys[2];

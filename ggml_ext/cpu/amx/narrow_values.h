@@ -17,7 +17,7 @@ struct quant_work {
 /* The j-th key of quad k + i, k a multiple of 4 and i < 4, in the order in which quant_weigh() leaves them */
 PLONG_INLINE int quant_key(int k, const int i, const int j) { return k + i / 2 * 16 + i % 2 * 2 + j % 2 * 32 + j / 2; }
 
-/* x[4], rows of bytes, as 4 bytes of the same place side by side */
+/* Transposes x[4], rows of bytes, so that 4 bytes of the same place are side by side */
 PLONG_INLINE void quant_transpose_bytes(__m512i * x) {
     const __m512i a01 = _mm512_unpacklo_epi8(x[0], x[1]), b01 = _mm512_unpackhi_epi8(x[0], x[1]);
     const __m512i a23 = _mm512_unpacklo_epi8(x[2], x[3]), b23 = _mm512_unpackhi_epi8(x[2], x[3]);
@@ -138,7 +138,7 @@ PLONG_INLINE void quant_values_scales(const int32_t type, const struct quant_row
     }
 }
 
-/* Probabilities of a block as tiles. scale[4]: of the block, 16 keys each */
+/* Writes the probabilities of a block as tiles. scale[4]: of the block, 16 keys each */
 PLONG_INLINE void quant_fill_weights(const int32_t type, vf * scale, const float * p, int rows, struct quant_work * w) {
     const float largest = quant_most((const float *) scale, NARROW_BLOCK);
     const vf    f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
@@ -161,8 +161,8 @@ PLONG_INLINE void quant_fill_values(
     }
 }
 
-/* One block's tiles are filled while those of the one before are multiplied, with other work between what stores parts or
- * tiles and what loads them, as in narrow_logits.h. nb: blocks of a row */
+/* Fills one block's tiles while those of the previous one are multiplied, with other work between storing parts or
+ * tiles and loading them, as in narrow_logits.h. nb: blocks of a row */
 PLONG_INLINE void quant_values_of(
     const int32_t type, const struct quant_rows * v, int rows, int nb, struct values_out x,
     struct prefetch_queue * ahead) {

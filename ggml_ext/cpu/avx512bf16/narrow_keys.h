@@ -4,12 +4,12 @@
 
 #include "cpu/avx512bf16/narrow.h"
 
-/* What quant_queries() makes of the queries of a kv head. */
+/* The queries of a kv head, prepared by quant_queries(). */
 struct quant_digits {
     int       blocks; /* of a row: d / 32 */
     int16_t * q;      /* [PLONG_NARROW][blocks][16][2] dims 4 g + h and 4 g + h + 2 of each block as pair 2 g + h */
-    int32_t * start;  /* [PLONG_NARROW][blocks] what the sums of a block begin with */
-    float *   weight; /* [PLONG_NARROW] what a unit is worth in a logit per unit of K */
+    int32_t * start;  /* [PLONG_NARROW][blocks] initial values of the sums of a block */
+    float *   weight; /* [PLONG_NARROW] value of a unit in a logit, per unit of K */
 };
 
 static size_t quant_size(int d) { return PLONG_NARROW * ((size_t) d / 32 * (64 + 4) + 4); }
@@ -48,8 +48,8 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
 
 PLONG_INLINE vf quant_float(__m512i a, __m512i b) { return _mm512_cvtepi32_ps(_mm512_add_epi32(a, b)); }
 
-/* A block of 16 keys as bytes: x[g] [key][4], the dims 4 g .. of q8_0; of q4_0 nibbles, the low ones dims 4 g .., the high ones
- * 16 + 4 g .. */
+/* A block of 16 keys as bytes: x[g] [key][4], the dims 4 g .. of q8_0; of q4_0 nibbles, the low ones dims 4 g .., the
+ * high ones 16 + 4 g .. */
 PLONG_INLINE void quant_keys_bytes(const int32_t type, const char * const * row, size_t at, __m512i * x) {
     for (int j = 0; j < 4; j++) {
         x[j] = type == GGML_TYPE_Q8_0 ? quant_two(row[j], row[4 + j], at) : quant_four(row + j, 4, at);

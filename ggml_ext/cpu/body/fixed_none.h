@@ -1,4 +1,4 @@
-/* fixed_none.h - for wide parts that make no weights in fixed point. `elem` is the including file's. */
+/* fixed_none.h - for wide parts without weights in fixed point. The including file defines `elem`. */
 #ifndef PLONG_CPU_BODY_FIXED_NONE_H
 #define PLONG_CPU_BODY_FIXED_NONE_H
 

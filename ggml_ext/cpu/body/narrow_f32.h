@@ -1,7 +1,7 @@
 /*
- * narrow_f32.h - logits and P*V for a few query rows (decode), straight from the cache in its own type. `rows_of`, `keys_of`,
- * `vectors_of` and `type` are constants at every call, so the loops unroll. Structs go by value: everything is inlined, and
- * nothing of them is left.
+ * narrow_f32.h - logits and P*V for a few query rows (decode), straight from the cache in its own type. `rows_of`,
+ * `keys_of`, `vectors_of` and `type` are constants at every call, so the loops unroll. Structs are passed by value:
+ * everything is inlined, so they disappear.
  */
 #ifndef PLONG_CPU_BODY_NARROW_F32_H
 #define PLONG_CPU_BODY_NARROW_F32_H
@@ -10,8 +10,8 @@
 #include "cpu/body/rows.h"
 
 #define NARROW_BLOCK 64                 /* keys between one softmax and the next: the row length of logits */
-#define NARROW_NEAR  8                  /* keys ahead that are fetched from L2 into L1 */
-#define NARROW_SUMS  (VW == 8 ? 8 : 16) /* sums in flight: as many as registers hold beside the operands */
+#define NARROW_NEAR  8                  /* how many keys ahead are fetched from L2 into L1 */
+#define NARROW_SUMS  (VW == 8 ? 8 : 16) /* sums in flight: as many as fit in registers together with the operands */
 
 PLONG_INLINE bool narrow_is_quant(const int32_t type) { return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0; }
 
@@ -35,14 +35,14 @@ struct rows_in {
     float *              scale; /* [d / 32][NARROW_BLOCK] room for those of quantized types */
 };
 
-/* Query rows, and where their logits go. */
+/* Query rows, and the place for their logits. */
 struct logits_out {
     const float * q; /* [rows][dq] */
     int           dq;
     float *       s; /* [rows][NARROW_BLOCK] */
 };
 
-/* Probabilities of query rows, 0 for keys that are not there, and the sums to which P*V is added. */
+/* Probabilities of query rows, 0 for missing keys, and the sums to which P*V is added. */
 struct values_out {
     float * p;   /* [rows][NARROW_BLOCK] */
     float * acc; /* [rows][dv] */
@@ -68,8 +68,8 @@ PLONG_INLINE struct values_out values_from(struct values_out x, int row) {
     return x;
 }
 
-/* VW values of a row from dim i + u on: what narrow_scaled() multiplies by its scale. i: in quantized types a multiple of 32, u
- * below 32. */
+/* VW values of a row from dim i + u on, before narrow_scaled() multiplies them by their scale. i: in quantized types a
+ * multiple of 32; u: below 32. */
 PLONG_INLINE vf narrow_load(const int32_t type, const char * row, int i, int u) {
     switch (type) {
         case GGML_TYPE_F16: return vf_f16((const uint16_t *) row + i + u);
@@ -130,7 +130,7 @@ PLONG_INLINE void narrow_logits_block(
             }
         }
     }
-    prefetch_rows_of(ahead, left); /* head sizes that keys_of vectors do not divide */
+    prefetch_rows_of(ahead, left); /* for head sizes that are not a multiple of keys_of vectors */
     if (keys_of == 4) {
         for (int r = 0; r < rows_of; r++) {
             vf_sum4(sum[r * 4], sum[r * 4 + 1], sum[r * 4 + 2], sum[r * 4 + 3], x.s + r * NARROW_BLOCK);
@@ -171,7 +171,7 @@ PLONG_INLINE void narrow_logits_rows(
 PLONG_INLINE void narrow_values_block(
     const int rows_of, const int vectors_of, const int32_t type, struct rows_in v, int i0, struct values_out x,
     struct prefetch_share share) {
-    const int u0 = narrow_is_quant(type) ? i0 & 31 : 0; /* where in its block it begins */
+    const int u0 = narrow_is_quant(type) ? i0 & 31 : 0; /* its place in its block */
     vf        sum[16];
     for (int r = 0; r < rows_of; r++) {
         for (int i = 0; i < vectors_of; i++) {
@@ -209,7 +209,7 @@ PLONG_INLINE void narrow_values_block(
 PLONG_INLINE void narrow_values_rows(
     const int rows_of, const int32_t type, struct rows_in v, struct values_out x, struct prefetch_queue * ahead) {
     const int vectors_of = NARROW_SUMS / rows_of > 4 ? 4 : NARROW_SUMS / rows_of;
-    const int share      = (2 * vectors_of * VW + v.d - 1) / v.d; /* so that all passes prefetch all */
+    const int share      = (2 * vectors_of * VW + v.d - 1) / v.d; /* so that together all passes prefetch everything */
     int       i          = 0;
     for (; i + vectors_of * VW <= v.d; i += vectors_of * VW) {
         narrow_values_block(rows_of, vectors_of, type, v, i, x, (struct prefetch_share) { ahead, share });

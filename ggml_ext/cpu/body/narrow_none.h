@@ -1,4 +1,4 @@
-/* narrow_none.h - for instruction sets that read a quantized cache as floats, by narrow_f32.h. */
+/* narrow_none.h - for instruction sets that read a quantized cache as floats, with narrow_f32.h. */
 #ifndef PLONG_CPU_BODY_NARROW_NONE_H
 #define PLONG_CPU_BODY_NARROW_NONE_H
 

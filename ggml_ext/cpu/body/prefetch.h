@@ -4,35 +4,35 @@
 
 #include "cpu/kernel.h"
 
-#define FLAT_PAGES 8 /* of 4 KiB that take turns */
+#define FLAT_PAGES 8 /* pages of 4 KiB, prefetched in rotation */
 
 /*
- * The cells of the next block, prefetched while this one is computed. Intel's cores have few requests of their own in flight,
- * but the L2 prefetcher runs ahead in each page that it sees growing: some pages of 4 KiB take turns. AMD's runs ahead of one
- * stream, and further (plong_one_stream()).
+ * The cells of the next block, prefetched while this one is computed. Intel's cores have few requests of their own in
+ * flight, but the L2 prefetcher runs ahead in each page that it sees growing, so some pages of 4 KiB are prefetched in
+ * rotation. AMD's follows a single stream, but further ahead (plong_one_stream()).
  */
 struct prefetch_queue {
     bool   one_stream;
     int    n_heads;
     int    credit; /* bytes of heads still to be prefetched, times n_heads */
     size_t stride; /* from cell to cell */
-    /* Cells that are all that lies between two addresses: 256 bytes at a time, one after the other or of FLAT_PAGES in turn */
+    /* For cells without gaps between them: 256 bytes at a time, in order or in rotation over FLAT_PAGES */
     const char * page; /* the first; NULL for others */
     const char * from; /* of one stream: the next ones */
     const char * until;
     uint32_t     n_units, next;
-    /* Others: `pages` times `in_page` cells in turn */
+    /* For others: `pages` times `in_page` cells in rotation */
     const int32_t * cell; /* [n] */
     int             n;
     const char *    base;
     int             unit;            /* lines of 64 bytes that are prefetched together */
     int             units;           /* in a cell, all heads together */
     int             in_page;         /* cells */
-    int             pages;           /* that take turns */
+    int             pages;           /* prefetched in rotation */
     int             group, k, at, p; /* next: that unit of cell group + p * in_page + k */
 };
 
-/* head: bytes from head to head, of a row where there is one */
+/* head: bytes from head to head, or of a row if there is only one head */
 static inline struct prefetch_queue prefetch_queue(
     const int32_t * cell, int n, int n_heads, const char * base, size_t stride, size_t head, bool one_stream) {
     const int             lines = (int) ((head * (size_t) n_heads + 63) / 64), units = (lines + 3) / 4;
@@ -103,7 +103,7 @@ PLONG_INLINE void prefetch_cells(struct prefetch_queue * a) {
     }
 }
 
-/* Prefetches what n more rows of one head take. */
+/* Prefetches as many bytes as n more rows of one head take. */
 PLONG_INLINE void prefetch_rows_of(struct prefetch_queue * a, int n) {
     a->credit += n * (int) a->stride;
     if (!a->page) {
@@ -115,13 +115,13 @@ PLONG_INLINE void prefetch_rows_of(struct prefetch_queue * a, int n) {
     }
 }
 
-/* Some of the keys ahead: n of them are prefetched while something is computed, or in each of its steps. */
+/* Some of the next keys: n of them are prefetched while something is computed, or in each of its steps. */
 struct prefetch_share {
     struct prefetch_queue * ahead;
     int                     n;
 };
 
-/* Prefetches into L1 what is in the L2 cache by now. */
+/* Prefetches into L1 what is already in the L2 cache. */
 PLONG_INLINE void prefetch_near(const char * x, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) {
         __builtin_prefetch(x + i, 0, 3);

@@ -1,5 +1,5 @@
-/* wide_at_once.h - for wide parts that compute all logits of a chunk at once, with nothing beside the softmax, and keep no
- * state of the processor around a tile. `elem` is the including file's. */
+/* wide_at_once.h - for wide parts that compute all logits of a chunk at once, with nothing during the softmax, and set
+ * no state of the processor for a tile. The including file defines `elem`. */
 #ifndef PLONG_CPU_BODY_WIDE_AT_ONCE_H
 #define PLONG_CPU_BODY_WIDE_AT_ONCE_H
 

@@ -1,5 +1,5 @@
-/* wide_f32.h - many query rows against a packed key block, in float32: K as panels [keys / PANEL][d_k][PANEL], V as panels
- * [d_v / PANEL][BLOCK][PANEL]. */
+/* wide_f32.h - many query rows against a packed key block, in float32: K as panels [keys / PANEL][d_k][PANEL], V as
+ * panels [d_v / PANEL][BLOCK][PANEL]. */
 #ifndef PLONG_CPU_BODY_WIDE_F32_H
 #define PLONG_CPU_BODY_WIDE_F32_H
 
@@ -19,8 +19,8 @@ typedef float elem;
 
 static inline void wide_pack_query(elem * dst, const float * q, int dk) { memcpy(dst, q, (size_t) dk * sizeof(float)); }
 
-/* row[n] of d values; stage [VW][pad32(d)]. Keys up to the next multiple of 32 are zeros. Whether fixed point does for them:
- * never. */
+/* row[n] of d values; stage [VW][pad32(d)]. Keys up to the next multiple of 32 are zeros. Returns whether fixed point
+ * can be used for them: never. */
 static bool wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {
     const int ds = plong_pad32(d), bytes = (int) ggml_row_size((enum ggml_type) type, d);
     prefetch_rows(row, 0, PREFETCH_AHEAD, n, bytes);
@@ -68,8 +68,8 @@ static void wide_pack_values(elem * dst, int32_t type, const void * const * row,
     }
 }
 
-/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, and what pads them to a multiple
- * of 32. Products and softmax are work for the same units. */
+/* Logits s[SUB][CHUNK] = q[SUB][pad32(d)] * k^T of the first rows, for keys j0 .. j0 + n, padded to a multiple of 32.
+ * They are not interleaved with the softmax, which needs the same units. */
 static inline struct wide_work wide_begin(const elem * q, const elem * k, int rows, int j0, int n, int d, float * s) {
     const struct matrix_in queries = { q, plong_pad32(d) };
     const struct panels_in keys    = { k + (size_t) j0 * d, d };

@@ -1,5 +1,4 @@
-/* neonbf16.c - the tile body for 64-bit Arm with matrix products of bf16: Arm v8.6, Neoverse from V1, Apple from M2 on.
- * */
+/* neonbf16.c - the tile body for 64-bit Arm with bf16 matrix products: Arm v8.6, Neoverse from V1, Apple from M2 on. */
 #define PLONG_ISA_STRING "neonbf16"
 #define PLONG_NAME(x)    x##_neonbf16
 #define PLONG_F32        plong_kernel_neon /* the kernel that runs when float32 is requested */

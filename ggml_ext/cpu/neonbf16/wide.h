@@ -1,7 +1,7 @@
 /* wide.h - many query rows against a packed key block, by Arm's matrix products of bf16: an instruction multiplies
  * two rows by two columns over four dims (or keys), and adds to four float32 sums. Operands are stored as it reads
- * them, in groups of 8 rows or columns: K as [keys / 8][d_k / 4][4 pairs of keys][2][4 dims], V as [d_v / 8][BLOCK /
- * 4][4 pairs of dims][2][4 keys]. */
+ * them, in groups of 8 rows or columns: K as [keys / 8][d_k / 4][4 pairs of keys][2][4 dims],
+ * V as [d_v / 8][BLOCK / 4][4 pairs of dims][2][4 keys]. */
 #ifndef PLONG_CPU_NEONBF16_WIDE_H
 #define PLONG_CPU_NEONBF16_WIDE_H
 
