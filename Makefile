@@ -2,7 +2,8 @@
 #
 #   make demo             the embedded model reads 100 times its trained length and answers questions
 #   make test             the tests
-#   make check            format, lint, types and tests: what a change must pass
+#   make check            format, lint, types, warnings and tests: what a change must pass
+#   make warnings         the compiler's warnings about ggml_ext/, as errors
 #   make bench            every bench; the last line of each is JSON
 #   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer, AMX emulated
 #   make clang            the op's cases with kernels compiled by clang; CLANG=clang-19 chooses one
@@ -26,7 +27,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB P
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format-check lint types format bench sanitize clang emulate upstream-tests build venv clean distclean
+.PHONY: help demo test check format-check lint types warnings format bench sanitize clang emulate upstream-tests build venv clean distclean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +38,7 @@ demo: build
 test: build
 	@$(BIN)/python -m pytest
 
-check: format-check lint types test sanitize
+check: format-check lint types warnings test sanitize
 
 format-check: venv
 	$(BIN)/ruff format --check
@@ -49,6 +50,9 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
+
+warnings: build
+	$(BIN)/python scripts/check_warnings.py build/dev
 
 format: venv
 	$(BIN)/ruff check --fix-only --quiet

@@ -37,15 +37,15 @@ struct quant_weights {
     float   unit[4][4];            /* what one of a row is worth */
 };
 
-/* acc[rows][dv] += 32 dims of 64 values: block b of each row */
+/* acc[rows][dv] += 32 dims of 64 values: a block of each row */
 PLONG_INLINE void quant_values_block(
-    const int32_t type, const int rows, const struct quant_rows * v, int b, const struct quant_weights * weights,
+    const int32_t type, const int rows, const struct quant_rows * v, int block, const struct quant_weights * weights,
     struct values_out x, struct prefetch_share share) {
-    const int16_t (*w)[NARROW_BLOCK] = weights->w[b % 4];
-    const float *        unit        = weights->unit[b % 4];
+    const int16_t (*w)[NARROW_BLOCK] = weights->w[block % 4];
+    const float *        unit        = weights->unit[block % 4];
     const char * const * row         = v->row;
-    const size_t         at          = v->at + quant_at(type, b);
-    float *              acc         = x.acc + 32 * b;
+    const size_t         at          = v->at + quant_at(type, block);
+    float *              acc         = x.acc + 32 * block;
     __m512i              sums[2][2][4]; /* of every other pair each: a product waits four cycles for the one before */
     for (int r = 0; r < rows; r++) {
         sums[0][0][r] = sums[0][1][r] = sums[1][0][r] = sums[1][1][r] = _mm512_setzero_si512();
