@@ -140,8 +140,8 @@ def test_a_signal_while_the_model_is_loaded() -> None:
 def test_a_signal_before_anything_is_loaded() -> None:
     code = """if True:
         import time
-        from pyllama_long.cli import common, main
-        common.ModelOptions.info = lambda self: (print("begins", flush=True), time.sleep(20))
+        from pyllama_long.cli import main, model_options
+        model_options.ModelOptions.info = lambda self: (print("begins", flush=True), time.sleep(20))
         main()
     """
     command = [sys.executable, "-c", code, "serve", "--port", "0"]

@@ -14,18 +14,28 @@ import typer
 
 from pyllama_long import __version__
 from pyllama_long.cli import chat, complete, demo, eval, inspect, plan, serve
-from pyllama_long.cli.common import PROGRAM, CommandError
+from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.folders import PROGRAM
 from pyllama_long.cli.option_groups import flat
+from pyllama_long.errors import (
+    Cancelled,
+    ContextOverflow,
+    DecodeError,
+    EngineClosed,
+    ModelError,
+    QueueFull,
+)
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.phase import PlanError
 from pyllama_long.rope import RopeError
 
 __all__ = ["app", "main", "run"]
 
+_KNOWN = (ModelError, Cancelled, DecodeError, QueueFull, EngineClosed)  # with messages for users
+
 app = typer.Typer(
     name=PROGRAM,
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,8 +79,10 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; errors become one line on stderr."""
     try:
-        result = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        result = app(args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
+        if not arguments:
+            return 2
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _fail("stopped", 130)
@@ -86,23 +98,17 @@ def run(arguments: Sequence[str]) -> int:
 def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):  # typer's errors of usage
         message = str(error.format_message())
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(message)
-            return 2
         ctx = getattr(error, "ctx", None)
         command = PROGRAM if ctx is None else ctx.command_path
         return _fail(f"{message} (see {command} --help)", int(getattr(error, "exit_code", 2)))
     if isinstance(error, (PlanError, RopeError)):
         return _fail(_in_options(str(error)), 2)
-    if type(error).__name__ == "Abort":
+    if isinstance(error, typer.Abort):
         return _fail("stopped", 130)
-    if type(error).__name__ == "ContextOverflow":
-        most = f"{error.n_tokens:,} tokens and an answer do not fit into the context of {error.n_ctx:,}"  # type: ignore[attr-defined]
+    if isinstance(error, ContextOverflow):
+        most = f"{error.n_tokens:,} tokens and an answer do not fit into the context of {error.n_ctx:,}"
         return _fail(f"{most}: shorten the text, or use a larger --ctx", 1)
-    if (
-        isinstance(error, (CommandError, GGUFError, ImportError))
-        or type(error).__module__ == "pyllama_long.errors"
-    ):
+    if isinstance(error, (CommandError, GGUFError, ImportError, *_KNOWN)):
         return _fail(_in_options(str(error)), 1)
     if isinstance(error, OSError) and error.strerror:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1)

@@ -15,18 +15,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pyllama_long.cli import common
 from pyllama_long.cli.chat_input import open_input
-from pyllama_long.cli.common import (
-    CommandError,
-    ModelOptions,
-    Prefill,
-    Sampling,
-    clean,
-    plain,
-    read_text,
-    state_folder,
-)
+from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.folders import state_folder
+from pyllama_long.cli.model_options import AdaptedModelOptions
+from pyllama_long.cli.prefill import Prefill
+from pyllama_long.cli.sampling import Sampling
+from pyllama_long.cli.texts import clean, plain, read_text
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
@@ -40,31 +35,16 @@ EXAMPLES = """\b
 [b]In the chat[/b]
   Enter sends, Alt-Enter begins a new line, Ctrl-C stops an answer, Ctrl-D leaves; /help lists the commands.
 """
+_SAMPLING = Sampling(max_tokens=1024)
 
 
 def command(
-    model: common.Model = None,
-    hub: common.Hub = None,
-    attention: common.Attention = "auto",
-    rope: common.Rope = "auto",
-    ctx: common.Ctx = 0,
-    kv_type: common.KvType = "f16",
-    precision: common.Precision = "auto",
-    threads: common.Threads = 0,
-    lora: common.Lora = None,
-    lora_scale: common.LoraScale = 1.0,
+    *,
+    options: AdaptedModelOptions,
     system: Annotated[str, typer.Option(metavar="TEXT", help="What the model is told first.")] = "",
-    max_tokens: common.MaxTokens = 1024,
-    temp: common.Temp = 0.7,
-    top_k: common.TopK = 40,
-    top_p: common.TopP = 0.95,
-    min_p: common.MinP = 0.05,
-    repeat_penalty: common.RepeatPenalty = 1.0,
-    seed: common.Seed = -1,
+    sampling: Sampling = _SAMPLING,
 ) -> None:
     """Talk to a model."""
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads, lora, lora_scale)
-    sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     out = Console(highlight=False)
     prefill = Prefill(Console(stderr=True))
     llm = options.open(options.default_ctx(), prefill)

@@ -12,17 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pyllama_long.cli import common
-from pyllama_long.cli.common import (
-    CommandError,
-    Json,
-    ModelOptions,
-    Prefill,
-    Sampling,
-    clean,
-    plain,
-    read_text,
-)
+from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.model_options import AdaptedModelOptions, ModelOptions
+from pyllama_long.cli.options import Json
+from pyllama_long.cli.prefill import Prefill
+from pyllama_long.cli.sampling import Sampling
+from pyllama_long.cli.texts import clean, plain, read_text
 
 EXAMPLES = """\b
 [b]Examples[/b]
@@ -30,6 +25,7 @@ EXAMPLES = """\b
   pyllama-long complete -m model.gguf -f book.txt --attention skim --max-tokens 100
   cat notes.txt | pyllama-long complete -m model.gguf --json
 """
+_SAMPLING = Sampling(max_tokens=256)
 
 
 def command(
@@ -41,16 +37,8 @@ def command(
         Path | None,
         typer.Option("-f", "--file", metavar="FILE", help="Read the prompt from a file; -: stdin."),
     ] = None,
-    model: common.Model = None,
-    hub: common.Hub = None,
-    attention: common.Attention = "auto",
-    rope: common.Rope = "auto",
-    ctx: common.Ctx = 0,
-    kv_type: common.KvType = "f16",
-    precision: common.Precision = "auto",
-    threads: common.Threads = 0,
-    lora: common.Lora = None,
-    lora_scale: common.LoraScale = 1.0,
+    *,
+    options: AdaptedModelOptions,
     tail: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The end of the prompt that a plan's tail phase begins at."),
@@ -58,13 +46,7 @@ def command(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End the answer here; repeatable.")
     ] = None,
-    max_tokens: common.MaxTokens = 256,
-    temp: common.Temp = 0.7,
-    top_k: common.TopK = 40,
-    top_p: common.TopP = 0.95,
-    min_p: common.MinP = 0.05,
-    repeat_penalty: common.RepeatPenalty = 1.0,
-    seed: common.Seed = -1,
+    sampling: Sampling = _SAMPLING,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt from an argument, a file or stdin."""
@@ -78,10 +60,8 @@ def command(
     tail = None if tail is None else plain(tail)
     if tail is not None and not text.endswith(tail):
         raise typer.BadParameter(f"--tail must be the end of the prompt, which {reprlib.repr(tail)} is not")
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads, lora, lora_scale)
-    sampling = Sampling(max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
     prefill = Prefill(Console(stderr=True))
-    given, n_ctx = (text, 0) if ctx else measured(options, text, max_tokens)
+    given, n_ctx = (text, 0) if options.ctx else measured(options, text, sampling.max_tokens)
     llm = options.open(n_ctx, prefill)
     from pyllama_long.errors import ContextOverflow
 

@@ -11,8 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyllama_long.cli import common
-from pyllama_long.cli.common import CommandError, Json, ModelOptions, Prefill, clean
+from pyllama_long.cli import checks
+from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.model_options import ModelOptions
+from pyllama_long.cli.options import Json
+from pyllama_long.cli.prefill import Prefill
+from pyllama_long.cli.texts import clean
 from pyllama_long.demo import Answer, Fact, Reading, build_document, interview, most_facts, shortest
 
 EXAMPLES = """\b
@@ -24,7 +28,7 @@ EXAMPLES = """\b
 _TIMES = 100  # the default document has this many times the trained length
 _UPSTREAM_LENGTH = 16384  # upstream reads this in a minute; its time grows with the square of the length
 _ANSWER_ROOM = 128  # tokens of a question and its answer
-_MOST_TOKENS = 1 << 24
+_MAX_TOKENS = 1 << 24
 _ENOUGH = 0.9  # share of the facts
 
 
@@ -40,7 +44,7 @@ def command(
     length: Annotated[
         int,
         typer.Option(
-            parser=common.length(0, _MOST_TOKENS, times=False),
+            parser=checks.length(0, _MAX_TOKENS, times=False),
             metavar="N",
             help="Tokens of the document (100000, 100k); 0: 100 times the trained length.",
         ),

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from pyllama_long.cli import common
 from pyllama_long.cli.checks import one_of
-from pyllama_long.cli.common import CommandError, Json, ModelOptions, read_text
+from pyllama_long.cli.command_error import CommandError
 from pyllama_long.cli.eval_table import show
 from pyllama_long.cli.eval_view import LENGTHS, MAX_MINUTES, View
+from pyllama_long.cli.model_options import AdaptedModelOptions
+from pyllama_long.cli.options import Hub, Json, KvType, Lora, LoraScale, Model, Precision, Threads
+from pyllama_long.cli.texts import read_text
 from pyllama_long.evals import EvalError, grid
 from pyllama_long.evals.grid import Cell, Row
 from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing
@@ -57,8 +59,8 @@ def command(
             callback=one_of(tuple(TASKS)), metavar="TASK", help=f"{', '.join(TASKS)}.", show_default=False
         ),
     ],
-    model: common.Model = None,
-    hub: common.Hub = None,
+    model: Model = None,
+    hub: Hub = None,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -101,11 +103,11 @@ def command(
     last: Annotated[
         int | None, _own("last", _PERPLEXITY, "Tokens at the end of each window that count.")
     ] = None,
-    kv_type: common.KvType = "f16",
-    precision: common.Precision = "auto",
-    threads: common.Threads = 0,
-    lora: common.Lora = None,
-    lora_scale: common.LoraScale = 1.0,
+    kv_type: KvType = "f16",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+    lora: Lora = None,
+    lora_scale: LoraScale = 1.0,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
     answers_to: Annotated[
         Path | None,
@@ -129,8 +131,15 @@ def command(
         "last": last,
     }
     own = task_options(task, given)
-    adapter: dict[str, Any] = {"lora": lora, "lora_scale": lora_scale}
-    options = ModelOptions(model, hub, kv_type=kv_type, precision=precision, threads=threads, **adapter)
+    options = AdaptedModelOptions(
+        model=model,
+        hub=hub,
+        kv_type=kv_type,
+        precision=precision,
+        threads=threads,
+        lora=lora,
+        lora_scale=lora_scale,
+    )
     info = options.info()
     try:
         tokens = grid.parse_lengths(LENGTHS if lengths is None else lengths, info.n_train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pyllama_long.cli.common import CommandError
+from pyllama_long.cli.command_error import CommandError
 
 _PREFERRED = ("Q4_K_M", "Q8_0", "Q5_K_M", "Q4_0", "F16")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")

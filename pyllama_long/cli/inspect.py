@@ -14,19 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pyllama_long import memory
-from pyllama_long.cli.common import (
-    LEAST_CTX,
-    MOST_CTX,
-    Attention,
-    Ctx,
-    Hub,
-    Json,
-    KvType,
-    Model,
-    ModelOptions,
-    Rope,
-    size,
-)
+from pyllama_long.cli.checks import MAX_CTX
+from pyllama_long.cli.model_options import MIN_CTX, ModelOptions
+from pyllama_long.cli.options import Attention, Ctx, Hub, Json, KvType, Model, Rope
+from pyllama_long.cli.texts import size
 from pyllama_long.context_options import KV_TYPES
 from pyllama_long.context_options import kv_type as number_of
 from pyllama_long.gguf_file import GGUFError
@@ -62,7 +53,7 @@ def command(
         raise typer.BadParameter("give MODEL or -m FILE, not both")
     options = ModelOptions(model=model or named, hub=hub, ctx=ctx)
     info = options.info()
-    steps = [min(MOST_CTX, step * info.n_train) for step in _STEPS if info.n_train]
+    steps = [min(MAX_CTX, step * info.n_train) for step in _STEPS if info.n_train]
     lengths = [options.n_ctx(0)] if ctx else steps
     takes, sizes = _ask(info, lengths, kv_type)
     report = {
@@ -85,7 +76,7 @@ def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict
     from pyllama_long.probe import probe
 
     kind = number_of(kv_type)
-    params = context_params(options({}), LEAST_CTX, kind, kind)
+    params = context_params(options({}), MIN_CTX, kind, kind)
     found = probe(info.path, params, tuple(lengths))
     if found.refused:
         print(f"llama.cpp does not load this file: {found.refused}", file=sys.stderr)

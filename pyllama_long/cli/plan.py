@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyllama_long.cli import common
-from pyllama_long.cli.common import CommandError, Json
+from pyllama_long.cli import checks
+from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.options import Json
 from pyllama_long.plan import AttentionPlan
 
 EXAMPLES = """\b
@@ -26,7 +27,7 @@ EXAMPLES = """\b
   pyllama-long plan 'prefill: sinks(4)+window(508) | tail: exact; dense_layers=2' --json
 """
 _SHARE_LENGTHS = (1024, 4096, 16384, 65536, 262144)
-_MOST_TOKENS = 1 << 24
+_MAX_TOKENS = 1 << 24
 
 
 def command(
@@ -36,7 +37,7 @@ def command(
     length: Annotated[
         int,
         typer.Option(
-            parser=common.length(1, _MOST_TOKENS, times=False), metavar="N", help="Tokens in the drawing."
+            parser=checks.length(1, _MAX_TOKENS, times=False), metavar="N", help="Tokens in the drawing."
         ),
     ] = 16384,
     head: Annotated[
@@ -55,7 +56,7 @@ def command(
     trained: Annotated[
         int | None,
         typer.Option(
-            parser=common.length(times=False), metavar="N", help="Trained length of the model, for `skim`."
+            parser=checks.length(times=False), metavar="N", help="Trained length of the model, for `skim`."
         ),
     ] = None,
     start: Annotated[

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pyllama_long.cli import common
-from pyllama_long.cli.common import CommandError, ModelOptions
+from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.model_options import ModelOptions, adapters
+from pyllama_long.cli.options import Loras
 from pyllama_long.cli.serve_options import Limits, Load, Network
 
 EXAMPLES = """\b
@@ -21,21 +22,15 @@ EXAMPLES = """\b
 
 
 def command(
-    model: common.Model = None,
-    hub: common.Hub = None,
-    attention: common.Attention = "auto",
-    rope: common.Rope = "auto",
-    ctx: common.Ctx = 0,
-    kv_type: common.KvType = "f16",
-    precision: common.Precision = "auto",
-    threads: common.Threads = 0,
-    lora: common.Loras = None,
+    *,
+    options: ModelOptions,
+    lora: Loras = None,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Give embeddings too.", rich_help_panel="Model")
     ] = False,
-    network: Network = Network(),  # noqa: B008
-    limits: Limits = Limits(),  # noqa: B008
-    load: Load = Load(),  # noqa: B008
+    network: Network,
+    limits: Limits,
+    load: Load,
 ) -> int:
     """Serve a model over HTTP, to many at once."""
     try:
@@ -47,22 +42,21 @@ def command(
     except ImportError as error:
         raise CommandError(f"the server needs the package {error.name}: pip install pyllama-long") from None
     tls, keys = network.tls(), limits.keys()
-    options = ModelOptions(model, hub, attention, rope, ctx, kv_type, precision, threads)
     path = options.path()
     options.info()  # refuse a bad file before the port is opened
-    adapters = common.adapters(lora or ())
-    for file, _ in adapters:
+    added = adapters(lora or ())
+    for file, _ in added:
         check_adapter(file)
     config = {
         "model_path": str(path),
         "n_ctx": options.n_ctx(0) or options.default_ctx(),
-        "attention": attention,
-        "rope": rope,
-        "kv_type": kv_type,
-        "precision": precision,
-        "n_threads": threads,
+        "attention": options.attention,
+        "rope": options.rope,
+        "kv_type": options.kv_type,
+        "precision": options.precision,
+        "n_threads": options.threads,
         "embedding": embeddings,
-        "lora": adapters,
+        "lora": added,
         **load.config(),
     }
     load.check_folder()

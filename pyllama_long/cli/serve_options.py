@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pyllama_long.cli.checks import one_of
-from pyllama_long.cli.common import CommandError
+from pyllama_long.cli.command_error import CommandError
 
 _NET, _SAFE, _LOAD = "Network", "Keys and limits", "Load"
 _LEVELS = ("debug", "info", "warning", "error")

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pyllama_long.cli import common
-from pyllama_long.cli.common import CommandError
+from pyllama_long.cli.command_error import CommandError, refused
 
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
@@ -81,7 +80,7 @@ def serve(
         with _signals(server, state, settings.drain_s):
             server.run(sockets=[listening])
     if state.error is not None:
-        with common.refused():
+        with refused():
             raise state.error
     # threads inside the library can only be ended with the process
     if state.is_loading or state.lanes.is_busy:

@@ -11,7 +11,8 @@ from make_random_gguf import PRESETS
 
 from context_bench.job import BenchError
 from pyllama_long import memory
-from pyllama_long.cli.common import embedded_model, size
+from pyllama_long.cli.embedded import embedded_model
+from pyllama_long.cli.texts import size
 from pyllama_long.model_info import ModelInfo
 
 __all__ = ["EMBEDDED", "PRESETS", "check_memory", "embedded_model", "preset"]
