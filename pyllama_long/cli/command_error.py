@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on."""
+"""The error with which a command ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that say which model a command opens, and how."""
+"""The options for the model that a command opens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MIN_CTX = 512
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model to open, and what its context runs."""
+    """Options for the model to open, and for its context."""
 
     model: Model = None
     hub: Hub = None
@@ -102,7 +102,7 @@ class ModelOptions:
             )
 
     def adapter(self) -> dict[str, Any]:
-        """Keyword arguments of LongLlama for what is added to the weights."""
+        """Keyword arguments of LongLlama for an adapter."""
         return {}
 
     @contextmanager
@@ -127,7 +127,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class AdaptedModelOptions(ModelOptions):
-    """And an adapter that is added to the model's weights."""
+    """The same, with an adapter that is added to the model's weights."""
 
     lora: Lora = None
     lora_scale: LoraScale = 1.0

@@ -1,4 +1,4 @@
-"""How far a prompt is read."""
+"""Shows how much of a prompt has been read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tokens of an answer are chosen."""
+"""Options for choosing the tokens of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts as files, arguments and terminals have them."""
+"""Texts of files, arguments and terminals."""
 
 from __future__ import annotations
 
