@@ -25,7 +25,7 @@ def chat_formats(model: Model, metadata: Mapping[str, str], eos: int, bos: int) 
         try:
             template = ChatTemplate(source, text[bos], text[eos], ())
         except ValueError as error:
-            warnings.warn(f"{name} of {model.path_model}: {error}", stacklevel=3)
+            warnings.warn(f"{name} of {model.path_model}: {error}", stacklevel=4)
             continue
         formatter = _formatter(template, text[eos])
         handlers[name] = llama_chat_format.chat_formatter_to_chat_completion_handler(formatter)

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyllama_long._native import llama_cpp
+from pyllama_long._native import LlamaTokenizer, llama_cpp
 from pyllama_long.errors import ContextOverflow, NotNumbers
+from pyllama_long.evaluator import Evaluator
 from pyllama_long.generate import as_processors, bias, generate
 from pyllama_long.logprobs import Logprob, as_block, score, score_prompt
 from pyllama_long.prompt import encode
 from pyllama_long.sequence import as_ids
-from pyllama_long.text import Text, piece_reader
-
-if TYPE_CHECKING:
-    from pyllama_long.llama import LongLlama
+from pyllama_long.text import Text, foreign_pieces, model_pieces
 
 
 @dataclass
 class Completion:
     """A request that has been checked; `stream` or `answer` runs it, once."""
 
-    llama: LongLlama
+    llama: Evaluator
     turn: int
     tokens: list[int]
     prompt: str | None  # None when it came as tokens
@@ -56,7 +53,7 @@ class Completion:
             for begin, end, text in self.text.take(last):
                 block = None
                 if self.logprobs is not None:
-                    block = as_block(self.llama, self.scores[begin:end], offset)
+                    block = self._block(self.scores[begin:end], offset)
                     offset += len(text)
                 yield self._response(text, block)
         yield self._response("", None, self.finish)
@@ -71,10 +68,10 @@ class Completion:
         text = str(self.text) + self.suffix
         block = None
         if self.logprobs is not None:
-            block = as_block(self.llama, self.scores, len(self._prompt_text()))
+            block = self._block(self.scores, len(self._prompt_text()))
             if self.echo:
-                prompt = as_block(self.llama, self.prompt_scores, 0, first_is_null=True)
-                block = {key: values + block[key] for key, values in prompt.items()}  # type: ignore[assignment, literal-required]
+                prompt = self._block(self.prompt_scores, 0, first_is_null=True)
+                block = {key: values + block[key] for key, values in prompt.items()}
         if self.echo:
             text = self._prompt_text() + text
         return {**self._response(text, block, self.finish), "usage": self.usage}
@@ -93,11 +90,13 @@ class Completion:
         ids = as_ids(self.tokens)
         llama.sequence.begin(ids, self.room)
         if self.echo and self.logprobs is not None:
-            self.prompt_scores = score_prompt(llama, ids, self.logprobs)
+            self.prompt_scores = score_prompt(
+                llama.sequence, ids, self.logprobs, llama.progress, llama.store_rows
+            )
         tokens = generate(llama, ids, turn=self.turn, reset=False, **self.sampling)
         try:
             for token in tokens:
-                if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
+                if llama_cpp.llama_vocab_is_eog(llama.opened.model.vocab, token):
                     self.finish = "stop"
                     break
                 if self.logprobs is not None:
@@ -127,6 +126,12 @@ class Completion:
             "model": self.model,
             "choices": [{"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish}],
         }
+
+    def _block(self, scores: list[Logprob], offset: int, first_is_null: bool = False) -> Any:
+        def string(token: int) -> str:
+            return self.llama.detokenize([token]).decode(errors="ignore")
+
+        return as_block(scores, offset, string, self.llama.token_bos(), first_is_null)
 
     def _prompt_text(self) -> str:
         if self.prompt is None:
@@ -160,13 +165,13 @@ class Completion:
 
 
 def prepare(
-    llama: LongLlama, prompt: str | list[int], tail: str | None, options: dict[str, Any]
+    llama: Evaluator, prompt: str | list[int], tail: str | None, options: dict[str, Any]
 ) -> Completion:
     """Tokenizes and checks a request; options: the arguments of create_completion. Raises ValueError before
     anything is evaluated, also for streams."""
     turn = llama.start()
     suffix, stop, logprobs = options.pop("suffix"), options.pop("stop"), options.pop("logprobs")
-    tokens, fills = encode(llama._model, prompt, suffix, llama.tokenize, llama.spm_infill)
+    tokens, fills = encode(llama.opened.model, prompt, suffix, llama.tokenize, llama.spm_infill)
     text = prompt if isinstance(prompt, str) else None
     n, n_ctx = len(tokens), llama.n_ctx()
     if n >= n_ctx:
@@ -180,12 +185,16 @@ def prepare(
     options["temp"] = options.pop("temperature")
     asked = options.pop("max_tokens")
     most = _max_tokens(asked, n, n_ctx)
+    if type(llama.tokenizer_) is LlamaTokenizer:
+        pieces = model_pieces(llama.opened.model, first=not len(prompt))
+    else:
+        pieces = foreign_pieces(llama.detokenize, tokens)
     return Completion(
         llama,
         turn,
         tokens,
         text,
-        Text(piece_reader(llama, tokens, first=not len(prompt)), stops),
+        Text(pieces, stops),
         max_tokens=most,
         room=most if asked and asked > 0 else 0,
         logprobs=logprobs,
@@ -210,10 +219,9 @@ def _max_tokens(wanted: int | None, n: int, n_ctx: int) -> int:
     return min(wanted, room)
 
 
-def _sampling(llama: LongLlama, options: dict[str, Any]) -> dict[str, Any]:
-    seed, logit_bias = options.pop("seed"), options.pop("logit_bias")
-    # Without a seed, each call has one of its own that follows from the model's, as in llama_cpp.
-    llama.set_seed(seed if seed is not None else random.Random(llama._seed).randint(0, 2**32))
+def _sampling(llama: Evaluator, options: dict[str, Any]) -> dict[str, Any]:
+    llama.seed_call(options.pop("seed"))
+    logit_bias = options.pop("logit_bias")
     if logit_bias:
         processors = as_processors(options["logits_processor"])
         options["logits_processor"] = [*processors, bias(logit_bias, llama.n_vocab())]

@@ -55,6 +55,9 @@ class NotNumbers(DecodeError):
 class GrammarError(DecodeError):
     """The grammar of an answer grew past its limits, or allows no next token."""
 
+    def __init__(self, why: str = "the grammar allows no token here") -> None:
+        super().__init__(why)
+
 
 class QueueFull(RuntimeError):
     """The queue of waiting requests is full. retry_after_s: seconds after which there is probably room."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from pyllama_long._native import LlamaGrammar, llama_cpp
 from pyllama_long.errors import GrammarError
-from pyllama_long.gbnf import to_lark
-from pyllama_long.grammar import Constraint, Lark
+from pyllama_long.evaluator import Evaluator
+from pyllama_long.grammar import Constraint, from_gbnf
+from pyllama_long.keywords import window
 from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray, IntArray, as_ids
-
-if TYPE_CHECKING:
-    from pyllama_long.llama import LongLlama
 
 _WHOLE = {"top_k", "mirostat_mode"}
 _NUMBERS = {"top_p", "min_p", "typical_p", "temp", "tfs_z", "mirostat_eta", "mirostat_tau"}
@@ -38,16 +36,16 @@ class Sampler:
 
     def __init__(
         self,
-        llama: LongLlama,
+        llama: Evaluator,
         logits_processor: Sequence[Processor] | Processor | None = None,
         **options: Any,
     ) -> None:
-        self._ctx, self._sequence = llama._ctx, llama.sequence
+        self._context, self._sequence = llama.opened.context, llama.sequence
         self._error: BaseException | None = None
         options = checked(options)
         llama.last_n_tokens_size = window(llama.last_n_tokens_size, llama.n_ctx())
         grammar = options.pop("grammar", None)
-        self._constraint = None if grammar is None else _constraint(llama._model, grammar)
+        self._constraint = None if grammar is None else _constraint(llama.opened.model, grammar)
         processes = as_processors(logits_processor)
 
         def run(ids: IntArray, scores: FloatArray) -> FloatArray:
@@ -71,7 +69,7 @@ class Sampler:
     def sample(self, row: int) -> int:
         """The token for the row-th output of the last evaluation (-1: the last one)."""
         self._sequence.check_row(row)
-        token = int(self._chain.sample(self._ctx, row))
+        token = int(self._chain.sample(self._context, row))
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -105,38 +103,21 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def window(size: Any, n_ctx: int) -> int:
-    """How many tokens the penalties look back: -1 and more than n_ctx mean all."""
-    size = index(size)
-    if size < -1:
-        raise ValueError(f"last_n_tokens_size is {size}: give 0 or more tokens, or -1 for all")
-    return n_ctx if size == -1 else min(size, n_ctx)
-
-
 def _held(scores: FloatArray, allowed: IntArray) -> FloatArray:
     """The logits of the tokens that a grammar allows, -inf for others. Raises GrammarError if none is left."""
     held = np.full_like(scores, -np.inf)
     held[allowed] = scores[allowed]
     if not np.isfinite(held.max()):
-        raise GrammarError("the grammar allows no token here")
+        raise GrammarError
     return held
 
 
 def _constraint(model: Model, grammar: Any) -> Constraint:
-    """Replaces llama.cpp's own grammar sampler: ambiguous grammars keep it busy for hours, in a call that cannot be
-    stopped, and a token that it refuses ends the process."""
     if not isinstance(grammar, LlamaGrammar):
         raise TypeError(
             f"grammar is a {type(grammar).__name__}: give a LlamaGrammar, as LlamaGrammar.from_string makes"
         )
-
-    def token(text: str) -> int:
-        found = model.tokenize(text.encode(), add_bos=False, special=True)
-        if len(found) != 1:
-            raise ValueError(f"{text} is not one token of this model")
-        return found[0]
-
-    return Constraint(model, Lark(to_lark(grammar._grammar, token, model.end_tokens)))
+    return Constraint(model, from_gbnf(model, grammar._grammar))
 
 
 def bias(logit_bias: dict[int, float], n_vocab: int) -> Processor:
@@ -157,7 +138,7 @@ def bias(logit_bias: dict[int, float], n_vocab: int) -> Processor:
 
 
 def generate(
-    llama: LongLlama,
+    llama: Evaluator,
     ids: IntArray,
     *,
     turn: int,
@@ -176,7 +157,7 @@ def generate(
 
 
 def _loop(
-    llama: LongLlama,
+    llama: Evaluator,
     ids: IntArray,
     turn: int,
     reset: bool,
@@ -219,7 +200,7 @@ def _loop(
         sampler.close()
 
 
-def _draft(llama: LongLlama, known: IntArray) -> IntArray:
+def _draft(llama: Evaluator, known: IntArray) -> IntArray:
     """The tokens that the draft model expects after ids[:length] and known; none without a draft model."""
     seq = llama.sequence
     end = seq.length + len(known)

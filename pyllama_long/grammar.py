@@ -14,6 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from pyllama_long import _native
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import GrammarError
+from pyllama_long.gbnf import to_lark
 from pyllama_long.model import Model
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]
@@ -43,6 +44,19 @@ class Lark:
     are written <[id]>."""
 
     text: str
+
+
+def from_gbnf(model: Model, text: str) -> Lark:
+    """A grammar of llama.cpp. Its own sampler is not used: an ambiguous grammar keeps it busy for hours in a call that
+    cannot be stopped, and a token that it refuses ends the process. Raises ValueError."""
+
+    def token(written: str) -> int:
+        found = model.tokenize(written.encode(), add_bos=False, special=True)
+        if len(found) != 1:
+            raise ValueError(f"{written!r} is not one token of this model")
+        return found[0]
+
+    return Lark(to_lark(text, token, model.end_tokens))
 
 
 _tokenizers: WeakKeyDictionary[Model, LLTokenizer] = WeakKeyDictionary()

@@ -75,3 +75,11 @@ def finite_number(name: str, value: Any) -> float:
     if not math.isfinite(found):
         raise ValueError(f"{name} is {found}: give a finite number")
     return found
+
+
+def window(size: Any, n_ctx: int) -> int:
+    """How many tokens the penalties look back: -1 and more than n_ctx mean all."""
+    size = index(size)
+    if size < -1:
+        raise ValueError(f"last_n_tokens_size is {size}: give 0 or more tokens, or -1 for all")
+    return n_ctx if size == -1 else min(size, n_ctx)

@@ -3,18 +3,17 @@ logits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pyllama_long._native import llama_cpp
-from pyllama_long.sequence import FloatArray, IntArray
+from pyllama_long.sequence import FloatArray, IntArray, Progress
+from pyllama_long.sequence import Sequence as Text
 
 if TYPE_CHECKING:
     from llama_cpp.llama_types import CompletionLogprobs
-
-    from pyllama_long.llama import LongLlama
 
 _ROWS_BYTES = 64 << 20  # bytes of a prompt chunk's logits that are held at a time
 
@@ -37,40 +36,47 @@ def score(logits: FloatArray, token: int, k: int) -> Logprob:
     return Logprob(token, float(logprobs[token]), [(int(i), float(logprobs[i])) for i in order])
 
 
-def score_prompt(llama: LongLlama, ids: IntArray, k: int) -> list[Logprob]:
-    """One Logprob per prompt token. Evaluates the prompt from its beginning and leaves it in the cache, to be
-    reused."""
-    seq = llama.sequence
+def score_prompt(
+    sequence: Text,
+    ids: IntArray,
+    k: int,
+    progress: Progress | None = None,
+    store: Callable[[int, FloatArray], None] | None = None,
+) -> list[Logprob]:
+    """One Logprob per prompt token; evaluates a text from its beginning, which is kept for it to begin again. store:
+    takes (first, rows), all logits of the tokens from first on."""
     found = [Logprob(int(ids[0]), None, None)]
 
     def visit(first: int, rows: FloatArray) -> None:
-        if llama.store_rows is not None:
-            llama.store_rows(first, rows)
+        if store is not None:
+            store(first, rows)
         after = ids[first + 1 : first + 1 + len(rows)]
         found.extend(score(row, int(token), k) for row, token in zip(rows, after, strict=False))
 
-    seq.keep(0)
-    seq.extend(ids, progress=llama.progress, visit=visit, chunk=rows_at_once(llama))
-    seq.length = 0
+    sequence.keep(0)
+    chunk = rows_at_once(sequence.n_batch, sequence.n_vocab)
+    sequence.extend(ids, progress=progress, visit=visit, chunk=chunk)
+    sequence.length = 0
     return found
 
 
-def rows_at_once(llama: LongLlama) -> int:
-    return int(min(llama.n_batch, max(1, _ROWS_BYTES // (4 * llama.n_vocab()))))
+def rows_at_once(n_batch: int, n_vocab: int) -> int:
+    """How many tokens of a prompt are scored at a time, so that their logits take little memory."""
+    return min(n_batch, max(1, _ROWS_BYTES // (4 * n_vocab)))
 
 
 def as_block(
-    llama: LongLlama, scores: Sequence[Logprob], offset: int, first_is_null: bool = False
+    scores: Sequence[Logprob],
+    offset: int,
+    string: Callable[[int], str],
+    bos: int,
+    first_is_null: bool = False,
 ) -> CompletionLogprobs:
-    """The `logprobs` field of a completion; offset: place of the first token in the text, in characters.
-    BOS is left out. first_is_null: the first token gets no figures, as in OpenAI's echo."""
-
-    def string(token: int) -> str:
-        return llama.detokenize([token]).decode(errors="ignore")
-
+    """The `logprobs` field of a completion; offset: place of the first token in the text, in characters. string: the
+    text of a token. BOS is left out. first_is_null: the first token gets no figures, as in OpenAI's echo."""
     block: CompletionLogprobs = {"tokens": [], "text_offset": [], "token_logprobs": [], "top_logprobs": []}
     for token, logprob, top in scores:
-        if token == llama.token_bos():
+        if token == bos:
             continue
         text = string(token)
         block["tokens"].append(text)

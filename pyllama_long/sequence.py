@@ -112,14 +112,14 @@ class Sequence:
         return mine
 
     def begin(self, tokens: IntArray, room: int) -> None:
-        """A new text that begins with these tokens, and may need room for more."""
+        """Begins a new text with these tokens, which may need room for more."""
         if not self.sync():
             self.keep(0)
         self.length = 0
         self.admit(tokens, len(tokens) + room)
 
     def admit(self, tokens: IntArray, n: int) -> None:
-        """A new text begins with these tokens and may take n: chooses the factor of a dynamic RoPE policy.
+        """Chooses the factor of a dynamic RoPE policy for a text that begins with these tokens and may take n.
 
         For a larger factor, the keys that will be reused are rotated. For a smaller one they are dropped if there are
         few, or if the text fits into the trained length, so that it is computed as the model was trained; otherwise
@@ -146,9 +146,7 @@ class Sequence:
 
     def match(self, tokens: IntArray, begin: int = 0) -> int:
         """How many of the tokens the cache holds from position begin on."""
-        n = min(len(tokens), max(0, self.held - begin))
-        different = np.flatnonzero(self.ids[begin : begin + n] != tokens[:n])
-        return int(different[0]) if len(different) else n
+        return common_prefix(self.ids[begin : max(begin, self.held)], tokens)
 
     def reuse(self, tokens: IntArray) -> IntArray:
         """Continues ids[:length] with those tokens that the cache holds. Returns those that are left to evaluate: at
@@ -281,7 +279,7 @@ class Sequence:
         if n_logits:
             self.live = end
             rows = self.row()[None] if n_logits == 1 else self.rows(n_logits)
-            if not np.isfinite(rows.max(axis=1)).all():  # a part of a row may be -inf
+            if not are_numbers(rows):
                 self.length = begin
                 self.lose()
                 raise NotNumbers
@@ -305,6 +303,18 @@ class Sequence:
     def rows(self, n: int) -> FloatArray:
         """Logits [n, n_vocab] of the last evaluation's n outputs; valid until the next evaluation."""
         return float_view(llama_cpp.llama_get_logits(self.ctx), n * self.n_vocab).reshape(n, self.n_vocab)
+
+
+def common_prefix(a: IntArray, b: IntArray, begin: int = 0) -> int:
+    """Length of the common prefix of two texts that are known to agree up to begin."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[begin:n] != b[begin:n])
+    return begin + int(different[0]) if len(different) else n
+
+
+def are_numbers(rows: FloatArray) -> bool:
+    """Whether rows of logits [n, n_vocab], or one, have no NaN and no +infinity; a part of a row may be -inf."""
+    return bool(np.isfinite(rows.max(axis=-1)).all())
 
 
 def as_ids(tokens: npt.ArrayLike) -> IntArray:

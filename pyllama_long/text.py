@@ -4,13 +4,8 @@ remove."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from pyllama_long._native import LlamaTokenizer
-
-if TYPE_CHECKING:
-    from pyllama_long.llama import LongLlama
-    from pyllama_long.model import Model
+from pyllama_long.model import Model
 
 _WINDOW = 32  # tokens before a new one that are passed to another library's tokenizer
 
@@ -84,25 +79,23 @@ def _unfinished(raw: bytes) -> bool:
     return False
 
 
-def piece_reader(llama: LongLlama, prompt: Sequence[int], first: bool) -> Callable[[list[int], int], bytes]:
-    """A function (tokens, i) -> the bytes that token i adds after the tokens before it, which follow the
-    prompt.
-
-    first: the answer is the first text after BOS, where tokenizers insert a space that nobody wrote."""
-    if type(llama.tokenizer_) is LlamaTokenizer:
-        return model_pieces(llama._model, first)
-
+def foreign_pieces(
+    detokenize: Callable[..., bytes], prompt: Sequence[int]
+) -> Callable[[list[int], int], bytes]:
+    """Returns a function (tokens, i) -> the bytes that token i adds after the tokens before it, which follow the
+    prompt, with the tokenizer of another library."""
     before = list(prompt[-_WINDOW:])
 
-    def read_foreign(tokens: list[int], i: int) -> bytes:
+    def read(tokens: list[int], i: int) -> bytes:
         context = (before + tokens[:i] if i < _WINDOW else tokens[i - _WINDOW : i])[-_WINDOW:]
-        return llama.detokenize([tokens[i]], prev_tokens=context)
+        return detokenize([tokens[i]], prev_tokens=context)
 
-    return read_foreign
+    return read
 
 
 def model_pieces(model: Model, first: bool, special: bool = False) -> Callable[[list[int], int], bytes]:
-    """The same for the model's own tokenizer. special: control tokens have a text too."""
+    """The same for the model's own tokenizer. first: the answer is the first text after BOS, where tokenizers add a
+    space that nobody wrote. special: control tokens have a text too."""
 
     def read(tokens: list[int], i: int) -> bytes:
         raw = model.piece(tokens[i], special)

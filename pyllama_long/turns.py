@@ -7,10 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-if TYPE_CHECKING:
-    from pyllama_long.llama import LongLlama
+from typing import Any, Protocol, TypeVar, cast
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -95,11 +92,15 @@ class Turns:
             stream.close()
 
 
+class _InTurns(Protocol):
+    turns: Turns
+
+
 def alone(method: _F) -> _F:
     """Decorates a method of LongLlama that changes the context."""
 
     @wraps(method)
-    def call(self: LongLlama, *args: Any, **kwargs: Any) -> Any:
+    def call(self: _InTurns, *args: Any, **kwargs: Any) -> Any:
         with self.turns.use():
             return method(self, *args, **kwargs)
 
@@ -110,7 +111,7 @@ def looking(method: _F) -> _F:
     """Decorates a method of LongLlama that reads what the context holds."""
 
     @wraps(method)
-    def call(self: LongLlama, *args: Any, **kwargs: Any) -> Any:
+    def call(self: _InTurns, *args: Any, **kwargs: Any) -> Any:
         with self.turns.look():
             return method(self, *args, **kwargs)
 

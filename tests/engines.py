@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pyllama_long import LongLlama, filler
-from pyllama_long.engine import Event, Finished, Handle, Sampling, Started, Text, TokenInfo, Usage
+from pyllama_long.engine import (
+    Engine,
+    EngineConfig,
+    Event,
+    Finished,
+    Handle,
+    Request,
+    Sampling,
+    Started,
+    Text,
+    TokenInfo,
+    Usage,
+)
 from pyllama_long.generate import generate
 from pyllama_long.sequence import as_ids
 
@@ -94,3 +107,25 @@ def memory() -> int:
     with open("/proc/self/status") as f:
         fields = dict(line.split(":", 1) for line in f)
     return sum(int(fields[name].split()[0]) for name in ("RssAnon", "VmSwap"))
+
+
+def stored(demo_model: str, folder: Path) -> EngineConfig:
+    """Room for two texts of 400 tokens, and for many more in memory and on disk."""
+    return EngineConfig(
+        demo_model,
+        n_ctx=1024,
+        rope="native",
+        precision="f32",
+        cache_ram=1 << 28,
+        cache_disk=1 << 28,
+        cache_dir=str(folder / "cache"),
+    )
+
+
+def ask(engine: Engine, prompt: list[int], n: int = 8, salt: str = "") -> Answer:
+    return answer(engine.submit(Request(prompt, n, GREEDY, salt=salt)))
+
+
+def files(config: EngineConfig) -> list[Path]:
+    assert config.cache_dir is not None
+    return sorted(Path(config.cache_dir).glob("*.seq"))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pyllama_long import LongLlama
 from pyllama_long.engine import Engine, EngineConfig, Progress, Request, Started
 from pyllama_long.engine.cells import Cells
-from pyllama_long.engine.prefix import BLOCK, LEAST, Index, chain, common, common_blocks
+from pyllama_long.engine.prefix import BLOCK, LEAST, Index, chain, common_blocks
 from pyllama_long.engine.store import Stored, salt_hash
-from pyllama_long.sequence import IntArray
+from pyllama_long.sequence import IntArray, common_prefix
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def reference(float_model: str) -> Iterator[LongLlama]:
 
 def longest(prompt: list[int], known: list[list[int]]) -> int:
     """What should be found: the longest common prefix with any text, leaving at least LEAST tokens."""
-    found = [common(np.array(prompt), np.array(text)) for text in known]
+    found = [common_prefix(np.array(prompt), np.array(text)) for text in known]
     return min(max(found, default=0), len(prompt) - LEAST)
 
 
@@ -118,7 +118,7 @@ def test_the_index_finds_the_longest_prefix(cuts: list[tuple[int, int]], data: s
         entries.remove(entry)
     wanted = stored([*base[: data.draw(st.integers(1, 300))], *([9] * data.draw(st.integers(0, 150)))])
     found, n = index.find(wanted.text, wanted.hashes, "s", 1.0)
-    best = max((common(wanted.text, e.text) for e in entries), default=0)
+    best = max((common_prefix(wanted.text, e.text) for e in entries), default=0)
     assert n == best
     assert (found is None) == (best == 0)
     assert index.find(wanted.text, stored(wanted.text.tolist(), "other").hashes, "other", 1.0) == (None, 0)

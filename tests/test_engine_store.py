@@ -1,4 +1,4 @@
-"""Idle sequences outside the context: in memory, on disk, after a restart; damaged files; named sessions."""
+"""Idle sequences outside the context: in memory, on disk, after a restart; damaged files."""
 
 from __future__ import annotations
 
@@ -11,43 +11,21 @@ import struct
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import GREEDY, Answer, answer, prose
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from engines import GREEDY, answer, ask, files, prose, stored
 
 from pyllama_long.engine import Engine, EngineConfig, Request, Started, loop, seqfile
 from pyllama_long.engine.prefix import LEAST
-from pyllama_long.engine.seqfile import Damaged, Header
 from pyllama_long.errors import DecodeError
 
 
 @pytest.fixture
 def config(demo_model: str, tmp_path: Path) -> EngineConfig:
-    """Room for two texts of 400 tokens, and for many more in memory and on disk."""
-    return EngineConfig(
-        demo_model,
-        n_ctx=1024,
-        rope="native",
-        precision="f32",
-        cache_ram=1 << 28,
-        cache_disk=1 << 28,
-        cache_dir=str(tmp_path / "cache"),
-    )
-
-
-def ask(engine: Engine, prompt: list[int], n: int = 8, salt: str = "") -> Answer:
-    return answer(engine.submit(Request(prompt, n, GREEDY, salt=salt)))
-
-
-def files(config: EngineConfig) -> list[Path]:
-    assert config.cache_dir is not None
-    return sorted(Path(config.cache_dir).glob("*.seq"))
+    return stored(demo_model, tmp_path)
 
 
 def test_texts_come_back_from_memory(config: EngineConfig) -> None:
@@ -256,116 +234,6 @@ def test_a_longer_text_takes_the_place_of_its_beginning(config: EngineConfig) ->
         assert len(files(config)) == 1
 
 
-# ---- sessions ----------------------------------------------------------------------------------------------
-
-
-def test_sessions(config: EngineConfig) -> None:
-    config = replace(config, cache_ram=0, cache_disk=0)
-    with Engine(config) as engine:
-        prompt = prose(engine, 400)
-        handle = engine.submit(Request(prompt, 8, GREEDY, salt="key"))
-        expected = answer(handle)
-        info = engine.sessions.save(handle, "../../my session", salt="ignored for a handle")
-        assert (info.name, info.n_tokens) == ("../../my session", 407)
-        assert [found.name for found in engine.sessions.list("key")] == ["../../my session"]
-        assert engine.sessions.list() == []
-    folder = Path(str(config.cache_dir)) / "sessions"
-    assert [path.parent for path in folder.iterdir()] == [folder]
-    with Engine(config) as engine:
-        assert ask(engine, prompt, salt="key").cached == 0
-    with Engine(config) as engine:
-        assert engine.sessions.restore("../../my session", "key") == engine.sessions.list("key")[0]
-        assert ask(engine, prompt, salt="another").cached < 10
-        again = ask(engine, prompt, salt="key")
-        assert (again.cached, again.ids) == (391, expected.ids)
-        for name in ("none", "../../my session"):
-            with pytest.raises(KeyError):
-                engine.sessions.restore(name, "wrong key")
-        engine.sessions.delete("../../my session", "key")
-        assert engine.sessions.list("key") == []
-        with pytest.raises(KeyError):
-            engine.sessions.delete("../../my session", "key")
-        assert ask(engine, prose(engine, 300, 1), salt="key").reason == "length"
-
-
-def test_sessions_that_cannot_be(config: EngineConfig, demo_model: str) -> None:
-    with Engine(config) as engine:
-        prompt = prose(engine, 200)
-        with pytest.raises(ValueError, match="nothing of this text"):
-            engine.sessions.save(prompt, "name")
-        for name in ("", "a" * 257, "a\nb", "\0"):
-            with pytest.raises(ValueError, match="name"):
-                engine.sessions.save(prompt, name)
-        ask(engine, prompt)
-        info = engine.sessions.save([*prompt, *ask(engine, prompt).ids], "name")
-        assert info.n_tokens == 207
-        assert engine.sessions.save(prompt[:150], "part").n_tokens == 150
-        engine.sessions.delete("part")
-        assert engine.stats().cells_used == 207
-    with Engine(replace(config, kv_type="q8_0")) as engine:
-        assert not engine.sessions.list()[0].usable
-        with pytest.raises(ValueError, match="under another model"):
-            engine.sessions.restore("name")
-    (path,) = (Path(str(config.cache_dir)) / "sessions").iterdir()
-    raw = bytearray(path.read_bytes())
-    raw[-100] ^= 1
-    path.write_bytes(raw)
-    with Engine(config) as engine, pytest.raises(ValueError, match="checksum"):
-        engine.sessions.restore("name")
-    with Engine(EngineConfig(demo_model)) as engine:
-        assert engine.sessions.list() == []
-        with pytest.raises(ValueError, match="cache_dir"):
-            engine.sessions.save([300], "name")
-
-
-def test_sessions_of_texts_that_have_left_the_context(config: EngineConfig) -> None:
-    config = replace(config, cache_disk=0)
-    with Engine(config) as engine:
-        prompts = [prose(engine, 400, i) for i in range(4)]
-        for prompt in prompts:
-            ask(engine, prompt)
-        assert engine.stats().stored
-        # with the answer, since that is how it is kept
-        assert engine.sessions.save(prompts[0], "a").n_tokens == 407
-    with Engine(config) as engine:
-        engine.sessions.restore("a")
-        assert ask(engine, prompts[0]).cached == 391
-
-
-def test_sessions_count_on_disk(config: EngineConfig) -> None:
-    with Engine(replace(config, cache_ram=0)) as engine:
-        ask(engine, prose(engine, 400))
-        size = engine.sessions.save(prose(engine, 400), "a").n_bytes
-    config = replace(config, cache_ram=0, cache_disk=int(2.5 * size))
-    with Engine(config) as engine:
-        prompt = prose(engine, 400)
-        ask(engine, prompt)
-        engine.sessions.save(prompt, "b")
-        engine.sessions.save(prompt, "b")
-        with pytest.raises(OSError, match="delete others"):
-            engine.sessions.save(prompt, "c")
-        engine.sessions.delete("a")
-        engine.sessions.save(prompt, "c")
-    assert sum(path.stat().st_size for path in Path(str(config.cache_dir)).rglob("*.*")) <= config.cache_disk
-
-
-def test_saves_at_the_same_time_leave_one_whole_file(config: EngineConfig) -> None:
-    with Engine(config) as engine:
-        prompt = prose(engine, 400)
-        ask(engine, prompt)
-        with ThreadPoolExecutor(8) as pool:
-            sizes = list(
-                pool.map(lambda i: engine.sessions.save(prompt[: 200 + i], "one").n_tokens, range(40))
-            )
-        assert sizes == [200 + i for i in range(40)]
-        assert engine.sessions.restore("one").n_tokens in sizes
-    assert not list(Path(str(config.cache_dir)).rglob("*part"))
-    path = Path(str(config.cache_dir)) / "together.seq"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: seqfile.write(path, HEADER, IDS, STATE), range(64)))
-    assert seqfile.read(path)[0] == HEADER
-
-
 def test_odd_entries_of_the_folder_stop_nothing(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,47 +325,6 @@ def test_a_process_that_leaves_keeps_its_texts(config: EngineConfig, demo_model:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(files(config)) == 1
-
-
-# ---- the file ----------------------------------------------------------------------------------------------
-
-HEADER = Header("m" * 64, "s" * 32, 2.0, 5, 1000, 1e9, "näme")
-IDS, STATE = np.arange(5, dtype=np.int32), np.arange(1000, dtype=np.uint32).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("seqfile") / "a.seq"
-    assert seqfile.write(path, HEADER, IDS, STATE) == path.stat().st_size
-    return path
-
-
-def test_a_file_reads_back(written: Path) -> None:
-    header, ids, state = seqfile.read(written)
-    assert header == HEADER
-    assert np.array_equal(ids, IDS)
-    assert np.array_equal(state, STATE)
-    assert seqfile.peek(written)[0] == HEADER
-
-
-@given(st.data())
-@settings(deadline=None, max_examples=150)
-def test_no_change_of_a_file_is_read(written: Path, data: st.DataObject) -> None:
-    raw = bytearray(written.read_bytes())
-    kind = data.draw(st.sampled_from(["flip", "cut", "more", "zeros"]))
-    at = data.draw(st.integers(0, len(raw) - 1))
-    if kind == "flip":
-        raw[at] ^= data.draw(st.integers(1, 255))
-    elif kind == "cut":
-        del raw[at:]
-    elif kind == "more":
-        raw += bytes(at + 1)
-    else:
-        raw[at] = 0 if raw[at] else 1
-    path = written.with_name("changed.seq")
-    path.write_bytes(raw)
-    with pytest.raises(Damaged):
-        seqfile.read(path)
 
 
 def test_broken_keys_of_a_file_are_dropped_and_the_prompt_is_read_again(config: EngineConfig) -> None:

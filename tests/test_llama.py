@@ -232,7 +232,7 @@ def test_logits_all(demo_model: str, llm: LongLlama, monkeypatch: pytest.MonkeyP
     assert np.allclose(model.scores[49], llm.scores[-1], atol=0.3)
     assert len(model.eval_logits) == 100
     model.close()
-    monkeypatch.setattr("pyllama_long.llama._ALL_ROWS_BYTES", 1000)
+    monkeypatch.setattr("pyllama_long.evaluator._ALL_ROWS_BYTES", 1000)
     with pytest.warns(UserWarning, match="only the last row is kept"):
         model = LongLlama(demo_model, logits_all=True)
     model.eval(tokens)

@@ -15,6 +15,7 @@ from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
 from pyllama_long.context_options import kv_type, precision
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
+from pyllama_long.logprobs import rows_at_once
 from pyllama_long.model import Model
 from pyllama_long.opened import Wanted, open_model
 from pyllama_long.params import context_params
@@ -23,7 +24,6 @@ from pyllama_long.users import Users
 
 Bytes = npt.NDArray[np.uint8]
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
-_ROWS_BYTES = 64 << 20  # logits of a prompt chunk that are held at once
 
 
 class Context:
@@ -88,7 +88,7 @@ class Context:
         self.n_ubatch = min(self.n_batch, opened.params.n_ubatch)
         self.has_phases = self.plan.prefill != self.plan.tail
         self.batch, self.candidates = Batch(self.n_batch), Candidates(self.n_vocab)
-        self.rows_at_once = int(min(self.n_batch, max(1, _ROWS_BYTES // (4 * self.n_vocab))))
+        self.rows_at_once = rows_at_once(self.n_batch, self.n_vocab)
         self._eog: dict[int, bool] = {}
 
     def _sequences(self, n_parallel: int) -> int:

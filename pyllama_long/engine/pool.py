@@ -13,7 +13,7 @@ from pyllama_long.engine.cells import Cells
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
-from pyllama_long.sequence import IntArray
+from pyllama_long.sequence import IntArray, common_prefix
 
 _WORTH = prefix.BLOCK  # tokens that a copy from outside the context must save
 # tokens that rotating cached keys to another RoPE factor must save, since it is not exact
@@ -288,7 +288,7 @@ class Pool:
         """Drops all idle texts that may share broken keys with one that reused ids, here and in the store."""
         least = min(len(ids), prefix.BLOCK)
         for held in self.idle:
-            if held.salt == salt and prefix.common(held.text, ids) >= least:
+            if held.salt == salt and common_prefix(held.text, ids) >= least:
                 self.drop(held)
         self.store.distrust(ids, salt, least)
 

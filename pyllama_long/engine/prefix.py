@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from pyllama_long.sequence import LEAST as LEAST
-from pyllama_long.sequence import IntArray
+from pyllama_long.sequence import IntArray, common_prefix
 
 BLOCK = 64  # tokens
 
@@ -27,13 +27,6 @@ def chain(ids: IntArray, known: list[bytes], salt: str) -> list[bytes]:
         last = digest.digest()
         hashes.append(last)
     return hashes
-
-
-def common(a: IntArray, b: IntArray, begin: int = 0) -> int:
-    """The length of the common prefix of two texts that agree at least up to `begin`."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[begin:n] != b[begin:n])
-    return begin + int(different[0]) if len(different) else n
 
 
 def common_blocks(a: list[bytes], b: list[bytes]) -> int:
@@ -110,7 +103,7 @@ class Index(Generic[E]):
         best, most = None, 0
         end = BLOCK * (n + 1)  # they differ within the next block, or one of them ends
         for entry in found:
-            shared = common(entry.text[:end], ids[:end], BLOCK * n)
+            shared = common_prefix(entry.text[:end], ids[:end], BLOCK * n)
             if shared >= max(1, most) and wanted(entry, shared):
                 best, most = entry, shared
         return best, most
@@ -120,7 +113,7 @@ class Index(Generic[E]):
         best, most = None, 0
         for entry in self._roots.get((salt, factor), {}):
             n = len(entry.text)
-            if most < n <= limit and common(entry.text, ids) == n:
+            if most < n <= limit and common_prefix(entry.text, ids) == n:
                 best, most = entry, n
         return best, most
 

@@ -14,6 +14,7 @@ from pyllama_long.engine.pool import Source
 from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
 from pyllama_long.errors import DecodeError
+from pyllama_long.sequence import common_prefix
 
 
 class Queue:
@@ -105,7 +106,7 @@ class Queue:
             if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
                 begin = prefix.common_blocks(other.hashes, job.hashes)
                 end = min(begin + prefix.BLOCK, max(0, job.n - prefix.LEAST))
-                n = prefix.common(other.ids[:end], job.ids[:end], min(begin, end))
+                n = common_prefix(other.ids[:end], job.ids[:end], min(begin, end))
                 assert other.held is not None
                 if n >= other.held.n + prefix.BLOCK:
                     most = max(most, n)

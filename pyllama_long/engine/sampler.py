@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from pyllama_long._native import Candidates, llama_cpp
 from pyllama_long.engine import chain
 from pyllama_long.engine.config import Sampling
 from pyllama_long.errors import GrammarError
-from pyllama_long.gbnf import to_lark
-from pyllama_long.grammar import Constraint, Lark
+from pyllama_long.grammar import Constraint, Lark, from_gbnf
 from pyllama_long.model import Model
 from pyllama_long.sequence import FloatArray
 
@@ -59,7 +57,7 @@ class Sampler:
         if token < 0 or not constraint.allows(token):
             allowed = constraint.allowed()
             if len(allowed) == 0:
-                raise GrammarError("the grammar allows no token here")
+                raise GrammarError
             candidates.some(allowed, logits)
             llama_cpp.llama_sampler_apply(self._chain, candidates.pointer)
             token = candidates.chosen()
@@ -80,14 +78,4 @@ class Sampler:
 def _constraint(grammar: str | Lark | None, model: Model) -> Constraint | None:
     if grammar is None:
         return None
-    if isinstance(grammar, str):
-        grammar = Lark(to_lark(grammar, partial(_token, model), model.end_tokens))
-    return Constraint(model, grammar)
-
-
-def _token(model: Model, text: str) -> int:
-    """The token that has this text. Raises ValueError."""
-    found = model.tokenize(text.encode(), add_bos=False, special=True)
-    if len(found) != 1:
-        raise ValueError(f"{text!r} is not one token of this model")
-    return found[0]
+    return Constraint(model, from_gbnf(model, grammar) if isinstance(grammar, str) else grammar)

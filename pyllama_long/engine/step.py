@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ from pyllama_long.engine.job import RESERVE, Job
 from pyllama_long.engine.prefix import LEAST
 from pyllama_long.errors import DecodeError, NotNumbers
 from pyllama_long.grammar import Constraint
-from pyllama_long.sequence import FloatArray
+from pyllama_long.sequence import FloatArray, are_numbers
 
 _GROW = RESERVE // 4  # more cells that an answer without max_tokens reserves at a time
 _SMALL = 64  # tokens: about as many as a matrix product handles at once
@@ -269,13 +268,13 @@ class Step:
 
     @staticmethod
     def _score(job: Job, scored: FloatArray) -> None:
-        if not np.isfinite(scored.max(axis=1)).all():
+        if not are_numbers(scored):
             raise NotNumbers
         job.score(scored)
 
     def _sample(self, job: Job, row: int, logits: FloatArray) -> None:
         """Samples the next token of a stream from row `row` of the batch, or ends one that is to write nothing."""
-        if math.isfinite(logits.max()):  # false if one is NaN
+        if are_numbers(logits):
             if job.limit == 0:
                 self._batching.finish(job, "length")
                 return

@@ -24,7 +24,7 @@ from pyllama_long import _native
 from pyllama_long.engine import prefix, seqfile
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.seqfile import Bytes, Damaged, Header
-from pyllama_long.sequence import IntArray
+from pyllama_long.sequence import IntArray, common_prefix
 
 T = TypeVar("T")
 logger = logging.getLogger("pyllama_long.engine")
@@ -246,7 +246,7 @@ class Store:
         """Forgets all texts that share at least `least` tokens with ids. Files of sessions stay."""
         with self._lock:
             for stored in self.index:
-                if stored.salt == salt and prefix.common(stored.text, ids) >= least:
+                if stored.salt == salt and common_prefix(stored.text, ids) >= least:
                     self._forget(stored)
 
     def flush(self) -> None:

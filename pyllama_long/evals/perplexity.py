@@ -81,7 +81,9 @@ def score_end(llm: LongLlama, ids: IntArray, last: int) -> float:
         nonlocal total
         total += float(_logprobs(rows, ids[at + 1 : at + 1 + len(rows)]).sum())
 
-    llm.sequence.extend(ids[first:-1], progress=llm.progress, visit=visit, chunk=rows_at_once(llm))
+    llm.sequence.extend(
+        ids[first:-1], progress=llm.progress, visit=visit, chunk=rows_at_once(llm.n_batch, llm.n_vocab())
+    )
     llm.set_tail(None)
     return total
 
