@@ -3,7 +3,13 @@
 target_sources(ggml-base PRIVATE
     ${PLONG_EXT_DIR}/op.c
     ${PLONG_EXT_DIR}/plan.c
-    ${PLONG_EXT_DIR}/rope.c)
+    ${PLONG_EXT_DIR}/ranges.c
+    ${PLONG_EXT_DIR}/readers.c
+    ${PLONG_EXT_DIR}/rope.c
+    ${PLONG_EXT_DIR}/tiles.c
+    ${PLONG_EXT_DIR}/work.c)
+# Backends that the op has no kernels for.
+target_sources(ggml-base PRIVATE ${PLONG_EXT_DIR}/cuda/absent.c ${PLONG_EXT_DIR}/metal/absent.c)
 target_include_directories(ggml-base PUBLIC $<BUILD_INTERFACE:${PLONG_EXT_DIR}>)
 
 if (TARGET ggml-cpu)
@@ -61,7 +67,7 @@ if (TARGET ggml-cpu)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
     set(plong_flags_neonbf16 -march=armv8.2-a+bf16)
 
-    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/tiles.c
+    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/queue.c
         ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
     foreach (isa ${plong_isas})
         target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c)

@@ -25,7 +25,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  5
+#define PLONG_ABI_VERSION  6
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* segment, rate, chunk or window at most: the sum of two is a number still */
@@ -198,20 +198,21 @@ struct plong_attn_params {
         hadamard; /* K was Hadamard-rotated in blocks of this many dims after RoPE, and q was NOT: the op does; 0: no */
 };
 
+/* What a layer's op gets besides q, k and v. */
+struct plong_inputs {
+    struct ggml_tensor * batch; /* I32 [words] struct plong_batch */
+    struct ggml_tensor * work;  /* I32 [words] struct plong_work, of this batch and the layer's shape */
+    struct ggml_tensor * table; /* F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)], or NULL when the position map is absolute */
+};
+
 /* q     F32 [d_k, n_head, n_tokens]
  * k     F32|F16|BF16|Q8_0|Q4_0 [d_k, n_head_kv, n_kv, n_stream]
  * v     same types [d_v, n_head_kv, n_kv, n_stream]
- * batch I32 [words]
- * table F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)] or NULL when the position map is absolute
- * ->    F32 [d_v, n_head, n_tokens] */
+ * ->    F32 [d_v, n_head, n_tokens]
+ * Whether a backend runs it: plong_backend_supports() in backend.h. */
 PLONG_API struct ggml_tensor * ggml_long_attn(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
-    struct ggml_tensor * batch, struct ggml_tensor * table, const struct plong_attn_params * params);
-
-/* NULL when the op takes these tensors, else the reason why not. */
-PLONG_API const char * plong_attn_supports(
-    const struct ggml_tensor * q, const struct ggml_tensor * k, const struct ggml_tensor * v,
-    const struct plong_attn_params * params);
+    const struct plong_inputs * inputs, const struct plong_attn_params * params);
 
 /* ---- CPU backend ---------------------------------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "ggml-impl.h"
-#include "ggml_ext.h"
+#include "backend.h"
 
 _Static_assert(sizeof(struct plong_attn_params) <= GGML_MAX_OP_PARAMS, "parameters must fit into op_params");
 _Static_assert(sizeof(struct plong_batch) % sizeof(int32_t) == 0, "a batch is a whole number of I32");
@@ -26,25 +26,16 @@ const struct plong_run * plong_batch_runs(const struct plong_batch * b) {
     return (const struct plong_run *) (plong_batch_groups(b) + b->n_groups);
 }
 
-static bool takes_type(enum ggml_type type) {
-    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 ||
-           type == GGML_TYPE_Q4_0;
-}
+/* ---- the op --------------------------------------------------------------------------------------------------- */
 
-const char * plong_attn_supports(
+static const char * check(
     const struct ggml_tensor * q, const struct ggml_tensor * k, const struct ggml_tensor * v,
     const struct plong_attn_params * params) {
     if (q->type != GGML_TYPE_F32) {
         return "the query is not F32";
     }
-    if (!takes_type(k->type) || !takes_type(v->type)) {
-        return "the K or V cache type is not f32, f16, bf16, q8_0 or q4_0";
-    }
     if (q->ne[0] != k->ne[0]) {
         return "query and key head sizes differ";
-    }
-    if (k->ne[0] > 512 || v->ne[0] > 512 || k->ne[0] % 4 || v->ne[0] % 4) {
-        return "head size over 512 or no multiple of 4";
     }
     if (k->ne[0] % ggml_blck_size(k->type) || v->ne[0] % ggml_blck_size(v->type)) {
         return "the head size is no multiple of the quantized cache's block";
@@ -74,11 +65,25 @@ const char * plong_attn_supports(
     return NULL;
 }
 
+const char * plong_backend_supports(
+    const struct plong_backend * backend, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
+    const struct plong_attn_params * params) {
+    const char *       refusal = check(q, k, v, params);
+    struct ggml_tensor op      = { .op = GGML_OP_LONG_ATTN };
+    op.src[0]                  = q;
+    op.src[1]                  = k;
+    op.src[2]                  = v;
+    ggml_set_op_params(&op, params, sizeof(*params));
+    return refusal ? refusal : backend->supports(&op);
+}
+
 struct ggml_tensor * ggml_long_attn(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
-    struct ggml_tensor * batch, struct ggml_tensor * table, const struct plong_attn_params * params) {
-    GGML_ASSERT(plong_attn_supports(q, k, v, params) == NULL);
+    const struct plong_inputs * inputs, const struct plong_attn_params * params) {
+    const struct ggml_tensor *batch = inputs->batch, *work = inputs->work, *table = inputs->table;
+    GGML_ASSERT(check(q, k, v, params) == NULL);
     GGML_ASSERT(batch->type == GGML_TYPE_I32 && ggml_is_contiguous(batch));
+    GGML_ASSERT(work->type == GGML_TYPE_I32 && ggml_is_contiguous(work));
     GGML_ASSERT(
         !table || (table->type == GGML_TYPE_F32 && ggml_is_contiguous(table) &&
                    (size_t) ggml_nelements(table) == PLONG_ROPE_TABLE_FLOATS(params->n_rot)));
@@ -90,7 +95,37 @@ struct ggml_tensor * ggml_long_attn(
     result->src[0] = q;
     result->src[1] = k;
     result->src[2] = v;
-    result->src[3] = batch;
-    result->src[4] = table;
+    result->src[3] = inputs->batch;
+    result->src[4] = inputs->work;
+    result->src[5] = inputs->table;
     return result;
+}
+
+struct plong_call plong_call_of(const struct ggml_tensor * op) {
+    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
+    struct plong_call         c = {
+        .q        = q->data,
+        .k        = k->data,
+        .v        = v->data,
+        .out      = op->data,
+        .q_head   = q->nb[1],
+        .q_tok    = q->nb[2],
+        .k_head   = k->nb[1],
+        .k_cell   = k->nb[2],
+        .k_stream = k->nb[3],
+        .v_head   = v->nb[1],
+        .v_cell   = v->nb[2],
+        .v_stream = v->nb[3],
+        .k_type   = k->type,
+        .v_type   = v->type,
+        .d_k      = (int32_t) q->ne[0],
+        .d_v      = (int32_t) op->ne[0],
+        .n_head   = (int32_t) q->ne[1],
+        .n_group  = (int32_t) (q->ne[1] / k->ne[1]),
+        .batch    = (const struct plong_batch *) op->src[3]->data,
+        .work     = (const struct plong_work *) op->src[4]->data,
+        .table    = op->src[5] ? (const float *) op->src[5]->data : NULL,
+    };
+    memcpy(&c.params, op->op_params, sizeof(c.params));
+    return c;
 }

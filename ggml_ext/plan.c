@@ -47,7 +47,49 @@ int32_t plong_head_number(int32_t head, int32_t n_head, int32_t n_head_kv) {
     return head % n_group * n_head_kv + head / n_group;
 }
 
-bool plong_phase_is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
+/* ---- the phase as a whole ------------------------------------------------------------------------------------- */
+
+static bool is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
+
+const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, int32_t i) {
+    static const struct plong_phase exact = { .window = PLONG_ALL };
+    return i == PLONG_PHASE_EXACT ? &exact : &batch->plan.phase[i];
+}
+
+int32_t plong_sinks_end(const struct plong_phase * ph) {
+    return min_i32(max_i32(ph->sinks, ph->global), PLONG_LONGEST);
+}
+
+bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin) {
+    *begin = p - ph->window + 1;
+    return ph->n_branches == 0 && p >= ph->dense_below && p >= ph->window;
+}
+
+int plong_phase_branches(const struct plong_phase * ph) { return ph->n_branches; }
+
+int plong_phase_branches_at(const struct plong_phase * ph, int32_t p) {
+    return is_exact(ph) || p < ph->dense_below ? 0 : ph->n_branches;
+}
+
+bool plong_phase_counts(const struct plong_phase * ph) {
+    return ph->weight == PLONG_WEIGHT_COUNT && plong_phase_nests(ph);
+}
+
+/* ---- branches and keys ---------------------------------------------------------------------------------------- */
+
+int32_t plong_branch_rate(const struct plong_phase * ph, int k) { return ph->rate[k]; }
+
+int32_t plong_branch_step(const struct plong_phase * ph, int k) {
+    return ph->align == PLONG_ALIGN_SEGMENT ? ph->rate[k] : 1;
+}
+
+float plong_branch_log2_weight(const struct plong_phase * ph, int k) {
+    return k >= 0 && ph->weight == PLONG_WEIGHT_STRIDE ? log2f((float) ph->rate[k]) : 0.0f;
+}
+
+bool plong_branch_checks(const struct plong_phase * ph, int k) {
+    return k > 0 && ph->weight == PLONG_WEIGHT_NONE && !plong_phase_nests(ph);
+}
 
 int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32_t p) {
     const int32_t w = ph->segment[k];
@@ -134,6 +176,8 @@ int64_t plong_phase_keys(
     return n;
 }
 
+/* ---- ranges and bounds ---------------------------------------------------------------------------------------- */
+
 int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]) {
     const int32_t end = p1 + 1;
     /* a head range [0, a) and a tail range [b, end), merged when they touch */
@@ -154,6 +198,41 @@ int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, stru
         out[n++] = (struct plong_range) { .beg = b, .end = end, .stride = 1, .branch = -1 };
     }
     return n;
+}
+
+int plong_set_ranges_aligned(
+    const struct plong_phase * ph, struct plong_bounds p, int32_t align, struct plong_range out[2], bool * window) {
+    *window = ph->window > 0 && !is_exact(ph) && p.lo >= ph->dense_below;
+    if (!*window) {
+        return plong_set_ranges(ph, p.lo, p.hi, out);
+    }
+    const int32_t sinks_end = plong_sinks_end(ph), end = p.hi + 1, beg = p.lo - ph->window + 1;
+    int           n = 0;
+    if (sinks_end > 0) {
+        out[n++] = (struct plong_range) { .beg = 0, .end = min_i32(sinks_end, end), .stride = 1, .branch = -1 };
+    }
+    out[n++] = (struct plong_range) { .beg = beg > 0 ? beg & -align : 0, .end = end, .stride = 1, .branch = -1 };
+    return n;
+}
+
+struct plong_bounds plong_set_bounds(const struct plong_phase * ph, int32_t p) {
+    const int32_t sinks_end = plong_sinks_end(ph);
+    const int64_t first     = (int64_t) p - ph->window + 1;
+    return (struct plong_bounds) { p < ph->dense_below || first < sinks_end ? sinks_end : (int32_t) first, p };
+}
+
+struct plong_bounds plong_branch_bounds(const struct plong_phase * ph, bool nests, int k, int32_t p, int32_t h) {
+    const int64_t       last = (int64_t) p - ph->window;
+    struct plong_bounds b    = { max_i32(plong_branch_begin(ph, k, p), plong_sinks_end(ph)), (int32_t) last };
+    if (p < ph->dense_below || last < 0) {
+        b.hi = -1;
+    }
+    for (int i = 0; i < k && (nests || ph->weight == PLONG_WEIGHT_STRIDE); i++) {
+        if (nests || plong_branch_joins(ph, i, p, h)) {
+            b.hi = min_i32(b.hi, plong_branch_begin(ph, i, p) - 1);
+        }
+    }
+    return b;
 }
 
 bool plong_branch_range(
@@ -228,7 +307,7 @@ int64_t plong_range_count(const struct plong_range * r) {
 int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
     struct plong_range r;
     int64_t            count = set_count(ph, p);
-    if (plong_phase_is_exact(ph) || p < ph->dense_below) {
+    if (is_exact(ph) || p < ph->dense_below) {
         return count;
     }
     for (int k = 0; k < ph->n_branches; k++) {

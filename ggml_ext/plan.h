@@ -1,4 +1,4 @@
-/* plan.h - the key ranges of a query tile, as the kernels of every backend walk them. */
+/* plan.h - what a phase of a plan means, for planners and kernels: only plan.c reads a phase's fields. */
 #ifndef PLONG_PLAN_H
 #define PLONG_PLAN_H
 
@@ -16,18 +16,52 @@ struct plong_range {
     int32_t branch;
 };
 
-PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
+/* The keys lo <= t <= hi. */
+struct plong_bounds {
+    int32_t lo;
+    int32_t hi;
+};
+
+/* ---- the phase as a whole ------------------------------------------------------------------------------------- */
+
+#define PLONG_PHASE_EXACT (-1)
+
+/* Phase `i` of the batch's plan; PLONG_PHASE_EXACT: the one that reads every key. */
+PLONG_API const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, int32_t i);
 
 /* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global.
- * At most PLONG_LONGEST, so that a segment can be added to it. */
-static inline int32_t plong_sinks_end(const struct plong_phase * ph) {
-    const int32_t head = ph->sinks > ph->global ? ph->sinks : ph->global;
-    return head < PLONG_LONGEST ? head : PLONG_LONGEST;
-}
+ * At most PLONG_LONGEST, so that a span can be added to it. */
+PLONG_API int32_t plong_sinks_end(const struct plong_phase * ph);
+
+/* Whether the query at p reads the sinks and a window that begins after position 0, and nothing else. */
+PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin);
+
+/* Number of dilated branches. */
+PLONG_API int plong_phase_branches(const struct plong_phase * ph);
+
+/* Number of dilated branches that give queries up to position p something that no set part does. */
+PLONG_API int plong_phase_branches_at(const struct plong_phase * ph, int32_t p);
 
 /* Whether a query that takes part in a branch takes part in all finer ones, and reads through those what the branch has
  * in their segments. Then each branch is walked outside the finer ones' segments alone, and no key twice. */
 PLONG_API bool plong_phase_nests(const struct plong_phase * ph);
+
+/* Whether a key counts as often as branches that nest read it. */
+PLONG_API bool plong_phase_counts(const struct plong_phase * ph);
+
+/* ---- sets and branches ---------------------------------------------------------------------------------------- */
+
+/* The rate of branch k: the distance from a key that it reads to the next. */
+PLONG_API int32_t plong_branch_rate(const struct plong_phase * ph, int k);
+
+/* Tokens from one query of a head that takes part in branch k to the next: its rate, or 1. */
+PLONG_API int32_t plong_branch_step(const struct plong_phase * ph, int k);
+
+/* log_w / ln 2 of every key that is read through branch k, or through a set part for k < 0. */
+PLONG_API float plong_branch_log2_weight(const struct plong_phase * ph, int k);
+
+/* Whether rows of branch k must leave keys out one by one, by plong_branch_weight(): those of earlier branches. */
+PLONG_API bool plong_branch_checks(const struct plong_phase * ph, int k);
 
 /* The last of the branches k, k + 1, ... that the query takes part in one after the other; it takes part in k. */
 PLONG_API int plong_branch_top(const struct plong_phase * ph, int k, int32_t p, int32_t h);
@@ -49,6 +83,20 @@ PLONG_API int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32
 
 /* Disjoint ranges that cover every key that a set part gives to some query of [p0, p1]; returns their number. */
 PLONG_API int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]);
+
+/* The same for tiles of many rows: where there is a window, it is a range of its own that begins at a multiple of `align`,
+ * and `window` is true of the last range: that one holds the window alone, whatever else covers its positions. So a row
+ * gets the same keys in the same blocks whichever rows share its tile. */
+PLONG_API int plong_set_ranges_aligned(
+    const struct plong_phase * ph, struct plong_bounds p, int32_t align, struct plong_range out[2], bool * window);
+
+/* Keys from which on a query at p reads all up to its own position because of set parts; before them the sinks alone. */
+PLONG_API struct plong_bounds plong_set_bounds(const struct plong_phase * ph, int32_t p);
+
+/* Keys among which a query at p of head h finds those that branch k alone gives it: none that set parts read, or a finer
+ * branch in which the query takes part. nests: plong_phase_nests(). */
+PLONG_API struct plong_bounds plong_branch_bounds(
+    const struct plong_phase * ph, bool nests, int k, int32_t p, int32_t h);
 
 /* The range of branch k, without what set parts give to all of them, for the queries of [p0, p1] of head h that take part
  * in it; false: none does, or it is empty. It may overlap others unless the branches nest: plong_branch_weight() gives

@@ -124,18 +124,14 @@ class CaseBatch:
             slots.append((one.stream, len(runs), len(runs) + len(one.runs())))
             runs += one.runs()
             groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
-        head = _native.CBatch(
-            len(slots),
-            len(groups),
-            len(runs),
-            sum(len(one.q_pos) for one in self.layouts),
-            self.precision,
-            _native.c_plan(self.plan),
-            _native.c_rope(self.rope),
-        )
-        words = [np.frombuffer(bytes(head), np.int32)]
-        words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs)]
-        return np.concatenate(words)
+        return _native.c_batch(self.plan, self.rope, slots, groups, runs, self.precision)
+
+    def work(self, n_threads: int) -> Array:
+        """The op's I32 work tensor."""
+        case = self.case
+        dense = int(case.layer < self.plan.dense_layers)
+        shape = _native.CShape(case.d_k, case.d_v, case.n_head, case.n_head_kv, dense)
+        return _native.Work(self.batch(), shape, n_threads).words
 
     def _maps(self) -> bool:
         return self.rope.map != "absolute" and self.case.n_rot > 0
@@ -243,9 +239,12 @@ class OpCase(CaseBatch):
             words = tensor(I32, batch.tobytes(), len(batch))
             values, params = self.table(), self.params()
             table = None if values is None else tensor(0, values.tobytes(), len(values))
-            reason = _native.lib.plong_attn_supports(q, k, v, ctypes.byref(params))
+            reason = _native.cpu_refusal(q, k, v, params)
             assert reason is None, reason
-            out = _native.lib.ggml_long_attn(ctx, q, k, v, words, table, ctypes.byref(params))
+            planned = self.work(n_threads)
+            work = tensor(I32, planned.tobytes(), len(planned))
+            inputs = _native.CInputs(words, work, table)
+            out = _native.lib.ggml_long_attn(ctx, q, k, v, inputs, params)
             graph = ggml.ggml_new_graph(ctx)
             ggml.ggml_build_forward_expand(graph, out)
             assert ggml.ggml_graph_compute_with_ctx(ctx, graph, n_threads) == 0

@@ -1,35 +1,80 @@
-/* dispatch.c - the op on ggml's thread pool: each thread takes tile by tile, or segment by segment. */
+/* dispatch.c - the op on ggml's thread pool: each thread takes tile by tile, or span by span. */
 #include "cpu/dispatch.h"
 
 #include <string.h>
 
 #include "ggml-cpu-impl.h"
-#include "cpu/tiles.h"
+#include "cpu/queue.h"
 
-#define MAX_PARTS (1 << 25) /* bytes of states of segments */
+#define MAX_PARTS        (1 << 25) /* bytes of states of spans */
+#define TILES_PER_THREAD 8         /* wanted, for balance: tiles get smaller */
+#define DILATED_ROWS     2         /* only one row in `rate` uses the keys that a branch has packed */
+#define SPAN             8192      /* keys that wide tiles sum as a whole */
+#define NARROW_SPAN      512       /* the same for narrow tiles at least */
+#define NARROW_SPANS     32        /* most spans of a narrow tile, but for those that its keys only begin or end in */
+
+/* ---- the backend ---------------------------------------------------------------------------------------------- */
+
+static bool takes_type(enum ggml_type type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 ||
+           type == GGML_TYPE_Q4_0;
+}
+
+const char * plong_cpu_supports(const struct ggml_tensor * op) {
+    const struct ggml_tensor *k = op->src[1], *v = op->src[2];
+    if (!takes_type(k->type) || !takes_type(v->type)) {
+        return "the K or V cache type is not f32, f16, bf16, q8_0 or q4_0";
+    }
+    if (k->ne[0] > 512 || v->ne[0] > 512 || k->ne[0] % 4 || v->ne[0] % 4) {
+        return "head size over 512 or no multiple of 4";
+    }
+    return NULL;
+}
+
+/* Tiles get no smaller than this for the sake of balance: packing keys would cost too much. */
+static int32_t min_rows(int32_t d_k, int32_t d_v) {
+    const int32_t n = plong_row_limit(d_k, d_v) / 4;
+    return n > PLONG_NARROW_ROWS ? n : PLONG_NARROW_ROWS;
+}
+
+struct plong_limits plong_cpu_limits(const struct plong_shape * shape, int n_threads) {
+    const int32_t rows  = plong_row_limit(shape->d_k, shape->d_v),
+                  tiles = n_threads > 1 ? n_threads * TILES_PER_THREAD : 0;
+    return (struct plong_limits) {
+        .max_rows      = rows,
+        .min_rows      = min_rows(shape->d_k, shape->d_v),
+        .tiles         = tiles,
+        .dilated_tiles = tiles / 4,
+        .dilated_rows  = DILATED_ROWS,
+        .classes       = PLONG_MAX_CLASSES,
+        .narrow        = PLONG_NARROW,
+        .narrow_rows   = PLONG_NARROW_ROWS,
+        .span          = SPAN,
+        .narrow_span   = NARROW_SPAN,
+        .narrow_spans  = NARROW_SPANS,
+        .range_rows    = rows,
+    };
+}
+
+const struct plong_backend plong_cpu_backend = {
+    .name     = "CPU",
+    .supports = plong_cpu_supports,
+    .limits   = plong_cpu_limits,
+};
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------- */
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t) 63; }
 
-/* What thread 0 found out for the others. */
-struct work_head {
-    int64_t n_tiles;
-    int64_t n_items; /* more than n_tiles where each segment of a tile is one */
-    int32_t rows;    /* of the largest tile */
-};
-
-/* Everything in wdata, in bytes from its start, after a struct work_head. What is always written comes first: other ops
- * use the same memory, and pages that nobody writes cost nothing. */
-struct work {
-    size_t  threads; /* per thread: a state of the largest tile's rows, then the kernel's scratch */
-    size_t  per_thread;
-    size_t  state;    /* bytes of that state */
-    size_t  tiles;    /* struct plong_tile[] */
-    size_t  partials; /* f32: m[], l[], acc[][dv] of rows whose segments are items */
+/* Everything in wdata, in bytes from its start. What is always written comes first: other ops use the same memory, and
+ * pages that nobody writes cost nothing. */
+struct scratch {
+    size_t  per_thread; /* a state of the largest tile's rows, then the kernel's scratch */
+    size_t  state;      /* bytes of that state */
+    size_t  partials;   /* f32: m[], l[], acc[][dv] of rows whose spans are items */
     size_t  total;
-    int64_t max_tiles;
-    int64_t max_rows; /* partial rows */
+    int64_t max_rows;     /* of a tile */
+    int64_t partial_rows; /* at most */
 };
 
 static size_t largest_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
@@ -43,69 +88,29 @@ static size_t largest_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps)
 
 static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static struct work work_layout(const struct ggml_tensor * op, int n_threads) {
+static struct scratch scratch_layout(const struct ggml_tensor * op, int n_threads) {
     const struct ggml_tensor * q   = op->src[0];
     const int32_t              d_k = (int32_t) q->ne[0], d_v = (int32_t) op->ne[0], dv = plong_pad32(d_v);
     const int64_t              rows = q->ne[1] * q->ne[2];
-    const int32_t              most = (int32_t) min_i64(rows, PLONG_DILATED_ROWS * plong_row_limit(d_k, d_v));
-    struct work                w;
-    w.max_tiles  = rows;
-    w.state      = align64((size_t) most * (dv + 2) * sizeof(float));
-    w.threads    = align64(sizeof(struct work_head));
-    w.per_thread = w.state + align64(largest_scratch(d_k, d_v, most, op->src[4] != NULL));
-    /* segments are items only while there are fewer tiles than wanted, each as small as they get */
+    struct scratch             s;
+    s.max_rows   = min_i64(rows, DILATED_ROWS * plong_row_limit(d_k, d_v));
+    s.state      = align64((size_t) s.max_rows * (dv + 2) * sizeof(float));
+    s.per_thread = s.state + align64(largest_scratch(d_k, d_v, (int32_t) s.max_rows, op->src[5] != NULL));
+    /* spans are items only while there are fewer tiles than wanted, each as small as they get */
     const int64_t tiles = plong_tiles_wanted(n_threads), cells = op->src[1]->ne[2];
-    const int64_t wide = cells / PLONG_SEGMENT + 2, narrow = PLONG_NARROW_SEGMENTS + 3;
-    const int64_t segments = wide > narrow ? wide : narrow;
-    w.max_rows             = min_i64(tiles * PLONG_DILATED_ROWS * plong_min_rows(d_k, d_v), rows) * segments;
-    w.max_rows             = min_i64(w.max_rows, MAX_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
-    w.tiles                = w.threads + w.per_thread * (size_t) n_threads;
-    w.partials             = w.tiles + align64((size_t) w.max_tiles * sizeof(struct plong_tile));
-    w.total                = w.partials + align64((size_t) (w.max_rows * (dv + 2)) * sizeof(float)) + 64;
-    return w;
+    const int64_t wide = cells / SPAN + 2, narrow = NARROW_SPANS + 3;
+    s.partial_rows = min_i64(tiles * DILATED_ROWS * min_rows(d_k, d_v), rows) * (wide > narrow ? wide : narrow);
+    s.partial_rows = min_i64(s.partial_rows, MAX_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
+    s.partials     = s.per_thread * (size_t) n_threads;
+    s.total        = s.partials + align64((size_t) (s.partial_rows * (dv + 2)) * sizeof(float)) + 64;
+    return s;
 }
 
-size_t plong_cpu_work_size(const struct ggml_tensor * op, int n_threads) { return work_layout(op, n_threads).total; }
-
-bool plong_cpu_supports(const struct ggml_tensor * op) {
-    struct plong_attn_params params;
-    memcpy(&params, op->op_params, sizeof(params));
-    return plong_attn_supports(op->src[0], op->src[1], op->src[2], &params) == NULL;
-}
+size_t plong_cpu_scratch(const struct ggml_tensor * op, int n_threads) { return scratch_layout(op, n_threads).total; }
 
 /* ---- one call ------------------------------------------------------------------------------------------------- */
 
-static struct plong_call make_call(const struct ggml_tensor * op, const struct plong_queue * queue) {
-    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
-    struct plong_call         c = {
-        .q          = q->data,
-        .k          = k->data,
-        .v          = v->data,
-        .out        = op->data,
-        .q_head     = q->nb[1],
-        .q_tok      = q->nb[2],
-        .k_head     = k->nb[1],
-        .k_cell     = k->nb[2],
-        .k_stream   = k->nb[3],
-        .v_head     = v->nb[1],
-        .v_cell     = v->nb[2],
-        .v_stream   = v->nb[3],
-        .k_type     = k->type,
-        .v_type     = v->type,
-        .d_k        = (int32_t) q->ne[0],
-        .d_v        = (int32_t) op->ne[0],
-        .n_head     = (int32_t) q->ne[1],
-        .n_group    = (int32_t) (q->ne[1] / k->ne[1]),
-        .batch      = (const struct plong_batch *) op->src[3]->data,
-        .table      = op->src[4] ? (const float *) op->src[4]->data : NULL,
-        .queue      = queue,
-        .one_stream = plong_one_stream(),
-    };
-    memcpy(&c.params, op->op_params, sizeof(c.params));
-    return c;
-}
-
-static void empty_state(struct plong_state * s, int rows) {
+static void empty_state(struct plong_softmax * s, int rows) {
     for (int r = 0; r < rows; r++) {
         s->m[r] = -INFINITY;
         s->l[r] = 0.0f;
@@ -113,11 +118,11 @@ static void empty_state(struct plong_state * s, int rows) {
 }
 
 /* Rows without any key give zeros. */
-static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_state * s) {
+static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_softmax * s) {
     const int dv = plong_pad32(c->d_v), rows = plong_tile_rows(tile);
     for (int r = 0; r < rows; r++) {
         const int kv = r / (tile->n_tok * tile->n_h), tok = tile->tok + r / tile->n_h % tile->n_tok;
-        const int head = tile->head0 + kv * c->n_group + r % tile->n_h;
+        const int head = tile->head + kv * c->n_group + r % tile->n_h;
         float *   out  = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
         if (s->l[r] == 0.0f) {
             memset(out, 0, (size_t) c->d_v * sizeof(float));
@@ -131,27 +136,18 @@ static void write_rows(const struct plong_call * c, const struct plong_tile * ti
 }
 
 /* State of `rows` rows in a flat buffer of rows * (dv + 2) floats. */
-static struct plong_state state_at(float * base, int64_t rows) {
-    return (struct plong_state) { .m = base, .l = base + rows, .acc = base + 2 * rows };
+static struct plong_softmax state_at(float * base, int64_t rows) {
+    return (struct plong_softmax) { .m = base, .l = base + rows, .acc = base + 2 * rows };
 }
 
-static int32_t most_rows(const struct plong_tile * tiles, int64_t n) {
-    int32_t most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const int32_t rows = plong_tile_rows(&tiles[i]);
-        most               = rows > most ? rows : most;
-    }
-    return most;
-}
-
-/* Merges the segments of one tile, of which each has a part of `size` floats, and writes its rows. */
+/* Merges the spans of one tile, whose states have `size` floats each, and writes its rows. */
 static void finish_tile(
     const struct plong_call * c, const struct plong_kernel * kernel, const struct plong_tile * tile, float * parts,
     size_t size) {
-    const int          rows = plong_tile_rows(tile), dv = plong_pad32(c->d_v);
-    struct plong_state into = state_at(parts, rows);
-    for (int32_t i = 1; i < tile->seg1; i++) {
-        const struct plong_state from = state_at(parts + i * size, rows);
+    const int            rows = plong_tile_rows(tile), dv = plong_pad32(c->d_v);
+    struct plong_softmax into = state_at(parts, rows);
+    for (int32_t i = 1; i < tile->n_spans; i++) {
+        const struct plong_softmax from = state_at(parts + i * size, rows);
         for (int r = 0; r < rows; r++) {
             kernel->merge(
                 &into.m[r], &into.l[r], into.acc + (size_t) r * dv, from.m[r], from.l[r], from.acc + (size_t) r * dv,
@@ -177,48 +173,40 @@ static void zero_strays(const struct plong_call * c) {
 }
 
 void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
-    struct plong_queue          queue;
-    const struct plong_call     call   = make_call(op, &queue);
-    const bool                  f32    = call.batch->precision == PLONG_PRECISION_F32;
-    const struct plong_kernel * kernel = f32 ? plong_kernel_in_use()->f32 : plong_kernel_in_use();
-    const struct work           work   = work_layout(op, params->nth);
-    GGML_ASSERT(params->wsize >= work.total);
+    const struct plong_call     call    = plong_call_of(op);
+    const bool                  f32     = call.batch->precision == PLONG_PRECISION_F32;
+    const struct plong_kernel * kernel  = f32 ? plong_kernel_in_use()->f32 : plong_kernel_in_use();
+    const struct scratch        scratch = scratch_layout(op, params->nth);
+    GGML_ASSERT(params->wsize >= scratch.total && call.work->tile_rows <= scratch.max_rows);
 
-    char *              base  = (char *) align64((size_t) params->wdata);
-    struct work_head *  head  = (struct work_head *) base;
-    struct plong_tile * tiles = (struct plong_tile *) (base + work.tiles);
-    float *             parts = (float *) (base + work.partials);
-    char *              mine  = base + work.threads + (size_t) params->ith * work.per_thread;
-    const int           dv    = plong_pad32(call.d_v);
-
+    char *                   base      = (char *) align64((size_t) params->wdata);
+    char *                   mine      = base + (size_t) params->ith * scratch.per_thread;
+    float *                  parts     = (float *) (base + scratch.partials);
+    const size_t             part_size = (size_t) call.work->tile_rows * (plong_pad32(call.d_v) + 2);
+    const struct plong_queue queue     = plong_queue_of(&call, params->threadpool, params->nth, scratch.partial_rows);
     if (params->ith == 0) {
         zero_strays(&call);
-        head->n_tiles = plong_make_tiles(&call, params->nth, tiles);
-        head->rows    = most_rows(tiles, head->n_tiles);
-        head->n_items = plong_share_segments(tiles, head->n_tiles, params->nth, head->rows, work.max_rows);
         ggml_threadpool_chunk_set(params->threadpool, 0);
     }
     ggml_barrier(params->threadpool);
 
-    queue                       = (struct plong_queue) { params->threadpool, tiles, head->n_tiles, head->n_items };
-    const bool        shared    = queue.n_items > queue.n_tiles;
-    const size_t      part_size = (size_t) head->rows * (dv + 2);
-    int64_t           done      = 0;
-    struct plong_tile tile;
-    for (int64_t item; item = ggml_threadpool_chunk_add(queue.pool, 1), plong_queue_item(&queue, item, &tile); done++) {
-        const int          rows  = plong_tile_rows(&tile);
-        struct plong_state state = state_at(shared ? parts + item * part_size : (float *) mine, rows);
+    struct plong_item item;
+    int64_t           done = 0;
+    for (int64_t i; (i = plong_queue_take(&queue, &item)) >= 0; done++) {
+        const int            rows  = plong_tile_rows(item.tile);
+        struct plong_softmax state = state_at(queue.shared ? parts + i * part_size : (float *) mine, rows);
         empty_state(&state, rows);
-        kernel->tile(&call, &tile, &state, mine + work.state);
-        if (!shared) {
-            write_rows(&call, &tile, &state);
+        kernel->run(&call, &queue, &item, &state, mine + scratch.state);
+        if (!queue.shared) {
+            write_rows(&call, item.tile, &state);
         }
     }
     plong_kernel_count(kernel, done);
 
-    if (shared) {
+    if (queue.shared) {
+        const struct plong_tile * tiles = plong_work_tiles(call.work);
         ggml_barrier(params->threadpool);
-        for (int64_t i = params->ith; i < queue.n_tiles; i += params->nth) {
+        for (int64_t i = params->ith; i < call.work->n_tiles; i += params->nth) {
             finish_tile(&call, kernel, &tiles[i], parts + tiles[i].part * part_size, part_size);
         }
     }

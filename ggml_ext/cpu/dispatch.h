@@ -1,8 +1,8 @@
-/* dispatch.h - what ggml-cpu calls: the op's work size and its computation on the thread pool. */
+/* dispatch.h - what ggml-cpu calls: whether it runs an op, the memory that it needs, and its run on the thread pool. */
 #ifndef PLONG_CPU_DISPATCH_H
 #define PLONG_CPU_DISPATCH_H
 
-#include "ggml_ext.h"
+#include "backend.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -10,9 +10,10 @@ extern "C" {
 
 struct ggml_compute_params;
 
-size_t plong_cpu_work_size(const struct ggml_tensor * op, int n_threads);
-bool   plong_cpu_supports(const struct ggml_tensor * op);
-void   plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op);
+const char *        plong_cpu_supports(const struct ggml_tensor * op);
+struct plong_limits plong_cpu_limits(const struct plong_shape * shape, int n_threads);
+size_t              plong_cpu_scratch(const struct ggml_tensor * op, int n_threads);
+void                plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op);
 
 #ifdef __cplusplus
 }

@@ -1,169 +1,24 @@
-/* graph.cpp - the hooks in upstream's graph: which layers the op takes, and the op's inputs for each ubatch. */
-#include <algorithm>
-#include <functional>
-
-#include "cells.h"
+/* graph.cpp - the hooks in upstream's graph: which layers the op takes, and its node in them. */
+#include "input.h"
 #include "llama-context.h"
-#include "llama-graph.h"
 #include "llama-hparams.h"
 #include "llama-kv-cache-iswa.h"
-#include "llama-kv-cache.h"
-#include "plan.h"
 #include "plong_state.h"
 #include "rope_node.h"
 
-namespace {
-
-/* Sequences, query groups and cell runs of one ubatch. */
-struct batch_parts {
-    std::vector<plong_slot>  slots;
-    std::vector<plong_group> groups;
-    std::vector<plong_run>   runs;
-};
-
-void collect(
-    const plong_state & state, const llama_kv_cache_context & mctx, const llama_ubatch & ubatch, batch_parts & out) {
-    std::map<llama_seq_id, int32_t>                             slot_of, n_of;
-    std::map<const llama_kv_cells *, std::vector<llama_seq_id>> seqs_of;
-    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
-        const llama_seq_id seq = ubatch.seq_id[i][0];
-        if (n_of[seq]++ == 0) {
-            seqs_of[&mctx.plong_cells(seq)].push_back(seq);
+/* The backend that runs a layer is that of the device which holds its keys. Null: one that the op knows nothing of. */
+static const plong_backend * backend_of(const ggml_tensor * k, std::string & name) {
+    const ggml_backend_buffer_t buffer = k->view_src ? k->view_src->buffer : k->buffer;
+    const ggml_backend_dev_t    device =
+        buffer ? ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)) : nullptr;
+    name = device ? ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)) : plong_cpu_backend.name;
+    for (const plong_backend * backend : { &plong_cpu_backend, &plong_cuda_backend, &plong_metal_backend }) {
+        if (name == backend->name) {
+            return backend;
         }
     }
-    for (const auto & [cells, seqs] : seqs_of) {
-        const auto runs = plong_runs(*cells, mctx.get_n_kv(), seqs);
-        for (size_t s = 0; s < seqs.size(); s++) {
-            slot_of[seqs[s]]    = (int32_t) out.slots.size();
-            const int32_t begin = (int32_t) out.runs.size();
-            out.runs.insert(out.runs.end(), runs[s].begin(), runs[s].end());
-            out.slots.push_back({ (int32_t) mctx.plong_stream(seqs[s]), begin, (int32_t) out.runs.size() });
-        }
-    }
-    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
-        const llama_seq_id seq   = ubatch.seq_id[i][0];
-        const llama_pos    pos   = ubatch.pos[i];
-        const int32_t      slot  = slot_of[seq];
-        const auto         tail  = state.tails.find(seq);
-        const int          phase = tail != state.tails.end() ? pos >= tail->second : n_of[seq] == 1;
-        if (!out.groups.empty()) {
-            plong_group & last = out.groups.back();
-            if (last.slot == slot && last.phase == phase && last.pos + last.n == pos) {
-                last.n++;
-                continue;
-            }
-        }
-        out.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
-    }
+    return nullptr;
 }
-
-} // namespace
-
-/* The op's batch tensor. One for all layers of a graph. */
-class llm_graph_input_plong : public llm_graph_input_i {
-  public:
-    using mctx_fn = std::function<const llama_kv_cache_context *()>;
-
-    llm_graph_input_plong(std::shared_ptr<plong_state> state, mctx_fn mctx, int32_t n_head)
-        : state(std::move(state)), mctx(std::move(mctx)), n_head(n_head) {}
-
-    /* Words wanted for the ubatch, with room to grow before the graph must be built anew. */
-    int64_t words_for(const llama_ubatch & ubatch) {
-        parts = {};
-        if (ubatch.pos && ubatch.seq_id) {
-            collect(*state, *mctx(), ubatch, parts);
-            collected = true;
-        }
-        n_slots  = std::max<int32_t>(parts.slots.size(), ubatch.n_seqs_unq);
-        n_groups = ubatch.n_tokens;
-        n_runs   = 64;
-        while (n_runs < (int32_t) parts.runs.size()) {
-            n_runs *= 2;
-        }
-        return plong_batch_words(n_slots, n_groups, n_runs);
-    }
-
-    void set_input(const llama_ubatch * ubatch) override {
-        if (!batch->buffer) {
-            return;
-        }
-        if (!collected) {
-            parts = {};
-            collect(*state, *mctx(), *ubatch, parts);
-        }
-        collected = false;
-        GGML_ASSERT((int32_t) parts.slots.size() <= n_slots && (int32_t) parts.runs.size() <= n_runs);
-
-        plong_batch head = {};
-        head.n_slots     = parts.slots.size();
-        head.n_groups    = parts.groups.size();
-        head.n_runs      = parts.runs.size();
-        head.n_tokens    = ubatch->n_tokens;
-        head.precision   = state->config.precision;
-        head.plan        = state->config.plan;
-        head.rope        = state->config.rope;
-        size_t     at    = 0;
-        const auto put   = [&](const void * data, size_t size) {
-            ggml_backend_tensor_set(batch, data, at, size);
-            at += size;
-        };
-        put(&head, sizeof(head));
-        put(parts.slots.data(), parts.slots.size() * sizeof(plong_slot));
-        put(parts.groups.data(), parts.groups.size() * sizeof(plong_group));
-        put(parts.runs.data(), parts.runs.size() * sizeof(plong_run));
-        count();
-    }
-
-    bool can_reuse(const llm_graph_params & params) override {
-        if (params.ubatch.n_tokens != (uint32_t) n_groups) {
-            return false;
-        }
-        parts = {};
-        collect(*state, *mctx(), params.ubatch, parts);
-        collected = true;
-        return (int32_t) parts.slots.size() <= n_slots && (int32_t) parts.runs.size() <= n_runs;
-    }
-
-    ggml_tensor * batch = nullptr; /* I32 [words] */
-
-  private:
-    /* Keys are counted by position: a hole in the cache counts as read. */
-    void count() {
-        state->stats.n_runs += (int64_t) parts.runs.size();
-        int64_t n_dense = 0, n_taken = 0;
-        for (const auto & [il, reason] : state->layers) {
-            if (reason.empty()) {
-                n_taken++;
-                n_dense += il < state->config.plan.dense_layers;
-            }
-        }
-        for (const plong_group & g : parts.groups) {
-            const plong_phase & phase = state->config.plan.phase[g.phase];
-            for (int32_t p = g.pos; p < g.pos + g.n; p++) {
-                const int64_t visible = (int64_t) p + 1;
-                int64_t       read    = 0;
-                const int32_t n_kinds = phase.n_branches > 0 ? n_head : 1;
-                for (int32_t h = 0; h < n_kinds; h++) {
-                    read += plong_phase_cost(&phase, p, h);
-                }
-                read *= n_head / n_kinds;
-                state->stats.keys_read += read * (n_taken - n_dense) + visible * n_head * n_dense;
-                state->stats.keys_visible += visible * n_head * n_taken;
-                state->stats.n_queries += n_head * n_taken;
-                state->stats.n_tokens++;
-            }
-        }
-    }
-
-    std::shared_ptr<plong_state> state;
-    mctx_fn                      mctx;
-    int32_t                      n_head;
-    int32_t                      n_slots = 0, n_groups = 0, n_runs = 0; /* room in `batch` */
-    batch_parts                  parts;
-    bool                         collected = false; /* parts already describe the ubatch that set_input() will get */
-};
-
-/* ---- which layers --------------------------------------------------------------------------------------------- */
 
 static std::string refusal(const llm_graph_context & graph, const plong_tensors & tensors, bool swa) {
     if (swa) {
@@ -235,24 +90,33 @@ plong_layer plong_prepare(
 static ggml_tensor * build(
     const llm_graph_context & graph, llm_graph_input_plong *& input, llm_graph_input_plong::mctx_fn mctx,
     plong_layer & layer, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
-    const auto &  state = graph.cparams.plong;
-    const int32_t il    = layer.params.layer;
-    if (layer.params.hadamard) {
-        q = layer.q;
-    }
-    if (const char * reason = plong_attn_supports(q, k, v, &layer.params)) {
-        state->layers[il] = reason;
+    const auto & state = graph.cparams.plong;
+    const int    il    = layer.params.layer;
+    q                  = layer.params.hadamard ? layer.q : q;
+    std::string           device;
+    const plong_backend * backend = backend_of(k, device);
+    const char *          reason  = backend ? plong_backend_supports(backend, q, k, v, &layer.params) : nullptr;
+    if (!backend || reason) {
+        state->layers[il] = backend ? reason : "no attention kernels for " + device;
         return nullptr;
     }
     if (!input) {
-        auto fresh   = std::make_unique<llm_graph_input_plong>(state, std::move(mctx), (int32_t) q->ne[1]);
-        fresh->batch = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, fresh->words_for(graph.ubatch));
-        ggml_set_input(fresh->batch);
-        ggml_set_name(fresh->batch, "plong_batch");
-        input = static_cast<llm_graph_input_plong *>(graph.res->add_input(std::move(fresh)));
+        auto fresh = std::make_unique<llm_graph_input_plong>(graph, std::move(mctx), (int32_t) q->ne[1]);
+        input      = static_cast<llm_graph_input_plong *>(graph.res->add_input(std::move(fresh)));
     }
-    ggml_tensor * table = layer.params.n_rot > 0 ? layer.rope->table->tensor(graph.ctx0, "plong_table") : nullptr;
-    ggml_tensor * cur   = ggml_long_attn(graph.ctx0, q, k, v, input->batch, table, &layer.params);
+    const plong_shape shape = {
+        (int32_t) k->ne[0],
+        (int32_t) v->ne[0],
+        (int32_t) q->ne[1],
+        (int32_t) k->ne[1],
+        il < state->config.plan.dense_layers,
+    };
+    const plong_inputs inputs = {
+        input->batch,
+        input->work(graph.ctx0, shape, *backend),
+        layer.params.n_rot > 0 ? layer.rope->table->tensor(graph.ctx0, "plong_table") : nullptr,
+    };
+    ggml_tensor * cur = ggml_long_attn(graph.ctx0, q, k, v, &inputs, &layer.params);
     graph.cb(cur, "long_attn", il);
     return ggml_reshape_2d(graph.ctx0, cur, cur->ne[0] * cur->ne[1], cur->ne[2]);
 }

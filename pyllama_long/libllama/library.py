@@ -15,10 +15,13 @@ from pyllama_long.libllama.structs import (
     CConfig,
     CGroup,
     CInitParams,
+    CInputs,
+    CLimits,
     CPhase,
     CPlan,
     CRope,
     CRun,
+    CShape,
     CSlot,
     CStats,
 )
@@ -54,8 +57,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_batch_slots": (POINTER(CSlot), [POINTER(CBatch)]),
     "plong_batch_groups": (POINTER(CGroup), [POINTER(CBatch)]),
     "plong_batch_runs": (POINTER(CRun), [POINTER(CBatch)]),
-    "ggml_long_attn": (c_void_p, [c_void_p] * 6 + [POINTER(CAttnParams)]),
-    "plong_attn_supports": (c_char_p, [c_void_p] * 3 + [POINTER(CAttnParams)]),
+    "plong_work_new": (c_void_p, [POINTER(CBatch), POINTER(CShape), POINTER(CLimits)]),
+    "plong_work_free": (None, [c_void_p]),
+    "plong_work_words": (c_size_t, [c_void_p]),
+    "plong_work_print": (c_size_t, [c_void_p, c_char_p, c_size_t]),
+    "plong_cpu_limits": (CLimits, [POINTER(CShape), ctypes.c_int]),
+    "ggml_long_attn": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams)]),
+    "plong_backend_supports": (c_char_p, [c_void_p] * 4 + [POINTER(CAttnParams)]),
     "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),
     "plong_cpu_isa_usable": (c_bool, [ctypes.c_int]),
     "plong_cpu_isa_force": (c_bool, [c_char_p]),
@@ -77,13 +85,18 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def _load() -> SimpleNamespace:
+def _libraries() -> list[ctypes.CDLL]:
     # libllama's own handle also finds the ggml libraries that it was linked with, the same copies that are in use. On
     # Windows, a handle only finds its own file.
     libraries = [llama_cpp.llama_cpp._lib]
     libraries += [
         ctypes.CDLL(str(path)) for name in ("ggml-base", "ggml-cpu") if (path := _library.find(name))
     ]
+    return libraries
+
+
+def _load() -> SimpleNamespace:
+    libraries = _libraries()
 
     def function(name: str, result: Any, arguments: list[Any]) -> Callable[..., Any]:
         for library in libraries:
@@ -100,6 +113,16 @@ def _load() -> SimpleNamespace:
 
 
 lib = _load()
+
+
+def address(name: str) -> int:
+    """Where a constant of the library lies."""
+    for library in _libraries():
+        try:
+            return ctypes.addressof(ctypes.c_char.in_dll(library, name))
+        except ValueError:
+            continue
+    raise ImportError(f"{PATH} has no {name}: reinstall the wheel, or run `make build`")
 
 
 def _check_layout() -> None:

@@ -11,7 +11,7 @@ from pyllama_long.phase import MAX_BRANCHES, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 MAX_ROT = 512
 
@@ -66,6 +66,21 @@ class CBatch(ctypes.Structure):
 
 class CAttnParams(ctypes.Structure):
     _fields_ = [("scale", c_float), ("max_bias", c_float), *_ints("layer n_rot neox hadamard")]
+
+
+class CInputs(ctypes.Structure):
+    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table")]
+
+
+class CShape(ctypes.Structure):
+    _fields_ = _ints("d_k d_v n_head n_head_kv dense")
+
+
+class CLimits(ctypes.Structure):
+    _fields_ = _ints(
+        "max_rows min_rows tiles dilated_tiles dilated_rows classes narrow narrow_rows span narrow_span "
+        "narrow_spans range_rows"
+    )
 
 
 class CConfig(ctypes.Structure):

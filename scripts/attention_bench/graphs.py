@@ -53,6 +53,7 @@ class Backend:
     """ggml's CPU backend, which keeps its work buffer between graphs."""
 
     def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
         self.handle = ggml.ggml_backend_cpu_init()
         ggml.ggml_backend_cpu_set_n_threads(self.handle, n_threads)
 
@@ -87,7 +88,9 @@ class Graphs:
         self.q = self._tensor(0, D, N_HEAD, self.n_new, self.n_seq)
         self.k, self.v = (self._tensor(kind, D, N_HEAD_KV, self.n_kv, self.n_seq) for _ in "kv")
         self.words = [batch.batch() for batch in self.batches]
+        self.works = [batch.work(backend.n_threads) for batch in self.batches]
         self.word_tensors = [self._tensor(I32, len(words)) for words in self.words]
+        self.work_tensors = [self._tensor(I32, len(work)) for work in self.works]
         self.mask: int | None = None
         self.ours = [self._ours(i) for i in range(len(self.batches))]
         self.upstream = self._upstream() if workload.exact else None
@@ -130,12 +133,10 @@ class Graphs:
     def _ours(self, i: int) -> tuple[int, int]:
         params = self.batches[i].params()
         q = ggml.ggml_reshape_3d(self.ctx, self.q, D, N_HEAD, self.n_new * self.n_seq)
-        reason = _native.lib.plong_attn_supports(q, self.k, self.v, ctypes.byref(params))
+        reason = _native.cpu_refusal(q, self.k, self.v, params)
         assert reason is None, reason
-        words = self.word_tensors[i]
-        return self._graph(
-            _native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, words, None, ctypes.byref(params))
-        )
+        inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None)
+        return self._graph(_native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, inputs, params))
 
     def _upstream(self) -> tuple[int, int]:
         """Calls upstream's attention as llama.cpp does: with heads and tokens swapped in views, and a mask of n_kv x
@@ -166,7 +167,8 @@ class Graphs:
             for at in range(0, len(memory), len(pool)):
                 part = memory[at : at + len(pool)]
                 part[:] = np.frombuffer(pool, np.uint8)[: len(part)]
-        for tensor, words in zip(self.word_tensors, self.words, strict=True):
+        tensors, contents = self.word_tensors + self.work_tensors, self.words + self.works
+        for tensor, words in zip(tensors, contents, strict=True):
             self.view(tensor, np.int32)[:] = words
         if self.mask is not None:
             mask = self.view(self.mask, np.float16).reshape(self.n_seq, -1, self.n_kv)

@@ -52,7 +52,7 @@ static void walk_phase(const struct plong_phase * ph, int32_t p0, int32_t p1, in
         }
         sink += plong_branch_top(ph, k, p0, h) + plong_branch_begin(ph, k, p0);
     }
-    sink += (double) plong_phase_cost(ph, p1, h) + plong_phase_nests(ph) + plong_phase_is_exact(ph);
+    sink += (double) plong_phase_cost(ph, p1, h) + plong_phase_nests(ph) + plong_phase_branches_at(ph, p1);
     bad += plong_phase_cost(ph, p1, h) > (int64_t) p1 + 1;
     if (p1 < 100) {
         sink += (double) (plong_phase_keys(ph, p1, h, 0, NULL, NULL) + plong_phase_count(ph, p1, h));

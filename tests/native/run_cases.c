@@ -11,7 +11,7 @@
 
 #include "ggml-cpu.h"
 #include "ggml.h"
-#include "ggml_ext.h"
+#include "cpu/dispatch.h"
 
 /* Mirrors HEADER in native_cases.py. After it: q, k, v, batch, table, expected (float64). */
 struct header {
@@ -70,18 +70,34 @@ static double largest_error(const float * got, const char * expected, int64_t n)
     return worst;
 }
 
+static struct ggml_tensor * work_tensor(
+    struct ggml_context * ctx, const struct header * h, const struct plong_batch * batch, int n_threads) {
+    const struct plong_shape  shape  = { h->d_k, h->d_v, h->n_head, h->n_head_kv,
+                                         h->params.layer < batch->plan.dense_layers };
+    const struct plong_limits limits = plong_cpu_limits(&shape, n_threads);
+    struct plong_work *       work   = plong_work_new(batch, &shape, &limits);
+    if (!work) {
+        exit(2);
+    }
+    struct ggml_tensor * t = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, (int64_t) plong_work_words(work));
+    memcpy(t->data, work, ggml_nbytes(t));
+    plong_work_free(work);
+    return t;
+}
+
 static double run(const struct input * file, int n_threads) {
     struct input            in   = *file;
     const struct header *   h    = &in.h;
     const enum ggml_type    type = (enum ggml_type) h->kv_type;
-    struct ggml_init_params init = { .mem_size = 2 * in.size + (1u << 20), .mem_buffer = NULL, .no_alloc = false };
+    struct ggml_init_params init = { .mem_size = 2 * in.size + (64u << 20), .mem_buffer = NULL, .no_alloc = false };
     struct ggml_context *   ctx  = ggml_init(init);
     struct ggml_tensor *    q    = next_tensor(&in, ctx, GGML_TYPE_F32, h->d_k, h->n_head, h->n_tokens, 1);
     struct ggml_tensor *    k    = next_tensor(&in, ctx, type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor *    v    = next_tensor(&in, ctx, type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor *    b    = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
     struct ggml_tensor *    tab  = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
-    struct ggml_tensor *    out  = ggml_long_attn(ctx, q, k, v, b, tab, &h->params);
+    struct plong_inputs     x    = { b, work_tensor(ctx, h, b->data, n_threads), tab };
+    struct ggml_tensor *    out  = ggml_long_attn(ctx, q, k, v, &x, &h->params);
     struct ggml_cgraph *    g    = ggml_new_graph(ctx);
     ggml_build_forward_expand(g, out);
     struct ggml_cplan plan = ggml_graph_plan(g, n_threads, NULL);

@@ -9,48 +9,49 @@
 
 /* Scratch of one thread, laid out by tile_layout(). dk, dv: head sizes padded to 32; rows: of the tile. */
 struct tile_mem {
-    elem *             k;      /* a packed key block */
-    elem *             v;      /* a packed value block */
-    float *            s;      /* logits: [SUB][CHUNK], or [2 kv heads in turn][PLONG_NARROW][NARROW_BLOCK] */
-    float *            s_zone; /* the same for another zone, of one sub */
-    elem *             p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
-    float *            f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
-    float *            stage;  /* [16][max(dk, dv)] */
-    uint8_t *          digits; /* queries of a narrow job in integers: the narrow_keys.h of an instruction set */
-    float *            q;      /* [zones][rows][dk] */
-    elem *             packed; /* [zones][rows, padded to SUB][dk]: q for wide jobs */
-    void *             jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job is narrow */
-    struct plong_state js;     /* the job's rows, padded to SUB; l is [rows][VW] */
-    float *            reach;  /* [rows] sum |q|, over all zones the largest; there when packed is */
-    float *            shift;  /* [rows] of the job: fixed_shift() */
-    int32_t *          ints;   /* [5][rows] of the job */
-    float *            counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
-    float *            slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
-    struct sub *       subs;
-    elem *             k_near; /* as k, turned to true positions, for maps that store keys folded */
-    float *            angles; /* [n_rot/2][2] */
+    elem *               k;      /* a packed key block */
+    elem *               v;      /* a packed value block */
+    float *              s;      /* logits: [SUB][CHUNK], or [2 kv heads in turn][PLONG_NARROW][NARROW_BLOCK] */
+    float *              s_zone; /* the same for another zone, of one sub */
+    elem *               p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
+    float *              f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
+    float *              stage;  /* [16][max(dk, dv)] */
+    uint8_t *            digits; /* queries of a narrow job in integers: the narrow_keys.h of an instruction set */
+    float *              q;      /* [zones][rows][dk] */
+    elem *               packed; /* [zones][rows, padded to SUB][dk]: q for wide jobs */
+    void *               jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job is narrow */
+    struct plong_softmax js;     /* the job's rows, padded to SUB; l is [rows][VW] */
+    float *              reach;  /* [rows] sum |q|, over all zones the largest; there when packed is */
+    float *              shift;  /* [rows] of the job: fixed_shift() */
+    float *              counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
+    float *              slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
+    struct sub *         subs;
+    elem *               k_near; /* as k, turned to true positions, for maps that store keys folded */
+    float *              angles; /* [n_rot/2][2] */
 };
 
 struct tile_run {
-    const struct plong_call * call;
-    const struct plong_tile * tile;
-    struct tile_mem           mem;
-    struct job                job;
-    const int32_t *           block_pos; /* of the block that mem.counts is for */
-    bool                      ready;     /* job, and what of mem hangs on it, are those of the last keys */
-    bool                      packs;     /* mem.packed and mem.reach are there */
-    const void *              jq;        /* queries of the job: mem.jq, or mem.packed as it is */
-    size_t                    jq_zone;   /* elements from one zone of them to the next */
-    int32_t                   map;       /* enum plong_map */
-    int                       dk, dv;
-    size_t                    k_bytes, v_bytes; /* of a cached row */
-    float                     skip;
-    const char *              k_base; /* first kv head of the tile, cell 0 */
-    const char *              v_base;
-    const char *              k_then; /* the same for the next block, which may be another tile's */
-    const char *              v_then;
-    const struct key_block *  next;       /* that block */
-    int                       prefetched; /* keys of it that were, by wide blocks */
+    const struct plong_call *  call;
+    const struct plong_queue * queue;
+    const struct plong_item *  item;
+    const struct plong_tile *  tile; /* the item's */
+    struct tile_mem            mem;
+    struct job                 job;        /* the one of the last keys, and what of mem belongs to it */
+    bool                       one_stream; /* plong_one_stream() */
+    const int32_t *            block_pos;  /* of the block that mem.counts is for */
+    bool                       packs;      /* mem.packed and mem.reach are there */
+    const void *               jq;         /* queries of the job: mem.jq, or mem.packed as it is */
+    size_t                     jq_zone;    /* elements from one zone of them to the next */
+    int32_t                    map;        /* enum plong_map */
+    int                        dk, dv;
+    size_t                     k_bytes, v_bytes; /* of a cached row */
+    float                      skip;
+    const char *               k_base; /* first kv head of the tile, cell 0 */
+    const char *               v_base;
+    const char *               k_then; /* the same for the next block, which may be another tile's */
+    const char *               v_then;
+    const struct key_block *   next;       /* that block */
+    int                        prefetched; /* keys of it that were, by wide blocks */
 };
 
 /* Rows of keys in the cache. */
@@ -88,7 +89,7 @@ static void zone_span(
 static void merge_zone(struct tile_run * t, const struct logits x, const struct keys * b, int z) {
     for (int i = 0; i < x.rows; i++) {
         for (int j = 0; j < b->n; j++) {
-            if (zone_of(&t->call->batch->rope, t->map, t->job.pos[x.i0 + i], b->pos[j]) == z) {
+            if (zone_of(&t->call->batch->rope, t->map, t->job.rows[x.i0 + i].pos, b->pos[j]) == z) {
                 x.s[i * x.stride + j] = t->mem.s_zone[i * x.stride + j];
             }
         }
@@ -99,7 +100,7 @@ static void merge_zone(struct tile_run * t, const struct logits x, const struct 
 static void add_alibi(struct tile_run * t, const struct logits x, const struct keys * b) {
     for (int i = 0; i < x.rows; i++) {
         const float   slope = t->mem.slope[x.i0 + i];
-        const int32_t p     = t->job.pos[x.i0 + i];
+        const int32_t p     = t->job.rows[x.i0 + i].pos;
         for (int j = 0; j < b->n; j++) {
             x.s[i * x.stride + j] += slope * (float) (b->pos[j] - p);
         }
@@ -127,7 +128,7 @@ __attribute__((noinline)) static int finish_logits(
 
 /* Adds to logits s[n] of row i of the job how often the keys b count. n is a multiple of 16. */
 PLONG_INLINE void add_count(struct tile_run * t, int i, float * s, int n, const struct keys * b) {
-    const int c = t->job.count[i];
+    const int c = t->job.rows[i].count;
     if (c >= 0) {
         const float * x = t->mem.counts + (size_t) c * PLONG_KEYS + (b->pos - t->block_pos);
 #pragma GCC unroll 4

@@ -114,9 +114,9 @@ static void keys_narrow(
     cache_rows((const void **) x.v, b, t->v_base, c->v_cell);
     x.k_step = keys_step(b, c->k_cell);
     x.k_ahead =
-        prefetch_queue(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes, c->one_stream);
+        prefetch_queue(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes, t->one_stream);
     x.v_ahead =
-        prefetch_queue(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, c->one_stream);
+        prefetch_queue(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, t->one_stream);
     float * const s[2] = { t->mem.s, t->mem.s + PLONG_NARROW * NARROW_BLOCK };
     /* Logits are a head ahead of values: something to do while the last products of a head are on their way. */
     head_logits(t, &x, 0, s[0]);

@@ -40,7 +40,7 @@ static void gather_queries(struct tile_run * t, const void * from, int rows, int
         const char * src = (const char *) from + (size_t) z * rows * size;
         char *       dst = (char *) t->mem.jq + (size_t) z * padded * size;
         for (int i = 0; i < t->job.n; i++) {
-            memcpy(dst + i * size, src + t->job.row[i] * size, size);
+            memcpy(dst + i * size, src + t->job.rows[i].row * size, size);
         }
         memset(dst + t->job.n * size, 0, (padded - t->job.n) * size);
     }

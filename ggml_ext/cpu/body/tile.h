@@ -50,8 +50,7 @@ static size_t tile_layout(struct tile_mem * t, uintptr_t base, int32_t d_k, int3
     t->js.acc    = take(&at, padded * dv * sizeof(float));
     t->reach     = take(&at, (size_t) rows * sizeof(float));
     t->shift     = take(&at, (size_t) rows * sizeof(float));
-    t->ints      = take(&at, 5 * (size_t) rows * sizeof(int32_t));
-    t->counts    = take(&at, MAX_COUNTS * PLONG_KEYS * sizeof(float));
+    t->counts    = take(&at, PLONG_MAX_COUNTS * PLONG_KEYS * sizeof(float));
     t->slope     = take(&at, (size_t) rows * sizeof(float));
     t->subs      = take(&at, (size_t) rows * sizeof(struct sub));
     t->k_near    = take(&at, maps ? BLOCK * dk * sizeof(elem) : 0);
@@ -77,19 +76,13 @@ static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------- */
 
-static void run_job_begin(struct tile_run * t, const struct tile_range * range) {
-    struct job * job  = &t->job;
-    const int    rows = plong_tile_rows(t->tile);
-    job->row          = t->mem.ints;
-    job->pos          = t->mem.ints + rows;
-    job->lo           = t->mem.ints + 2 * rows;
-    job->hi           = t->mem.ints + 3 * rows;
-    job->count        = t->mem.ints + 4 * rows;
-    job->subs         = t->mem.subs;
-    job_begin(job, t->call, t->tile, range, SUB);
+static void run_job_begin(struct tile_run * t, int32_t readers) {
+    struct job * job = &t->job;
+    job->subs        = t->mem.subs;
+    job_begin(job, t->call, t->tile, readers, SUB);
     job_queries(t);
     for (int i = 0; i < job->n && t->call->params.max_bias > 0.0f; i++) {
-        const int32_t head = row_head(t->call, t->tile, job->row[i]);
+        const int32_t head = plong_row_head(t->call->work, t->tile, job->rows[i].row);
         t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
     }
     if (job->narrow) {
@@ -103,7 +96,7 @@ static void run_job_begin(struct tile_run * t, const struct tile_range * range) 
 static void run_counts(struct tile_run * t, const struct key_block * b) {
     t->block_pos = b->pos;
     for (int i = 0; i < t->job.n_counts; i++) {
-        count_weights(&t->job, t->tile->phase, i, b->pos, b->n, t->mem.counts + (size_t) i * PLONG_KEYS);
+        count_weights(&t->job, i, b->pos, b->n, t->mem.counts + (size_t) i * PLONG_KEYS);
     }
 }
 
@@ -118,12 +111,12 @@ static void run_job_reset(struct tile_run * t) {
     memset(t->mem.js.acc, 0, padded * t->dv * sizeof(float));
 }
 
-static void run_job_end(struct tile_run * t, struct plong_state * into) {
+static void run_job_end(struct tile_run * t, struct plong_softmax * into) {
     const struct job * job = &t->job;
     for (int i = 0; i < job->n; i++) {
-        const int32_t r = job->row[i];
+        const int32_t r = job->rows[i].row;
         softmax_merge(
-            &into->m[r], &into->l[r], into->acc + (size_t) r * t->dv, t->mem.js.m[i] + job->weight,
+            &into->m[r], &into->l[r], into->acc + (size_t) r * t->dv, t->mem.js.m[i] + job->readers->log2_weight,
             vf_sum(vf_load(t->mem.js.l + (size_t) i * VW)), t->mem.js.acc + (size_t) i * t->dv, t->dv);
     }
 }
@@ -132,30 +125,29 @@ static void run_job_end(struct tile_run * t, struct plong_state * into) {
 
 /* Where the cache begins for a tile: its stream and first kv head. */
 static void tile_bases(const struct plong_call * c, const struct plong_tile * tile, const char ** k, const char ** v) {
-    const struct plong_slot * slot = plong_batch_slots(c->batch) + tile->group->slot;
-    const int                 kv   = tile->head0 / c->n_group;
-    *k                             = c->k + slot->stream * c->k_stream + kv * c->k_head;
-    *v                             = c->v + slot->stream * c->v_stream + kv * c->v_head;
+    const int kv = tile->head / c->n_group;
+    *k           = c->k + tile->stream * c->k_stream + kv * c->k_head;
+    *v           = c->v + tile->stream * c->v_stream + kv * c->v_head;
 }
 
-/* The first keys of what this thread does after a segment, to be fetched ahead. None is an empty block. */
-static void peek_keys(struct tile_run * t, int32_t segment, int cap, struct key_block * b) {
-    struct plong_tile next = *t->tile;
+/* The first keys of what this thread does after a span, to be fetched ahead. None is an empty block. */
+static void peek_keys(struct tile_run * t, int32_t span, int cap, struct key_block * b) {
+    struct plong_item next = *t->item;
     struct key_walk   walk;
     b->n = 0;
-    if (segment + 1 < t->tile->seg1) {
-        next.seg0 = segment + 1;
-    } else if (!plong_queue_peek(t->call->queue, &next) || next.n_kv != t->tile->n_kv) {
+    if (span + 1 < t->item->span_end) {
+        next.span_beg = span + 1;
+    } else if (!plong_queue_peek(t->queue, &next) || next.tile->n_kv != t->tile->n_kv) {
         return;
     }
-    tile_bases(t->call, &next, &t->k_then, &t->v_then);
-    key_walk_begin(&walk, t->call, &next, next.seg0, cap);
+    tile_bases(t->call, next.tile, &t->k_then, &t->v_then);
+    key_walk_begin(&walk, t->call, &next, next.span_beg, cap);
     key_walk_next(&walk, b);
 }
 
-/* Adds the keys of one segment. What a row gets hangs on its segments and on nothing else: not on the rows beside it, on
- * who else is in the batch, or on the number of threads. */
-static void run_segment(struct tile_run * t, int32_t segment, struct plong_state * state) {
+/* Adds the keys of one span. What a row gets depends on its spans and on nothing else: not on the other rows of the tile,
+ * on the rest of the batch, or on the number of threads. */
+static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * state) {
     struct key_walk    walk;
     struct key_block   blocks[2];
     struct key_block * b      = &blocks[0];
@@ -164,28 +156,25 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
     const int          cap    = t->tile->n_kv > 1 ? NARROW_BLOCK : BLOCK;
     t->k_then                 = t->k_base;
     t->v_then                 = t->v_base;
-    key_walk_begin(&walk, t->call, t->tile, segment, cap);
+    key_walk_begin(&walk, t->call, t->item, span, cap);
     for (bool more = key_walk_next(&walk, b); more;) {
-        more                            = key_walk_next(&walk, next);
-        const struct tile_range * range = &walk.range[b->range];
-        const bool ready = t->ready && range->range.branch == t->job.branch && range->offset == t->job.offset &&
-                           range->tok == t->job.tok;
+        more             = key_walk_next(&walk, next);
+        const bool ready = plong_work_readers(t->call->work) + b->range->readers == t->job.readers;
         if (in_job && !ready) {
             run_job_end(t, state);
         }
         if (!ready) {
-            run_job_begin(t, range);
-            t->ready = true;
+            run_job_begin(t, b->range->readers);
         }
         if (!in_job || !ready) {
             run_job_reset(t);
             in_job = true;
         }
-        if (!more && (t->job.narrow || t->call->one_stream)) {
-            peek_keys(t, segment, cap, next);
+        if (!more && (t->job.narrow || t->one_stream)) {
+            peek_keys(t, span, cap, next);
         }
         run_counts(t, b);
-        t->job.sinks_end = range->tail ? 0 : job_sinks_end(t->tile->phase, range->range.branch);
+        t->job.sinks_end = b->range->sinks_end;
         if (t->job.narrow) {
             block_narrow(t, b, next);
         } else {
@@ -200,17 +189,22 @@ static void run_segment(struct tile_run * t, int32_t segment, struct plong_state
     }
 }
 
-static void tile_compute(
-    const struct plong_call * call, const struct plong_tile * tile, struct plong_state * state, void * scratch) {
-    struct tile_run t = {
-        .call    = call,
-        .tile    = tile,
-        .map     = call->params.n_rot > 0 ? call->batch->rope.map : PLONG_MAP_ABSOLUTE,
-        .dk      = plong_pad32(call->d_k),
-        .dv      = plong_pad32(call->d_v),
-        .k_bytes = ggml_row_size((enum ggml_type) call->k_type, call->d_k),
-        .v_bytes = ggml_row_size((enum ggml_type) call->v_type, call->d_v),
-        .skip    = call->batch->precision == PLONG_PRECISION_F32 ? INFINITY : SKIP,
+static void tile_run(
+    const struct plong_call * call, const struct plong_queue * queue, const struct plong_item * item,
+    struct plong_softmax * state, void * scratch) {
+    const struct plong_tile * tile = item->tile;
+    struct tile_run           t    = {
+        .call       = call,
+        .queue      = queue,
+        .item       = item,
+        .tile       = tile,
+        .one_stream = plong_one_stream(),
+        .map        = call->params.n_rot > 0 ? call->batch->rope.map : PLONG_MAP_ABSOLUTE,
+        .dk         = plong_pad32(call->d_k),
+        .dv         = plong_pad32(call->d_v),
+        .k_bytes    = ggml_row_size((enum ggml_type) call->k_type, call->d_k),
+        .v_bytes    = ggml_row_size((enum ggml_type) call->v_type, call->d_v),
+        .skip       = call->batch->precision == PLONG_PRECISION_F32 ? INFINITY : SKIP,
     };
     tile_bases(call, tile, &t.k_base, &t.v_base);
     tile_layout(&t.mem, (uintptr_t) scratch, call->d_k, call->d_v, plong_tile_rows(tile), call->table != NULL);
@@ -219,8 +213,8 @@ static void tile_compute(
     load_queries(call, tile, t.map, t.mem.q, t.mem.angles);
 
     wide_enter();
-    for (int32_t segment = tile->seg0; segment < tile->seg1; segment++) {
-        run_segment(&t, segment, state);
+    for (int32_t span = item->span_beg; span < item->span_end; span++) {
+        run_span(&t, span, state);
     }
     wide_leave();
 }
@@ -230,6 +224,6 @@ const struct plong_kernel PLONG_NAME(plong_kernel) = {
     .usable  = isa_usable,
     .f32     = &PLONG_F32,
     .scratch = tile_scratch,
-    .tile    = tile_compute,
+    .run     = tile_run,
     .merge   = softmax_merge,
 };

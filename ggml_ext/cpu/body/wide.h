@@ -81,7 +81,7 @@ struct part {
 
 /* Where the chunk of key j ends: at a multiple of CHUNK, counted from the tile of the matrix unit that holds it. */
 static int chunk_end(const struct tile_run * t, const struct keys * all, int j) {
-    const int before = t->job.branch < 0 ? all->pos[0] % CHUNK & ~31 : 0;
+    const int before = t->job.readers->branch < 0 ? all->pos[0] % CHUNK & ~31 : 0;
     const int end    = (j + before) / CHUNK * CHUNK + CHUNK - before;
     return end < all->n ? end : all->n;
 }
@@ -138,7 +138,7 @@ PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n
             wide_rescale(p - before, before, exp2f(m - t->mem.js.m[i]));
         }
         wide_exp(s, p, n, t->mem.js.m[i], t->mem.js.l + (size_t) i * VW);
-        t->mem.shift[i] = fixed_shift(t->mem.js.m[i], t->mem.reach[t->job.row[i]]);
+        t->mem.shift[i] = fixed_shift(t->mem.js.m[i], t->mem.reach[t->job.rows[i].row]);
         return true;
     }
     if (done != FIXED_DONE) {
@@ -182,7 +182,7 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
     int               first = -1, last = 0; /* keys of the sub whose probabilities are in p and matter */
     int               filled = 0;           /* where those that are there end */
     t->next                  = next;
-    t->prefetched            = t->call->one_stream ? 0 : next->n;
+    t->prefetched            = t->one_stream ? 0 : next->n;
     for (bool more = find_part(t, &b, 0, 0, &part); more; part = then) {
         elem *           p    = wide_probabilities(t->mem.s, t->mem.p);
         struct wide_work work = { .left = 0 };

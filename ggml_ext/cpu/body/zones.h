@@ -54,7 +54,7 @@ static void load_queries(
                 plong_rope_angles(call->table, call->params.n_rot, &shift, 1, angles);
             }
             for (int j = 0; j < tile->n_kv * tile->n_h; j++) {
-                const int     kv = j / tile->n_h, h = j % tile->n_h, head = tile->head0 + kv * call->n_group + h;
+                const int     kv = j / tile->n_h, h = j % tile->n_h, head = tile->head + kv * call->n_group + h;
                 const char *  src   = call->q + (size_t) (tile->tok + i) * call->q_tok + (size_t) head * call->q_head;
                 float *       dst   = q + ((size_t) z * rows + (kv * tile->n_tok + i) * tile->n_h + h) * dk;
                 const bool    turns = had && !zone_unfolds(map, z);

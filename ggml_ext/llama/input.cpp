@@ -1,0 +1,188 @@
+/* input.cpp - the op's inputs for each ubatch: sequences, query groups and cells, and the work planned from them. */
+#include "input.h"
+
+#include <algorithm>
+#include <map>
+#include <new>
+
+#include "cells.h"
+#include "llama-context.h"
+
+llm_graph_input_plong::llm_graph_input_plong(const llm_graph_context & graph, mctx_fn mctx, int32_t n_head)
+    : state(graph.cparams.plong), mctx(std::move(mctx)), n_tokens((int32_t) graph.ubatch.n_tokens), n_head(n_head) {
+    prepare(graph.ubatch, graph.cparams);
+    const int32_t n_slots = std::max((int32_t) parts.slots.size(), (int32_t) graph.ubatch.n_seqs_unq);
+    int32_t       n_runs  = 64; /* with room to grow before the graph must be built anew */
+    while (n_runs < (int32_t) parts.runs.size()) {
+        n_runs *= 2;
+    }
+    batch = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs));
+    ggml_set_input(batch);
+    ggml_set_name(batch, "plong_batch");
+}
+
+ggml_tensor * llm_graph_input_plong::work(
+    ggml_context * ctx, const plong_shape & shape, const plong_backend & backend) {
+    for (const planned & known : works) {
+        if (memcmp(&known.shape, &shape, sizeof(shape)) == 0 && known.backend == &backend) {
+            return known.tensor;
+        }
+    }
+    planned fresh = { shape, &backend, nullptr, { nullptr, plong_work_free } };
+    plan(fresh);
+    /* with room to grow before the graph must be built anew */
+    const int64_t words = (int64_t) plong_work_words(fresh.work.get());
+    fresh.tensor        = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, words + words / 4 + 256);
+    ggml_set_input(fresh.tensor);
+    ggml_set_name(fresh.tensor, "plong_work");
+    works.push_back(std::move(fresh));
+    return works.back().tensor;
+}
+
+void llm_graph_input_plong::set_input(const llama_ubatch * ubatch) {
+    if (!batch->buffer) {
+        return;
+    }
+    if (!ready) {
+        prepare(*ubatch);
+    }
+    ready = false;
+    GGML_ASSERT(fits());
+    ggml_backend_tensor_set(batch, packed.data(), 0, packed.size() * sizeof(int32_t));
+    for (const planned & p : works) {
+        ggml_backend_tensor_set(p.tensor, p.work.get(), 0, plong_work_words(p.work.get()) * sizeof(int32_t));
+    }
+    count();
+}
+
+bool llm_graph_input_plong::can_reuse(const llm_graph_params & params) {
+    if (params.ubatch.n_tokens != (uint32_t) n_tokens) {
+        return false;
+    }
+    prepare(params.ubatch, params.cparams);
+    return fits();
+}
+
+/* ---- the ubatch ----------------------------------------------------------------------------------------------- */
+
+void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
+    const llama_kv_cache_context & cache = *mctx();
+    plong_batch_parts &            out   = parts;
+    out                                  = {};
+    std::map<llama_seq_id, int32_t>                             slot_of, n_of;
+    std::map<const llama_kv_cells *, std::vector<llama_seq_id>> seqs_of;
+    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
+        const llama_seq_id seq = ubatch.seq_id[i][0];
+        if (n_of[seq]++ == 0) {
+            seqs_of[&cache.plong_cells(seq)].push_back(seq);
+        }
+    }
+    for (const auto & [cells, seqs] : seqs_of) {
+        const auto runs = plong_runs(*cells, cache.get_n_kv(), seqs);
+        for (size_t s = 0; s < seqs.size(); s++) {
+            slot_of[seqs[s]]    = (int32_t) out.slots.size();
+            const int32_t begin = (int32_t) out.runs.size();
+            out.runs.insert(out.runs.end(), runs[s].begin(), runs[s].end());
+            out.slots.push_back({ (int32_t) cache.plong_stream(seqs[s]), begin, (int32_t) out.runs.size() });
+        }
+    }
+    for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
+        const llama_seq_id seq   = ubatch.seq_id[i][0];
+        const llama_pos    pos   = ubatch.pos[i];
+        const int32_t      slot  = slot_of[seq];
+        const auto         tail  = state->tails.find(seq);
+        const int          phase = tail != state->tails.end() ? pos >= tail->second : n_of[seq] == 1;
+        if (!out.groups.empty()) {
+            plong_group & last = out.groups.back();
+            if (last.slot == slot && last.phase == phase && last.pos + last.n == pos) {
+                last.n++;
+                continue;
+            }
+        }
+        out.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
+    }
+}
+
+void llm_graph_input_plong::pack() {
+    plong_batch head = {};
+    head.n_slots     = (int32_t) parts.slots.size();
+    head.n_groups    = (int32_t) parts.groups.size();
+    head.n_runs      = (int32_t) parts.runs.size();
+    head.n_tokens    = n_tokens;
+    head.precision   = state->config.precision;
+    head.plan        = state->config.plan;
+    head.rope        = state->config.rope;
+    packed.resize(plong_batch_words(head.n_slots, head.n_groups, head.n_runs));
+    char *     at  = (char *) packed.data();
+    const auto put = [&](const void * data, size_t size) {
+        if (size > 0) {
+            memcpy(at, data, size);
+        }
+        at += size;
+    };
+    put(&head, sizeof(head));
+    put(parts.slots.data(), parts.slots.size() * sizeof(plong_slot));
+    put(parts.groups.data(), parts.groups.size() * sizeof(plong_group));
+    put(parts.runs.data(), parts.runs.size() * sizeof(plong_run));
+}
+
+void llm_graph_input_plong::prepare(const llama_ubatch & ubatch, const llama_cparams & cparams) {
+    n_threads = ubatch.n_tokens > 1 ? cparams.n_threads_batch : cparams.n_threads;
+    prepare(ubatch);
+}
+
+void llm_graph_input_plong::prepare(const llama_ubatch & ubatch) {
+    parts = {};
+    if (ubatch.pos && ubatch.seq_id) {
+        collect(ubatch);
+        ready = true;
+    }
+    pack();
+    for (planned & p : works) {
+        plan(p);
+    }
+}
+
+void llm_graph_input_plong::plan(planned & p) const {
+    const plong_limits limits = p.backend->limits(&p.shape, n_threads);
+    p.work.reset(plong_work_new((const plong_batch *) packed.data(), &p.shape, &limits));
+    if (!p.work) {
+        throw std::bad_alloc();
+    }
+}
+
+bool llm_graph_input_plong::fits() const {
+    bool fits = (int64_t) packed.size() <= batch->ne[0];
+    for (const planned & p : works) {
+        fits = fits && (int64_t) plong_work_words(p.work.get()) <= p.tensor->ne[0];
+    }
+    return fits;
+}
+
+/* Keys are counted by position: a hole in the cache counts as read. */
+void llm_graph_input_plong::count() {
+    state->stats.n_runs += (int64_t) parts.runs.size();
+    int64_t n_dense = 0, n_taken = 0;
+    for (const auto & [il, reason] : state->layers) {
+        if (reason.empty()) {
+            n_taken++;
+            n_dense += il < state->config.plan.dense_layers;
+        }
+    }
+    for (const plong_group & g : parts.groups) {
+        const plong_phase & phase = state->config.plan.phase[g.phase];
+        for (int32_t p = g.pos; p < g.pos + g.n; p++) {
+            const int64_t visible = (int64_t) p + 1;
+            int64_t       read    = 0;
+            const int32_t n_kinds = plong_phase_branches(&phase) > 0 ? n_head : 1;
+            for (int32_t h = 0; h < n_kinds; h++) {
+                read += plong_phase_cost(&phase, p, h);
+            }
+            read *= n_head / n_kinds;
+            state->stats.keys_read += read * (n_taken - n_dense) + visible * n_head * n_dense;
+            state->stats.keys_visible += visible * n_head * n_taken;
+            state->stats.n_queries += n_head * n_taken;
+            state->stats.n_tokens++;
+        }
+    }
+}

@@ -1,0 +1,61 @@
+/* input.h - the op's inputs: what it must know of each ubatch, and the work that this makes for layers of each shape. */
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backend.h"
+#include "llama-graph.h"
+#include "llama-kv-cache.h"
+#include "plong_state.h"
+
+/* Sequences, query groups and cell runs of one ubatch. */
+struct plong_batch_parts {
+    std::vector<plong_slot>  slots;
+    std::vector<plong_group> groups;
+    std::vector<plong_run>   runs;
+};
+
+/* One for all layers of a graph that read the same cache. */
+class llm_graph_input_plong : public llm_graph_input_i {
+  public:
+    using mctx_fn = std::function<const llama_kv_cache_context *()>;
+
+    llm_graph_input_plong(const llm_graph_context & graph, mctx_fn mctx, int32_t n_head);
+
+    void set_input(const llama_ubatch * ubatch) override;
+    bool can_reuse(const llm_graph_params & params) override;
+
+    /* The I32 tensor with the work of layers of this shape, planned for their backend. */
+    ggml_tensor * work(ggml_context * ctx, const plong_shape & shape, const plong_backend & backend);
+
+    ggml_tensor * batch = nullptr; /* I32 [words] */
+
+  private:
+    /* Work that layers share. */
+    struct planned {
+        plong_shape                                             shape;
+        const plong_backend *                                   backend;
+        ggml_tensor *                                           tensor;
+        std::unique_ptr<plong_work, decltype(&plong_work_free)> work;
+    };
+
+    void prepare(const llama_ubatch & ubatch, const llama_cparams & cparams);
+    void prepare(const llama_ubatch & ubatch);
+    void collect(const llama_ubatch & ubatch);
+    void pack();
+    void plan(planned & p) const;
+    bool fits() const; /* what was prepared, into the tensors */
+    void count();
+
+    std::shared_ptr<plong_state> state;
+    mctx_fn                      mctx;
+    int32_t                      n_tokens;
+    int32_t                      n_head;
+    int32_t                      n_threads = 1;
+    plong_batch_parts            parts;
+    std::vector<int32_t>         packed;        /* parts as `batch` gets them */
+    std::vector<planned>         works;         /* for `packed` */
+    bool                         ready = false; /* they are of the ubatch that set_input() will get */
+};

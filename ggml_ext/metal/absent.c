@@ -1,0 +1,14 @@
+/* absent.c - stands for the Metal backend in builds without it. */
+#include "backend.h"
+
+static const char * supports(const struct ggml_tensor * op) {
+    (void) op;
+    return "no attention kernels for Metal in this build";
+}
+
+static struct plong_limits limits(const struct plong_shape * shape, int n_threads) {
+    (void) shape, (void) n_threads;
+    return (struct plong_limits) { 0 }; /* never asked of a backend that supports nothing */
+}
+
+const struct plong_backend plong_metal_backend = { .name = "MTL", .supports = supports, .limits = limits };

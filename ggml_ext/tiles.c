@@ -1,0 +1,167 @@
+/* tiles.c - cuts a batch into query tiles, and says in which spans the keys of each are summed. */
+#include <stdlib.h>
+
+#include "planner.h"
+
+static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static bool is_narrow(const struct plong_limits * l, int32_t n_tok, int32_t n_h) { return n_tok * n_h <= l->narrow; }
+
+/* Keys of a span in narrow tiles: by the number of keys that the row at p reads. */
+static int32_t narrow_span(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
+    int32_t       begin;
+    const bool    window = plong_phase_window(ph, p, &begin);
+    const int64_t keys   = window ? (int64_t) p - begin + 1 + plong_sinks_end(ph) : (int64_t) p + 1;
+    int32_t       span   = l->narrow_span;
+    while (keys > (int64_t) span * l->narrow_spans) {
+        span *= 2;
+    }
+    return span;
+}
+
+/* Spans lie at fixed positions, so that a row's sums do not depend on the other rows of the batch. */
+static void set_spans(const struct plong_limits * l, const struct plong_phase * ph, struct plong_tile * tile) {
+    int32_t begin;
+    tile->span    = is_narrow(l, tile->n_tok, tile->n_h) ? narrow_span(l, ph, tile->pos) : l->span;
+    tile->n_spans = (tile->pos + tile->n_tok - 1) / tile->span + 1;
+    tile->gap_beg = (plong_sinks_end(ph) + tile->span - 1) / tile->span;
+    tile->gap     = 0;
+    if (plong_phase_window(ph, tile->pos, &begin)) {
+        const int32_t first = begin / tile->span;
+        tile->gap           = first > tile->gap_beg ? first - tile->gap_beg : 0;
+        tile->n_spans -= tile->gap;
+    }
+}
+
+/* The tokens of a group from its i-th on that make one tile of at most `tokens` and n_h heads; returns the end. Tiles do
+ * not cross what plong_phase_cut() names, and rows of a narrow tile have spans of the same length. */
+static int32_t tile_end(
+    const struct plong_limits * l, const struct plong_group * group, const struct plong_phase * ph, int32_t i,
+    int32_t tokens, int32_t n_h) {
+    const int32_t pos = group->pos + i;
+    int32_t       end = min_i32(i + tokens, group->n);
+    end               = plong_phase_cut(ph, pos, group->pos + end - 1) - group->pos + 1;
+    while (is_narrow(l, end - i, n_h) && narrow_span(l, ph, group->pos + end - 1) != narrow_span(l, ph, pos)) {
+        end--;
+    }
+    return end;
+}
+
+/* Appends the tiles of a group, of at most `rows` rows. */
+static void cut_group(struct plong_planner * p, const struct plong_group * group, int32_t rows) {
+    const struct plong_limits * l       = p->limits;
+    const struct plong_shape *  shape   = p->shape;
+    const int32_t               phase   = shape->dense ? PLONG_PHASE_EXACT : group->phase;
+    const struct plong_phase *  ph      = plong_batch_phase(p->batch, phase);
+    const struct plong_slot *   slot    = plong_batch_slots(p->batch) + group->slot;
+    const bool                  dilated = plong_phase_branches(ph) > 0;
+    const int32_t               n_group = shape->n_head / shape->n_head_kv;
+    const bool                  narrow  = !dilated && is_narrow(l, group->n, n_group);
+    const int32_t               most_kv = narrow ? l->narrow_rows / (group->n * n_group) : 1;
+    const int32_t               most_h  = dilated ? min_i32(n_group, l->classes) : n_group;
+    rows *= dilated ? l->dilated_rows : 1;
+    for (int32_t kv = 0; kv < shape->n_head_kv; kv += most_kv) {
+        for (int32_t h = 0; h < n_group; h += most_h) {
+            const int32_t n_h    = min_i32(most_h, n_group - h);
+            const int32_t fit    = rows / n_h > 1 ? rows / n_h : 1;
+            const int32_t cuts   = (group->n + fit - 1) / fit;
+            const int32_t tokens = (group->n + cuts - 1) / cuts;
+            for (int32_t i = 0, end; i < group->n; i = end) {
+                end                    = tile_end(l, group, ph, i, tokens, n_h);
+                struct plong_tile tile = {
+                    .stream  = slot->stream,
+                    .run_beg = slot->run_beg,
+                    .run_end = slot->run_end,
+                    .phase   = phase,
+                    .tok     = group->tok + i,
+                    .pos     = group->pos + i,
+                    .n_tok   = end - i,
+                    .head    = kv * n_group + h,
+                    .n_h     = n_h,
+                    .n_kv    = min_i32(most_kv, shape->n_head_kv - kv),
+                };
+                set_spans(l, ph, &tile);
+                plong_append(&p->tiles, &tile);
+            }
+        }
+    }
+}
+
+/* ---- order ---------------------------------------------------------------------------------------------------- */
+
+struct costed {
+    struct plong_tile tile;
+    int64_t           cost; /* about as many (row, key) pairs */
+};
+
+static int64_t tile_cost(const struct plong_planner * p, const struct plong_tile * tile) {
+    int64_t keys = 0;
+    for (int32_t h = tile->head; h < tile->head + tile->n_h; h++) {
+        keys +=
+            plong_phase_cost(plong_tile_phase(p, tile), tile->pos + tile->n_tok - 1, plong_shape_number(p->shape, h));
+    }
+    return keys * tile->n_kv * tile->n_tok;
+}
+
+static int by_cost(const void * a, const void * b) {
+    const int64_t x = ((const struct costed *) a)->cost, y = ((const struct costed *) b)->cost;
+    return (x < y) - (x > y);
+}
+
+/* A decoded token takes part in a coarse branch in some kv heads only, and these have several times the keys. The longest
+ * first, so that the threads end together. */
+static void sort_tiles(struct plong_planner * p) {
+    struct plong_tile * tiles  = (struct plong_tile *) p->tiles.at;
+    bool                uneven = false;
+    for (int32_t i = 0; i < p->tiles.n; i++) {
+        uneven |= plong_phase_branches(plong_tile_phase(p, &tiles[i])) > 0 &&
+                  is_narrow(p->limits, tiles[i].n_tok, tiles[i].n_h);
+    }
+    struct costed * order = uneven ? malloc((size_t) p->tiles.n * sizeof(*order)) : NULL;
+    if (!order) { /* without memory they stay in their order, which is as right */
+        return;
+    }
+    for (int32_t i = 0; i < p->tiles.n; i++) {
+        order[i] = (struct costed) { tiles[i], tile_cost(p, &tiles[i]) };
+    }
+    qsort(order, (size_t) p->tiles.n, sizeof(*order), by_cost);
+    for (int32_t i = 0; i < p->tiles.n; i++) {
+        tiles[i] = order[i].tile;
+    }
+    free(order);
+}
+
+/* ---- the batch ------------------------------------------------------------------------------------------------ */
+
+static int32_t tiles_wanted(const struct plong_planner * p) {
+    const struct plong_group * groups  = plong_batch_groups(p->batch);
+    bool                       dilated = false;
+    for (int32_t g = 0; g < p->batch->n_groups && !p->shape->dense; g++) {
+        dilated |= plong_phase_branches(plong_batch_phase(p->batch, groups[g].phase)) > 0;
+    }
+    return dilated ? p->limits->dilated_tiles : p->limits->tiles;
+}
+
+void plong_plan_tiles(struct plong_planner * p) {
+    const struct plong_limits * l      = p->limits;
+    const struct plong_group *  groups = plong_batch_groups(p->batch);
+    const int32_t               wanted = tiles_wanted(p);
+    for (int32_t rows = l->max_rows;; rows = rows / 2 > l->min_rows ? rows / 2 : l->min_rows) {
+        p->tiles.n = 0;
+        for (int32_t g = 0; g < p->batch->n_groups; g++) {
+            cut_group(p, &groups[g], rows);
+        }
+        if (rows <= l->min_rows || p->tiles.n >= wanted) {
+            break;
+        }
+    }
+    if (wanted > 0) {
+        sort_tiles(p);
+    }
+    struct plong_tile * tiles = (struct plong_tile *) p->tiles.at;
+    int64_t             parts = 0;
+    for (int32_t i = 0; i < p->tiles.n; i++) {
+        tiles[i].part = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX); /* that many are never computed apart */
+        parts += tiles[i].n_spans;
+    }
+}

@@ -1,0 +1,180 @@
+/*
+ * work.h - the work of a batch: what a backend executes.
+ *
+ * A planner (work.c, with tiles.c, ranges.c and readers.c) turns a batch and its plan into
+ *
+ *     tiles     query rows that are computed together, and the fixed spans in which their keys are summed
+ *     ranges    of each tile: the positions of keys that some of its rows read
+ *     readers   of each range: the rows that read it, and the bounds between which each of them does
+ *
+ * once for all layers of the same shape. It knows no processor: a backend says in struct plong_limits how it wants the
+ * work cut, and then looks at no plan. Everything is int32 without pointers, so that a graph can carry it as a tensor and
+ * a GPU can copy it. Ranges may also come from elsewhere, as blocks that a layer has chosen by content: whatever lists
+ * them names the readers of a tile's first range, who read all keys between their bounds.
+ */
+#ifndef PLONG_WORK_H
+#define PLONG_WORK_H
+
+#include "plan.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- what the planner is told --------------------------------------------------------------------------------- */
+
+/* Layers of one shape share their work. */
+struct plong_shape {
+    int32_t d_k, d_v;
+    int32_t n_head, n_head_kv;
+    int32_t dense; /* 1: every key is read, whatever the plan says */
+};
+
+/* How a backend wants its work cut. */
+struct plong_limits {
+    int32_t max_rows;      /* query rows of a tile */
+    int32_t min_rows;      /* tiles get no smaller than this for the sake of their number */
+    int32_t tiles;         /* wanted, to keep every thread busy to the end; 0: as few as there may be */
+    int32_t dilated_tiles; /* the same where the plan is dilated */
+    int32_t dilated_rows;  /* factor by which tiles of dilated plans have more rows */
+    int32_t classes;       /* most heads of a dilated tile: each may read other keys */
+    int32_t narrow;        /* rows of a kv head that make a tile narrow: decode */
+    int32_t narrow_rows;   /* most rows of a narrow tile, all its kv heads together */
+    int32_t span;          /* keys that wide tiles sum as a whole; a multiple of 32 */
+    int32_t narrow_span;   /* the same for narrow tiles, doubled while a row would have more spans than: */
+    int32_t narrow_spans;
+    int32_t range_rows; /* a range that more rows read is listed once for each part of them */
+};
+
+/* ---- the work ------------------------------------------------------------------------------------------------- */
+
+/* n_tok consecutive tokens of one sequence and phase, and n_h consecutive heads of each of n_kv kv heads (n_kv > 1 only
+ * where all of them read the same keys; then n_h is the whole group). Rows are in the order [n_kv][n_tok][n_h]. */
+struct plong_tile {
+    int32_t stream;           /* index into dim 3 of K and V */
+    int32_t run_beg, run_end; /* the sequence's cells: runs of the batch */
+    int32_t phase;            /* of the batch's plan, or PLONG_PHASE_EXACT */
+    int32_t tok;              /* first token of the ubatch */
+    int32_t pos;              /* its position */
+    int32_t n_tok;
+    int32_t head; /* first query head */
+    int32_t n_h;
+    int32_t n_kv;
+    int32_t range_beg, range_end;
+    int32_t span;         /* keys at positions [i * span, (i + 1) * span) are summed as a whole */
+    int32_t gap_beg, gap; /* from span gap_beg on, `gap` of them hold no key of the tile and are not numbered */
+    int32_t n_spans;
+    int32_t part; /* number of spans in the tiles before this one */
+};
+
+/* Keys of a tile, and who reads them. */
+struct plong_tile_range {
+    struct plong_range keys;
+    int32_t            readers;   /* index */
+    int32_t            sinks_end; /* keys before it are read by all readers, and others as the bounds say */
+};
+
+/* Rows that read a range. Several ranges of a tile may have the same ones. */
+struct plong_readers {
+    int32_t row_beg, row_end;
+    int32_t count_beg, count_end;
+    int32_t branch;      /* dilated branch, or -1: set parts */
+    int32_t checks;      /* 1: keys of earlier branches must be left out one by one: plong_branch_weight() */
+    float   log2_weight; /* log_w / ln 2 of every key */
+};
+
+/* Row `row` of the tile reads key t of a range when lo <= t <= hi, or when t <= hi and t < sinks_end. */
+struct plong_row {
+    int32_t row;
+    int32_t pos; /* of its query */
+    int32_t lo, hi;
+    int32_t count; /* which of its readers' counts it adds; -1: all its keys count once */
+};
+
+/* Branches that nest and whose keys count as often as they are read: what the branches behind the readers' own, up to
+ * `top`, add for keys at positions t with t % rate == place % rate, of rows that take part in all of these. */
+struct plong_count {
+    int32_t top;
+    int32_t place;
+};
+
+#define PLONG_MAX_CLASSES 8                                        /* plong_limits.classes at most */
+#define PLONG_MAX_COUNTS  (PLONG_MAX_CLASSES * PLONG_MAX_BRANCHES) /* of one plong_readers */
+
+/* Followed by its tiles, ranges, readers, rows and counts. */
+struct plong_work {
+    int32_t            n_tiles, n_ranges, n_readers, n_rows, n_counts;
+    int32_t            tile_rows; /* of the largest tile */
+    int32_t            n_parts;   /* spans of all tiles */
+    struct plong_shape shape;
+};
+
+/* Plans the work of a batch; NULL when there is no memory. Free it with plong_work_free(). */
+PLONG_API struct plong_work * plong_work_new(
+    const struct plong_batch * batch, const struct plong_shape * shape, const struct plong_limits * limits);
+PLONG_API void plong_work_free(struct plong_work * work);
+
+/* int32 words of it in all. */
+PLONG_API size_t plong_work_words(const struct plong_work * work);
+
+PLONG_API const struct plong_tile *       plong_work_tiles(const struct plong_work * work);
+PLONG_API const struct plong_tile_range * plong_work_ranges(const struct plong_work * work);
+PLONG_API const struct plong_readers *    plong_work_readers(const struct plong_work * work);
+PLONG_API const struct plong_row *        plong_work_rows(const struct plong_work * work);
+PLONG_API const struct plong_count *      plong_work_counts(const struct plong_work * work);
+
+/* Writes the work as text, a line for each tile, range and readers, and returns the length of the whole, as snprintf does. */
+PLONG_API size_t plong_work_print(const struct plong_work * work, char * text, size_t size);
+
+static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }
+
+/* Position at which a span of the tile begins. */
+static inline int64_t plong_span_begin(const struct plong_tile * t, int32_t i) {
+    return (int64_t) (i < t->gap_beg ? i : i + t->gap) * t->span;
+}
+
+/* Query head of a row of the tile. */
+static inline int32_t plong_row_head(const struct plong_work * work, const struct plong_tile * t, int32_t row) {
+    const int32_t n_group = work->shape.n_head / work->shape.n_head_kv;
+    return t->head + row / (t->n_tok * t->n_h) * n_group + row % t->n_h;
+}
+
+/* A query head's number in dilated attention. */
+static inline int32_t plong_shape_number(const struct plong_shape * s, int32_t head) {
+    return plong_head_number(head, s->n_head, s->n_head_kv);
+}
+
+/* ---- executing it --------------------------------------------------------------------------------------------- */
+
+/* One op call: tensors as pointers and byte strides. Lives as long as the call. */
+struct plong_call {
+    const char *               q;
+    const char *               k;
+    const char *               v;
+    char *                     out;           /* F32 [d_v, n_head, n_tokens], contiguous */
+    size_t                     q_head, q_tok; /* bytes */
+    size_t                     k_head, k_cell, k_stream;
+    size_t                     v_head, v_cell, v_stream;
+    int32_t                    k_type, v_type;            /* enum ggml_type */
+    int32_t                    d_k, d_v, n_head, n_group; /* n_group: query heads per kv head */
+    struct plong_attn_params   params;
+    const struct plong_batch * batch;
+    const struct plong_work *  work;
+    const float *              table; /* rotation table, NULL when the position map is absolute */
+};
+
+PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
+
+/* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of
+ * 2^(x - m) * v. m is no more than a backend's margin below the largest logit. Empty: m = -INFINITY, l = 0, acc anything. */
+struct plong_softmax {
+    float * m;   /* [rows] */
+    float * l;   /* [rows] */
+    float * acc; /* [rows][d_v, padded as the backend wants it] */
+};
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
