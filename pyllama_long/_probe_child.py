@@ -16,7 +16,7 @@ from typing import Any
 
 LENGTHS, TEXT = 8, 512  # PLONG_PROBE_*
 CPU_SECONDS = 20
-MOST_MEMORY = 8 << 30  # bytes; no weights are loaded here
+MAX_MEMORY = 8 << 30  # bytes; no weights are loaded here
 _WARN, _CONT = 3, 5  # ggml_log_level
 
 
@@ -37,7 +37,7 @@ def limit() -> None:
         return
     for name, most in (
         ("RLIMIT_CPU", CPU_SECONDS),
-        ("RLIMIT_DATA", MOST_MEMORY),
+        ("RLIMIT_DATA", MAX_MEMORY),
         ("RLIMIT_CORE", 0),
     ):
         kind = getattr(resource, name, None)

@@ -17,7 +17,7 @@ Message = dict[str, Any]
 Calls = Literal["own", "single", "broken", "written", "text"]
 
 _KINDS: tuple[Calls, ...] = ("own", "single", "broken", "written", "text")
-_DEEPEST = 64  # levels of nesting in arguments that are read
+_MAX_DEPTH = 64  # levels of nesting in arguments that are read
 _BETWEEN = "\n\n"  # put between texts that are joined
 
 
@@ -156,7 +156,7 @@ def arguments(text: Any) -> Any:
             json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return text
-    return found if isinstance(found, dict) and _is_flat(found, _DEEPEST) else text
+    return found if isinstance(found, dict) and _is_flat(found, _MAX_DEPTH) else text
 
 
 def _is_flat(value: Any, levels: int) -> bool:

@@ -25,7 +25,7 @@ __all__ = ["Answer", "Document", "Fact", "Reading", "build_document", "interview
 _OPENING = f"<|im_start|>user\n{OPENING}"
 _ENDING = "<|im_end|>\n<|im_start|>assistant\n"
 _DIGITS = 5
-_MOST_ANSWER_TOKENS = 32
+_MAX_ANSWER_TOKENS = 32
 # Everyday words that the embedded model spells back reliably (it reads `pencil` and says `pencictions`).
 _WORDS = (
     "anchor apple arrow basket bottle bucket canvas carpet chapel cherry compass corner crown crystal curtain "
@@ -178,7 +178,7 @@ def ask(
     stream: Iterator[Any] = llm.create_completion(
         document.prompt(fact),
         tail=document.tail(fact),
-        max_tokens=_MOST_ANSWER_TOKENS,
+        max_tokens=_MAX_ANSWER_TOKENS,
         temperature=0.0,
         stream=True,
     )

@@ -13,16 +13,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pyllama_long import _native, context_options, explain, keywords, log
-from pyllama_long import tail as tails
+from pyllama_long import _native, context_options, explain, keywords, last_turn, log
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import NotNumbers
 from pyllama_long.model import Model
 from pyllama_long.opened import Opened, Wanted, open_model
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
-from pyllama_long.sequence import FloatArray, IntArray, Progress, as_ids, common_prefix
-from pyllama_long.sequence import Sequence as Tokens
+from pyllama_long.sequence import FloatArray, IntArray, Progress, TokenSequence, as_ids, common_prefix
 from pyllama_long.turns import Turns, alone, looking
 
 _ALL_ROWS_BYTES = 1 << 30  # the largest table of all logits that logits_all may keep
@@ -51,7 +49,7 @@ class Evaluator(llama_cpp.Llama):
     opened: Opened
     _model: Model
     _batch: Any
-    sequence: Tokens
+    sequence: TokenSequence
 
     def __init__(
         self,
@@ -96,7 +94,7 @@ class Evaluator(llama_cpp.Llama):
         self.n_batch, self.n_threads = self.context_params.n_batch, self.context_params.n_threads
         self.n_threads_batch = self.context_params.n_threads_batch
         self._n_ctx, self._n_vocab = opened.n_ctx(), self.n_vocab()
-        self.sequence = Tokens(
+        self.sequence = TokenSequence(
             self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope, self.turns.outside
         )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
@@ -143,7 +141,7 @@ class Evaluator(llama_cpp.Llama):
             self.opened = self._model = self._ctx = self.sequence = self._batch = closed
 
     def _block(self) -> None:
-        if isinstance(self.__dict__.get("sequence"), Tokens):
+        if isinstance(self.__dict__.get("sequence"), TokenSequence):
             self.sequence.block("this LongLlama is closed")
 
     # ---- evaluating ----------------------------------------------------------------------------------------
@@ -284,9 +282,9 @@ class Evaluator(llama_cpp.Llama):
         if self.plan.prefill == self.plan.tail and tail is None:
             return
         if self._chat is not None:
-            self.set_tail(tails.of_chat(self._model, tokens, *self._chat))
+            self.set_tail(last_turn.of_chat(self._model, tokens, *self._chat))
         else:
-            self.set_tail(tails.of_prompt(self._model, tokens, text, tail))
+            self.set_tail(last_turn.of_prompt(self._model, tokens, text, tail))
         self._tail_is_found = True
 
     def _forget_tail(self) -> None:

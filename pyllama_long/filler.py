@@ -33,8 +33,8 @@ _GENERATED = tuple(
         "and nobody asked why|as people did then|for it was late|while the others slept|and smiled",
     )
 )
-_MOST_WORDS = 60
-_LONGEST_WORD = 20
+_MAX_WORDS = 60
+_MAX_WORD = 20
 
 
 @lru_cache(maxsize=1)
@@ -67,8 +67,8 @@ def stream(seed: int) -> Iterator[str]:
 def _is_prose(sentence: str) -> bool:
     words = sentence.split()
     return (
-        5 <= len(words) <= _MOST_WORDS
-        and max(map(len, words)) <= _LONGEST_WORD
+        5 <= len(words) <= _MAX_WORDS
+        and max(map(len, words)) <= _MAX_WORD
         and _PROSE.fullmatch(sentence) is not None
         and "in version" not in sentence
     )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyllama_long._native import llama_cpp
-from pyllama_long.sequence import FloatArray, IntArray, Progress
-from pyllama_long.sequence import Sequence as Text
+from pyllama_long.sequence import FloatArray, IntArray, Progress, TokenSequence
 
 if TYPE_CHECKING:
     from llama_cpp.llama_types import CompletionLogprobs
@@ -37,7 +36,7 @@ def score(logits: FloatArray, token: int, k: int) -> Logprob:
 
 
 def score_prompt(
-    sequence: Text,
+    sequence: TokenSequence,
     ids: IntArray,
     k: int,
     progress: Progress | None = None,

@@ -21,7 +21,7 @@ from pyllama_long.probe import Probed, probe
 from pyllama_long.users import Users
 
 _FAILED = -(2**31)  # llama_tokenize's code for an error whose reason is logged
-_LONGEST_TEXT = 2**30  # bytes, since llama.cpp counts in 32 bits
+_MAX_TEXT = 2**30  # bytes, since llama.cpp counts in 32 bits
 _MAPPED = 32  # bytes: llama.cpp ends the process if mapped weights do not begin at a multiple
 _COPIED = {
     llama_cpp.LLAMA_LOAD_MODE_MMAP: llama_cpp.LLAMA_LOAD_MODE_NONE,
@@ -95,8 +95,8 @@ class Model(_internals.LlamaModel):
     @_held
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
         """Token ids of UTF-8 text; special: names of control tokens in the text become those tokens."""
-        if len(text) > _LONGEST_TEXT:
-            raise ValueError(f"a text of {len(text)} bytes is longer than {_LONGEST_TEXT}")
+        if len(text) > _MAX_TEXT:
+            raise ValueError(f"a text of {len(text)} bytes is longer than {_MAX_TEXT}")
         size = len(text) + 16  # no tokenizer gives more tokens than bytes, besides BOS and EOS
         failed = False
         while True:

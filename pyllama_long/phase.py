@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from pyllama_long import _terms
-from pyllama_long._terms import ALL, LONGEST
+from pyllama_long import notation
+from pyllama_long.notation import ALL, MAX_LENGTH
 
 Weight = Literal["count", "stride", "none"]
 Align = Literal["segment", "query"]
@@ -47,8 +47,8 @@ class Branch:
     rate: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.segment <= LONGEST:
-            raise PlanError(f"dilated: segment {self.segment} is not from 1 to {LONGEST}")
+        if not 1 <= self.segment <= MAX_LENGTH:
+            raise PlanError(f"dilated: segment {self.segment} is not from 1 to {MAX_LENGTH}")
         if not 1 <= self.rate <= self.segment:
             raise PlanError(f"dilated: rate {self.rate} is not from 1 to its segment {self.segment}")
 
@@ -141,10 +141,10 @@ class Phase:
 
 def _parts(text: str) -> dict[str, object]:
     found: dict[str, object] = {}
-    for part in _terms.split(text, "+"):
+    for part in notation.split(text, "+"):
         if not part:
             raise PlanError(f"a part is missing in {text!r}; known: {PARTS}")
-        call = _terms.call(part, PlanError)
+        call = notation.call(part, PlanError)
         if call.name not in _READERS:
             raise PlanError(f"unknown part {call.name!r}; known: {PARTS}")
         values = _READERS[call.name](call)
@@ -155,22 +155,22 @@ def _parts(text: str) -> dict[str, object]:
     return found
 
 
-def _exact(call: _terms.Call) -> dict[str, object]:
+def _exact(call: notation.Call) -> dict[str, object]:
     if call.args or call.named:
         raise PlanError("exact takes no values: it reads every key")
     return {"window": ALL}
 
 
-def _count(field: str) -> Callable[[_terms.Call], dict[str, object]]:
-    def read(call: _terms.Call) -> dict[str, object]:
+def _count(field: str) -> Callable[[notation.Call], dict[str, object]]:
+    def read(call: notation.Call) -> dict[str, object]:
         if len(call.args) != 1 or call.named:
             raise PlanError(f"{call.name} needs one number of tokens: {call.name}(64)")
-        return {field: _terms.integer(call.args[0], call.name, PlanError)}
+        return {field: notation.integer(call.args[0], call.name, PlanError)}
 
     return read
 
 
-def _dilated(call: _terms.Call) -> dict[str, object]:
+def _dilated(call: notation.Call) -> dict[str, object]:
     named = call.named
     unknown = [*call.args, *(key for key in named if key not in _DILATED)]
     if unknown:
@@ -179,12 +179,12 @@ def _dilated(call: _terms.Call) -> dict[str, object]:
         if not {"segments", "rates"} <= named.keys() or named.keys() & {"w0", "alpha", "n"}:
             raise PlanError("dilated needs segments= and rates= together, or else w0=, alpha= and n=")
         segments, rates = (
-            [_terms.integer(n.strip(), f"dilated: {key}", PlanError) for n in named[key].split("/")]
+            [notation.integer(n.strip(), f"dilated: {key}", PlanError) for n in named[key].split("/")]
             for key in ("segments", "rates")
         )
     else:
         w0, alpha, n = (
-            _terms.integer(named.get(key, default), f"dilated: {key}", PlanError)
+            notation.integer(named.get(key, default), f"dilated: {key}", PlanError)
             for key, default in (("w0", "2048"), ("alpha", "2"), ("n", "5"))
         )
         if n > MAX_BRANCHES:
@@ -201,7 +201,7 @@ def _dilated(call: _terms.Call) -> dict[str, object]:
     }
 
 
-_READERS: dict[str, Callable[[_terms.Call], dict[str, object]]] = {
+_READERS: dict[str, Callable[[notation.Call], dict[str, object]]] = {
     "exact": _exact,
     "sinks": _count("sinks"),
     "window": _count("window"),

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pyllama_long import _terms
-from pyllama_long._terms import ALL
+from pyllama_long import notation
+from pyllama_long.notation import ALL
 from pyllama_long.phase import MAX_BRANCHES, PART_NAMES, PARTS, Branch, Phase, PlanError
 
 __all__ = ["ALL", "MAX_BRANCHES", "PRESETS", "AttentionPlan", "Branch", "Phase", "PlanError", "choose_plan"]
@@ -70,7 +70,7 @@ class AttentionPlan:
             if key in given:
                 raise PlanError(f"option {key} is given twice")
             given.add(key)
-            options[key] = _terms.integer(value, key, PlanError, low=0)
+            options[key] = notation.integer(value, key, PlanError, low=0)
         below = options["dense_below"]
         prefill, tail = (replace(phase, dense_below=below) for phase in _phases(body.strip(), n_train))
         return cls(prefill, tail, options["dense_layers"])

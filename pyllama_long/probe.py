@@ -148,7 +148,7 @@ def _last(complaint: str) -> str:
 
 
 def _gib() -> int:
-    return _probe_child.MOST_MEMORY >> 30
+    return _probe_child.MAX_MEMORY >> 30
 
 
 def _damaged(path: str, reason: str) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from pyllama_long import _terms
+from pyllama_long import notation
 
 __all__ = ["WITHOUT_ROPE", "RopeError", "RopePolicy", "Takes", "choose_rope"]
 
@@ -32,7 +32,7 @@ Freq = Literal["native", "linear", "ntk", "yarn", "llama3", "longrope"]
 Map = Literal["absolute", "dca", "self-extend", "rerope"]
 
 MAX_FACTORS = 256
-_LEAST, _LARGEST = 1e-30, 1e30  # bounds of a policy's numbers, which C keeps in float32
+_MIN, _MAX = 1e-30, 1e30  # bounds of a policy's numbers, which C keeps in float32
 WITHOUT_ROPE = "auto: the model has no RoPE, and what it has (ALiBi) extrapolates as it is"
 
 _FREQS = get_args(Freq)
@@ -84,7 +84,7 @@ class RopePolicy:
             raise RopeError(f"unknown frequency rule {self.freq!r}; known: {', '.join(_FREQS)}")
         if self.map not in get_args(Map):
             raise RopeError(f"unknown position map {self.map!r}; known: {', '.join(get_args(Map))}")
-        if not 1.0 <= self.factor <= _LARGEST or (self.freq == "native" and self.factor != 1.0):
+        if not 1.0 <= self.factor <= _MAX or (self.freq == "native" and self.factor != 1.0):
             allowed = "1" if self.freq == "native" else "1 or more"
             raise RopeError(f"{self.freq}: the factor is {self.factor}, it must be {allowed}")
         defaults = {field.name: field.default for field in fields(self)}
@@ -92,15 +92,15 @@ class RopePolicy:
             for name in names:
                 if freq != self.freq and getattr(self, name) != defaults[name]:
                     raise RopeError(f"{name} belongs to {freq}, not to {self.freq}")
-        if not _LEAST <= self.beta_slow < self.beta_fast <= _LARGEST:
+        if not _MIN <= self.beta_slow < self.beta_fast <= _MAX:
             raise RopeError(
                 f"yarn: beta_slow {self.beta_slow} and beta_fast {self.beta_fast} must ascend from above 0"
             )
-        if not _LEAST <= self.low_freq < self.high_freq <= _LARGEST:
+        if not _MIN <= self.low_freq < self.high_freq <= _MAX:
             raise RopeError(
                 f"llama3: low_freq {self.low_freq} and high_freq {self.high_freq} must ascend from above 0"
             )
-        if len(self.factors) > MAX_FACTORS or any(not _LEAST <= f <= _LARGEST for f in self.factors):
+        if len(self.factors) > MAX_FACTORS or any(not _MIN <= f <= _MAX for f in self.factors):
             raise RopeError(f"longrope: factors must be positive, at most {MAX_FACTORS} of them")
         if self.dynamic:
             self._check_dynamic()
@@ -116,7 +116,9 @@ class RopePolicy:
         if name not in _DYNAMIC:
             raise RopeError(f"{self.freq} has no dynamic factor; known: {', '.join(_DYNAMIC)}")
         if self.factor != 1.0:
-            raise RopeError(f"{name} chooses its factor for each text: leave {_terms.show(self.factor)} out")
+            raise RopeError(
+                f"{name} chooses its factor for each text: leave {notation.show(self.factor)} out"
+            )
         if self.map != "absolute":
             raise RopeError(f"{name} and {self.map} exclude each other: take one of them")
         if self.n_train < 2:
@@ -138,16 +140,16 @@ class RopePolicy:
             raise RopeError(
                 f"{self.map} takes {given} values, chunk={self.chunk} and local={self.local} are given"
             )
-        if given and not 1 <= self.chunk <= _terms.LONGEST:
+        if given and not 1 <= self.chunk <= notation.MAX_LENGTH:
             raise RopeError(
-                f"{self.map}: {_VALUES[self.map][0]} {self.chunk} is not from 1 to {_terms.LONGEST}"
+                f"{self.map}: {_VALUES[self.map][0]} {self.chunk} is not from 1 to {notation.MAX_LENGTH}"
             )
         if self.map == "dca" and not 0 <= self.local < self.chunk >= 2:
             raise RopeError(
                 f"dca: local {self.local} is not from 0 to below its chunk {self.chunk} (2 or more)"
             )
-        if self.map == "self-extend" and not 1 <= self.local <= _terms.LONGEST:
-            raise RopeError(f"self-extend: window {self.local} is not from 1 to {_terms.LONGEST}")
+        if self.map == "self-extend" and not 1 <= self.local <= notation.MAX_LENGTH:
+            raise RopeError(f"self-extend: window {self.local} is not from 1 to {notation.MAX_LENGTH}")
 
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None, n_ctx: int | None = None) -> RopePolicy:
@@ -159,7 +161,7 @@ class RopePolicy:
         for name, n in (("n_train", n_train), ("n_ctx", n_ctx)):
             if n is not None and n < 1:
                 raise RopeError(f"{name} {n} is not a number of tokens")
-        calls = [_terms.call(piece, RopeError) for piece in _terms.split(text.strip(), "+")]
+        calls = [notation.call(piece, RopeError) for piece in notation.split(text.strip(), "+")]
         values: dict[str, object] = {"n_train": n_train or 0}
         for call in calls:
             if call.name in ("auto", "native", "logn") and (call.args or call.named):
@@ -192,12 +194,12 @@ class RopePolicy:
             shown = (self.chunk, self.local)[: len(_VALUES[self.map])]
             terms.append(f"{self.map}({', '.join(map(str, shown))})")
         if self.freq != "native":
-            values = [] if self.dynamic else [_terms.show(self.factor)]
+            values = [] if self.dynamic else [notation.show(self.factor)]
             for name in _OWN.get(self.freq, ()):
                 value = getattr(self, name)
                 if value != getattr(type(self), name):
                     shown_value = (
-                        "/".join(map(_terms.show, value)) if name == "factors" else _terms.show(value)
+                        "/".join(map(notation.show, value)) if name == "factors" else notation.show(value)
                     )
                     values.append(f"{name}={shown_value}")
             written = f"({', '.join(values)})" if values else ""
@@ -206,7 +208,7 @@ class RopePolicy:
 
     def explain(self) -> str:
         """A few plain lines."""
-        s = "a factor that follows the text's length" if self.dynamic else _terms.show(self.factor)
+        s = "a factor that follows the text's length" if self.dynamic else notation.show(self.factor)
         lines = [
             {
                 "native": "rotation: as the model was trained",
@@ -254,7 +256,7 @@ def choose_rope(
     n_ctx: int,
     gguf_scaling: str | None,
     extension: str = "",
-    reach: int = _terms.ALL,
+    reach: int = notation.ALL,
     takes: Takes | None = None,
 ) -> tuple[RopePolicy, str]:
     """The policy for a model and a context length, and one line that says why it was chosen.
@@ -323,7 +325,7 @@ def _beyond(n_train: int, n_ctx: int, scaling: bool, extension: str, takes: Take
     return "native", "; ".join([*reasons, f"the model knows only {n_train} positions"])
 
 
-def _freq(call: _terms.Call, n_train: int | None, n_ctx: int | None) -> dict[str, object]:
+def _freq(call: notation.Call, n_train: int | None, n_ctx: int | None) -> dict[str, object]:
     if call.name == "native":
         return {"freq": "native"}
     name = _DYNAMIC.get(call.name, call.name)
@@ -337,27 +339,27 @@ def _freq(call: _terms.Call, n_train: int | None, n_ctx: int | None) -> dict[str
     if dynamic:
         found["dynamic"] = True
     elif call.args:
-        found["factor"] = _terms.number(call.args[0], call.name, RopeError)
+        found["factor"] = notation.number(call.args[0], call.name, RopeError)
     elif n_train is None or n_ctx is None:
         raise RopeError(f"{call.name} needs a factor: write {call.name}(4), or give n_train and n_ctx")
     else:
         found["factor"] = max(1.0, n_ctx / n_train)
     for key, value in call.named.items():
-        numbers = [_terms.number(n.strip(), f"{call.name}: {key}", RopeError) for n in value.split("/")]
+        numbers = [notation.number(n.strip(), f"{call.name}: {key}", RopeError) for n in value.split("/")]
         if key != "factors" and len(numbers) > 1:
             raise RopeError(f"{call.name}: {key}={value!r} is not one number")
         found[key] = tuple(numbers) if key == "factors" else numbers[0]
     return found
 
 
-def _map(call: _terms.Call, n_train: int | None, n_ctx: int | None) -> dict[str, object]:
+def _map(call: notation.Call, n_train: int | None, n_ctx: int | None) -> dict[str, object]:
     names = _VALUES[call.name]
     if call.named or len(call.args) not in (0, len(names)):
         raise RopeError(f"{call.name} takes ({', '.join(names)}) in tokens, or nothing")
     if call.args:
         low = 0 if call.name == "dca" else 1
         given = [
-            _terms.integer(a, f"{call.name}: {v}", RopeError, low)
+            notation.integer(a, f"{call.name}: {v}", RopeError, low)
             for a, v in zip(call.args, names, strict=True)
         ]
     elif n_train is None or (call.name == "self-extend" and n_ctx is None):

@@ -16,7 +16,7 @@ __all__ = ["TENSORS", "Scaling", "read_scaling"]
 # Tensors that scale frequencies, and the policy that they amount to.
 TENSORS = {"rope_factors_long.weight": "longrope", "rope_freqs.weight": "llama3"}
 _TYPES = ("none", "linear", "yarn", "longrope")
-_MOST = 2**31 - 1
+_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_scaling(values: Mapping[str, object], arch: str, n_train: int, tensors:
     if name == "yarn":  # llama.cpp counts from context_length if the original length is missing
         original = original or n_train
     if original >= n_train > 0:
-        n_train = min(_MOST, max(n_train, int(original * factor)))
+        n_train = min(_MAX, max(n_train, int(original * factor)))
     return Scaling(name, n_train)
 
 
@@ -61,6 +61,6 @@ def _number(key: str, value: object) -> float:
         number = float(str(value)) if not isinstance(value, (int, float)) else float(value)
     except ValueError:
         number = math.nan
-    if not 0 <= number <= _MOST:
+    if not 0 <= number <= _MAX:
         raise ValueError(f"{key} is {value!r}")
     return number

@@ -30,9 +30,9 @@ from jinja2.utils import Cycler, Joiner, Namespace, pass_context
 MAX_SOURCE = 1 << 18  # characters; the longest template of a model so far has 17,000
 SECONDS = 10.0  # seconds of rendering
 
-_LEAST_SIZE = 1 << 22  # characters of all values together, besides a multiple of the input
+_MIN_SIZE = 1 << 22  # characters of all values together, besides a multiple of the input
 _GROWTH = 64
-_WIDEST = 1000  # padding of one value, or digits of a number
+_MAX_WIDTH = 1000  # padding of one value, or digits of a number
 _BITS = 4096  # of an integer
 
 _FILTERS = (
@@ -82,7 +82,7 @@ class Budget:
         self._made: dict[int, tuple[Any, int]] = {}
         self._end, self._seconds, self._stopped = time.monotonic() + seconds, seconds, stopped
         self.left = 1 << 62
-        self.left = self._most = _LEAST_SIZE + _GROWTH * self.weigh(given)
+        self.left = self._most = _MIN_SIZE + _GROWTH * self.weigh(given)
         self._given, self._made = self._made, {}
 
     def tick(self, size: int = 0) -> None:
@@ -277,10 +277,12 @@ class Environment(SandboxedEnvironment):
                 raise TooMuch(f"it makes an integer of more than {_BITS} bits")
         elif operator == "%" and isinstance(left, str):
             if any(
-                part == "*" or int(part or 0) > _WIDEST for found in _PADDED.findall(left) for part in found
+                part == "*" or int(part or 0) > _MAX_WIDTH
+                for found in _PADDED.findall(left)
+                for part in found
             ):
-                raise TooMuch(f"it pads to more than {_WIDEST:,} characters")
-            budget.room(len(left) + left.count("%") * (budget.weigh(right) + 2 * _WIDEST))
+                raise TooMuch(f"it pads to more than {_MAX_WIDTH:,} characters")
+            budget.room(len(left) + left.count("%") * (budget.weigh(right) + 2 * _MAX_WIDTH))
         result = super().call_binop(context, operator, left, right)
         if not isinstance(result, (int, float)):
             budget.tick(budget.weigh(result))
@@ -343,8 +345,8 @@ class _Generation(Extension):
 
 class _Formatter(SandboxedFormatter):
     def format_field(self, value: Any, format_spec: str) -> Any:
-        if any(int(number) > _WIDEST for number in re.findall(r"\d{1,19}", format_spec)):
-            raise TooMuch(f"it pads to more than {_WIDEST:,} characters")
+        if any(int(number) > _MAX_WIDTH for number in re.findall(r"\d{1,19}", format_spec)):
+            raise TooMuch(f"it pads to more than {_MAX_WIDTH:,} characters")
         return string.Formatter.format_field(self, value, format_spec)
 
 
@@ -360,8 +362,13 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         named = {key: _listed(value) for key, value in kwargs.items()}
         for value in (*taken, *named.values()):
             budget.weigh(value)
-            if name in _COUNTED and isinstance(value, int) and abs(value) > _WIDEST and value is not taken[0]:
-                raise TooMuch(f"{name} is given {value:,}, more than {_WIDEST:,}")
+            if (
+                name in _COUNTED
+                and isinstance(value, int)
+                and abs(value) > _MAX_WIDTH
+                and value is not taken[0]
+            ):
+                raise TooMuch(f"{name} is given {value:,}, more than {_MAX_WIDTH:,}")
         _check_filter(name, budget, taken, named)
         result = function(*args[:n_own], *taken, **named)
         if isinstance(result, Iterator):
@@ -457,7 +464,7 @@ def _raise(message: Any) -> NoReturn:
 
 
 def _now(form: str) -> str:
-    if len(form) > _WIDEST or re.search(r"%[^a-zA-Z%]*\d", form):
+    if len(form) > _MAX_WIDTH or re.search(r"%[^a-zA-Z%]*\d", form):
         raise TooMuch("it pads a date")
     return datetime.now().strftime(form)
 

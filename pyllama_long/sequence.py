@@ -21,10 +21,10 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 
 # fewest tokens of a prompt to evaluate at once: fewer may run in the kernel for decode, which rounds differently
-LEAST = 9
+MIN_PREFILL = 9
 
 
-class Sequence:
+class TokenSequence:
     """ids[:held] are the tokens whose keys are in the cache, ids[:length] those that the caller counts.
 
     length < held after a rewind: the rest stays until something else is written there, and is reused when
@@ -150,13 +150,13 @@ class Sequence:
 
     def reuse(self, tokens: IntArray) -> IntArray:
         """Continues ids[:length] with those tokens that the cache holds. Returns those that are left to evaluate: at
-        least LEAST of them, unless the logits of the last one are there."""
+        least MIN_PREFILL of them, unless the logits of the last one are there."""
         self.check(tokens, self.length)
         self.sync()
         begin = self.length
         n = self.match(tokens, begin)
         if not (n == len(tokens) and begin + n == self.live == self.held):
-            n = self._readable(begin + n, begin + min(n, max(0, len(tokens) - LEAST))) - begin
+            n = self._readable(begin + n, begin + min(n, max(0, len(tokens) - MIN_PREFILL))) - begin
         self.length = begin + n
         return tokens[n:]
 
@@ -164,7 +164,7 @@ class Sequence:
         """Rewinds a text that has no logits by a few tokens and returns them. Raises ValueError when it is empty."""
         if self.length == 0:
             raise ValueError("nothing to continue from: give at least one token")
-        begin = self._readable(self.length, max(0, self.length - LEAST))
+        begin = self._readable(self.length, max(0, self.length - MIN_PREFILL))
         if begin == self.length:
             raise DecodeError("there are no logits: evaluate a token after what came from elsewhere")
         tokens: IntArray = self.ids[begin : self.length].copy()

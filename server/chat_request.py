@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 
-from pyllama_long import tail
+from pyllama_long import last_turn
 from pyllama_long.engine import Request
 from pyllama_long.grammar import Lark
 
@@ -65,7 +65,7 @@ def _requests(
     if engine.plan.prefill != engine.plan.tail:
         shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
         with engine.using():
-            tail_start = tail.of_chat(engine.model, found.tokens, shown, None)
+            tail_start = last_turn.of_chat(engine.model, found.tokens, shown, None)
     requests = [
         Request(
             tokens=found.tokens,

@@ -178,7 +178,7 @@ class State:
     def stuck_s(self) -> float:
         """Seconds since the engine's thread last began a step although something waits for it."""
         engine = None if self._loaded is None else self._loaded.engine
-        return 0.0 if engine is None or not engine.has_work else max(0.0, time.monotonic() - engine.last_turn)
+        return 0.0 if engine is None or not engine.has_work else max(0.0, time.monotonic() - engine.last_step)
 
     @property
     def is_loading(self) -> bool:

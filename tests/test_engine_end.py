@@ -25,7 +25,7 @@ def wait_until(true: object, seconds: float = 10.0) -> None:
 def test_a_thread_that_hangs_is_seen_from_outside(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(EngineConfig(demo_model, n_ctx=512)) as engine:
         wait_until(lambda: not engine.has_work)
-        assert time.monotonic() - engine.last_turn < 0.1
+        assert time.monotonic() - engine.last_step < 0.1
         go, decode = threading.Event(), engine._context.decode
 
         def hangs(n: int) -> int:
@@ -37,11 +37,11 @@ def test_a_thread_that_hangs_is_seen_from_outside(demo_model: str, monkeypatch: 
         begin = time.monotonic()
         time.sleep(0.1)
         assert engine.has_work
-        assert engine.last_turn < begin + 0.05
+        assert engine.last_step < begin + 0.05
         go.set()
         answer(handle)
         wait_until(lambda: not engine.has_work)
-        assert engine.last_turn > begin + 0.1
+        assert engine.last_step > begin + 0.1
         assert engine.failure is None
     with pytest.raises(EngineClosed, match="the engine is closed"):
         engine.submit(Request([300], 1))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyllama_long import LongLlama
 from pyllama_long.engine import Engine, EngineConfig, Progress, Request, Started
 from pyllama_long.engine.cells import Cells
-from pyllama_long.engine.prefix import BLOCK, LEAST, Index, chain, common_blocks
+from pyllama_long.engine.prefix import BLOCK, MIN_PREFILL, Index, chain, common_blocks
 from pyllama_long.engine.store import Stored, salt_hash
 from pyllama_long.sequence import IntArray, common_prefix
 
@@ -37,9 +37,9 @@ def reference(float_model: str) -> Iterator[LongLlama]:
 
 
 def longest(prompt: list[int], known: list[list[int]]) -> int:
-    """What should be found: the longest common prefix with any text, leaving at least LEAST tokens."""
+    """What should be found: the longest common prefix with any text, leaving at least MIN_PREFILL tokens."""
     found = [common_prefix(np.array(prompt), np.array(text)) for text in known]
-    return min(max(found, default=0), len(prompt) - LEAST)
+    return min(max(found, default=0), len(prompt) - MIN_PREFILL)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from engines import GREEDY, answer, ask, files, prose, stored
 
 from pyllama_long.engine import Engine, EngineConfig, Request, Started, loop, seqfile
-from pyllama_long.engine.prefix import LEAST
+from pyllama_long.engine.prefix import MIN_PREFILL
 from pyllama_long.errors import DecodeError
 
 
@@ -112,7 +112,7 @@ def test_dynamic_factors_are_kept(config: EngineConfig) -> None:
     with Engine(config) as engine:
         for prompt, ids in zip(prompts, first, strict=True):
             again = ask(engine, prompt)
-            assert again.cached == len(prompt) - LEAST
+            assert again.cached == len(prompt) - MIN_PREFILL
             assert again.ids == ids
 
 

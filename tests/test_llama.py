@@ -17,7 +17,7 @@ import pytest
 from pyllama_long import LongLlama, _native
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
-from pyllama_long.sequence import LEAST
+from pyllama_long.sequence import MIN_PREFILL
 
 PROMPT = "Captain Ahab stood upon the deck, and the crew"
 
@@ -70,7 +70,7 @@ def test_completions_reuse_through_resets(llm: LongLlama, counted: Callable[[], 
     counted()
     llm.reset()
     assert llm(prompt, max_tokens=4, temperature=0)["choices"][0]["text"] == text
-    assert counted() <= LEAST + 3
+    assert counted() <= MIN_PREFILL + 3
     answer = [*prompt, *ids(llm, 20, 4)]
     llm(answer, max_tokens=1)
     assert counted() == 20
@@ -266,7 +266,7 @@ def test_state_is_saved_and_loaded(llm: LongLlama, counted: Callable[[], int]) -
     counted()
     assert llm.n_tokens == 90
     assert llm(prompt, max_tokens=5, temperature=0)["choices"][0]["text"] == expected
-    assert counted() <= LEAST + 4
+    assert counted() <= MIN_PREFILL + 4
 
 
 def test_ram_cache(llm: LongLlama, counted: Callable[[], int]) -> None:
@@ -279,7 +279,7 @@ def test_ram_cache(llm: LongLlama, counted: Callable[[], int]) -> None:
         llm(ids(llm, 200, 20), max_tokens=1)
         counted()
         assert llm(prompt, max_tokens=3, temperature=0)["choices"][0]["text"] == text
-        assert counted() <= LEAST + 2
+        assert counted() <= MIN_PREFILL + 2
     finally:
         llm.set_cache(None)
 

@@ -12,7 +12,7 @@ import pytest
 from pyllama_long import LongLlama, cli, gguf_file, keywords, opened
 from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.model import Model
-from pyllama_long.sequence import Sequence
+from pyllama_long.sequence import TokenSequence
 
 PROMPT = "The grass is green. " * 200  # longer than the embedded model's trained length
 ONCE = {"read": 1, "tokenized": 1, "admitted": 1}
@@ -34,7 +34,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
     counted(gguf_file._Reader, "metadata", "read", lambda *_: True)
     counted(Model, "tokenize", "tokenized", lambda _model, text, *_: text == PROMPT.encode())
-    counted(Sequence, "admit", "admitted", lambda *_: True)
+    counted(TokenSequence, "admit", "admitted", lambda *_: True)
     yield found
 
 

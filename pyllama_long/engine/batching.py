@@ -20,7 +20,7 @@ class Batching:
 
     changed: something happened that may let a waiting request begin. embedding_cells: cells that the text which is
     embedded still needs. passed: steps in a row without a token of the oldest prompt. was_stopped: a new request ended
-    the last step that it could end. turn_began: by time.perf_counter.
+    the last step that it could end. step_began: by time.perf_counter.
     """
 
     def __init__(self, context: Context, store: Store, pace: Pace) -> None:
@@ -31,7 +31,7 @@ class Batching:
         self._again: list[Job] = []
         self.changed = self.was_stopped = False
         self.embedding_cells = self.passed = 0
-        self.turn_began = 0.0
+        self.step_began = 0.0
 
     @property
     def committed(self) -> int:

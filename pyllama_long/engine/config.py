@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from pyllama_long.grammar import Lark
 
-_MOST_PARALLEL = 128
-_MOST_STOPS = 64
-_MOST_BREAKERS = 64
+_MAX_PARALLEL = 128
+_MAX_STOPS = 64
+_MAX_BREAKERS = 64
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 _RANGES: dict[str, tuple[float, float]] = {
     "repeat_last_n": (-1, 2**20),
@@ -60,7 +60,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _within("n_ctx", self.n_ctx, 0, 2**31 - 1)
-        _within("n_parallel", self.n_parallel, 1, _MOST_PARALLEL)
+        _within("n_parallel", self.n_parallel, 1, _MAX_PARALLEL)
         _within("max_queue", self.max_queue, 0, 2**31 - 1)
         _within("n_batch", self.n_batch, 1, 2**20)
         _within("step_ms", self.step_ms, 1, 1e6)
@@ -117,11 +117,11 @@ class Sampling:
         breakers = self.dry_sequence_breakers
         if (
             isinstance(breakers, str)
-            or len(breakers) > _MOST_BREAKERS
+            or len(breakers) > _MAX_BREAKERS
             or max(map(len, breakers), default=0) > 40
         ):
             raise ValueError(
-                f"dry_sequence_breakers: give at most {_MOST_BREAKERS} texts of at most 40 characters"
+                f"dry_sequence_breakers: give at most {_MAX_BREAKERS} texts of at most 40 characters"
             )
         if any("\0" in text for text in breakers):
             raise ValueError("dry_sequence_breakers: a text contains a zero byte")
@@ -165,8 +165,8 @@ class Request:
             _within("logprobs", self.logprobs, 0, 2**31 - 1)
         if self.write_s is not None:
             _within("write_s", self.write_s, 0, 1e9)
-        if isinstance(self.stop, str) or len(self.stop) > _MOST_STOPS:
-            raise ValueError(f"stop must be a list of at most {_MOST_STOPS} texts")
+        if isinstance(self.stop, str) or len(self.stop) > _MAX_STOPS:
+            raise ValueError(f"stop must be a list of at most {_MAX_STOPS} texts")
         if self.tail_start is not None:
             _within("tail_start", self.tail_start, 0, len(self.tokens))
 

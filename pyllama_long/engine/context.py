@@ -19,7 +19,7 @@ from pyllama_long.logprobs import rows_at_once
 from pyllama_long.model import Model
 from pyllama_long.opened import Wanted, open_model
 from pyllama_long.params import context_params
-from pyllama_long.sequence import LEAST, FloatArray
+from pyllama_long.sequence import MIN_PREFILL, FloatArray
 from pyllama_long.users import Users
 
 Bytes = npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Context:
     def _open(self, config: EngineConfig, on_progress: Callable[[int, int], None] | None) -> None:
         threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
         # lets one prompt be read while all others write
-        n_batch = max(config.n_batch, config.n_parallel + LEAST)
+        n_batch = max(config.n_batch, config.n_parallel + MIN_PREFILL)
         o = keywords.options({"n_batch": n_batch, **threads})
         kind = kv_type(config.kv_type)
         adapters = [(os.fspath(path), scale) for path, scale in config.lora]
@@ -78,7 +78,7 @@ class Context:
         self.ctx: Any = opened.ctx
         self._n_ctx = opened.n_ctx()
         self._memory = llama_cpp.llama_get_memory(self.ctx)
-        self.writes = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
+        self.generates = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
         # This also holds where swa_full keeps every token: other sequences may use the cells that the window has
         # left.
         self._window = llama_cpp.llama_model_n_swa(self.model.model)

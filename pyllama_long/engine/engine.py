@@ -128,9 +128,9 @@ class Engine:
         return self._loop.stats()
 
     @property
-    def last_turn(self) -> float:
+    def last_step(self) -> float:
         """When the engine's thread last began a step, by time.monotonic; now, while it has nothing to do."""
-        return self._loop.last_turn
+        return self._loop.last_step
 
     @property
     def has_work(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pyllama_long import logprobs, tail
+from pyllama_long import last_turn, logprobs
 from pyllama_long.engine import prefix
 from pyllama_long.engine.config import Request
 from pyllama_long.engine.context import Context
@@ -26,13 +26,13 @@ class Job:
     """Made on the caller's thread, which checks everything that can be wrong with the request. Raises ValueError and
     ContextOverflow.
 
-    reserved: the most cells that it may hold, including its prompt. wants: prompt tokens still to be evaluated.
+    reserved: the most cells that it may hold, including its prompt. unread: prompt tokens still to be evaluated.
     """
 
     def __init__(
         self, number: int, request: Request, context: Context, on_cancel: Callable[[], None]
     ) -> None:
-        if not context.writes:
+        if not context.generates:
             raise ValueError("this model only makes embeddings")
         self.number, self.request = number, request
         self.ids = as_ids(request.tokens)
@@ -74,7 +74,7 @@ class Job:
     def _tail(self, context: Context) -> int | None:
         if self.request.tail_start is not None or not context.has_phases:
             return self.request.tail_start
-        return tail.of_prompt(context.model, self.ids.tolist(), None, None)
+        return last_turn.of_prompt(context.model, self.ids.tolist(), None, None)
 
     @property
     def scores_prompt(self) -> bool:
@@ -86,7 +86,7 @@ class Job:
         return self.last >= 0
 
     @property
-    def wants(self) -> int:
+    def unread(self) -> int:
         assert self.held is not None
         return self.n - self.held.n
 

@@ -26,7 +26,7 @@ from pyllama_long.sequence import FloatArray, IntArray
 logger = logging.getLogger("pyllama_long.engine")
 T = TypeVar("T")
 _IDLE_S = 2.0  # without work, after which idle sequences are copied to the store
-_MOST_ERRORS = 8  # unexpected errors in a row before the engine gives up
+_MAX_ERRORS = 8  # unexpected errors in a row before the engine gives up
 
 
 class Loop:
@@ -48,7 +48,7 @@ class Loop:
         self._embedder = Embedder(self.batching, context)
         self._errors = 0
         self._open_step = self._stopped = False
-        self._last_turn, self._resting = time.monotonic(), False
+        self._last_step, self._resting = time.monotonic(), False
         self.failure: str | None = None  # why the thread has failed
         self._thread = threading.Thread(target=self._run, name="pyllama-long-engine", daemon=True)
         self._thread.start()
@@ -158,9 +158,9 @@ class Loop:
             raise EngineClosed
 
     @property
-    def last_turn(self) -> float:
+    def last_step(self) -> float:
         """When the thread last began a step, by time.monotonic; now, while it has nothing to do."""
-        return time.monotonic() if self._resting else self._last_turn
+        return time.monotonic() if self._resting else self._last_step
 
     @property
     def has_work(self) -> bool:
@@ -174,7 +174,7 @@ class Loop:
     def _run(self) -> None:
         reason = EngineClosed("the engine was closed before the request was finished")
         try:
-            while self._turn():
+            while self._go_round():
                 pass
         except BaseException as error:
             logger.exception("the engine ends")
@@ -183,7 +183,7 @@ class Loop:
         finally:
             self._end(reason)
 
-    def _turn(self) -> bool:
+    def _go_round(self) -> bool:
         """Runs one step and the work around it; False when the engine is to end."""
         with self._lock:
             idle, self._resting = False, True
@@ -191,7 +191,7 @@ class Loop:
                 idle = not self._lock.wait(self._patience())
                 if idle or self._deadline is not None:
                     break
-            self.batching.turn_began, self._last_turn, self._resting = (
+            self.batching.step_began, self._last_step, self._resting = (
                 time.perf_counter(),
                 time.monotonic(),
                 False,
@@ -207,7 +207,7 @@ class Loop:
                 self.batching.pool.copy_ahead()
             self._drop_cancelled()
             self._queue.admit()
-            self._queue.tell(arrived)
+            self._queue.report_places(arrived)
             self._embedder.step()
             if self.batching.running:
                 self._step()
@@ -216,7 +216,7 @@ class Loop:
             self._errors += 1
             logger.exception("a step of the engine failed")
             self._start_over(error)
-            if self._errors > _MOST_ERRORS:
+            if self._errors > _MAX_ERRORS:
                 raise
         if self._deadline is None:
             return True

@@ -72,9 +72,9 @@ class Pool:
     def match(
         self, ids: IntArray, hashes: list[bytes], salt: str, factor: float, stored: bool = True
     ) -> Source:
-        """The best source for a prompt; at least prefix.LEAST of its tokens are left to evaluate. stored: also look
-        outside the context."""
-        limit, context = len(ids) - prefix.LEAST, self._context
+        """The best source for a prompt; at least prefix.MIN_PREFILL of its tokens are left to evaluate. stored: also
+        look outside the context."""
+        limit, context = len(ids) - prefix.MIN_PREFILL, self._context
         if limit < 1:
             return Source()
         ids, hashes = ids[:limit], hashes[: limit // prefix.BLOCK]
@@ -262,7 +262,11 @@ class Pool:
     def spill(self, held: Held) -> None:
         """Copies an idle sequence to the store if that is worth it."""
         store = self.store
-        if not store.wants or held.n < _WORTH or store.covers(held.text, held.hashes, held.salt, held.factor):
+        if (
+            not store.enabled
+            or held.n < _WORTH
+            or store.covers(held.text, held.hashes, held.salt, held.factor)
+        ):
             return
         data = self._context.state(held.seq)
         store.put(Stored(held.text.copy(), held.hashes, held.salt, held.factor, data))
@@ -270,7 +274,7 @@ class Pool:
     @property
     def has_uncopied(self) -> bool:
         """Whether `copy_ahead` has something to do."""
-        return self.store.wants and any(
+        return self.store.enabled and any(
             not held.busy and held.copied != held.n >= _WORTH for held in self.held.values()
         )
 

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from pyllama_long.sequence import LEAST as LEAST
+from pyllama_long.sequence import MIN_PREFILL as MIN_PREFILL
 from pyllama_long.sequence import IntArray, common_prefix
 
 BLOCK = 64  # tokens

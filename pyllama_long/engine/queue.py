@@ -43,7 +43,7 @@ class Queue:
             self._jobs = sorted([*self._jobs, *jobs], key=lambda job: (-job.request.priority, job.number))
             self._batching.changed = True
 
-    def tell(self, jobs: list[Job]) -> None:
+    def report_places(self, jobs: list[Job]) -> None:
         """Tells new requests that have to wait their place in the queue."""
         for job in jobs:
             if job in self._jobs:
@@ -73,15 +73,15 @@ class Queue:
         for job in list(self._jobs):
             if len(self._batching.running) >= self._n_parallel:
                 break
-            if self._comes(job):
+            if self._prefix_is_coming(job):
                 self._deferred = True
             elif first is None:
-                if not self._let_in(job):
+                if not self._begin(job):
                     first = job
             elif self._keeps_nobody(job, first):
-                self._let_in(job)
+                self._begin(job)
             # Others may overtake too, until together they have had as many cells as the waiting one needs.
-            elif first.passed + job.reserved <= first.reserved and self._let_in(job):
+            elif first.passed + job.reserved <= first.reserved and self._begin(job):
                 first.passed += job.reserved
 
     def _keeps_nobody(self, job: Job, first: Job) -> bool:
@@ -97,7 +97,7 @@ class Queue:
                 return job.n + job.limit <= other.limit - len(other.text.tokens)
         return False
 
-    def _comes(self, job: Job) -> bool:
+    def _prefix_is_coming(self, job: Job) -> bool:
         """Whether a running request is just reading what this one begins with, so that it pays to wait."""
         if self._context.whole_only or job.fresh or job in self._fetched:
             return False
@@ -105,14 +105,14 @@ class Queue:
         for other in self._batching.running:
             if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
                 begin = prefix.common_blocks(other.hashes, job.hashes)
-                end = min(begin + prefix.BLOCK, max(0, job.n - prefix.LEAST))
+                end = min(begin + prefix.BLOCK, max(0, job.n - prefix.MIN_PREFILL))
                 n = common_prefix(other.ids[:end], job.ids[:end], min(begin, end))
                 assert other.held is not None
                 if n >= other.held.n + prefix.BLOCK:
                     most = max(most, n)
         return most > 0 and self._match(job).n + prefix.BLOCK < most
 
-    def _let_in(self, job: Job) -> bool:
+    def _begin(self, job: Job) -> bool:
         """Begins a request; False when it has to wait for room, or for its source to be read from disk."""
         batching, pool = self._batching, self._batching.pool
         source, data = self._source(job)

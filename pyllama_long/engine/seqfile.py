@@ -28,9 +28,9 @@ import numpy.typing as npt
 from pyllama_long.sequence import IntArray
 
 _MAGIC = b"PLSEQ\x00\x01\n"
-_MOST_HEADER = 1 << 16
-_MOST_BYTES = 1 << 48  # the largest state: sizes in headers are checked against it first
-_MOST_TOKENS = 1 << 27
+_MAX_HEADER = 1 << 16
+_MAX_BYTES = 1 << 48  # the largest state: sizes in headers are checked against it first
+_MAX_TOKENS = 1 << 27
 HEAD = 1024  # about the bytes of a file besides tokens and state
 _PART_SUFFIX = ".plseq-part"
 _PART = 1 << 22  # bytes that are hashed and written at a time
@@ -58,7 +58,7 @@ class Header:
 def write(path: Path, header: Header, ids: IntArray, state: Bytes) -> int:
     """Writes a file, whole or not at all; returns its size. Raises OSError."""
     text = json.dumps(asdict(header)).encode()
-    assert len(text) <= _MOST_HEADER and len(ids) == header.n_tokens and len(state) == header.n_bytes
+    assert len(text) <= _MAX_HEADER and len(ids) == header.n_tokens and len(state) == header.n_bytes
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}-{os.getpid()}{_PART_SUFFIX}")
     try:
         with beside.open("xb") as f:
@@ -162,7 +162,7 @@ def _head(f: BinaryIO, path: Path) -> tuple[Header, bytes]:
     if len(start) < len(_MAGIC) + 4:
         raise Damaged(f"{path} is cut off")
     (length,) = struct.unpack("<I", start[len(_MAGIC) :])
-    if length > _MOST_HEADER:
+    if length > _MAX_HEADER:
         raise Damaged(f"{path} has a header of {length} bytes, more than there can be")
     text = _exactly(f, length)
     header = _parse(text, path)
@@ -181,7 +181,7 @@ def _parse(text: bytes, path: Path) -> Header:
         good = good and 1 <= header.factor < 1e6 and 0 <= header.created < 1e15
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError, OverflowError) as error:
         raise Damaged(f"{path} has a header that cannot be read") from error
-    if not good or not (1 <= header.n_tokens < _MOST_TOKENS and 1 <= header.n_bytes < _MOST_BYTES):
+    if not good or not (1 <= header.n_tokens < _MAX_TOKENS and 1 <= header.n_bytes < _MAX_BYTES):
         raise Damaged(f"{path} has a header that cannot be right")
     return header
 

@@ -23,7 +23,7 @@ from pyllama_long.sequence import IntArray, as_ids
 # `list` is a method below.
 Hashes: TypeAlias = list[bytes]
 _SUFFIX = ".session"
-_MOST_NAME = 256
+_MAX_NAME = 256
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Sessions:
     def _path(self, name: str, salt: str) -> Path:
         if self._folder is None:
             raise ValueError("sessions need a folder: give cache_dir")
-        if not 0 < len(name) <= _MOST_NAME or not name.isprintable():
-            raise ValueError(f"a session's name has 1 to {_MOST_NAME} printable characters")
+        if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+            raise ValueError(f"a session's name has 1 to {_MAX_NAME} printable characters")
         self._folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(f"{salt_hash(salt)}/{name}".encode()).hexdigest()
         return self._folder / f"{digest[:40]}{_SUFFIX}"

@@ -15,20 +15,20 @@ from pyllama_long import log
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
-from pyllama_long.engine.prefix import LEAST
+from pyllama_long.engine.prefix import MIN_PREFILL
 from pyllama_long.errors import DecodeError, NotNumbers
 from pyllama_long.grammar import Constraint
 from pyllama_long.sequence import FloatArray, are_numbers
 
 _GROW = RESERVE // 4  # more cells that an answer without max_tokens reserves at a time
 _SMALL = 64  # tokens: about as many as a matrix product handles at once
-_MOST_PASSED = 3  # the most steps in a row without the oldest prompt
+_MAX_PASSED = 3  # the most steps in a row without the oldest prompt
 _OWED_STEPS = 2  # chunks that streams may wait for when prompts are short
 _STOPPED = 2  # llama_decode's code
 _REST = 0.1  # share of a step below which no further prompt is added
 # share of a step's time after an ended one: this one cannot be ended, so newcomers wait for all of it
 _AFTER_STOP = 0.05
-_LEAST_AFTER_STOP = 32  # prompt tokens in it at least, so that a slow model progresses too
+_MIN_AFTER_STOP = 32  # prompt tokens in it at least, so that a slow model progresses too
 Interruptible: TypeAlias = Callable[[bool], AbstractContextManager[Callable[[], bool]]]
 logger = logging.getLogger("pyllama_long.engine")
 
@@ -66,16 +66,16 @@ class Step:
     def _choose(self) -> list[tuple[Job, int]]:
         """Chooses the prompt tokens of this step. Prompts that can be read to the end go first, the shortest ahead,
         and without others, so that their first tokens do not wait for longer prompts; streams wait a little for them.
-        After _MOST_PASSED such steps, the oldest prompt gets its share of one. Otherwise the shortest may take half
+        After _MAX_PASSED such steps, the oldest prompt gets its share of one. Otherwise the shortest may take half
         of the time, and the oldest gets the rest."""
         batching, pace, streams, depth = self._batching, self._batching.pace, len(self._writers), self._depth
         readers = [job for job in batching.running if not job.writing]
         if not readers:
             return []
         oldest, rows = readers[0], self._context.n_batch - streams
-        readers.sort(key=lambda job: (pace.seconds(depth(job), job.wants), job.wants))
+        readers.sort(key=lambda job: (pace.seconds(depth(job), job.unread), job.unread))
         parts: dict[Job, int] = {}
-        if batching.passed < _MOST_PASSED and not pace.owes(streams, _OWED_STEPS):
+        if batching.passed < _MAX_PASSED and not pace.owes(streams, _OWED_STEPS):
             parts = self._ending(readers, rows)
         if not parts:
             if pace.owes(streams):
@@ -85,7 +85,7 @@ class Step:
             for job in order:
                 whole = pace.tokens(depth(job), streams, self._context.n_batch, part)
                 if batching.was_stopped:
-                    whole = max(whole, _LEAST_AFTER_STOP)
+                    whole = max(whole, _MIN_AFTER_STOP)
                 half = 0.5 if job is readers[0] is not oldest else share
                 n = self._part(job, int(half * whole), rows - sum(parts.values()))
                 if n:
@@ -101,10 +101,10 @@ class Step:
         for job in readers:
             n = sum(parts.values())
             most = self._batching.pace.tokens(self._depth(job), len(self._writers), self._context.n_batch)
-            most = max(_SMALL, 2 * readers[0].wants) - n if parts else max(most, _SMALL)
-            if self._part(job, min(most, job.wants), rows - n) < job.wants:
+            most = max(_SMALL, 2 * readers[0].unread) - n if parts else max(most, _SMALL)
+            if self._part(job, min(most, job.unread), rows - n) < job.unread:
                 break
-            parts[job] = job.wants
+            parts[job] = job.unread
         return parts
 
     @staticmethod
@@ -113,17 +113,17 @@ class Step:
         return job.held.n
 
     def _part(self, job: Job, room: int, rows: int) -> int:
-        """About `room` tokens of a prompt, at most `rows`. Never fewer than LEAST while there are more, so that its
-        answer does not depend on what else is evaluated."""
+        """About `room` tokens of a prompt, at most `rows`. Never fewer than MIN_PREFILL while there are more, so that
+        its answer does not depend on what else is evaluated."""
         most = min(rows, self._context.rows_at_once) if job.scores_prompt else rows
-        if room <= 0 or most < min(job.wants, LEAST):
+        if room <= 0 or most < min(job.unread, MIN_PREFILL):
             return 0
-        n = max(room, LEAST)
-        if job.wants - n < LEAST:
-            n = job.wants
+        n = max(room, MIN_PREFILL)
+        if job.unread - n < MIN_PREFILL:
+            n = job.unread
         if n > most:
-            n = most if job.wants - most >= LEAST or most < 2 * LEAST else most - LEAST
-        return min(n, job.wants)
+            n = most if job.unread - most >= MIN_PREFILL or most < 2 * MIN_PREFILL else most - MIN_PREFILL
+        return min(n, job.unread)
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Step:
 
     def _may_stop(self, n: int) -> bool:
         """Whether a new request may end this step early, so that it is evaluated again later."""
-        goes_on = any(n < job.wants for job, n in self._parts)
+        goes_on = any(n < job.unread for job, n in self._parts)
         return goes_on and self._context.can_stop and n <= self._context.n_ubatch
 
     def _prepare_masks(self, masks: ThreadPoolExecutor) -> Future[None] | None:
@@ -235,7 +235,7 @@ class Step:
     def _read(self, job: Job, n: int, at: int, out: int, rows: FloatArray | None) -> int:
         """Handles a chunk of n prompt tokens whose last row is at - 1; returns the first row of logits after it."""
         job.read()
-        ends = job.wants == 0
+        ends = job.unread == 0
         if job.scores_prompt:
             assert rows is not None
             scored = rows[out : out + n]
@@ -314,7 +314,7 @@ class Step:
             job.keys_read += seen * share
 
     def _count_time(self, streams: int, parts: list[tuple[int, int]]) -> None:
-        counters, whole = self._batching.counters, time.perf_counter() - self._batching.turn_began
+        counters, whole = self._batching.counters, time.perf_counter() - self._batching.step_began
         n_prompt = sum(n for _, n in parts)
         self._batching.pace.measured(streams, parts, whole)
         counters.steps += 1

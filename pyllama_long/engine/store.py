@@ -148,7 +148,7 @@ class Store:
     # ---- keeping -------------------------------------------------------------------------------------------
 
     @property
-    def wants(self) -> bool:
+    def enabled(self) -> bool:
         return self._ram > 0 or self._disk > 0
 
     def has_room(self, n: int) -> bool:

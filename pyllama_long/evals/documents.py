@@ -19,7 +19,7 @@ _DIGITS = 5
 _OPENINGS = (OPENING, "Remember these values.\n")  # needles, pairs
 _LINE_END = 2  # tokens that the end of the last line may take
 _NEARLY_FULL = 8  # tokens of room below which no more sentences are tried
-_MOST_MISSES = 40  # sentences in a row that are too long for the room
+_MAX_MISSES = 40  # sentences in a row that are too long for the room
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Retrieval:
                 room, misses = room - n, 0
             else:
                 misses += 1
-            if room < _NEARLY_FULL or misses == _MOST_MISSES:
+            if room < _NEARLY_FULL or misses == _MAX_MISSES:
                 break
         return hay
 

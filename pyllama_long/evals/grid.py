@@ -36,7 +36,7 @@ POLICIES = (
     "rerope+logn",
 )
 Row: TypeAlias = dict[str, Any]
-_MOST_TOKENS = 1 << 28
+_MAX_TOKENS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ def parse_lengths(text: str, n_train: int) -> tuple[int, ...]:
     found = set()
     for piece in text.split(","):
         try:
-            found.add(
-                max(1, lengths.in_tokens(lengths.parse(piece, most=_MOST_TOKENS), n_train, _MOST_TOKENS))
-            )
+            found.add(max(1, lengths.in_tokens(lengths.parse(piece, most=_MAX_TOKENS), n_train, _MAX_TOKENS)))
         except lengths.LengthError as error:
             raise EvalError(str(error)) from None
     return tuple(sorted(found))

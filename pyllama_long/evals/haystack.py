@@ -17,9 +17,9 @@ __all__ = ["Haystack"]
 
 _SENTENCE = re.compile(r"""\S.*?(?:[.!?]["')\]]*(?= |$)|$)""")
 _WORD = re.compile(r"(?<![\w'-])[a-z]{4,9}(?![\w'-])")
-_MOST_WORDS = 60  # characters of a sentence; longer ones are cut
+_MAX_WORDS = 60  # of a sentence; what comes after them is another one
 _COMMONEST = 300  # the most words that count as too common to be keys
-_LEAST_KEYS = 50
+_MIN_KEYS = 50
 # Words that a model mistakes for code: if the question is about "the code for return", it writes a program.
 _CODE = frozenset(keyword.kwlist) | set(
     "array boolean byte case catch char code const data default define double echo enum equals error exec false file "
@@ -48,7 +48,7 @@ class Haystack:
         for paragraph in re.split(r"\n\s*\n", text):
             for sentence in _SENTENCE.findall(" ".join(paragraph.split())):
                 words = sentence.split()
-                found += [" ".join(words[i : i + _MOST_WORDS]) for i in range(0, len(words), _MOST_WORDS)]
+                found += [" ".join(words[i : i + _MAX_WORDS]) for i in range(0, len(words), _MAX_WORDS)]
         return cls.of_sentences(tuple(found))
 
     @classmethod
@@ -56,9 +56,9 @@ class Haystack:
         count = Counter(word for sentence in sentences for word in _WORD.findall(sentence))
         words = [word for word, _ in count.most_common() if word not in _CODE]
         words = words[min(_COMMONEST, len(words) // 10) :]
-        if len(words) < _LEAST_KEYS:
+        if len(words) < _MIN_KEYS:
             raise EvalError(
-                f"the text has {len(words)} words that can be keys, {_LEAST_KEYS} are needed: give a longer one"
+                f"the text has {len(words)} words that can be keys, {_MIN_KEYS} are needed: give a longer one"
             )
         return cls(sentences, tuple(words))
 

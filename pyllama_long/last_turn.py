@@ -9,7 +9,7 @@ from pyllama_long.model import Model
 
 DEFAULT_TOKENS = 256
 TURN_TOKENS = 1024  # a last turn longer than this carries a document: only its end is the tail
-LEAST_TOKENS = 64
+MIN_TOKENS = 64
 
 
 def of_prompt(model: Model, tokens: Sequence[int], text: str | None, tail: str | None) -> int:
@@ -35,7 +35,7 @@ def of_chat(model: Model, tokens: Sequence[int], messages: Sequence[Any], tail: 
     start = _last(model, tokens, content) if content else None
     if start is None or len(tokens) - start > TURN_TOKENS:
         start = _default(model, tokens)
-    return max(0, min(start, len(tokens) - LEAST_TOKENS))
+    return max(0, min(start, len(tokens) - MIN_TOKENS))
 
 
 def _default(model: Model, tokens: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 ALL = 2**31 - 1
-LONGEST = 1 << 30  # PLONG_LONGEST: segment, rate, chunk or window at most
+MAX_LENGTH = 1 << 30  # PLONG_LONGEST: segment, rate, chunk or window at most
 
 _CALL = re.compile(r"([a-z][a-z0-9_-]*)\s*(?:\((.*)\))?", re.DOTALL)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyllama_long import LongLlama, _native, tail
+from pyllama_long import LongLlama, _native, last_turn
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,13 @@ def prompt(llm: LongLlama, text: str) -> list[int]:
 
 def test_default_is_the_last_256_tokens(skim: LongLlama) -> None:
     tokens = prompt(skim, LONG)
-    assert tail.of_prompt(skim._model, tokens, LONG, None) == len(tokens) - 256
+    assert last_turn.of_prompt(skim._model, tokens, LONG, None) == len(tokens) - 256
 
 
 def test_default_is_the_text_after_the_last_blank_line(skim: LongLlama) -> None:
     text = LONG + "\n\nFirst.\n\nWhat is the code?\n\n"
     tokens = prompt(skim, text)
-    start = tail.of_prompt(skim._model, tokens, text, None)
+    start = last_turn.of_prompt(skim._model, tokens, text, None)
     assert after(skim, tokens, start).strip() == "What is the code?"
 
 
@@ -44,12 +44,12 @@ def test_given_tail(skim: LongLlama) -> None:
     text = LONG + "Question: who?"
     tokens = prompt(skim, text)
     for given in (text, None):
-        start = tail.of_prompt(skim._model, tokens, given, "Question: who?")
+        start = last_turn.of_prompt(skim._model, tokens, given, "Question: who?")
         assert after(skim, tokens, start).lstrip() == "Question: who?"
     with pytest.raises(ValueError, match="tail must be the end"):
-        tail.of_prompt(skim._model, tokens, text, "who")
+        last_turn.of_prompt(skim._model, tokens, text, "who")
     with pytest.raises(ValueError, match="does not contain"):
-        tail.of_prompt(skim._model, tokens, None, "nowhere")
+        last_turn.of_prompt(skim._model, tokens, None, "nowhere")
 
 
 def test_chat_tail_is_the_last_user_message(skim: LongLlama) -> None:
@@ -59,19 +59,19 @@ def test_chat_tail_is_the_last_user_message(skim: LongLlama) -> None:
     )
     tokens = prompt(skim, text)
     messages = [{"role": "user", "content": LONG}, {"role": "user", "content": question}]
-    start = tail.of_chat(skim._model, tokens, messages, None)
+    start = last_turn.of_chat(skim._model, tokens, messages, None)
     assert after(skim, tokens, start).startswith("Now tell me")
     parts: list[Any] = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-    assert tail.of_chat(skim._model, tokens, parts, None) == start
+    assert last_turn.of_chat(skim._model, tokens, parts, None) == start
 
 
 def test_chat_tail_of_a_message_that_carries_a_document(skim: LongLlama) -> None:
     text = f"<|im_start|>user\n{LONG * 3}\n\nWho was glad?<|im_end|>\n<|im_start|>assistant\n"
     tokens = prompt(skim, text)
-    start = tail.of_chat(
+    start = last_turn.of_chat(
         skim._model, tokens, [{"role": "user", "content": f"{LONG * 3}\n\nWho was glad?"}], None
     )
-    assert start == len(tokens) - tail.LEAST_TOKENS
+    assert start == len(tokens) - last_turn.MIN_TOKENS
 
 
 def test_completions_place_the_tail(skim: LongLlama, monkeypatch: pytest.MonkeyPatch) -> None:
