@@ -15,7 +15,7 @@ from typing import Any
 
 import check_templates
 
-from pyllama_long.server import calls, channels
+from pyllama_long.server import call_formats, calls, channels
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.pieces import CallPiece, TextPiece
 from pyllama_long.server.schemas.conversation import Tool, as_input
@@ -58,14 +58,14 @@ KNOWING = [name for name in PATHS if template(name).knows_tools and "r-plus" not
 
 
 def form_of(name: str) -> calls.Format:
-    return calls.format_of(template(name).source)
+    return call_formats.format_of(template(name).source)
 
 
 def parser(name: str, tools: bool = True, **more: Any) -> AnswerParser:
     found = template(name)
     channel: channels.Channel | None = "none" if channels.style_of(found.source) else None
     return AnswerParser(
-        calls.format_of(found.source),
+        call_formats.format_of(found.source),
         list(SCHEMAS) if tools else [],
         schemas=SCHEMAS,
         thinks=found.thinks,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llguidance import regex_to_lark
-
 from pyllama_long.json_values import json_text
 
-from . import calls, channels
-from .errors import bad
+from . import calls, channels, value_rules
 from .grammar import Rules
 from .schemas.conversation import Tool
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
-_BOUND = ("pattern", "minLength", "maxLength")
-_MAX_REFERENCES = 8  # references that are followed to the schema of a parameter
 
 
 def rule(rules: Rules, form: calls.Format, tools: Sequence[Tool], parallel: bool) -> str:
@@ -151,13 +145,15 @@ def _tags(rules: Rules, form: calls.Tags, tool: Tool, param: str) -> str:
     gap = form.gap
 
     def part(key: str, value: Any, schema: dict[str, Any]) -> str:
-        keyed, is_text = form.keyed, _is_text(_resolved(value, schema))
+        keyed, is_text = form.keyed, value_rules.is_text(value_rules.resolved(value, schema))
         if form.typed:
-            kind = "string" if is_text else _json_kind(_resolved(value, schema))
+            kind = "string" if is_text else value_rules.json_kind(value_rules.resolved(value, schema))
             keyed = keyed.replace("{text}", json_text(is_text)).replace("{type}", kind)
         begin = rules.literal(f"{form.key}{key}{keyed}{form.pad}")
         end = f"{form.pad}{form.valued}"
-        shown = f"{begin} {_value(rules, value, schema, f'{param}.{key}', end, form.valued)}"
+        shown = (
+            f"{begin} {value_rules.text_or_json(rules, value, schema, f'{param}.{key}', end, form.valued)}"
+        )
         return f"{shown} {rules.literal(gap)}" if gap else shown
 
     head = f"{form.call}{tool.function.name}"
@@ -192,7 +188,7 @@ def _nested(rules: Rules, form: calls.Nested, tool: Tool, param: str) -> str:
 
     def part(key: str, value: Any, schema: dict[str, Any]) -> str:
         end = f"{form.space}</{key}>"
-        shown = _value(rules, value, schema, f"{param}.{key}", end, form.space)
+        shown = value_rules.text_or_json(rules, value, schema, f"{param}.{key}", end, form.space)
         return f"{rules.literal(f'{form.space}<{key}>')} {shown}"
 
     begin = rules.literal(f'{form.call}{tool.function.name}">')
@@ -209,7 +205,7 @@ def _keyed(rules: Rules, form: calls.Keyed, tool: Tool, param: str) -> str:
 
     def part(key: str, value: Any, schema: dict[str, Any]) -> str:
         begin = f"{form.tag('arg_key')}{key}{form.tag('/arg_key')}{gap}{form.tag('arg_value')}"
-        shown = f"{rules.literal(begin)} {_value(rules, value, schema, f'{param}.{key}', end, end)}"
+        shown = f"{rules.literal(begin)} {value_rules.text_or_json(rules, value, schema, f'{param}.{key}', end, end)}"
         return f"{shown} {rules.literal(gap)}" if gap else shown
 
     name = tool.function.name + (form.tag("tool_sep") if form.separated else "") + gap
@@ -247,100 +243,17 @@ def _pairs(rules: Rules, tool: Tool, param: str, equals: str, comma: str, quote:
     properties = list((schema.get("properties") or {}).items())
     first = more = '""'  # what may follow as the first, or after others
     for key, value in reversed(properties):
-        if quote and _is_text(_resolved(value, schema)):
-            shown = f"{rules.literal(quote)} {_value(rules, value, schema, f'{param}.{key}', quote, quote)}"
+        if quote and value_rules.is_text(value_rules.resolved(value, schema)):
+            text = value_rules.text_or_json(rules, value, schema, f"{param}.{key}", quote, quote)
+            shown = f"{rules.literal(quote)} {text}"
         else:
-            shown = _json_value(rules, value, schema, f"{param}.{key}")
+            shown = value_rules.json_value(rules, value, schema, f"{param}.{key}")
         pair = rules.add("pair", f"{rules.literal(key + equals)} {shown}")
         with_it, after = f"{pair} {more}", f"{rules.literal(comma)} {pair} {more}"
         optional = key not in required
         first = rules.add("first", f"{with_it} | {first}" if optional else with_it)
         more = rules.add("more", f"{after} | {more}" if optional else after)
     return first
-
-
-def _is_text(own: Any) -> bool:
-    if not isinstance(own, dict):
-        return False
-    if "enum" in own or "const" in own:
-        return all(isinstance(item, str) for item in own.get("enum", [own.get("const")]))
-    kinds = own.get("type")
-    return kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
-
-
-def _json_kind(own: Any) -> str:
-    kind = own.get("type") if isinstance(own, dict) else None
-    kind = {"integer": "number"}.get(kind, kind) if isinstance(kind, str) else None
-    return kind if kind in ("number", "boolean", "array", "null") else "object"
-
-
-def _json_value(rules: Rules, value: Any, schema: dict[str, Any], param: str) -> str:
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    return rules.schema({**definitions, **value} if isinstance(value, dict) else value, param)
-
-
-def _value(rules: Rules, value: Any, schema: dict[str, Any], param: str, end: str, mark: str) -> str:
-    """A parameter's value with the text that ends it. Texts are written unchanged, without the mark in them, other
-    values as JSON."""
-    own, close = _resolved(value, schema), rules.literal(end)
-    if isinstance(own, dict) and ("enum" in own or "const" in own):
-        values = own["enum"] if "enum" in own else [own["const"]]
-        shown = [item if isinstance(item, str) else json_text(item) for item in values]
-        return f"({' | '.join(map(rules.literal, shown))}) {close}"
-    if not _is_text(own):
-        return f"{_json_value(rules, value, schema, param)} {close}"
-    if not any(key in own for key in _BOUND):
-        return rules.until(end)
-    least, most = own.get("minLength", 0), own.get("maxLength", "")
-    without = re.escape(mark).replace("/", r"\/")
-    text = [f"/(?s:.{{{least},{most}}})/", rf"~/(?s:.*){without}(?s:.*)/"]
-    if "pattern" in own:
-        text.append(_whole(own["pattern"], param))
-    return f"{rules.add('TEXT', ' & '.join(text))} {close}"
-
-
-def _resolved(value: Any, schema: dict[str, Any]) -> Any:
-    """The schema that a schema refers to, if it does nothing else."""
-    for _ in range(_MAX_REFERENCES):
-        found = isinstance(value, dict) and re.fullmatch(
-            r"#/(\$defs|definitions)/([^/~]+)", str(value.get("$ref"))
-        )
-        if not found:
-            break
-        value = (schema.get(found.group(1)) or {}).get(found.group(2))
-    return value
-
-
-def _whole(pattern: str, param: str) -> str:
-    """Turns a pattern that may be found anywhere into an expression for the whole text. Raises ApiError."""
-    found = []
-    for part in _alternatives(pattern):
-        begins, ends = part.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", part) is not None
-        inner = part[begins : len(part) - ends]
-        if re.search(r"(?<![\\\[])[\^$]", re.sub(r"\\.", "", inner)):
-            raise bad(f"{param}: a pattern has ^ at its beginning and $ at its end only.", param)
-        found.append(f"{'' if begins else '(?s:.*)'}(?:{inner}){'' if ends else '(?s:.*)'}")
-    return f"/{regex_to_lark('|'.join(found), 'dw')}/"
-
-
-def _alternatives(pattern: str) -> list[str]:
-    """The alternatives between the outermost |."""
-    parts, depth, begin, at, in_class = [], 0, 0, 0, False
-    while at < len(pattern):
-        c = pattern[at]
-        if c == "\\":
-            at += 1
-        elif in_class:
-            in_class = c != "]"
-        elif c == "[":
-            in_class = True
-        elif c in "()":
-            depth += 1 if c == "(" else -1
-        elif c == "|" and depth == 0:
-            parts.append(pattern[begin:at])
-            begin = at + 1
-        at += 1
-    return [*parts, pattern[begin:]]
 
 
 _FORMATS: dict[type[calls.Format], tuple[_One, _Several]] = {

@@ -11,8 +11,8 @@ from typing import Any
 from pyllama_long.json_values import json_text, loads
 
 from . import literal_calls, nested, tagged
+from .call_formats import SEED
 from .calls import (
-    SEED,
     Addressed,
     Format,
     Gemma,

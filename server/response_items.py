@@ -9,7 +9,7 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
-from . import calls, replies, sse
+from . import custom_tools, replies, sse
 from .errors import from_engine
 from .pieces import CallPiece, Done, Reading, TextPiece, Tokens
 from .run import Run, beats
@@ -73,7 +73,7 @@ class Items:
                 id=replies.new_id("ctc_"),
                 call_id=piece.id,
                 name=piece.name,
-                input=calls.custom_input(piece.arguments),
+                input=custom_tools.input_of(piece.arguments),
                 status="completed",
             )
         return FunctionCall(

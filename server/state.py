@@ -14,7 +14,7 @@ from pyllama_long.phase import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
 
-from . import calls, channels, errors, lanes, logs, vocabulary
+from . import call_formats, calls, channels, errors, lanes, logs, vocabulary
 from .errors import ApiError, bad
 from .metrics import Metrics
 from .overflow_store import Store
@@ -62,7 +62,7 @@ class Loaded:
             except ValueError as error:
                 reason = str(error)
         token_prefixes = TokenPrefixes(engine.tokenize, vocabulary.boundaries(engine))
-        form = calls.format_of(source if template is not None and template.knows_tools else None)
+        form = call_formats.format_of(source if template is not None and template.knows_tools else None)
         controls = vocabulary.controls(engine)
         return Loaded(
             engine,

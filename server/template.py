@@ -11,8 +11,8 @@ from pyllama_long.conversation import arguments
 from pyllama_long.sandbox import Stopped
 from pyllama_long.template import Ask, Rendered, TemplateRefusal
 
-from . import calls, lanes, written
-from .calls import custom_arguments
+from . import call_formats, lanes, written
+from .custom_tools import arguments_of
 from .errors import ApiError, bad
 from .schemas.conversation import TEXTS, CustomCallInput, Message, Tool
 
@@ -24,7 +24,7 @@ class ChatTemplate(template.ChatTemplate):
 
     def __init__(self, source: str, bos: str, eos: str, control: Iterable[str]) -> None:
         super().__init__(source, bos, eos, control)
-        self._written = partial(written.calls, calls.format_of(source))
+        self._written = partial(written.calls, call_formats.format_of(source))
         try:
             self.shows_names = _NAME in self.render([{"role": "user", "content": "a", "name": _NAME}]).text
         except TemplateRefusal:
@@ -97,7 +97,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     if call["type"] != "custom":
         return call
     custom = call.pop("custom")
-    made = {"name": custom["name"], "arguments": custom_arguments(custom["input"])}
+    made = {"name": custom["name"], "arguments": arguments_of(custom["input"])}
     return {**call, "type": "function", "function": made}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import openai
 from engines import NO_END
+from running_server import Server
 
 from pyllama_long import filler
 
@@ -18,6 +20,15 @@ CHAT = "/v1/chat/completions"
 
 
 HELLO_CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+
+
+@contextmanager
+def surviving(server: Server) -> Iterator[httpx.Client]:
+    """A client of a server that must answer as before when the test is over."""
+    with server.client() as found:
+        yield found
+        assert found.post(CHAT, json=HELLO_CHAT).status_code == 200
+    assert not server.faults, server.faults[0]
 
 
 def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:

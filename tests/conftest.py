@@ -14,6 +14,7 @@ import pyllama_long
 if TYPE_CHECKING:
     import httpx
     import openai
+    import raw_model
     from llama_cpp import Llama
     from running_server import Server
 
@@ -35,6 +36,16 @@ def float_model(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> st
     path = tmp_path_factory.mktemp("models") / "float.gguf"
     float_model.write(demo_model, path)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def demo(demo_model: str) -> Iterator[raw_model.Model]:
+    """The embedded model through llama.cpp's own C API."""
+    from raw_model import Model
+
+    model = Model(Path(demo_model))
+    yield model
+    model.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import make_random_gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -110,6 +111,18 @@ class Model:
         # Upstream multiplies it whenever a context of the model has YaRN.
         self.n_train = C.llama_model_n_ctx_train(self.ptr)
         self.n_vocab = C.llama_vocab_n_tokens(C.llama_model_get_vocab(self.ptr))
+
+    @staticmethod
+    @contextmanager
+    def random(folder: Path, arch: str, label: str = "", **options: Any) -> Iterator[Model]:
+        """A model with random weights, in a file in a folder. options: of make_random_gguf.write."""
+        path = folder / f"{label or arch}.gguf"
+        make_random_gguf.write(path, arch, **options)
+        model = Model(path, label or arch)
+        try:
+            yield model
+        finally:
+            model.close()
 
     def close(self) -> None:
         C.llama_model_free(self.ptr)

@@ -37,6 +37,16 @@ class Found:
         return True
 
 
+def looks(parser: AnswerParser, text: str, longest: int = 1024) -> float:
+    """Reads an answer in pieces of three characters, of which at most `longest` may wait; how often each character is
+    looked at."""
+    for i in range(0, len(text), 3):
+        parser.feed(text[i : i + 3])
+        assert len(parser.input.text) < longest
+    parser.finish()
+    return parser.input.looked / len(text)
+
+
 def read(parser: AnswerParser, text: str, size: int) -> Read:
     """What a parser reads from a text that arrives in pieces of a size: text, reasoning, calls."""
     pieces = [p for i in range(0, len(text), size) for p in parser.feed(text[i : i + size])] + parser.finish()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import make_random_gguf
 import numpy as np
 import pytest
 from raw_model import Context, Logits, Model
@@ -33,20 +33,16 @@ ROPES = (
 def one_layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     """A model of one layer with f32 weights, so that K only depends on a token and its position, and a shift can be
     exact. llama rotates adjacent pairs, qwen2 pairs half a head apart."""
-    path = tmp_path_factory.mktemp("models") / "one.gguf"
-    make_random_gguf.write(path, request.param, seed=4, type="f32", n_layer=1, n_ctx_train=256)
-    model = Model(path)
-    yield model
-    model.close()
+    shape: dict[str, Any] = {"type": "f32", "n_layer": 1, "n_ctx_train": 256}
+    with Model.random(tmp_path_factory.mktemp("models"), request.param, seed=4, **shape) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    path = tmp_path_factory.mktemp("models") / "deep.gguf"
-    make_random_gguf.write(path, "llama", seed=5, type="f32", n_ctx_train=256)
-    model = Model(path)
-    yield model
-    model.close()
+    folder = tmp_path_factory.mktemp("models")
+    with Model.random(folder, "llama", seed=5, type="f32", n_ctx_train=256) as model:
+        yield model
 
 
 def same(a: Logits, b: Logits, step: float = 2e-5) -> None:
@@ -167,16 +163,12 @@ def test_a_wrong_configuration_is_refused(deep: Model) -> None:
 
 
 def test_position_maps_want_every_layer(tmp_path: Path) -> None:
-    path = tmp_path / "gemma3.gguf"
-    make_random_gguf.write(path, "gemma3", seed=6)
-    model = Model(path)
-    with pytest.raises(RuntimeError, match="layer 0 is left to upstream"):
-        Context(model, 512, "exact", "rerope(64)")
-    with model.context(
-        512, "exact", "yarn(4)"
-    ) as context:  # frequencies can change for the full layers alone
-        assert np.isfinite(context.decode(model.tokens(50))).all()
-    model.close()
+    with Model.random(tmp_path, "gemma3", seed=6) as model:
+        with pytest.raises(RuntimeError, match="layer 0 is left to upstream"):
+            Context(model, 512, "exact", "rerope(64)")
+        # frequencies can change for the full layers alone
+        with model.context(512, "exact", "yarn(4)") as context:
+            assert np.isfinite(context.decode(model.tokens(50))).all()
 
 
 @pytest.mark.parametrize(

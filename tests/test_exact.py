@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import make_random_gguf
 import numpy as np
 import pytest
 from raw_model import Logits, Model, nll
@@ -20,28 +19,16 @@ ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwe
 
 @pytest.fixture(scope="module", params=ARCHS)
 def random_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    path = tmp_path_factory.mktemp("models") / f"{request.param}.gguf"
-    make_random_gguf.write(path, request.param, seed=1)
-    model = Model(path, request.param)
-    yield model
-    model.close()
-
-
-@pytest.fixture(scope="module")
-def demo(demo_model: str) -> Iterator[Model]:
-    model = Model(Path(demo_model))
-    yield model
-    model.close()
+    with Model.random(tmp_path_factory.mktemp("models"), request.param, seed=1) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
 def precise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     """Weights in f32: a matrix product with quantized weights would also quantize the activations, and hide much."""
-    path = tmp_path_factory.mktemp("models") / "precise.gguf"
-    make_random_gguf.write(path, "llama", seed=3, type="f32", n_ctx_train=256)
-    model = Model(path)
-    yield model
-    model.close()
+    folder = tmp_path_factory.mktemp("models")
+    with Model.random(folder, "llama", seed=3, type="f32", n_ctx_train=256) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +177,5 @@ def close(a: Logits, b: Logits, kv_type: str) -> None:
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_quantized_models_run(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "model.gguf"
-    make_random_gguf.write(path, "llama", seed=2, type=kind)
-    model = Model(path)
-    with model.context(512) as context:
+    with Model.random(tmp_path, "llama", seed=2, type=kind) as model, model.context(512) as context:
         assert np.isfinite(context.decode(model.tokens(100))).all()
-    model.close()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from asking import QUESTION
 from running_server import Server, running
 
 from pyllama_long.engine import EngineConfig
@@ -18,7 +19,6 @@ import litellm
 from litellm.exceptions import ContextWindowExceededError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # litellm's own, with each new pydantic others
-QUESTION = "The pass key for apricot is 40913. What is the pass key for apricot?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
 WEATHER = {
     "type": "function",

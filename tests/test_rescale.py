@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import make_random_gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -29,19 +27,10 @@ def one_layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """K of one layer only depends on a token, its position and the factor, so that rotating it can be exact. llama
     rotates adjacent pairs, qwen2 pairs half a head apart, partial a part of each head."""
     arch = "phi3" if request.param == "partial" else request.param
-    path = tmp_path_factory.mktemp("models") / "one.gguf"
-    shape = SHAPES[request.param]
-    make_random_gguf.write(path, arch, seed=4, type="f32", n_layer=1, n_ctx_train=128, **shape)
-    model = Model(path, request.param)
-    yield model
-    model.close()
-
-
-@pytest.fixture(scope="module")
-def demo(demo_model: str) -> Iterator[Model]:
-    model = Model(Path(demo_model))
-    yield model
-    model.close()
+    shape: dict[str, Any] = {"type": "f32", "n_layer": 1, "n_ctx_train": 128, **SHAPES[request.param]}
+    folder = tmp_path_factory.mktemp("models")
+    with Model.random(folder, arch, request.param, seed=4, **shape) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")

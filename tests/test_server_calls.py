@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from reading_cases import looks
 
-from pyllama_long.server import calls, forced, grammar
+from pyllama_long.server import call_formats, calls, forced, grammar
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.pieces import CallPiece, TextPiece
 from pyllama_long.server.schemas.conversation import Tool
@@ -137,7 +138,7 @@ def test_a_call_after_reasoning() -> None:
     ],
 )
 def test_the_format_is_that_of_the_template(template: str | None, form: type[calls.Format]) -> None:
-    assert type(calls.format_of(template)) is form
+    assert type(call_formats.format_of(template)) is form
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -318,12 +319,7 @@ def test_each_character_is_looked_at_a_few_times(name: str) -> None:
     looked = []
     for n in (1, 2):
         parser = AnswerParser(form, ["write"], thinks=True, schemas=WRITE)
-        read_all = begin + middle * n + end
-        for i in range(0, len(read_all), 3):
-            parser.feed(read_all[i : i + 3])
-            assert len(parser.input.text) < 1024
-        parser.finish()
-        looked.append(parser.input.looked / len(read_all))
+        looked.append(looks(parser, begin + middle * n + end))
     assert max(looked) < 100 and looked[1] < 1.2 * looked[0] + 1
 
 

@@ -9,7 +9,7 @@ import check_templates
 import pytest
 import templated_model
 from fuzz_answers import SCHEMAS, TOOLS
-from reading_cases import cut_everywhere, is_taken, read, split_everywhere
+from reading_cases import cut_everywhere, is_taken, looks, read, split_everywhere
 from running_server import running
 
 from pyllama_long.engine import Engine, EngineConfig
@@ -244,15 +244,8 @@ LONG = 'x < y and \\"{z}\\" <|ch to= ' * 200
     ],
 )
 def test_each_character_is_looked_at_a_few_times(begin: str, middle: str) -> None:
-    looked = []
-    for n in (1, 2):
-        one = parser()
-        text = begin + middle * (n * max(1, 6_000 // len(middle)))
-        for i in range(0, len(text), 3):
-            one.feed(text[i : i + 3])
-            assert len(one.input.text) < 1024
-        one.finish()
-        looked.append(one.input.looked / len(text))
+    n = max(1, 6_000 // len(middle))
+    looked = [looks(parser(), begin + middle * k * n) for k in (1, 2)]
     assert max(looked) < 100 and looked[1] < 1.2 * looked[0] + 1
 
 

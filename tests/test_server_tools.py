@@ -14,7 +14,7 @@ from asking import HELLO, ok
 from running_server import Server, events, running
 
 from pyllama_long.engine import EngineConfig
-from pyllama_long.server import calls
+from pyllama_long.server import custom_tools
 
 LARK = {"syntax": "lark", "definition": 'start: "*** Begin Patch"'}
 REGEX = {"syntax": "regex", "definition": r"[a-c]{2,5}\.py"}
@@ -202,4 +202,4 @@ def test_chats_leave_out_tools_that_others_run(client: httpx.Client) -> None:
     ],
 )
 def test_the_text_of_arguments(arguments: str, text: str) -> None:
-    assert calls.custom_input(arguments) == text
+    assert custom_tools.input_of(arguments) == text

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import ServerSentEvent
 
-from .. import calls, chat_request, fields, replies, sse, tools
+from .. import chat_request, custom_tools, fields, replies, sse, tools
 from ..body import StrictRoute
 from ..delivery import deliver
 from ..openapi import streamed
@@ -85,7 +85,7 @@ def reply(
 
 def _call(call: CallPiece, custom: bool) -> ToolCall | CustomToolCall:
     if custom:
-        made = CalledInput(name=call.name, input=calls.custom_input(call.arguments))
+        made = CalledInput(name=call.name, input=custom_tools.input_of(call.arguments))
         return CustomToolCall(id=call.id, custom=made)
     return ToolCall(id=call.id, function=Called(name=call.name, arguments=call.arguments))
 
@@ -147,7 +147,7 @@ async def chunks(
 def _call_deltas(call: CallPiece, custom: bool) -> list[ToolCallDelta]:
     place: dict[str, Any] = {"index": call.index}
     if custom:
-        text, name = calls.custom_input(call.arguments), CalledInputDelta(name=call.name, input="")
+        text, name = custom_tools.input_of(call.arguments), CalledInputDelta(name=call.name, input="")
         begin = ToolCallDelta(**place, id=call.id, type="custom", custom=name)
         return [begin, ToolCallDelta(**place, custom=CalledInputDelta(input=text))]
     first = CalledDelta(name=call.name, arguments="")

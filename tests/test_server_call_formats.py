@@ -10,7 +10,7 @@ from typing import Any
 import fuzz_answers
 import pytest
 from fuzz_answers import KINDS, KNOWING, MESSAGES, TOOLS, Calls, form_of, parser, written
-from reading_cases import cut_everywhere, is_taken, read, split_everywhere
+from reading_cases import cut_everywhere, is_taken, looks, read, split_everywhere
 
 from pyllama_long.engine import Engine
 from pyllama_long.server import calls, forced, grammar
@@ -206,14 +206,8 @@ def test_hostile_marks_are_read_in_linear_time(name: str) -> None:
         (opened, "<"),
         (opened, "'"),
     ]:
-        looked = []
-        for n in (1, 2):
-            one, text = parser(name), begin + piece * (n * max(2, 3000 // len(piece)))
-            for i in range(0, len(text), 3):
-                one.feed(text[i : i + 3])
-                assert len(one.input.text) < 2048, piece
-            one.finish()
-            looked.append(one.input.looked / len(text))
+        n = max(2, 3000 // len(piece))
+        looked = [looks(parser(name), begin + piece * k * n, 2048) for k in (1, 2)]
         assert looked[1] < 1.3 * looked[0] + 1 and looked[0] < 700, (begin, piece, looked)
 
 
