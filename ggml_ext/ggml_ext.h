@@ -7,8 +7,11 @@
  *     out      = sum over t in S(p,h) of softmax(logit)(t) * v_t
  *
  * S and log_w come from the attention plan (plan.c), p', t' and the frequencies from the RoPE policy (rope.c); slope is
- * that of models with ALiBi, else 0.
- * Everything here is plain data: structs of int32/float that Python mirrors with ctypes, and that a GPU can copy.
+ * the bias of models with ALiBi, else 0.
+ *
+ * How to think of it: a batch describes a ubatch, a plan says which keys its queries read, a policy at which distances,
+ * and the op computes. Everything here is plain data: structs of int32/float that Python mirrors with ctypes, and that
+ * a GPU can copy.
  */
 #ifndef GGML_EXT_H
 #define GGML_EXT_H
@@ -28,7 +31,7 @@ extern "C" {
 #define PLONG_ABI_VERSION  6
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
-#define PLONG_LONGEST      (1 << 30) /* segment, rate, chunk or window at most: the sum of two is a number still */
+#define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
 
 /* ---- attention plan ------------------------------------------------------------------------------------------- */
 
@@ -67,8 +70,8 @@ struct plong_plan {
 PLONG_API const char * plong_plan_check(const struct plong_plan * plan);
 
 /* The number h of a query head in dilated attention, where it sets the offset h mod r of a branch with rate r (LongNet:
- * "s_j = j mod r"). Heads are numbered so that one query head of each kv head comes after the other: those that share K
- * and V get the same offset where the kv heads are enough for all offsets, and read the same keys. */
+ * "s_j = j mod r"). Heads are numbered across kv heads: those that share K and V get the same offset, and so read the
+ * same keys, if there are enough kv heads for all offsets. */
 PLONG_API int32_t plong_head_number(int32_t head, int32_t n_head, int32_t n_head_kv);
 
 /* Writes the keys that (query position p, query head number h) reads, ascending, with log_w, and returns their number
@@ -143,7 +146,7 @@ PLONG_API void plong_rope_angles(const float * table, int32_t n_rot, const int64
 
 /* ---- batch ---------------------------------------------------------------------------------------------------- */
 
-/* What the op needs to know of one ubatch, in a flat I32 tensor, so that a graph can be reused with new contents:
+/* What the op needs to know about one ubatch, in a flat I32 tensor, so that a graph can be reused with new contents:
  *   struct plong_batch, then slots, groups, runs. */
 struct plong_slot {  /* one sequence of the ubatch */
     int32_t stream;  /* index into dim 3 of K and V */

@@ -180,7 +180,7 @@ int64_t plong_phase_keys(
 
 int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]) {
     const int32_t end = p1 + 1;
-    /* a head range [0, a) and a tail range [b, end), merged when they touch */
+    /* a range [0, a) and a range [b, end), merged if they touch */
     const int32_t a = min_i32(plong_sinks_end(ph), end);
     int32_t       b = ph->window == PLONG_ALL || p0 < ph->dense_below ? 0 : max_i32(0, p0 - ph->window + 1);
     int           n = 0;
@@ -248,7 +248,7 @@ bool plong_branch_range(
         const int32_t lo = max_i32(0, p0 - w + 1);
         beg              = (int64_t) lo + ((s - lo % r) + r) % r;
     } else {
-        /* a tile never crosses a segment boundary of its plan: plong_phase_cut() sees to that */
+        /* plong_phase_cut() ensures that a tile never crosses a segment boundary of its plan */
         const int32_t lo  = p0 - p0 % w;
         const int64_t row = (int64_t) p0 + ((s - (p0 - lo) % r) + r) % r; /* the first at or after p0 that takes part */
         if (row > p1) {
@@ -264,7 +264,7 @@ bool plong_branch_range(
     return true;
 }
 
-/* Keys that set parts give to a query at p. */
+/* The number of keys that set parts give to a query at p. */
 static int64_t set_count(const struct plong_phase * ph, int32_t p) {
     struct plong_range set[2];
     const int          n    = plong_set_ranges(ph, p, p, set);
@@ -314,7 +314,7 @@ int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
         if (!plong_branch_range(ph, k, p, p, h, &r)) {
             continue;
         }
-        /* each position once, so every rule but the first branch's must be looked at key by key */
+        /* each position counts once, so all branches but the first must be checked key by key */
         for (int64_t at = r.beg; at < r.end; at += r.stride) {
             const int32_t t    = (int32_t) at;
             bool          seen = plong_phase_in_set(ph, p, t);

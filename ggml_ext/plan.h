@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* Positions beg, beg + stride, ... < end. branch -1: set parts (sinks, window, global, exact); else a dilated branch. */
+/* Positions beg, beg + stride, ... < end. branch -1: set parts (sinks, window, global, exact); else a dilated one. */
 struct plong_range {
     int32_t beg;
     int32_t end;
@@ -29,7 +29,7 @@ struct plong_bounds {
 /* Phase `i` of the batch's plan; PLONG_PHASE_EXACT: the one that reads every key. */
 PLONG_API const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, int32_t i);
 
-/* Keys before it are read by every row that the phase does not make exact: sinks, or more where some tokens are global.
+/* Keys before it are read by every row, unless the phase makes the row exact: sinks, or more if some tokens are global.
  * At most PLONG_LONGEST, so that a span can be added to it. */
 PLONG_API int32_t plong_sinks_end(const struct plong_phase * ph);
 
@@ -39,31 +39,32 @@ PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int3
 /* Number of dilated branches. */
 PLONG_API int plong_phase_branches(const struct plong_phase * ph);
 
-/* Number of dilated branches that give queries up to position p something that no set part does. */
+/* Number of dilated branches that give queries up to position p keys that no set part gives. */
 PLONG_API int plong_phase_branches_at(const struct plong_phase * ph, int32_t p);
 
-/* Whether a query that takes part in a branch takes part in all finer ones, and reads through those what the branch has
- * in their segments. Then each branch is walked outside the finer ones' segments alone, and no key twice. */
+/* Whether a query that takes part in a branch also takes part in all finer ones, and reads the branch's keys inside
+ * their segments through them. Then each branch is only read outside the segments of the finer ones, and no key is read
+ * twice. */
 PLONG_API bool plong_phase_nests(const struct plong_phase * ph);
 
-/* Whether a key counts as often as branches that nest read it. */
+/* Whether a key counts as often as nested branches read it. */
 PLONG_API bool plong_phase_counts(const struct plong_phase * ph);
 
 /* ---- sets and branches ---------------------------------------------------------------------------------------- */
 
-/* The rate of branch k: the distance from a key that it reads to the next. */
+/* The rate of branch k: the distance between two keys that it reads. */
 PLONG_API int32_t plong_branch_rate(const struct plong_phase * ph, int k);
 
-/* Tokens from one query of a head that takes part in branch k to the next: its rate, or 1. */
+/* The distance between two queries of a head that take part in branch k: its rate, or 1. */
 PLONG_API int32_t plong_branch_step(const struct plong_phase * ph, int k);
 
 /* log_w / ln 2 of every key that is read through branch k, or through a set part for k < 0. */
 PLONG_API float plong_branch_log2_weight(const struct plong_phase * ph, int k);
 
-/* Whether rows of branch k must leave keys out one by one, by plong_branch_weight(): those of earlier branches. */
+/* Whether rows of branch k must check each key with plong_branch_weight(), to leave out those of earlier branches. */
 PLONG_API bool plong_branch_checks(const struct plong_phase * ph, int k);
 
-/* The last of the branches k, k + 1, ... that the query takes part in one after the other; it takes part in k. */
+/* The query takes part in branch k and in those that follow it, up to this one. */
 PLONG_API int plong_branch_top(const struct plong_phase * ph, int k, int32_t p, int32_t h);
 
 /* Whether key t is in a set part for a query at p >= t. */
@@ -72,40 +73,41 @@ PLONG_API bool plong_phase_in_set(const struct plong_phase * ph, int32_t p, int3
 /* Whether a query at p of head h takes part in dilated branch k. */
 PLONG_API bool plong_branch_joins(const struct plong_phase * ph, int k, int32_t p, int32_t h);
 
-/* log_w of key t read through branch k, -INFINITY when this branch does not give it to the query. */
+/* log_w of key t read through branch k, -INFINITY if this branch does not give it to the query. */
 PLONG_API float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t);
 
 /* Whether branch k reads key t for a query at p that takes part in it; t <= p. */
 PLONG_API bool plong_branch_reads(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t);
 
-/* First position of the segment of branch k that a query at p looks at. */
+/* First position of the segment of branch k that a query at p reads. */
 PLONG_API int32_t plong_branch_begin(const struct plong_phase * ph, int k, int32_t p);
 
 /* Disjoint ranges that cover every key that a set part gives to some query of [p0, p1]; returns their number. */
 PLONG_API int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]);
 
-/* The same for tiles of many rows: where there is a window, it is a range of its own that begins at a multiple of `align`,
- * and `window` is true of the last range: that one holds the window alone, whatever else covers its positions. So a row
- * gets the same keys in the same blocks whichever rows share its tile. */
+/* The same for tiles of many rows. A window is a range of its own that begins at a multiple of `align`; then `window`
+ * is true, and the last range holds only the window, whatever else covers its positions. So a row gets the same keys in
+ * the same blocks whichever rows share its tile. */
 PLONG_API int plong_set_ranges_aligned(
     const struct plong_phase * ph, struct plong_bounds p, int32_t align, struct plong_range out[2], bool * window);
 
-/* Keys from which on a query at p reads all up to its own position because of set parts; before them the sinks alone. */
+/* The first key from which on a query at p reads all keys up to its own position through set parts; before it, only the
+ * sinks. */
 PLONG_API struct plong_bounds plong_set_bounds(const struct plong_phase * ph, int32_t p);
 
-/* Keys among which a query at p of head h finds those that branch k alone gives it: none that set parts read, or a finer
- * branch in which the query takes part. nests: plong_phase_nests(). */
+/* The bounds of the keys that only branch k gives to a query at p of head h: not set parts, nor a finer branch in which
+ * the query takes part. nests: plong_phase_nests(). */
 PLONG_API struct plong_bounds plong_branch_bounds(
     const struct plong_phase * ph, bool nests, int k, int32_t p, int32_t h);
 
-/* The range of branch k, without what set parts give to all of them, for the queries of [p0, p1] of head h that take part
- * in it; false: none does, or it is empty. It may overlap others unless the branches nest: plong_branch_weight() gives
- * each (query, key) to the right one. */
+/* The range of branch k for the queries of [p0, p1] of head h that take part in it, without what set parts give to all
+ * of them. False: none takes part, or the range is empty. It may overlap other ranges unless the branches nest;
+ * plong_branch_weight() then assigns each (query, key) pair to the right one. */
 PLONG_API bool plong_branch_range(
     const struct plong_phase * ph, int k, int32_t p0, int32_t p1, int32_t h, struct plong_range * out);
 
-/* Keys that a kernel reads for the query: as plong_phase_count(), but with what branches share counted again unless
- * they nest. */
+/* The number of keys that a kernel reads for the query: as plong_phase_count(), but keys that branches share are
+ * counted again unless the branches nest. */
 PLONG_API int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h);
 
 /* Last position <= p1 that a tile starting at p0 may hold: tiles do not cross segment boundaries. */

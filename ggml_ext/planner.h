@@ -1,4 +1,4 @@
-/* planner.h - what the files of the planner share: work.c calls tiles.c, ranges.c and readers.c, in this order. */
+/* planner.h - shared by the files of the planner: work.c calls tiles.c, ranges.c and readers.c, in this order. */
 #ifndef PLONG_PLANNER_H
 #define PLONG_PLANNER_H
 
@@ -25,7 +25,7 @@ struct plong_planner {
     struct plong_list           tiles, ranges, readers, rows, counts;
 };
 
-/* tiles.c: cuts the batch into tiles, and says in which spans their keys are summed. Ranges are still missing. */
+/* tiles.c: cuts the batch into tiles and chooses their spans. It leaves their ranges empty. */
 void plong_plan_tiles(struct plong_planner * p);
 
 /* ranges.c: appends the ranges of a tile, and their readers. */

@@ -1,10 +1,10 @@
 /* ranges.c - the key ranges of a tile: set parts first, then branch by branch. */
 #include "planner.h"
 
-#define ALIGN 32 /* positions: a window begins where a tile of a matrix unit does */
+#define ALIGN 32 /* positions: a window begins at a tile of the matrix unit */
 
-/* Appends a range that about `rows` rows of the tile read: where these are more than the backend takes at once, one part of
- * them goes over all keys after the other. Ranges with the same readers come one after the other. */
+/* Appends a range that about `rows` rows of the tile read. If the backend cannot take that many at once, they are
+ * divided into parts, each of which reads all keys. Ranges with the same readers follow one another. */
 static void add_range(
     struct plong_planner * p, struct plong_tile * tile, const struct plong_tile_range * ranges, int n, int32_t offset,
     int32_t rows) {
@@ -42,7 +42,7 @@ static void add_sets(struct plong_planner * p, struct plong_tile * tile) {
     }
 }
 
-/* A branch once for each offset that heads of the tile have in it. */
+/* Appends a branch once for each offset that heads of the tile have in it. */
 static void add_branch(struct plong_planner * p, struct plong_tile * tile, int k) {
     const struct plong_phase * ph   = plong_tile_phase(p, tile);
     const int32_t              rate = plong_branch_rate(ph, k), step = plong_branch_step(ph, k);
@@ -51,7 +51,7 @@ static void add_branch(struct plong_planner * p, struct plong_tile * tile, int k
     for (int32_t h = 0; h < tile->n_h; h++) {
         const int32_t           offset = plong_shape_number(p->shape, tile->head + h) % rate;
         struct plong_tile_range range  = { .sinks_end = 0 };
-        if (offset == first) { /* from here on they come again */
+        if (offset == first) { /* from here on, offsets repeat */
             break;
         }
         if (plong_branch_range(ph, k, tile->pos, tile->pos + tile->n_tok - 1, offset, &range.keys)) {

@@ -1,6 +1,7 @@
 /*
- * readers.c - the rows of a tile that read a range, and of its keys which. Set parts (sinks, window, ...) are read by all
- * rows; a dilated branch only by those that take part in it, and these are listed, so that nothing is computed for others.
+ * readers.c - finds the rows of a tile that read a range, and which of its keys. Set parts (sinks, window, ...) are
+ * read by all rows. A dilated branch is only read by the rows that take part in it; these are listed, so that nothing
+ * is computed for others.
  */
 #include "planner.h"
 
@@ -18,8 +19,8 @@ static void add_set_rows(struct plong_planner * p, const struct plong_tile * til
     }
 }
 
-/* Which of the readers' counts is added to the keys of a row that takes part in the branches up to `top`; -1: none. place:
- * of the keys that such a row reads. */
+/* Index of the count that is added to the keys of a row which takes part in branches up to `top`; -1: none needed.
+ * place: lattice offset of the keys that this row reads. */
 static int32_t row_count(
     struct plong_planner * p, const struct plong_readers * readers, const struct plong_phase * ph, int top,
     int32_t place) {
@@ -37,7 +38,8 @@ static int32_t row_count(
     return p->counts.n - 1 - readers->count_beg;
 }
 
-/* The rows of the branch's heads, all of which take part in it at the same positions. A tile crosses no segment's end. */
+/* Adds the rows of the branch's heads, which all take part in it at the same positions. No tile crosses the end of a
+ * segment. */
 static void add_branch_rows(
     struct plong_planner * p, const struct plong_tile * tile, const struct plong_readers * readers, int32_t offset,
     struct plong_tokens tokens) {

@@ -1,4 +1,4 @@
-/* tiles.c - cuts a batch into query tiles, and says in which spans the keys of each are summed. */
+/* tiles.c - cuts a batch into query tiles, and chooses the spans in which the keys of each are summed. */
 #include <stdlib.h>
 
 #include "planner.h"
@@ -7,7 +7,7 @@ static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 
 static bool is_narrow(const struct plong_limits * l, int32_t n_tok, int32_t n_h) { return n_tok * n_h <= l->narrow; }
 
-/* Keys of a span in narrow tiles: by the number of keys that the row at p reads. */
+/* The length of a span in narrow tiles, which depends on the number of keys that the row at p reads. */
 static int32_t narrow_span(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
     int32_t       begin;
     const bool    window = plong_phase_window(ph, p, &begin);
@@ -19,7 +19,7 @@ static int32_t narrow_span(const struct plong_limits * l, const struct plong_pha
     return span;
 }
 
-/* Spans lie at fixed positions, so that a row's sums do not depend on the other rows of the batch. */
+/* Spans are at fixed positions, so that a row's sums do not depend on the other rows of the batch. */
 static void set_spans(const struct plong_limits * l, const struct plong_phase * ph, struct plong_tile * tile) {
     int32_t begin;
     tile->span    = is_narrow(l, tile->n_tok, tile->n_h) ? narrow_span(l, ph, tile->pos) : l->span;
@@ -33,8 +33,8 @@ static void set_spans(const struct plong_limits * l, const struct plong_phase * 
     }
 }
 
-/* The tokens of a group from its i-th on that make one tile of at most `tokens` and n_h heads; returns the end. Tiles do
- * not cross what plong_phase_cut() names, and rows of a narrow tile have spans of the same length. */
+/* The end of a tile that begins at the i-th token of a group and has at most `tokens` tokens and n_h heads. A tile does
+ * not cross the boundaries of plong_phase_cut(), and the rows of a narrow tile have spans of the same length. */
 static int32_t tile_end(
     const struct plong_limits * l, const struct plong_group * group, const struct plong_phase * ph, int32_t i,
     int32_t tokens, int32_t n_h) {
@@ -108,8 +108,8 @@ static int by_cost(const void * a, const void * b) {
     return (x < y) - (x > y);
 }
 
-/* A decoded token takes part in a coarse branch in some kv heads only, and these have several times the keys. The longest
- * first, so that the threads end together. */
+/* A decoded token takes part in a coarse branch only in some kv heads, which then read several times as many keys. The
+ * longest tiles go first, so that all threads finish at about the same time. */
 static void sort_tiles(struct plong_planner * p) {
     struct plong_tile * tiles  = (struct plong_tile *) p->tiles.at;
     bool                uneven = false;
@@ -118,7 +118,7 @@ static void sort_tiles(struct plong_planner * p) {
                   is_narrow(p->limits, tiles[i].n_tok, tiles[i].n_h);
     }
     struct costed * order = uneven ? malloc((size_t) p->tiles.n * sizeof(*order)) : NULL;
-    if (!order) { /* without memory they stay in their order, which is as right */
+    if (!order) { /* without memory they keep their order, which is also correct */
         return;
     }
     for (int32_t i = 0; i < p->tiles.n; i++) {
@@ -161,7 +161,8 @@ void plong_plan_tiles(struct plong_planner * p) {
     struct plong_tile * tiles = (struct plong_tile *) p->tiles.at;
     int64_t             parts = 0;
     for (int32_t i = 0; i < p->tiles.n; i++) {
-        tiles[i].part = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX); /* that many are never computed apart */
+        /* this many are never computed span by span */
+        tiles[i].part = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX);
         parts += tiles[i].n_spans;
     }
 }

@@ -38,7 +38,7 @@ static size_t list_bytes(const struct plong_list * list) { return (size_t) list-
 
 /* ---- planning ------------------------------------------------------------------------------------------------- */
 
-/* The lists in one block of memory. */
+/* Copies the lists into one block of memory. */
 static struct plong_work * pack(const struct plong_planner * p, const struct plong_list * const * lists, int n) {
     size_t size = sizeof(struct plong_work);
     for (int i = 0; i < n; i++) {
@@ -148,7 +148,7 @@ static void put(struct page * page, const char * format, ...) {
     page->n += n > 0 ? (size_t) n : 0;
 }
 
-/* Rows i .. of the same bounds relative to their own position are one entry: `rows 0-7: p-511 .. p`. */
+/* Successive rows with the same bounds, relative to their own positions, are one entry: `rows 0-7: p-511 .. p`. */
 static void put_readers(struct page * page, const struct plong_work * w, const struct plong_readers * r) {
     const struct plong_row * rows = plong_work_rows(w);
     put(page, "    readers: %d rows", r->row_end - r->row_beg);

@@ -7,10 +7,10 @@
  *     ranges    of each tile: the positions of keys that some of its rows read
  *     readers   of each range: the rows that read it, and the bounds between which each of them does
  *
- * once for all layers of the same shape. It knows no processor: a backend says in struct plong_limits how it wants the
- * work cut, and then looks at no plan. Everything is int32 without pointers, so that a graph can carry it as a tensor and
- * a GPU can copy it. Ranges may also come from elsewhere, as blocks that a layer has chosen by content: whatever lists
- * them names the readers of a tile's first range, who read all keys between their bounds.
+ * once for all layers of the same shape. The planner knows no processor: a backend states its limits in struct
+ * plong_limits, and then only executes the work. Everything is int32 without pointers, so that a graph can carry it as
+ * a tensor and a GPU can copy it. Ranges may also come from elsewhere, for example as blocks that a layer has chosen by
+ * content: these use the readers of a tile's first range, which read all keys between their bounds.
  */
 #ifndef PLONG_WORK_H
 #define PLONG_WORK_H
@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-/* ---- what the planner is told --------------------------------------------------------------------------------- */
+/* ---- input of the planner ------------------------------------------------------------------------------------- */
 
 /* Layers of one shape share their work. */
 struct plong_shape {
@@ -30,20 +30,20 @@ struct plong_shape {
     int32_t dense; /* 1: every key is read, whatever the plan says */
 };
 
-/* How a backend wants its work cut. */
+/* The sizes that a backend wants. */
 struct plong_limits {
     int32_t max_rows;      /* query rows of a tile */
-    int32_t min_rows;      /* tiles get no smaller than this for the sake of their number */
-    int32_t tiles;         /* wanted, to keep every thread busy to the end; 0: as few as there may be */
+    int32_t min_rows;      /* tiles are not made smaller than this to get more of them */
+    int32_t tiles;         /* how many are wanted, to keep every thread busy to the end; 0: as few as possible */
     int32_t dilated_tiles; /* the same where the plan is dilated */
     int32_t dilated_rows;  /* factor by which tiles of dilated plans have more rows */
     int32_t classes;       /* most heads of a dilated tile: each may read other keys */
-    int32_t narrow;        /* rows of a kv head that make a tile narrow: decode */
+    int32_t narrow;        /* a tile with up to this many rows per kv head is narrow: decode */
     int32_t narrow_rows;   /* most rows of a narrow tile, all its kv heads together */
     int32_t span;          /* keys that wide tiles sum as a whole; a multiple of 32 */
     int32_t narrow_span;   /* the same for narrow tiles, doubled while a row would have more spans than: */
     int32_t narrow_spans;
-    int32_t range_rows; /* a range that more rows read is listed once for each part of them */
+    int32_t range_rows; /* a range with more readers is listed once for each part of them */
 };
 
 /* ---- the work ------------------------------------------------------------------------------------------------- */
@@ -67,11 +67,12 @@ struct plong_tile {
     int32_t part; /* number of spans in the tiles before this one */
 };
 
-/* Keys of a tile, and who reads them. */
+/* Keys of a tile, and the rows that read them. */
 struct plong_tile_range {
     struct plong_range keys;
-    int32_t            readers;   /* index */
-    int32_t            sinks_end; /* keys before it are read by all readers, and others as the bounds say */
+    int32_t            readers; /* index */
+    /* keys before it are read by all readers, others by those whose bounds include them */
+    int32_t sinks_end;
 };
 
 /* Rows that read a range. Several ranges of a tile may have the same ones. */
@@ -91,15 +92,15 @@ struct plong_row {
     int32_t count; /* which of its readers' counts it adds; -1: all its keys count once */
 };
 
-/* Branches that nest and whose keys count as often as they are read: what the branches behind the readers' own, up to
- * `top`, add for keys at positions t with t % rate == place % rate, of rows that take part in all of these. */
+/* For nested branches whose keys count as often as they are read: what the branches after the readers' own, up to
+ * `top`, add for keys at positions t with t % rate == place % rate, in rows that take part in all of them. */
 struct plong_count {
     int32_t top;
     int32_t place;
 };
 
-#define PLONG_MAX_CLASSES 8                                        /* plong_limits.classes at most */
-#define PLONG_MAX_COUNTS  (PLONG_MAX_CLASSES * PLONG_MAX_BRANCHES) /* of one plong_readers */
+#define PLONG_MAX_CLASSES 8                                        /* the largest plong_limits.classes */
+#define PLONG_MAX_COUNTS  (PLONG_MAX_CLASSES * PLONG_MAX_BRANCHES) /* the most counts of one plong_readers */
 
 /* Followed by its tiles, ranges, readers, rows and counts. */
 struct plong_work {
@@ -109,12 +110,12 @@ struct plong_work {
     struct plong_shape shape;
 };
 
-/* Plans the work of a batch; NULL when there is no memory. Free it with plong_work_free(). */
+/* Plans the work of a batch. NULL when out of memory. Free the result with plong_work_free(). */
 PLONG_API struct plong_work * plong_work_new(
     const struct plong_batch * batch, const struct plong_shape * shape, const struct plong_limits * limits);
 PLONG_API void plong_work_free(struct plong_work * work);
 
-/* int32 words of it in all. */
+/* The size of the work in int32 words. */
 PLONG_API size_t plong_work_words(const struct plong_work * work);
 
 PLONG_API const struct plong_tile *       plong_work_tiles(const struct plong_work * work);
@@ -123,7 +124,8 @@ PLONG_API const struct plong_readers *    plong_work_readers(const struct plong_
 PLONG_API const struct plong_row *        plong_work_rows(const struct plong_work * work);
 PLONG_API const struct plong_count *      plong_work_counts(const struct plong_work * work);
 
-/* Writes the work as text, a line for each tile, range and readers, and returns the length of the whole, as snprintf does. */
+/* Writes the work as text, a line for each tile, range and readers, and returns the length of the whole text, as
+ * snprintf does. */
 PLONG_API size_t plong_work_print(const struct plong_work * work, char * text, size_t size);
 
 static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }
@@ -166,7 +168,8 @@ struct plong_call {
 PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
 
 /* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of
- * 2^(x - m) * v. m is no more than a backend's margin below the largest logit. Empty: m = -INFINITY, l = 0, acc anything. */
+ * 2^(x - m) * v. m is no more than a backend's margin below the largest logit. Empty: m = -INFINITY, l = 0, acc
+ * anything. */
 struct plong_softmax {
     float * m;   /* [rows] */
     float * l;   /* [rows] */

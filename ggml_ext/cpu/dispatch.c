@@ -1,4 +1,4 @@
-/* dispatch.c - the op on ggml's thread pool: each thread takes tile by tile, or span by span. */
+/* dispatch.c - runs the op on ggml's thread pool: each thread takes one tile, or span, after another. */
 #include "cpu/dispatch.h"
 
 #include <string.h>
@@ -6,12 +6,12 @@
 #include "ggml-cpu-impl.h"
 #include "cpu/queue.h"
 
-#define MAX_PARTS        (1 << 25) /* bytes of states of spans */
-#define TILES_PER_THREAD 8         /* wanted, for balance: tiles get smaller */
+#define MAX_PARTS        (1 << 25) /* bytes for the states of spans */
+#define TILES_PER_THREAD 8         /* how many are wanted, for balance; tiles are made smaller for it */
 #define DILATED_ROWS     2         /* only one row in `rate` uses the keys that a branch has packed */
 #define SPAN             8192      /* keys that wide tiles sum as a whole */
-#define NARROW_SPAN      512       /* the same for narrow tiles at least */
-#define NARROW_SPANS     32        /* most spans of a narrow tile, but for those that its keys only begin or end in */
+#define NARROW_SPAN      512       /* the same for narrow tiles, at least */
+#define NARROW_SPANS     32        /* most spans of a narrow tile, besides the ones at the ends of its keys */
 
 /* ---- the backend ---------------------------------------------------------------------------------------------- */
 
@@ -31,7 +31,7 @@ const char * plong_cpu_supports(const struct ggml_tensor * op) {
     return NULL;
 }
 
-/* Tiles get no smaller than this for the sake of balance: packing keys would cost too much. */
+/* Tiles are not made smaller than this for balance, since packing keys would cost too much. */
 static int32_t min_rows(int32_t d_k, int32_t d_v) {
     const int32_t n = plong_row_limit(d_k, d_v) / 4;
     return n > PLONG_NARROW_ROWS ? n : PLONG_NARROW_ROWS;
@@ -66,8 +66,8 @@ const struct plong_backend plong_cpu_backend = {
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t) 63; }
 
-/* Everything in wdata, in bytes from its start. What is always written comes first: other ops use the same memory, and
- * pages that nobody writes cost nothing. */
+/* Offsets in wdata, in bytes from its start. What is always written comes first: other ops use the same memory, and
+ * pages that are never written cost nothing. */
 struct scratch {
     size_t  per_thread; /* a state of the largest tile's rows, then the kernel's scratch */
     size_t  state;      /* bytes of that state */
@@ -96,7 +96,7 @@ static struct scratch scratch_layout(const struct ggml_tensor * op, int n_thread
     s.max_rows   = min_i64(rows, DILATED_ROWS * plong_row_limit(d_k, d_v));
     s.state      = align64((size_t) s.max_rows * (dv + 2) * sizeof(float));
     s.per_thread = s.state + align64(largest_scratch(d_k, d_v, (int32_t) s.max_rows, op->src[5] != NULL));
-    /* spans are items only while there are fewer tiles than wanted, each as small as they get */
+    /* spans are items only if there are fewer tiles than wanted, although these are as small as possible */
     const int64_t tiles = plong_tiles_wanted(n_threads), cells = op->src[1]->ne[2];
     const int64_t wide = cells / SPAN + 2, narrow = NARROW_SPANS + 3;
     s.partial_rows = min_i64(tiles * DILATED_ROWS * min_rows(d_k, d_v), rows) * (wide > narrow ? wide : narrow);
@@ -117,7 +117,7 @@ static void empty_state(struct plong_softmax * s, int rows) {
     }
 }
 
-/* Rows without any key give zeros. */
+/* Writes the rows; those without any key give zeros. */
 static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_softmax * s) {
     const int dv = plong_pad32(c->d_v), rows = plong_tile_rows(tile);
     for (int r = 0; r < rows; r++) {
@@ -135,7 +135,7 @@ static void write_rows(const struct plong_call * c, const struct plong_tile * ti
     }
 }
 
-/* State of `rows` rows in a flat buffer of rows * (dv + 2) floats. */
+/* The state of `rows` rows in a flat buffer of rows * (dv + 2) floats. */
 static struct plong_softmax state_at(float * base, int64_t rows) {
     return (struct plong_softmax) { .m = base, .l = base + rows, .acc = base + 2 * rows };
 }
@@ -157,8 +157,8 @@ static void finish_tile(
     write_rows(c, tile, &into);
 }
 
-/* Tokens that belong to no group read nothing. The others must stay: the result may lie where the queries are, which
- * tiles read before they write. Groups ascend in tokens. */
+/* Writes zeros for tokens that belong to no group. The other rows must not be touched: the result may be in the same
+ * place as the queries, which tiles read before they write. Groups ascend in tokens. */
 static void zero_strays(const struct plong_call * c) {
     const size_t               row = (size_t) c->n_head * c->d_v * sizeof(float);
     const struct plong_group * g   = plong_batch_groups(c->batch);

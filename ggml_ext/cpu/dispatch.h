@@ -1,4 +1,5 @@
-/* dispatch.h - what ggml-cpu calls: whether it runs an op, the memory that it needs, and its run on the thread pool. */
+/* dispatch.h - the functions that ggml-cpu calls: whether it can run an op, the memory that it needs, and running it on
+ * the thread pool. */
 #ifndef PLONG_CPU_DISPATCH_H
 #define PLONG_CPU_DISPATCH_H
 

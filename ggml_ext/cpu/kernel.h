@@ -1,5 +1,5 @@
 /*
- * kernel.h - the CPU kernels' own types: what dispatch.c hands to a body compiled for one instruction set.
+ * kernel.h - the CPU kernels' own types: what dispatch.c passes to a body compiled for one instruction set.
  */
 #ifndef PLONG_CPU_KERNEL_H
 #define PLONG_CPU_KERNEL_H
@@ -7,9 +7,9 @@
 #include "work.h"
 
 #define PLONG_KEYS        256 /* most keys in a block */
-#define PLONG_NARROW      8   /* query rows of a kv head that are computed straight from the cache: decode */
+#define PLONG_NARROW      8   /* up to this many query rows per kv head are computed straight from the cache: decode */
 #define PLONG_NARROW_ROWS 256 /* most rows of such a tile, all its kv heads together */
-#define PLONG_ZONES       3   /* distances that one K rotation serves: near, previous chunk, far */
+#define PLONG_ZONES       3   /* zones of distances with one rotation of K each: near, previous chunk, far */
 
 /* A tile, or some of its spans. */
 struct plong_item {
@@ -18,14 +18,14 @@ struct plong_item {
     bool                      whole; /* all keys are one span */
 };
 
-/* What the threads still have to do. */
+/* The work that threads still have to do. */
 struct plong_queue;
 
 struct plong_kernel {
     const char * name;
     bool (*usable)(void);
-    const struct plong_kernel * f32; /* what runs instead when the caller asks for float32: itself where it is that */
-    /* Scratch bytes that run() wants for tiles of up to so many rows; maps: some call may have a position map. */
+    const struct plong_kernel * f32; /* what runs when float32 is requested: itself if it computes in float32 */
+    /* Scratch bytes that run() needs for tiles of up to this many rows; maps: a call may have a position map. */
     size_t (*scratch)(int32_t d_k, int32_t d_v, int32_t rows, bool maps);
     /* Adds the keys of the item's spans to the (empty) state, whose acc is [rows][plong_pad32(d_v)]. scratch is 64-byte
      * aligned. */
@@ -46,7 +46,7 @@ bool plong_one_stream(void);
 
 const struct plong_kernel * plong_kernel_in_use(void);
 
-/* So many tiles were computed with it. */
+/* Counts tiles that were computed with the kernel. */
 void plong_kernel_count(const struct plong_kernel * kernel, int64_t tiles);
 
 static inline int32_t plong_pad16(int32_t d) { return (d + 15) & ~15; }

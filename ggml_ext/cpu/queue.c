@@ -1,9 +1,9 @@
-/* queue.c - which items a call has, and which of them a thread gets next. */
+/* queue.c - the items of a call, and which of them a thread gets next. */
 #include "cpu/queue.h"
 
 #include "ggml-cpu-impl.h"
 
-#define TILES_PER_THREAD 4 /* fewer, and their spans are items */
+#define TILES_PER_THREAD 4 /* with fewer tiles, their spans are items */
 
 int64_t plong_tiles_wanted(int n_threads) { return TILES_PER_THREAD * (int64_t) n_threads; }
 
@@ -22,7 +22,7 @@ static bool get_item(const struct plong_queue * q, int64_t i, struct plong_item 
     }
     if (!q->shared) {
         const struct plong_tile * tile = tiles + i;
-        /* each span would go through all branches anew */
+        /* as items, each span would go through all branches again */
         const bool whole = plong_phase_branches(plong_batch_phase(q->call->batch, tile->phase)) > 0;
         *item            = (struct plong_item) { tile, 0, whole ? 1 : tile->n_spans, whole };
         return true;

@@ -16,8 +16,8 @@ struct plong_queue {
 /* Below this many tiles, threads would idle. */
 int64_t plong_tiles_wanted(int n_threads);
 
-/* The items of a call: spans where there are too few tiles for the threads, and memory for the state of every one: of so
- * many rows in all. What comes out is the same. */
+/* The items of a call. Items are spans if there are too few tiles for the threads, and memory for the states of all
+ * spans: max_rows rows in all. The result is the same. */
 struct plong_queue plong_queue_of(
     const struct plong_call * call, struct ggml_threadpool * pool, int n_threads, int64_t max_rows);
 

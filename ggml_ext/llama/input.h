@@ -1,4 +1,5 @@
-/* input.h - the op's inputs: what it must know of each ubatch, and the work that this makes for layers of each shape. */
+/* input.h - the op's inputs: what it must know about each ubatch, and the work planned from that for layers of each
+ * shape. */
 #pragma once
 
 #include <functional>
@@ -46,7 +47,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
     void collect(const llama_ubatch & ubatch);
     void pack();
     void plan(planned & p) const;
-    bool fits() const; /* what was prepared, into the tensors */
+    bool fits() const; /* whether what was prepared fits into the tensors */
     void count();
 
     std::shared_ptr<plong_state> state;
@@ -57,5 +58,5 @@ class llm_graph_input_plong : public llm_graph_input_i {
     plong_batch_parts            parts;
     std::vector<int32_t>         packed;        /* parts as `batch` gets them */
     std::vector<planned>         works;         /* for `packed` */
-    bool                         ready = false; /* they are of the ubatch that set_input() will get */
+    bool                         ready = false; /* whether they belong to the ubatch that set_input() will get */
 };

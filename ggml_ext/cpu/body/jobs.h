@@ -1,13 +1,13 @@
 /*
- * jobs.h - the part of a tile's work that one kind of range makes: rows that read it are gathered, so that nothing is
- * computed for the others.
+ * jobs.h - the part of a tile's work that belongs to one kind of range: the rows that read it are gathered, so that
+ * nothing is computed for the others.
  */
 #ifndef PLONG_CPU_BODY_JOBS_H
 #define PLONG_CPU_BODY_JOBS_H
 
 #include "cpu/body/keys.h"
 
-/* What `rows` rows of a job, one after the other, have in common. */
+/* What `rows` successive rows of a job have in common. */
 struct sub {
     int32_t p0, p1;         /* positions of the first and the last */
     int32_t lo_min, lo_max; /* of job.lo */
@@ -24,14 +24,14 @@ struct job {
     int                          sub_rows; /* rows per sub */
     int                          n_sub;
     bool                         narrow;
-    int32_t                      sinks_end; /* of the range whose keys come */
+    int32_t                      sinks_end; /* of the current range */
     struct sub *                 subs;      /* [n_sub] */
 };
 
 enum cover { COVER_NONE, COVER_SOME, COVER_ALL };
 
-/* log2 of how often keys count for rows of one of the job's counts: x [n], zeros up to a multiple of 32: what
- * logits are padded to at most. */
+/* Writes log2 of how often keys count for rows with one of the job's counts: x [n], zeros up to a multiple of 32, the
+ * largest padding of logits. */
 static void count_weights(const struct job * job, int i, const int32_t * t, int n, float * x) {
     const struct plong_count c      = job->counts[i];
     const int                branch = job->readers->branch;
@@ -89,7 +89,7 @@ static void job_begin(
     }
 }
 
-/* How much of the keys the rows of a sub read. */
+/* How many of the keys the rows of a sub read: none, some or all. */
 static inline enum cover job_cover(const struct job * job, const struct sub * s, const struct keys * b) {
     const int32_t t0 = b->pos[0], t1 = b->pos[b->n - 1];
     if (t0 > s->hi_max || (t1 < s->lo_min && t0 >= job->sinks_end)) {

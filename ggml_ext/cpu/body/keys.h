@@ -35,7 +35,7 @@ struct key_walk {
     int64_t                         next;   /* next index into it */
 };
 
-/* On to the next range. */
+/* Moves on to the next range. */
 static void key_walk_range(struct key_walk * w, const struct plong_tile_range * range) {
     w->range = range;
     w->next  = 0;
@@ -49,7 +49,7 @@ static void key_walk_range(struct key_walk * w, const struct plong_tile_range * 
     }
 }
 
-/* The keys of one of the item's spans. */
+/* Begins with the keys of one of the item's spans. */
 static void key_walk_begin(
     struct key_walk * w, const struct plong_call * call, const struct plong_item * item, int32_t span, int32_t cap) {
     const struct plong_tile *       tile   = item->tile;
@@ -64,7 +64,7 @@ static void key_walk_begin(
     key_walk_range(w, ranges + tile->range_beg);
 }
 
-/* First run that ends after t, at or after the last one used when positions ascend. */
+/* The first run that ends after t; the search starts at the last one used if positions ascend. */
 static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
     int32_t lo = w->run < w->n_runs && w->runs[w->run].pos <= t ? w->run : 0;
     int32_t hi = w->n_runs;
@@ -82,8 +82,8 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
     return lo;
 }
 
-/* False when there are no more keys. Blocks of ranges of stride > 2 are half as long: their keys lie at the same place in each
- * page, so that they share few sets of the L2 cache, which is where they are fetched ahead to. */
+/* Gets the next block; false when there are no more keys. Blocks of ranges with stride > 2 are half as long: their keys
+ * are at the same place in each page and share few sets of the L2 cache, into which they are prefetched. */
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
     b->n = 0;
     while (w->range < w->end) {
@@ -94,12 +94,12 @@ static bool key_walk_next(struct key_walk * w, struct key_block * b) {
         while (w->next < count && b->n < room) {
             const int32_t t = r->beg + (int32_t) w->next * r->stride;
             w->run          = key_walk_run(w, t);
-            if (w->run == w->n_runs) { /* nothing cached from here on */
+            if (w->run == w->n_runs) { /* nothing is cached from here on */
                 w->next = count;
                 break;
             }
             const struct plong_run * run = &w->runs[w->run];
-            if (t < run->pos) { /* a hole: on to the first position of the range inside the run */
+            if (t < run->pos) { /* a hole: skip to the first position of the range inside the run */
                 int64_t skip = ((int64_t) run->pos - t + r->stride - 1) / r->stride;
                 skip         = skip < count - w->next ? skip : count - w->next;
                 w->next += skip;

@@ -1,14 +1,14 @@
 /*
- * tile.h - one query tile: its keys block by block, for each block logits, mask, online softmax and P*V. Compiled once
- * per instruction set by a file that is its recipe (amx/amx.c, avx2/avx2.c, ...): it defines
+ * tile.h - computes one query tile: block by block of its keys, logits, mask, online softmax and P*V. It is compiled
+ * once per instruction set by a file that is the recipe (amx/amx.c, avx2/avx2.c, ...). That file defines
  *
  *     PLONG_ISA_STRING       its name, for users
  *     PLONG_NAME(x)          x with its name, for the linker
- *     PLONG_F32              the kernel that runs where float32 is asked for: itself where it computes in float32
+ *     PLONG_F32              the kernel that runs when float32 is requested: itself if it computes in float32
  *     isa_usable()           whether this processor has it
  *
- * and includes its vector of floats (the contract is in simd/vf.h), its wide part (wide.h), its narrow part (narrow_jobs.h;
- * narrow_none.h where it has none), then this.
+ * and includes its vector of floats (the contract is in simd/vf.h), its wide part (wide.h), its narrow part
+ * (narrow_jobs.h, or narrow_none.h if it has none), then this file.
  */
 #include "cpu/kernel.h"
 #include "cpu/body/narrow.h"
@@ -16,7 +16,7 @@
 #include "cpu/body/keys.h"
 #include "cpu/body/queries.h"
 
-/* The next `size` bytes of scratch, in whole cache lines. */
+/* Takes the next `size` bytes of scratch, in whole cache lines. */
 static void * take(uintptr_t * at, size_t size) {
     void * part = (void *) *at;
     *at += (size + 63) & ~(size_t) 63;
@@ -63,8 +63,8 @@ static size_t tile_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
     return tile_layout(&t, 0, d_k, d_v, rows, maps);
 }
 
-/* Slopes of ALiBi: a geometric series over the heads, for numbers of heads that are no power of two with every other one
- * of the next series appended. */
+/* Slopes of ALiBi: a geometric series over the heads. If their number is not a power of two, every other value of the
+ * next series is appended. */
 static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
     int32_t even = 1;
     while (2 * even <= n_head) {
@@ -92,7 +92,7 @@ static void run_job_begin(struct tile_run * t, int32_t readers) {
     }
 }
 
-/* What the keys of a block count for the job's rows. */
+/* Computes how often the keys of a block count for the job's rows. */
 static void run_counts(struct tile_run * t, const struct key_block * b) {
     t->block_pos = b->pos;
     for (int i = 0; i < t->job.n_counts; i++) {
@@ -123,14 +123,14 @@ static void run_job_end(struct tile_run * t, struct plong_softmax * into) {
 
 /* ---- the tile ------------------------------------------------------------------------------------------------- */
 
-/* Where the cache begins for a tile: its stream and first kv head. */
+/* The beginning of the cache for a tile: its stream and first kv head. */
 static void tile_bases(const struct plong_call * c, const struct plong_tile * tile, const char ** k, const char ** v) {
     const int kv = tile->head / c->n_group;
     *k           = c->k + tile->stream * c->k_stream + kv * c->k_head;
     *v           = c->v + tile->stream * c->v_stream + kv * c->v_head;
 }
 
-/* The first keys of what this thread does after a span, to be fetched ahead. None is an empty block. */
+/* The first keys of this thread's work after a span, for prefetching; an empty block if there is none. */
 static void peek_keys(struct tile_run * t, int32_t span, int cap, struct key_block * b) {
     struct plong_item next = *t->item;
     struct key_walk   walk;
@@ -145,8 +145,8 @@ static void peek_keys(struct tile_run * t, int32_t span, int cap, struct key_blo
     key_walk_next(&walk, b);
 }
 
-/* Adds the keys of one span. What a row gets depends on its spans and on nothing else: not on the other rows of the tile,
- * on the rest of the batch, or on the number of threads. */
+/* Adds the keys of one span. A row's result depends only on its spans: not on the other rows of the tile, the rest of
+ * the batch, or the number of threads. */
 static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * state) {
     struct key_walk    walk;
     struct key_block   blocks[2];
