@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pyllama_long import cli, demo, filler
-from pyllama_long.cli import eval as eval_command
+from pyllama_long.cli.eval_options import choose_phrasings
 from pyllama_long.evals import EvalError, grid, plot
 from pyllama_long.evals.documents import Document, Needle, Retrieval
 from pyllama_long.evals.haystack import Haystack
@@ -381,8 +381,8 @@ def test_ctrl_c_prints_what_is_finished(
 
 
 def test_phrasings_are_chosen_by_name() -> None:
-    assert eval_command.choose_phrasings("all") == PHRASINGS
-    chosen: tuple[Phrasing, ...] = eval_command.choose_phrasings("room,code,room")
+    assert choose_phrasings("all") == PHRASINGS
+    chosen: tuple[Phrasing, ...] = choose_phrasings("room,code,room")
     assert [phrasing.name for phrasing in chosen] == ["room", "code"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,14 @@ from rich.console import Console
 
 from pyllama_long.cli.checks import one_of
 from pyllama_long.cli.command_error import CommandError
+from pyllama_long.cli.eval_options import TASKS, FixedModelOptions, TaskOptions
 from pyllama_long.cli.eval_table import show
 from pyllama_long.cli.eval_view import LENGTHS, MAX_MINUTES, View
-from pyllama_long.cli.model_options import AdaptedModelOptions
-from pyllama_long.cli.options import Hub, Json, KvType, Lora, LoraScale, Model, Precision, Threads
+from pyllama_long.cli.options import Json
 from pyllama_long.cli.texts import read_text
 from pyllama_long.evals import EvalError, grid
 from pyllama_long.evals.grid import Cell, Row
-from pyllama_long.evals.phrasings import PAIRS, PHRASINGS, Phrasing
+from pyllama_long.evals.phrasings import PAIRS
 from pyllama_long.evals.plot import check_plot, write_plot
 from pyllama_long.plan import AttentionPlan
 
@@ -34,22 +33,7 @@ EXAMPLES = """\b
   pyllama-long eval pairs --pairs 0 --rope rerope+logn --rope dca+yarn
   pyllama-long eval perplexity --text book.txt --lengths 512,8192 --json
 """
-# Each task with its own options and their values.
-TASKS: dict[str, dict[str, Any]] = {
-    "needle": {"depths": 5, "samples": 10, "text": None, "phrasings": "all"},
-    "pairs": {"depths": 5, "samples": 10, "text": None, "pairs": 100},
-    "perplexity": {"text": None, "windows": 10, "last": 256},
-}
-_RETRIEVAL, _PERPLEXITY = "Needle and pairs", "Perplexity"
 Measure = Callable[["LongLlama", int], list[Row]]
-
-
-def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
-    """An option of some tasks; its default is in TASKS."""
-    value = next(str(options[name]) for options in TASKS.values() if name in options)
-    return typer.Option(
-        f"--{name}", min=least, metavar="N", help=text, show_default=value, rich_help_panel=panel
-    )
 
 
 def command(
@@ -59,8 +43,8 @@ def command(
             callback=one_of(tuple(TASKS)), metavar="TASK", help=f"{', '.join(TASKS)}.", show_default=False
         ),
     ],
-    model: Model = None,
-    hub: Hub = None,
+    *,
+    fixed: FixedModelOptions,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -79,35 +63,7 @@ def command(
         list[str] | None,
         typer.Option(metavar="PLAN", help="Repeatable; upstream: llama.cpp's own.", show_default="auto"),
     ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The text that needles are hidden in, or that is predicted."),
-    ] = None,
-    depths: Annotated[
-        int | None, _own("depths", _RETRIEVAL, "Evenly from the beginning to right before the question.")
-    ] = None,
-    samples: Annotated[int | None, _own("samples", _RETRIEVAL, "Questions per depth.")] = None,
-    phrasings: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help=f"needle: all, or some of {', '.join(p.name for p in PHRASINGS)}.",
-            show_default="all",
-            rich_help_panel=_RETRIEVAL,
-        ),
-    ] = None,
-    pairs: Annotated[
-        int | None, _own("pairs", _RETRIEVAL, "pairs: lines in a document; 0: nothing but lines.", 0)
-    ] = None,
-    windows: Annotated[int | None, _own("windows", _PERPLEXITY, "Windows of the text.")] = None,
-    last: Annotated[
-        int | None, _own("last", _PERPLEXITY, "Tokens at the end of each window that count.")
-    ] = None,
-    kv_type: KvType = "f16",
-    precision: Precision = "auto",
-    threads: Threads = 0,
-    lora: Lora = None,
-    lora_scale: LoraScale = 1.0,
+    chosen: TaskOptions,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
     answers_to: Annotated[
         Path | None,
@@ -121,26 +77,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure what a model finds (needle, pairs) or predicts (perplexity) beyond its trained length."""
-    given = {
-        "depths": depths,
-        "samples": samples,
-        "text": text,
-        "phrasings": phrasings,
-        "pairs": pairs,
-        "windows": windows,
-        "last": last,
-    }
-    own = task_options(task, given)
-    options = AdaptedModelOptions(
-        model=model,
-        hub=hub,
-        kv_type=kv_type,
-        precision=precision,
-        threads=threads,
-        lora=lora,
-        lora_scale=lora_scale,
-    )
-    info = options.info()
+    own = chosen.of(task)
+    info = fixed.under().info()
     try:
         tokens = grid.parse_lengths(LENGTHS if lengths is None else lengths, info.n_train)
     except EvalError as error:
@@ -164,8 +102,7 @@ def command(
         write_answers(answers_to, answers)
 
     def open_model(cell: Cell) -> LongLlama:
-        chosen = replace(options, attention=cell.plan, rope=cell.rope)
-        return chosen.open(max(cell.length, info.n_train), view.progress)
+        return fixed.under(cell.plan, cell.rope).open(max(cell.length, info.n_train), view.progress)
 
     rows: list[Row] = []
     stopped = False
@@ -198,29 +135,6 @@ def write_answers(path: Path, answers: Sequence[dict[str, Any]]) -> None:
         path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def task_options(task: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The values of a task's own options. Raises BadParameter for those of other tasks."""
-    for name, value in given.items():
-        if value is not None and name not in TASKS[task]:
-            others = " and ".join(other for other, own in TASKS.items() if name in own)
-            raise typer.BadParameter(f"--{name} belongs to {others}, not to {task}")
-    own = {name: default if given[name] is None else given[name] for name, default in TASKS[task].items()}
-    if task == "perplexity" and own["text"] is None:
-        raise typer.BadParameter("perplexity needs --text FILE, the text that is predicted")
-    if "phrasings" in own:
-        own["phrasings"] = choose_phrasings(own["phrasings"])
-    return own
-
-
-def choose_phrasings(names: str) -> tuple[Phrasing, ...]:
-    known = {phrasing.name: phrasing for phrasing in PHRASINGS}
-    asked = list(known) if names == "all" else [name.strip() for name in names.split(",")]
-    for name in asked:
-        if name not in known:
-            raise typer.BadParameter(f"unknown phrasing {name!r}; known: {', '.join(known)}")
-    return tuple(known[name] for name in dict.fromkeys(asked))
 
 
 def measure_of(
