@@ -11,12 +11,12 @@ from operator import index
 from typing import Any
 
 from pyllama_long._native import LlamaTokenizer, llama_cpp
+from pyllama_long.arrays import as_ids
 from pyllama_long.errors import ContextOverflow, NotNumbers
 from pyllama_long.evaluator import Evaluator
 from pyllama_long.generate import as_processors, bias, generate
 from pyllama_long.logprobs import Logprob, as_block, score, score_prompt
 from pyllama_long.prompt import encode
-from pyllama_long.sequence import as_ids
 from pyllama_long.text import Text, foreign_pieces, model_pieces
 
 

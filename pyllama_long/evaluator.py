@@ -15,12 +15,13 @@ import numpy as np
 
 from pyllama_long import _native, context_options, explain, keywords, last_turn, log
 from pyllama_long._native import llama_cpp
+from pyllama_long.arrays import FloatArray, IntArray, as_ids, common_prefix
 from pyllama_long.errors import NotNumbers
 from pyllama_long.model import Model
 from pyllama_long.opened import Opened, Wanted, open_model
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
-from pyllama_long.sequence import FloatArray, IntArray, Progress, TokenSequence, as_ids, common_prefix
+from pyllama_long.sequence import Progress, TokenSequence
 from pyllama_long.turns import Turns, alone, looking
 
 _ALL_ROWS_BYTES = 1 << 30  # the largest table of all logits that logits_all may keep

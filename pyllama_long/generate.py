@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pyllama_long._native import LlamaGrammar, llama_cpp
+from pyllama_long.arrays import FloatArray, IntArray, as_ids
 from pyllama_long.errors import GrammarError
 from pyllama_long.evaluator import Evaluator
 from pyllama_long.grammar import Constraint, from_gbnf
 from pyllama_long.keywords import window
 from pyllama_long.model import Model
-from pyllama_long.sequence import FloatArray, IntArray, as_ids
 
 _WHOLE = {"top_k", "mirostat_mode"}
 _NUMBERS = {"top_p", "min_p", "typical_p", "temp", "tfs_z", "mirostat_eta", "mirostat_tau"}

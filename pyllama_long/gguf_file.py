@@ -1,8 +1,4 @@
-"""The header of a GGUF file, read with every length checked against the file's size before it is used.
-
-A file may be truncated, random or hostile: no number in a header is trusted for an allocation or a loop. Tensor data
-is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-"""
+"""GGUF files, those of split models too, by their headers."""
 
 from __future__ import annotations
 
@@ -10,13 +6,11 @@ import mmap
 import os
 import re
 import stat
-import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 from pathlib import Path
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from pyllama_long.gguf_header import Array, GGUFError, GGUFFile, RepeatedToken, Tensor, Value
+from pyllama_long.gguf_reader import Reader
 
 __all__ = [
     "Array",
@@ -32,91 +26,7 @@ __all__ = [
     "split_parts",
 ]
 
-_SCALARS = {
-    GGUFValueType.UINT8: "<B",
-    GGUFValueType.INT8: "<b",
-    GGUFValueType.UINT16: "<H",
-    GGUFValueType.INT16: "<h",
-    GGUFValueType.UINT32: "<I",
-    GGUFValueType.INT32: "<i",
-    GGUFValueType.FLOAT32: "<f",
-    GGUFValueType.UINT64: "<Q",
-    GGUFValueType.INT64: "<q",
-    GGUFValueType.FLOAT64: "<d",
-    GGUFValueType.BOOL: "<?",
-}
-_TOKENS = "tokenizer.ggml.tokens"
-_LENGTH = struct.Struct("<Q")  # of a string
-_ALIGNMENT = "general.alignment"
-_DEFAULT_ALIGNMENT = 32  # bytes
-_MAX_NAME = 65535
-_MAX_TEXT = 1 << 24
-_MAX_STRINGS = 1 << 23
-_MAX_KEPT = 4096  # numbers of an array
-_MAX_TENSOR_NAME = 64
-_MAX_DIMS = 4
-_MAX_ALIGNMENT = 1 << 20
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
-
-
-class GGUFError(ValueError):
-    """The file is not a readable GGUF file; the message says what is wrong with it."""
-
-
-class RepeatedToken(GGUFError):
-    """A vocabulary contains a token twice, at which llama.cpp ends the process."""
-
-
-class _UnknownType(GGUFError):
-    """A tensor has a type that this program does not know; what follows it can be read."""
-
-
-@dataclass(frozen=True)
-class Array:
-    """An array of strings, or a long one of numbers, which is counted and left in the file."""
-
-    count: int
-
-
-Value = int | float | bool | str | tuple[int | float | bool, ...] | Array
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """shape in ggml's order, the fastest first; offset in bytes from the start of the tensor data."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: GGMLQuantizationType
-    offset: int
-
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        block, size = GGML_QUANT_SIZES[self.type]
-        return self.elements // block * size
-
-
-@dataclass(frozen=True)
-class GGUFFile:
-    """The header of a model's file, or of all files of a split model: the values of the first, the tensors of all,
-    and their total size. It can be passed in place of a path to open the model, and is then not read again.
-    alignment: of the tensor data, in bytes, the least of all files. wrong: what is wrong with the tensors, or "".
-    """
-
-    path: Path
-    size: int
-    version: int
-    values: dict[str, Value]
-    tensors: tuple[Tensor, ...]
-    alignment: int = _DEFAULT_ALIGNMENT
-    wrong: str = ""
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
@@ -165,7 +75,7 @@ def _read(path: Path) -> GGUFFile:
             if size == 0:
                 raise GGUFError(f"{path} is empty: download it again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(path, data, size).read()
+                return Reader(path, data, size).read()
     except FileNotFoundError:
         raise GGUFError(f"{path} does not exist") from None
     except OSError as error:
@@ -191,171 +101,3 @@ def first_part(path: str | os.PathLike[str]) -> Path:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise GGUFError(f"{path} is one of {len(parts)} parts, and {shown} is missing beside it: download it")
     return parts[0] if parts and not missing else Path(path)
-
-
-class _Reader:
-    """A cursor over the file; `at` never passes `size`."""
-
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
-        self.path, self.data, self.size, self.at = path, data, size, 0
-
-    def read(self) -> GGUFFile:
-        version, n_tensors, values = self.metadata()
-        tensors, wrong = [], ""
-        try:
-            for _ in range(n_tensors):
-                try:
-                    tensors.append(self.tensor())
-                except _UnknownType as error:
-                    wrong = wrong or str(error)
-            alignment = self.check_extents(values, tensors)
-        except GGUFError as error:
-            alignment, wrong = _DEFAULT_ALIGNMENT, wrong or str(error)
-        return GGUFFile(self.path, self.size, version, values, tuple(tensors), alignment, wrong)
-
-    def metadata(self) -> tuple[int, int, dict[str, Value]]:
-        """Version, number of tensors, and the values."""
-        if self.data[:4] != b"GGUF":
-            raise GGUFError(f"{self.path} is not a GGUF file (it does not begin with GGUF)")
-        self.at = 4
-        version = self.number("<I", "the version")
-        if version not in (2, 3):
-            swapped = version & 0xFFFF == 0 and version != 0
-            why = "written for big-endian machines" if swapped else f"of version {version}"
-            raise GGUFError(f"{self.path} is a GGUF file {why}: versions 2 and 3, little-endian, can be read")
-        n_tensors = self.count("<Q", 24, "tensors")
-        n_values = self.count("<Q", 13, "metadata entries")
-        values: dict[str, Value] = {}
-        for _ in range(n_values):
-            key = self.text("a metadata key", _MAX_NAME)
-            if key in values:
-                raise GGUFError(f"{self.path} is damaged: the metadata key {key!r} is there twice")
-            values[key] = self.value(key)
-        return version, n_tensors, values
-
-    def take(self, n: int, what: str) -> int:
-        """Moves the cursor past the next n bytes and returns their place."""
-        if n > self.size - self.at:
-            raise GGUFError(
-                f"{self.path} is truncated or damaged: {what} needs {n} bytes at byte {self.at}, "
-                f"the file has {self.size}"
-            )
-        start = self.at
-        self.at += n
-        return start
-
-    def number(self, form: str, what: str) -> int:
-        value: int = struct.unpack_from(form, self.data, self.take(struct.calcsize(form), what))[0]
-        return value
-
-    def count(self, form: str, least: int, what: str) -> int:
-        """Reads a number of things that take at least `least` bytes each."""
-        n = self.number(form, f"the number of {what}")
-        if n * least > self.size - self.at:
-            raise GGUFError(
-                f"{self.path} is truncated or damaged: it announces {n} {what} in {self.size} bytes"
-            )
-        return n
-
-    def text(self, what: str, longest: int) -> str:
-        n = self.number("<Q", f"the length of {what}")
-        if n > longest:
-            raise GGUFError(f"{self.path} is damaged: {what} of {n} bytes")
-        start = self.take(n, what)
-        return self.data[start : start + n].decode("utf-8", errors="replace")
-
-    def kind(self, what: str) -> GGUFValueType:
-        number = self.number("<I", f"the type of {what}")
-        try:
-            return GGUFValueType(number)
-        except ValueError:
-            raise GGUFError(f"{self.path} is damaged: {what} has the unknown type {number}") from None
-
-    def value(self, key: str) -> Value:
-        kind = self.kind(key)
-        if kind == GGUFValueType.STRING:
-            return self.text(key, _MAX_TEXT)
-        if kind != GGUFValueType.ARRAY:
-            form = _SCALARS[kind]
-            scalar: int | float | bool = struct.unpack_from(
-                form, self.data, self.take(struct.calcsize(form), key)
-            )[0]
-            return scalar
-        kind = self.kind(key)
-        if kind == GGUFValueType.ARRAY:
-            raise GGUFError(f"{self.path} is damaged: {key} is an array of arrays")
-        if kind == GGUFValueType.STRING:
-            n = self.count("<Q", 8, f"strings in {key}")
-            if n > _MAX_STRINGS:
-                raise GGUFError(f"{self.path} is damaged: {key} has {n} strings")
-            if key == _TOKENS:
-                self.tokens(n)
-            else:
-                self.strings(n, key)
-            return Array(n)
-        form = _SCALARS[kind]
-        width = struct.calcsize(form)
-        n = self.count("<Q", width, f"numbers in {key}")
-        start = self.take(n * width, key)
-        return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _MAX_KEPT else Array(n)
-
-    def strings(self, n: int, key: str) -> None:
-        """Skips n strings; a vocabulary may have some hundred thousand merges."""
-        read, data, at, last = _LENGTH.unpack_from, self.data, self.at, self.size - _LENGTH.size
-        for _ in range(n):
-            if at > last:
-                break
-            at += _LENGTH.size + read(data, at)[0]
-        else:
-            last = self.size
-        if at > last:
-            raise GGUFError(f"{self.path} is truncated or damaged: {key} ends beyond its {self.size} bytes")
-        self.at = at
-
-    def tokens(self, n: int) -> None:
-        """Skips the vocabulary. A word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
-        seen: set[bytes] = set()
-        for i in range(n):
-            length = self.number("<Q", _TOKENS)
-            start = self.take(length, _TOKENS)
-            word = self.data[start : start + length].partition(b"\0")[0] or b"[EMPTY_%d]" % i
-            if word in seen:
-                shown = word[:40].decode("utf-8", errors="replace")
-                raise RepeatedToken(
-                    f"{self.path} is damaged: the token {shown!r} is there twice: download it again"
-                )
-            seen.add(word)
-
-    def tensor(self) -> Tensor:
-        name = self.text("a tensor's name", _MAX_TENSOR_NAME)
-        n_dims = self.number("<I", f"the shape of {name!r}")
-        if not 1 <= n_dims <= _MAX_DIMS:
-            raise GGUFError(f"{self.path} is damaged: tensor {name!r} has {n_dims} dimensions")
-        shape = tuple(self.number("<Q", f"the shape of {name!r}") for _ in range(n_dims))
-        number = self.number("<I", f"the type of {name!r}")
-        offset = self.number("<Q", f"the offset of {name!r}")
-        try:
-            kind = GGMLQuantizationType(number)
-        except ValueError:
-            raise _UnknownType(
-                f"{self.path} is damaged, or newer than this program: the type of {name!r} is {number}"
-            ) from None
-        if prod(shape) == 0 or shape[0] % GGML_QUANT_SIZES[kind][0]:
-            raise GGUFError(
-                f"{self.path} is damaged: tensor {name!r} of {kind.name} has the shape {list(shape)}"
-            )
-        return Tensor(name, shape, kind, offset)
-
-    def check_extents(self, values: dict[str, Value], tensors: Sequence[Tensor]) -> int:
-        """The alignment of the tensor data, in bytes."""
-        alignment = values.get(_ALIGNMENT, _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or not 1 <= alignment <= _MAX_ALIGNMENT:
-            raise GGUFError(f"{self.path} is damaged: general.alignment is {alignment!r}")
-        begin = -(-self.at // alignment) * alignment
-        end, name = max(((begin + t.offset + t.n_bytes, t.name) for t in tensors), default=(0, ""))
-        if end > self.size:
-            raise GGUFError(
-                f"{self.path} is truncated: tensor {name!r} ends at byte {end}, the file has {self.size}: "
-                "download it again"
-            )
-        return alignment

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from pyllama_long import chat_options, completion
 from pyllama_long._native import llama_cpp
+from pyllama_long.arrays import as_ids
 from pyllama_long.chat_formats import chat_formats
 from pyllama_long.evaluator import Evaluator
 from pyllama_long.generate import Sampler, generate
 from pyllama_long.opened import Opened
-from pyllama_long.sequence import as_ids
 from pyllama_long.turns import alone
 
 _COMPLETION = inspect.signature(llama_cpp.Llama.create_completion)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyllama_long._native import llama_cpp
-from pyllama_long.sequence import FloatArray, IntArray, Progress, TokenSequence
+from pyllama_long.arrays import FloatArray, IntArray
+from pyllama_long.sequence import Progress, TokenSequence
 
 if TYPE_CHECKING:
     from llama_cpp.llama_types import CompletionLogprobs

@@ -9,19 +9,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pyllama_long import _native, log
 from pyllama_long._native import Batch, float_view, llama_cpp
+from pyllama_long.arrays import MIN_PREFILL, FloatArray, IntArray, are_numbers, common_prefix
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, NotNumbers
 from pyllama_long.rope import RopePolicy
 
-IntArray: TypeAlias = npt.NDArray[np.int32]
-FloatArray: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
-
-# fewest tokens of a prompt to evaluate at once: fewer may run in the kernel for decode, which rounds differently
-MIN_PREFILL = 9
 
 
 class TokenSequence:
@@ -303,30 +298,3 @@ class TokenSequence:
     def rows(self, n: int) -> FloatArray:
         """Logits [n, n_vocab] of the last evaluation's n outputs; valid until the next evaluation."""
         return float_view(llama_cpp.llama_get_logits(self.ctx), n * self.n_vocab).reshape(n, self.n_vocab)
-
-
-def common_prefix(a: IntArray, b: IntArray, begin: int = 0) -> int:
-    """Length of the common prefix of two texts that are known to agree up to begin."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[begin:n] != b[begin:n])
-    return begin + int(different[0]) if len(different) else n
-
-
-def are_numbers(rows: FloatArray) -> bool:
-    """Whether rows of logits [n, n_vocab], or one, have no NaN and no +infinity; a part of a row may be -inf."""
-    return bool(np.isfinite(rows.max(axis=-1)).all())
-
-
-def as_ids(tokens: npt.ArrayLike) -> IntArray:
-    """Token ids as an array [n]; raises ValueError when they are not whole numbers."""
-    ids = np.asarray(tokens)
-    if ids.size == 0:
-        return np.empty(0, np.int32)
-    if (
-        ids.ndim != 1
-        or ids.dtype.kind not in "iu"
-        or abs(int(ids.max())) > 2**31 - 1
-        or int(ids.min()) < -(2**31)
-    ):
-        raise ValueError("tokens must be a flat list of whole numbers")
-    return ids.astype(np.int32)

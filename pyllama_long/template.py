@@ -16,7 +16,8 @@ from jinja2 import meta
 
 from pyllama_long import conversation
 from pyllama_long.conversation import Shape
-from pyllama_long.sandbox import Budget, Environment
+from pyllama_long.sandbox import Environment
+from pyllama_long.sandbox_budget import Budget
 
 # Private-use characters of Unicode; the first one that no message contains marks cuts.
 _CUTS = [chr(c) for c in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xE100))]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyllama_long import template
 from pyllama_long.conversation import arguments
-from pyllama_long.sandbox import Stopped
+from pyllama_long.sandbox_budget import Stopped
 from pyllama_long.template import Ask, Rendered, TemplateRefusal
 
 from . import call_formats, lanes, written

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pyllama_long.sequence import IntArray
+from pyllama_long.arrays import IntArray
 
 _MAX_CHARACTERS = 1 << 24  # characters of all prefixes together
 _MIN_CHARACTERS = 4096  # fewest characters of one that is kept

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pyllama_long import LongLlama, filler
+from pyllama_long.arrays import as_ids
 from pyllama_long.engine import (
     Engine,
     EngineConfig,
@@ -23,7 +24,6 @@ from pyllama_long.engine import (
     Usage,
 )
 from pyllama_long.generate import generate
-from pyllama_long.sequence import as_ids
 
 GREEDY = Sampling(temperature=0)
 ENDLESS = Sampling(temperature=0, logit_bias={8190: -100})

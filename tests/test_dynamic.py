@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyllama_long import LongLlama, filler
-from pyllama_long.sequence import as_ids
+from pyllama_long.arrays import as_ids
 
 
 @pytest.fixture(scope="module")

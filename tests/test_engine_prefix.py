@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllama_long import LongLlama
+from pyllama_long.arrays import IntArray, common_prefix
 from pyllama_long.engine import Engine, EngineConfig, Progress, Request, Started
 from pyllama_long.engine.cells import Cells
+from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.prefix import BLOCK, MIN_PREFILL, Index, chain, common_blocks
-from pyllama_long.engine.store import Stored, salt_hash
-from pyllama_long.sequence import IntArray, common_prefix
+from pyllama_long.engine.store import Stored
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 
 from pyllama_long import LongLlama, _native
 from pyllama_long._native import llama_cpp
+from pyllama_long.arrays import MIN_PREFILL
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError
-from pyllama_long.sequence import MIN_PREFILL
 
 PROMPT = "Captain Ahab stood upon the deck, and the crew"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyllama_long import LongLlama, cli, gguf_file, keywords, opened
+from pyllama_long import LongLlama, cli, gguf_reader, keywords, opened
 from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.model import Model
 from pyllama_long.sequence import TokenSequence
@@ -32,7 +32,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
         monkeypatch.setattr(owner, name, call)
 
-    counted(gguf_file._Reader, "metadata", "read", lambda *_: True)
+    counted(gguf_reader.Reader, "metadata", "read", lambda *_: True)
     counted(Model, "tokenize", "tokenized", lambda _model, text, *_: text == PROMPT.encode())
     counted(TokenSequence, "admit", "admitted", lambda *_: True)
     yield found

@@ -9,7 +9,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from pyllama_long.sandbox import MAX_SOURCE, Budget, Environment, Stopped, TooMuch
+from pyllama_long.sandbox import MAX_SOURCE, Environment
+from pyllama_long.sandbox_budget import Budget, Stopped, TooMuch
 
 ENVIRONMENT = Environment()
 DOUBLED = (

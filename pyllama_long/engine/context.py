@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pyllama_long import _native, explain, keywords, log
 from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
+from pyllama_long.arrays import MIN_PREFILL, FloatArray
 from pyllama_long.context_options import kv_type, precision
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
@@ -19,7 +20,6 @@ from pyllama_long.logprobs import rows_at_once
 from pyllama_long.model import Model
 from pyllama_long.opened import Wanted, open_model
 from pyllama_long.params import context_params
-from pyllama_long.sequence import MIN_PREFILL, FloatArray
 from pyllama_long.users import Users
 
 Bytes = npt.NDArray[np.uint8]

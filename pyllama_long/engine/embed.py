@@ -9,11 +9,11 @@ import numpy as np
 
 from pyllama_long import log
 from pyllama_long._native import llama_cpp
+from pyllama_long.arrays import FloatArray, IntArray
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.pool import Source
 from pyllama_long.errors import DecodeError, EngineClosed, NotNumbers
-from pyllama_long.sequence import FloatArray, IntArray
 
 _SALT = "\0embedding"  # no request has this one
 

@@ -10,16 +10,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pyllama_long._native import llama_cpp
+from pyllama_long.arrays import FloatArray, as_ids
 from pyllama_long.engine.config import EngineConfig, Request
 from pyllama_long.engine.context import Context
+from pyllama_long.engine.fingerprint import fingerprint
 from pyllama_long.engine.handle import Handle
 from pyllama_long.engine.job import Job
 from pyllama_long.engine.loop import Loop
 from pyllama_long.engine.sessions import Sessions
 from pyllama_long.engine.stats import EngineStats
-from pyllama_long.engine.store import Store, fingerprint
+from pyllama_long.engine.store import Store
 from pyllama_long.errors import ContextOverflow
-from pyllama_long.sequence import FloatArray, as_ids
 
 
 class Engine:

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable
 
 from pyllama_long import last_turn, logprobs
+from pyllama_long.arrays import FloatArray, as_ids
 from pyllama_long.engine import prefix
 from pyllama_long.engine.config import Request
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.events import Finished, Progress, PromptScores, Started, TokenInfo, Usage
 from pyllama_long.engine.events import Text as TextEvent
+from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.handle import Handle
 from pyllama_long.engine.pool import Held
 from pyllama_long.engine.sampler import Sampler
-from pyllama_long.engine.store import salt_hash
 from pyllama_long.errors import ContextOverflow
-from pyllama_long.sequence import FloatArray, as_ids
 from pyllama_long.text import Text, model_pieces
 
 RESERVE = 256  # tokens of an answer without max_tokens that are reserved at once

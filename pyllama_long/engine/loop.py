@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from pyllama_long.arrays import FloatArray, IntArray
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.engine.context import Context
@@ -21,7 +22,6 @@ from pyllama_long.engine.stats import EngineStats
 from pyllama_long.engine.step import Step
 from pyllama_long.engine.store import Store
 from pyllama_long.errors import DecodeError, EngineClosed, EngineFailed, QueueFull
-from pyllama_long.sequence import FloatArray, IntArray
 
 logger = logging.getLogger("pyllama_long.engine")
 T = TypeVar("T")

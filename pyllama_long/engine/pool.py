@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pyllama_long.arrays import IntArray, common_prefix
 from pyllama_long.engine import prefix
 from pyllama_long.engine.cells import Cells
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
-from pyllama_long.sequence import IntArray, common_prefix
 
 _WORTH = prefix.BLOCK  # tokens that a copy from outside the context must save
 # tokens that rotating cached keys to another RoPE factor must save, since it is not exact

@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from pyllama_long.sequence import MIN_PREFILL as MIN_PREFILL
-from pyllama_long.sequence import IntArray, common_prefix
+from pyllama_long.arrays import MIN_PREFILL as MIN_PREFILL
+from pyllama_long.arrays import IntArray, common_prefix
 
 BLOCK = 64  # tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from pyllama_long.arrays import common_prefix
 from pyllama_long.engine import prefix
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
@@ -14,7 +15,6 @@ from pyllama_long.engine.pool import Source
 from pyllama_long.engine.seqfile import Bytes
 from pyllama_long.engine.store import Store, Stored
 from pyllama_long.errors import DecodeError
-from pyllama_long.sequence import common_prefix
 
 
 class Queue:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pyllama_long._native import Candidates, llama_cpp
+from pyllama_long.arrays import FloatArray
 from pyllama_long.engine import chain
 from pyllama_long.engine.config import Sampling
 from pyllama_long.errors import GrammarError
 from pyllama_long.grammar import Constraint, Lark, from_gbnf
 from pyllama_long.model import Model
-from pyllama_long.sequence import FloatArray
 
 
 class Sampler:

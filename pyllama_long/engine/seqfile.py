@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_long.sequence import IntArray
+from pyllama_long.arrays import IntArray
 
 _MAGIC = b"PLSEQ\x00\x01\n"
 _MAX_HEADER = 1 << 16

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from pyllama_long.arrays import IntArray, as_ids
 from pyllama_long.engine import prefix, seqfile
 from pyllama_long.engine.context import Context
+from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.handle import Handle
 from pyllama_long.engine.loop import Loop
 from pyllama_long.engine.pool import Held
 from pyllama_long.engine.seqfile import Bytes, Damaged, Header
-from pyllama_long.engine.store import Store, Stored, logger, salt_hash
-from pyllama_long.sequence import IntArray, as_ids
+from pyllama_long.engine.store import Store, Stored, logger
 
 # `list` is a method below.
 Hashes: TypeAlias = list[bytes]

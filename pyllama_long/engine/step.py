@@ -12,13 +12,13 @@ from typing import TypeAlias
 import numpy as np
 
 from pyllama_long import log
+from pyllama_long.arrays import FloatArray, are_numbers
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
 from pyllama_long.engine.prefix import MIN_PREFILL
 from pyllama_long.errors import DecodeError, NotNumbers
 from pyllama_long.grammar import Constraint
-from pyllama_long.sequence import FloatArray, are_numbers
 
 _GROW = RESERVE // 4  # more cells that an answer without max_tokens reserves at a time
 _SMALL = 64  # tokens: about as many as a matrix product handles at once

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyllama_long.arrays import FloatArray, IntArray, as_ids
 from pyllama_long.evals import EvalError
 from pyllama_long.logprobs import rows_at_once
-from pyllama_long.sequence import FloatArray, IntArray, as_ids
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
