@@ -15,7 +15,7 @@ MIN_PREFILL = 9
 
 
 def common_prefix(a: IntArray, b: IntArray, begin: int = 0) -> int:
-    """Length of the common prefix of two texts that are known to agree up to begin."""
+    """The length of the common prefix of two texts that agree at least up to `begin`."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[begin:n] != b[begin:n])
     return begin + int(different[0]) if len(different) else n

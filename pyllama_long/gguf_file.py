@@ -1,4 +1,4 @@
-"""GGUF files, those of split models too, by their headers."""
+"""The headers of GGUF files, including those of split models."""
 
 from __future__ import annotations
 

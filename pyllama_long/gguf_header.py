@@ -1,4 +1,4 @@
-"""What the header of a GGUF file holds."""
+"""The contents of a GGUF file's header."""
 
 from __future__ import annotations
 

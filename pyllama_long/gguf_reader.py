@@ -1,7 +1,7 @@
 """The header of a GGUF file, read with every length checked against the file's size before it is used.
 
-A file may be truncated, random or hostile: nothing is allocated or looped over on the word of a header alone.
-Tensor data is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+A file may be truncated, random or hostile: no number in a header is trusted for an allocation or a loop. Tensor data
+is not read. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Filters and tests of templates that weigh what they take and give."""
+"""Filters and tests of templates, with the size of their input and output counted."""
 
 from __future__ import annotations
 

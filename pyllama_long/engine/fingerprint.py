@@ -1,4 +1,4 @@
-"""Digests of what kept sequences depend on: the model and how it runs, and whose they are."""
+"""Digests of what kept sequences depend on: the model, how it runs, and their owner."""
 
 from __future__ import annotations
 
