@@ -40,7 +40,7 @@ async def prepare(
     make = partial(
         prompt.make,
         loaded,
-        **options.arguments,
+        options=options,
         salt=context.salt,
         bounded=mode == "error",  # what is shortened is counted
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from . import calls, channels, reading
 from .answer import AnswerParser
@@ -12,6 +11,7 @@ from .errors import bad
 from .schemas.conversation import Message, Tool
 from .state import Loaded
 from .template import Rendered
+from .template_options import PLAIN, TemplateOptions
 
 
 @dataclass(frozen=True)
@@ -39,41 +39,32 @@ class Prompt:
         return AnswerParser(
             self.form,
             [tool.function.name for tool in tools],
-            self.marks is not None,
-            self.thinking and not own_grammar,
-            self.marks,
-            {tool.function.name: tool.function.parameters or {} for tool in tools},
-            forced,
-            None if own_grammar else self.channel,
+            thinks=self.marks is not None,
+            thinking=self.thinking and not own_grammar,
+            marks=self.marks,
+            schemas={tool.function.name: tool.function.parameters or {} for tool in tools},
+            forced=forced,
+            channel=None if own_grammar else self.channel,
         )
 
 
-def render(
-    loaded: Loaded,
-    messages: Sequence[Message],
-    tools: Sequence[Tool] = (),
-    answer: bool = True,
-    continued: bool | None = None,
-    values: Mapping[str, Any] | None = None,
-) -> Rendered:
-    """Renders a conversation with the model's template. continued: whether a last message of the assistant is
-    continued; values: the template's own variables."""
-    return loaded.chat_template().rendered(messages, tools, answer, continued, values)
+def render(loaded: Loaded, messages: Sequence[Message], options: TemplateOptions) -> Rendered:
+    """Renders a conversation with the model's template."""
+    return loaded.chat_template().rendered(
+        messages, options.tools.tools, options.answer, options.continued, options.values
+    )
 
 
 def make(
     loaded: Loaded,
     messages: Sequence[Message],
-    tools: Sequence[Tool] = (),
-    answer: bool = True,
+    options: TemplateOptions = PLAIN,
     salt: str = "",
-    continued: bool | None = None,
-    values: Mapping[str, Any] | None = None,
     bounded: bool = False,
 ) -> Prompt:
-    """The prompt of a conversation. answer: the model's answer follows. salt: whose cached prefixes may be used.
-    bounded: raises ApiError if it cannot fit the context."""
-    engine, found = loaded.engine, render(loaded, messages, tools, answer, continued, values)
+    """The prompt of a conversation. salt: whose cached prefixes may be used. bounded: raises ApiError if it cannot fit
+    the context."""
+    engine, found = loaded.engine, render(loaded, messages, options)
     pieces = found.pieces
     if not pieces:
         raise bad("The chat template made an empty prompt of these messages.", "messages")
@@ -90,7 +81,7 @@ def make(
     style = channels.style_of(template.source)
     channel = None if style is None else channels.of_prompt(found.text, found.thinking)
     form = calls.Hermes(drops=loaded.form.drops) if found.told else loaded.form
-    special = _has_controls(loaded, form, channel, bool(tools))
+    special = _has_controls(loaded, form, channel, bool(options.tools.tools))
     return Prompt(tokens, found.text, found.thinking, form, channel, template.thinking, special)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -25,10 +25,13 @@ _SWITCHES = ("enable_thinking", "thinking")  # names by which templates read whe
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """tools: those that may be called. arguments: of `prompt.render` and `prompt.make`."""
+    """tools: those that may be called. answer: the model's answer follows. continued: whether a last message of the
+    assistant is continued. values: the template's own variables."""
 
-    tools: Tools
-    arguments: dict[str, Any]
+    tools: Tools = field(default_factory=Tools)
+    answer: bool = True
+    continued: bool | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -46,13 +49,11 @@ class TemplateOptions:
         if named and not loaded.chat_template().shows_names:
             unread.append("messages[].name")
         fields.ignored(http, *((names or {}).get(name, name) for name in unread))
-        arguments = {
-            "tools": tools.tools,
-            "answer": request.add_generation_prompt is not False,
-            "continued": request.continue_final_message,
-            "values": values,
-        }
-        return TemplateOptions(tools, arguments)
+        answer = request.add_generation_prompt is not False
+        return TemplateOptions(tools, answer, request.continue_final_message, values)
+
+
+PLAIN = TemplateOptions()
 
 
 def _values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
@@ -73,8 +74,8 @@ def _values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
     asked = [("enable_thinking", request.enable_thinking), ("reasoning_effort", request.reasoning_effort)]
     common = [(f"chat_template_kwargs.{name}", given[name]) for name in _COMMON & given.keys() - known]
     switch = next((name for name in _SWITCHES if name in known), None)
-    for field, value in [*common, *asked]:
-        name, wanted = field.rpartition(".")[2], value
+    for path, value in [*common, *asked]:
+        name, wanted = path.rpartition(".")[2], value
         if name == "reasoning_effort" and name not in known:
             name, wanted = _SWITCHES[0], False if value == "none" else value
         if value is None:
@@ -84,5 +85,5 @@ def _values(loaded: Loaded, request: Talk) -> tuple[dict[str, Any], list[str]]:
         elif name in _SWITCHES and switch is not None and isinstance(wanted, bool):
             values.setdefault(switch, wanted)
         elif not (isinstance(wanted, bool) and wanted == template.thinks):  # it does that anyway
-            unread.append(field)
+            unread.append(path)
     return values, unread

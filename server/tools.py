@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import bad
 from .schemas.conversation import (
@@ -21,8 +21,8 @@ from .schemas.conversation import (
 class Tools:
     """The tools that may be called; forced: one must be. custom: names of those that take one text."""
 
-    tools: list[Tool]
-    forced: bool
+    tools: list[Tool] = field(default_factory=list)
+    forced: bool = False
     custom: frozenset[str] = frozenset()
 
     @staticmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -254,5 +253,5 @@ async def apply_template(request: TemplateRequest, http: Request) -> TemplateRep
     fields.ignored(http, *tools.left_out(request))
     loaded = state_of(http).loaded
     options = TemplateOptions.of(http, loaded, request, request.messages)
-    found = await lanes.run(partial(prompt.render, loaded, request.messages, **options.arguments))
+    found = await lanes.run(prompt.render, loaded, request.messages, options)
     return TemplateReply(prompt=found.text)

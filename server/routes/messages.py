@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -95,7 +94,7 @@ async def count(request: CountRequest, http: Request) -> CountReply:
     loaded = state_of(http).loaded
     made = await lanes.run(message_input.as_chat, request)
     options = TemplateOptions.of(http, loaded, made, made.messages, _FIELDS)
-    found = await lanes.run(partial(prompt.make, loaded, made.messages, **options.arguments))
+    found = await lanes.run(prompt.make, loaded, made.messages, options)
     return CountReply(input_tokens=len(found.tokens))
 
 

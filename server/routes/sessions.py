@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -60,8 +61,8 @@ async def _tokens(http: Request, loaded: Loaded, request: SessionRequest) -> lis
     if request.messages is not None:
         options = TemplateOptions.of(http, loaded, request, request.messages)
         ends = request.messages[-1].role == "assistant" and request.continue_final_message is not True
-        arguments = options.arguments | ({"answer": False} if ends else {})
-        return (await lanes.run(partial(prompt.make, loaded, request.messages, **arguments))).tokens
+        options = replace(options, answer=False) if ends else options
+        return (await lanes.run(prompt.make, loaded, request.messages, options)).tokens
     assert request.prompt is not None
     return await lanes.run(partial(tokens_of, loaded, request.prompt, special=True))
 
