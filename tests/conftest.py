@@ -3,7 +3,7 @@ module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,3 +116,12 @@ def upstream(demo_model: str) -> Iterator[Llama]:
     _native.configure_next(None)
     yield model
     model.close()
+
+
+@pytest.fixture
+def counted(llm: LongLlama) -> Iterator[Callable[[], int]]:
+    """A function that tells how many tokens were evaluated since its last call."""
+    llm.reset()
+    llm.attention_stats(reset=True)
+    yield lambda: int(llm.attention_stats(reset=True)["tokens"])
+    llm.reset()

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
+from llamas import PROMPT, joined, plain
 
 from pyllama_long import LongLlama
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import Cancelled, ContextOverflow
 
-PROMPT = "Captain Ahab stood upon the deck, and the crew"
 MESSAGES = [{"role": "user", "content": "Who stood upon the deck?"}]
 
 Run = Callable[[Any], Any]
-
-
-def plain(response: Any) -> Any:
-    """A response without its id and time, logprobs apart, numbers rounded."""
-    response = {k: v for k, v in response.items() if k not in ("id", "created")}
-    return json.loads(json.dumps(response, default=float), parse_float=lambda x: round(float(x), 4))
-
-
-def joined(chunks: list[Any]) -> str:
-    return "".join(chunk["choices"][0]["text"] for chunk in chunks)
 
 
 REQUESTS: list[dict[str, Any]] = [
@@ -147,102 +135,6 @@ def test_what_upstream_passes_over_is_acted_on_or_refused(llm: LongLlama) -> Non
             llm.create_chat_completion(messages)
 
 
-def test_token_prompts(llm: LongLlama, upstream: Any) -> None:
-    tokens = upstream.tokenize(PROMPT.encode())
-    assert tokens == llm.tokenize(PROMPT.encode())
-    assert plain(llm(tokens, max_tokens=8, temperature=0)) == plain(
-        upstream(tokens, max_tokens=8, temperature=0)
-    )
-    echoed = llm(tokens, max_tokens=4, temperature=0, echo=True)["choices"][0]["text"]
-    assert echoed.startswith(PROMPT)
-
-
-def test_empty_prompt_begins_with_bos(llm: LongLlama) -> None:
-    found = llm("", max_tokens=8, temperature=0)
-    assert found["usage"] == {"prompt_tokens": 1, "completion_tokens": 8, "total_tokens": 9}
-    assert joined(list(llm("", max_tokens=8, temperature=0, stream=True))) == found["choices"][0]["text"]
-
-
-def test_logprobs_are_what_the_logits_say(llm: LongLlama, demo_model: str) -> None:
-    found = llm(PROMPT, max_tokens=1, temperature=0, logprobs=1, echo=True)["choices"][0]
-    block = found["logprobs"]
-    tokens = [*llm.tokenize(PROMPT.encode()), int(np.argmax(llm.scores[-1]))]
-    everything = LongLlama(demo_model, n_ctx=512, n_batch=64, logits_all=True, precision="f32")
-    everything.eval(tokens[:-1])
-    rows = llama_cpp.Llama.logits_to_logprobs(everything._scores)
-    expected = [float(row[token]) for row, token in zip(rows, tokens[1:], strict=True)]
-    everything.close()
-    assert block["token_logprobs"][0] is None
-    assert np.allclose(block["token_logprobs"][1:], expected[1:], atol=1e-4)
-    assert "".join(block["tokens"]) == found["text"]
-    assert [found["text"][i] for i in block["text_offset"]] == [t[0] for t in block["tokens"]]
-    json.dumps(found)
-
-
-def test_logprobs_after_a_cached_prompt(llm: LongLlama) -> None:
-    runs = [plain(llm(PROMPT, max_tokens=3, temperature=0, logprobs=1, echo=True)) for _ in range(2)]
-    assert runs[0] == runs[1]
-
-
-def test_suffix_is_appended_where_the_model_has_no_fim_tokens(llm: LongLlama) -> None:
-    found = llm(PROMPT, suffix=" THE END", max_tokens=4, temperature=0)["choices"][0]["text"]
-    assert found == llm(PROMPT, max_tokens=4, temperature=0)["choices"][0]["text"] + " THE END"
-
-
-def test_grammar(llm: LongLlama) -> None:
-    from llama_cpp.llama_grammar import LlamaGrammar
-
-    grammar = LlamaGrammar.from_string('root ::= "yes" | "no"', verbose=False)
-    assert llm(PROMPT, grammar=grammar, max_tokens=8, seed=1)["choices"][0]["text"] in ("yes", "no")
-    # llama.cpp's own sampler would hold these for hours.
-    for hostile in ('root ::= x{200}\nx ::= "a"? "b"? "c"?', 'root ::= r\nr ::= "a" r r | ""'):
-        text = llm(PROMPT, grammar=LlamaGrammar(_grammar=hostile), max_tokens=8, seed=1)["choices"][0]["text"]
-        assert set(text) <= set("abc")
-    broken = LlamaGrammar(_grammar="root ::= (")
-    with pytest.raises(ValueError, match="grammar cannot be read"):
-        llm(PROMPT, grammar=broken, max_tokens=8)
-
-
-def test_logits_processors_see_ids_and_logits_and_join_with_bias(llm: LongLlama) -> None:
-    seen: list[int] = []
-
-    def force(ids: Any, scores: Any) -> Any:
-        seen.append(len(ids))
-        assert scores.shape == (llm.n_vocab(),)
-        scores[:] = -math.inf
-        scores[[400, 401]] = 1.0
-        return scores
-
-    n = len(llm.tokenize(PROMPT.encode()))
-    for processors in (force, [force], llama_cpp.LogitsProcessorList([force])):
-        seen.clear()
-        options: dict[str, Any] = {"logits_processor": processors, "logit_bias": {401: 1.0}}
-        found = llm(PROMPT, max_tokens=3, temperature=0, **options)["choices"][0]["text"]
-        assert found.encode() == llm.detokenize([401] * 3)
-        assert seen == [n, n + 1, n + 2]
-
-
-def test_errors_in_logits_processors_are_raised(llm: LongLlama) -> None:
-    def broken(_ids: Any, _scores: Any) -> Any:
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        llm(PROMPT, logits_processor=[broken])
-    with pytest.raises(ValueError, match="outside the vocabulary"):
-        llm(PROMPT, logit_bias={99999: 1.0})
-
-
-def test_stopping_criteria(llm: LongLlama, upstream: Any) -> None:
-    n = len(llm.tokenize(PROMPT.encode()))
-
-    def run(model: Any) -> Any:
-        criteria = llama_cpp.StoppingCriteriaList([lambda ids, _logits: len(ids) >= n + 5])
-        return plain(model(PROMPT, max_tokens=20, temperature=0, stopping_criteria=criteria))
-
-    assert run(llm) == run(upstream)
-    assert run(llm)["choices"][0]["finish_reason"] == "stop"
-
-
 def test_a_prompt_that_is_too_long_is_refused_before_anything_runs(llm: LongLlama) -> None:
     tokens = [300] * 600
     for stream in (False, True):
@@ -275,23 +167,6 @@ def test_streams_cost_the_same_per_token(llm: LongLlama, monkeypatch: pytest.Mon
     monkeypatch.setattr(llm._model, "piece", count)
     n = len(list(llm(PROMPT, max_tokens=100, temperature=0, stream=True)))
     assert pieces <= n
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [[5.9, 6.2], b"abc", bytearray(b"abc"), {300: 1}, ["a"], [[300]], None, np.array([300.0])],
-    ids=str,
-)
-def test_prompts_of_another_type(llm: LongLlama, prompt: Any) -> None:
-    for stream in (False, True):
-        with pytest.raises(TypeError, match="a prompt is a str, or a list of ints"):
-            llm(prompt, max_tokens=1, stream=stream)
-
-
-def test_prompts_of_numpy_integers(llm: LongLlama) -> None:
-    expected = plain(llm([300, 301], max_tokens=4, temperature=0))
-    for prompt in (np.array([300, 301]), [np.int32(300), np.int64(301)], (300, 301)):
-        assert plain(llm(prompt, max_tokens=4, temperature=0)) == expected
 
 
 @pytest.mark.parametrize("request_", [{"max_tokens": 1}, {"max_tokens": 9}, {"stop": "the"}], ids=str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
@@ -11,13 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from engines import GREEDY, alone, answer, assert_same, prose
 
 from pyllama_long import LongLlama, _native
 from pyllama_long.engine import (
-    ContextOverflow,
     Engine,
     EngineClosed,
     EngineConfig,
@@ -25,7 +22,6 @@ from pyllama_long.engine import (
     Handle,
     ModelError,
     Progress,
-    PromptScores,
     Request,
     Sampling,
     Started,
@@ -83,153 +79,6 @@ def test_events_come_in_order(engine: Engine) -> None:
     assert kinds == [Started, *[Progress] * 4, *[Text] * 5, Finished]
 
 
-def test_an_answer_without_max_tokens_reaches_the_end_of_the_context(engine: Engine) -> None:
-    prompt = prose(engine, 400, 3)
-    got = answer(engine.submit(Request(prompt, None, Sampling(seed=1, logit_bias={engine.token_eos: -1e9}))))
-    assert (got.reason, got.usage.n_completion) == ("length", 112)
-
-
-def test_max_tokens_zero_only_reads(engine: Engine) -> None:
-    got = answer(engine.submit(Request(prose(engine, 30, 4), 0)))
-    assert (got.reason, got.text, got.usage.n_completion) == ("length", "", 0)
-
-
-def test_the_model_may_end_the_text(engine: Engine) -> None:
-    request = Request(prose(engine, 20), 9, Sampling(temperature=0, logit_bias={engine.token_eos: 1e9}))
-    got = answer(engine.submit(request))
-    assert (got.reason, got.stop_string, got.text, got.tokens) == ("stop", None, "", [])
-
-
-@pytest.mark.parametrize("begin", [3, 11])
-def test_stop_strings_may_span_tokens(engine: Engine, begin: int) -> None:
-    prompt = prose(engine, 60, 5)
-    whole = answer(engine.submit(Request(prompt, 30, GREEDY)))
-    stop = whole.text[begin : begin + 9]
-    got = answer(engine.submit(Request(prompt, 30, GREEDY, stop=("never there", stop))))
-    assert got.text == whole.text[: whole.text.index(stop)]
-    assert (got.reason, got.stop_string) == ("stop", stop)
-    assert all(
-        stop[0] not in event.text[:-1] or event.text for event in got.events if isinstance(event, Text)
-    )
-
-
-def test_text_comes_in_whole_characters(engine: Engine) -> None:
-    grammar = 'root ::= "naïve — 日本語 🙂!"'
-    got = answer(engine.submit(Request(prose(engine, 10), 60, Sampling(seed=5, grammar=grammar))))
-    assert (got.text, got.reason) == ("naïve — 日本語 🙂!", "stop")
-    assert b"".join(token.text_bytes for token in got.tokens).decode() == got.text
-    pieces = [event for event in got.events if isinstance(event, Text)]
-    assert any(len(event.tokens) > 1 for event in pieces)
-    assert all("�" not in event.text for event in pieces)
-
-
-# ---- sampling ----------------------------------------------------------------------------------------------
-
-
-def test_a_seed_gives_the_same_answer_in_any_company(engine: Engine) -> None:
-    prompt = prose(engine, 50, 6)
-
-    def ask(seed: int | None) -> Request:
-        return Request(prompt, 24, Sampling(temperature=1.2, min_p=0, top_k=0, top_p=1, seed=seed))
-
-    first = answer(engine.submit(ask(7))).ids
-    handles = [engine.submit(ask(seed)) for seed in (8, 7, None, None)]
-    others = [answer(handle).ids for handle in handles]
-    assert others[1] == first
-    assert len({tuple(ids) for ids in [first, *others]}) == 4
-
-
-def test_a_seed_gives_the_answer_of_longllama(engine: Engine, llm: LongLlama) -> None:
-    prompt = prose(engine, 50, 6)
-    got = answer(engine.submit(Request(prompt, 24, Sampling(temperature=0.9, seed=11, repeat_penalty=1.1))))
-    llm.sequence.keep(0)
-    expected = llm.create_completion(prompt, max_tokens=24, temperature=0.9, seed=11, repeat_penalty=1.1)
-    assert got.text == expected["choices"][0]["text"]
-
-
-def test_logit_bias_and_penalties(engine: Engine) -> None:
-    prompt = prose(engine, 30, 7)
-    plain = answer(engine.submit(Request(prompt, 12, GREEDY))).ids
-    banned = Sampling(temperature=0, logit_bias={plain[0]: -100})
-    assert answer(engine.submit(Request(prompt, 1, banned))).ids[0] != plain[0]
-    forced = Sampling(temperature=0, logit_bias={plain[0]: 100})
-    assert set(answer(engine.submit(Request(prompt, 12, forced))).ids) == {plain[0]}
-    varied = Sampling(temperature=0, logit_bias={plain[0]: 100}, presence_penalty=100, frequency_penalty=100)
-    got = answer(engine.submit(Request(prompt, 12, varied))).ids
-    assert got.count(plain[0]) == 1
-
-
-@pytest.mark.parametrize("temperature", [0, 1.5])
-def test_a_grammar_holds(engine: Engine, temperature: float) -> None:
-    grammar = 'root ::= "{" pair ("," pair)? "}"\npair ::= "\\"" [a-c]+ "\\":" [1-9] [0-9]?'
-    sampling = Sampling(temperature=temperature, seed=3, grammar=grammar)
-    got = answer(engine.submit(Request(prose(engine, 20), 40, sampling)))
-    if got.reason == "stop":
-        assert isinstance(json.loads(got.text), dict)
-    else:
-        assert set(got.text) <= set('{}"abc:,0123456789')
-
-
-def test_a_grammar_that_allows_nothing_fails_one_request(engine: Engine) -> None:
-    other = engine.submit(Request(prose(engine, 30, 8), 40, GREEDY))
-    dead = Sampling(temperature=0, grammar='root ::= "a" [b-a]')
-    with pytest.raises(ValueError, match="grammar"):
-        engine.submit(Request(prose(engine, 20), 9, dead))
-    assert len(answer(other).ids) == 40
-
-
-@pytest.mark.parametrize(
-    "grammar",
-    ["root ::= undefined", "root ::= (", "no rules", 'other ::= "a"', "(" * 2000, "root ::= root", ""],
-)
-def test_bad_grammars_are_refused_at_once(engine: Engine, grammar: str) -> None:
-    with pytest.raises(ValueError, match="grammar"):
-        engine.submit(Request([300], 4, Sampling(grammar=grammar)))
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 1.5}, {"logit_bias": {1: float("nan")}}],
-)
-def test_bad_sampling_is_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError):
-        Sampling(**bad)  # type: ignore[arg-type]
-
-
-def test_logprobs_are_those_of_longllama(engine: Engine, llm: LongLlama) -> None:
-    prompt = prose(engine, 40, 10)
-    got = answer(engine.submit(Request(prompt, 8, GREEDY, logprobs=3, salt="logprobs")))
-    llm.sequence.keep(0)
-    block = llm.create_completion(prompt, max_tokens=8, temperature=0, logprobs=3)["choices"][0]["logprobs"]
-    logprobs = [token.logprob or 0.0 for token in got.tokens]
-    assert np.allclose(logprobs, block["token_logprobs"], atol=2e-3)
-    for token, top in zip(got.tokens, block["top_logprobs"], strict=True):
-        assert len(token.top) == 3
-        assert {raw.decode() for _, raw, _ in token.top} == set(top)
-        assert token.top[0][0] == token.id
-
-
-def test_a_prompt_is_scored(engine: Engine, llm: LongLlama) -> None:
-    prompt = prose(engine, 130, 11)
-    answer(engine.submit(Request(prompt, 1, GREEDY)))  # what is cached does not matter
-    got = answer(engine.submit(Request(prompt, 0, GREEDY, logprobs=2, echo_logprobs=True)))
-    scores = next(event.tokens for event in got.events if isinstance(event, PromptScores))
-    assert [token.id for token in scores] == prompt
-    assert scores[0].logprob is None
-    rows: list[float] = []
-    llm.sequence.keep(0)
-    llm.reset()
-    llm.sequence.extend(
-        np.array(prompt, np.int32),
-        visit=lambda first, logits: rows.extend(
-            float(LongLlama.logits_to_logprobs(row)[token])
-            for row, token in zip(logits, prompt[first + 1 :], strict=False)
-        ),
-    )
-    assert np.allclose([token.logprob or 0.0 for token in scores[1:]], rows[:129], atol=2e-3)
-    assert all(len(token.top) == 2 for token in scores[1:])
-
-
 # ---- the rest of the face ----------------------------------------------------------------------------------
 
 
@@ -256,24 +105,6 @@ def test_asyncio(engine: Engine) -> None:
         return list(await asyncio.gather(ask(), ask(), stop()))
 
     assert asyncio.run(both()) == [expected.text, expected.text, "cancelled"]
-
-
-def test_embeddings_are_means_of_tokens(engine: Engine, demo_model: str) -> None:
-    texts = [prose(engine, 100, 19), prose(engine, 7, 20)]
-    stream = engine.submit(Request(prose(engine, 20, 21), 60, GREEDY))
-    together = engine.embed(texts)
-    assert len(answer(stream).ids) == 60
-    llm = LongLlama(demo_model, n_ctx=512, embedding=True, precision="f32")
-    for ids, vector in zip(texts, together, strict=True):
-        rows = llm.embed(llm.detokenize(ids).decode(), normalize=False)
-        assert len(rows) == len(ids)
-        assert vector.shape == (len(rows[0]),)
-        assert np.allclose(vector, np.mean(rows, axis=0), atol=2e-2)
-    llm.close()
-    with pytest.raises(ContextOverflow):
-        engine.embed([[300] * 600])
-    with pytest.raises(ValueError):
-        engine.embed([[]])
 
 
 def test_the_model_is_described(engine: Engine, llm: LongLlama) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +12,7 @@ from hypothesis import strategies as st
 
 from pyllama_long import LongLlama
 from pyllama_long.arrays import IntArray, common_prefix
-from pyllama_long.engine import Engine, EngineConfig, Progress, Request, Started
-from pyllama_long.engine.cells import Cells
+from pyllama_long.engine import Engine, EngineConfig, Progress, Request
 from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.prefix import BLOCK, MIN_PREFILL, Index, chain, common_blocks
 from pyllama_long.engine.store import Stored
@@ -44,58 +41,6 @@ def longest(prompt: list[int], known: list[list[int]]) -> int:
 
 
 # ---- parts -------------------------------------------------------------------------------------------------
-
-
-def test_cells_are_counted_once() -> None:
-    cells = Cells(100)
-    cells.extend(0, 40)
-    cells.fork(0, 1, 25)
-    cells.extend(1, 10)
-    cells.fork(1, 2, 30)
-    assert (cells.used, cells.held(0), cells.held(1), cells.held(2)) == (50, 40, 35, 30)
-    assert cells.freed_by([0]) == 15
-    assert cells.freed_by([0, 1]) == 20
-    assert cells.freed_by([0, 1, 2]) == 50
-    assert cells.freed_by([1, 2], keep=(1, 28)) == 7
-    cells.truncate(1, 10)
-    assert (cells.used, cells.is_shared(1)) == (45, True)
-    cells.drop(0)
-    cells.drop(2)
-    assert (cells.used, cells.is_shared(1)) == (10, False)
-    cells.drop(1)
-    assert cells.used == 0
-    with pytest.raises(AssertionError):
-        cells.extend(0, 101)
-
-
-_OPS = st.lists(
-    st.tuples(st.sampled_from("efta"), st.integers(0, 4), st.integers(0, 4), st.integers(0, 12)), max_size=40
-)
-
-
-@given(_OPS)
-@settings(deadline=None, max_examples=200)
-def test_cells_agree_with_sets(ops: list[tuple[str, int, int, int]]) -> None:
-    """The same count, kept with every single cell."""
-    cells, sets, fresh = Cells(10_000), dict[int, list[int]](), itertools.count()
-    for op, a, b, n in ops:
-        mine = sets.setdefault(a, [])
-        if op == "e":
-            cells.extend(a, n)
-            mine.extend(itertools.islice(fresh, n))
-        elif op == "f" and a != b and not sets.get(b) and n <= len(mine):
-            cells.fork(a, b, n)
-            sets[b] = mine[:n]
-        elif op == "t" and n <= len(mine):
-            cells.truncate(a, n)
-            del mine[n:]
-        seqs = [s for s in sets if (s + n) % 2]
-        left = set(itertools.chain.from_iterable(ids for s, ids in sets.items() if s not in seqs))
-        gone = set(itertools.chain.from_iterable(sets[s] for s in seqs)) - left
-        assert cells.used == len(set(itertools.chain.from_iterable(sets.values())))
-        assert cells.freed_by(seqs) == len(gone)
-        if a in seqs:
-            assert cells.freed_by(seqs, keep=(a, b)) == len(gone - set(sets[a][:b]))
 
 
 def stored(ids: list[int], salt: str = "s", factor: float = 1.0) -> Stored:
@@ -207,91 +152,3 @@ def test_a_twin_is_not_kept_twice(engine: Engine) -> None:
         answer(engine.submit(Request(prompt, 8, GREEDY, salt="twin")))
     salt = salt_hash("twin")
     assert [held.n for held in engine._loop.batching.pool.held.values() if held.salt == salt] == [207]
-
-
-def test_idle_sequences_make_room_by_least_recent_use(demo_model: str) -> None:
-    with Engine(EngineConfig(demo_model, n_ctx=1024, rope="native", cache_ram=0)) as engine:
-        prompts = [prose(engine, 300, 50 + i) for i in range(3)]
-        for prompt in prompts:
-            answer(engine.submit(Request(prompt, 2, GREEDY)))
-        assert answer(engine.submit(Request(prompts[0], 2, GREEDY))).cached == 291
-        answer(engine.submit(Request(prose(engine, 300, 60), 2, GREEDY)))  # the second one is dropped
-        assert engine.stats().cells_used <= 1024
-        cached = [answer(engine.submit(Request(prompts[i], 2, GREEDY))).cached for i in (0, 2, 1)]
-        assert cached[:2] == [291, 291]
-        assert cached[2] < 10
-
-
-def test_more_idle_sequences_than_the_context_has(demo_model: str) -> None:
-    with Engine(EngineConfig(demo_model, n_ctx=2048, rope="native", n_parallel=2, cache_ram=0)) as engine:
-        prompts = [[300 + i, *prose(engine, 20, i)] for i in range(40)]
-        for prompt in prompts:
-            answer(engine.submit(Request(prompt, 2, GREEDY)))
-        stats = engine.stats()
-        assert stats.sequences_idle <= stats.sequences_total == 32
-        assert answer(engine.submit(Request(prompts[-1], 2, GREEDY))).cached == 12
-
-
-# ---- dynamic RoPE policies ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def dynamic(demo_model: str) -> Iterator[Engine]:
-    """The embedded model was trained at 512 tokens."""
-    config = EngineConfig(
-        demo_model, n_ctx=4096, n_batch=256, precision="f32", rope="dynamic-yarn", n_parallel=4
-    )
-    with Engine(config) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def grown(demo_model: str) -> Iterator[LongLlama]:
-    model = LongLlama(demo_model, n_ctx=4096, n_batch=256, rope="dynamic-yarn", precision="f32")
-    yield model
-    model.close()
-
-
-def test_mixed_factors_in_one_batch(dynamic: Engine, grown: LongLlama) -> None:
-    """Sequences with other factors in the batch do not change a bit of an answer, with factor 1 or a higher one."""
-    prompts = [prose(dynamic, n, 70 + n) for n in (100, 700, 1500, 450)]
-    asked = [Request(prompt, 40, GREEDY, logprobs=2) for prompt in prompts]
-    by_itself = [answer(dynamic.submit(replace(one, salt=f"alone {i}"))) for i, one in enumerate(asked)]
-    handles = [dynamic.submit(replace(one, salt=f"mixed {i}")) for i, one in enumerate(asked)]
-    for prompt, expected, handle in zip(prompts, by_itself, handles, strict=True):
-        got = answer(handle)
-        assert got.cached == expected.cached == 0
-        assert got.tokens == expected.tokens
-        assert_same(grown, prompt, got.ids, alone(grown, prompt, 40))
-
-
-def test_prefixes_are_shared_among_equal_factors_only(dynamic: Engine, grown: LongLlama) -> None:
-    base = prose(dynamic, 1500, 81)
-    expected = {1400: 0, 300: 0, 310: 300, 1450: 1400}
-    for n, cached in expected.items():
-        got = answer(dynamic.submit(Request(base[:n], 10, GREEDY, salt="equal")))
-        assert cached <= got.cached <= cached + 10
-        assert_same(grown, base[:n], got.ids, alone(grown, base[:n], 10))
-
-
-def test_a_text_that_grows_keeps_its_keys(dynamic: Engine) -> None:
-    base = prose(dynamic, 2600, 82)
-    for n, cached in ((480, 0), (900, 0), (920, 900), (2000, 0), (2500, 2000), (2550, 2500)):
-        got = answer(dynamic.submit(Request(base[:n], 4, GREEDY, salt="grows")))
-        assert cached <= got.cached <= cached + 4
-
-
-def test_an_open_answer_grows_beyond_its_factor(dynamic: Engine) -> None:
-    prompt = prose(dynamic, 240, 83)
-    bias = {dynamic.token_eos: -1e9}
-    sampling = type(GREEDY)(seed=1, logit_bias=bias)
-    handles = [dynamic.submit(Request(prompt, None, sampling, salt="open")) for _ in range(2)]
-    for handle in handles:
-        n = 0
-        for event in handle:
-            n += not isinstance(event, Started | Progress)
-            if n == 400:  # 640 tokens: the factor is 2 by now
-                handle.cancel()
-    factors = {held.factor for held in dynamic._loop.batching.pool.held.values() if held.n > 600}
-    assert 2 in factors
-    assert dynamic.stats().failed == 0
