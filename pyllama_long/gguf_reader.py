@@ -68,9 +68,12 @@ class Reader:
                     tensors.append(self.tensor())
                 except UnknownType as error:
                     wrong = wrong or str(error)
-            alignment = self.check_extents(values, tensors)
+            self.check_extents(values, tensors)
         except GGUFError as error:
-            alignment, wrong = DEFAULT_ALIGNMENT, wrong or str(error)
+            wrong = wrong or str(error)
+        alignment = values.get(_ALIGNMENT)
+        if not isinstance(alignment, int):
+            alignment = DEFAULT_ALIGNMENT
         return GGUFFile(self.path, self.size, version, values, tuple(tensors), alignment, wrong)
 
     def metadata(self) -> tuple[int, int, dict[str, Value]]:
@@ -206,8 +209,7 @@ class Reader:
             )
         return Tensor(name, shape, kind, offset)
 
-    def check_extents(self, values: dict[str, Value], tensors: Sequence[Tensor]) -> int:
-        """The alignment of the tensor data, in bytes."""
+    def check_extents(self, values: dict[str, Value], tensors: Sequence[Tensor]) -> None:
         alignment = values.get(_ALIGNMENT, DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= _MAX_ALIGNMENT:
             raise GGUFError(f"{self.path} is damaged: general.alignment is {alignment!r}")
@@ -218,4 +220,3 @@ class Reader:
                 f"{self.path} is truncated: tensor {name!r} ends at byte {end}, the file has {self.size}: "
                 "download it again"
             )
-        return alignment

@@ -48,7 +48,7 @@ def command(
     for file, _ in added:
         check_adapter(file)
     config = {
-        "model_path": str(path),
+        "model_path": options.file,
         "n_ctx": options.n_ctx(0) or options.default_ctx(),
         "attention": options.attention,
         "rope": options.rope,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -40,7 +41,7 @@ class EngineConfig:
     they cannot be changed, since cached keys depend on them. The other fields are as in LongLlama. Raises
     ValueError."""
 
-    model_path: str
+    model_path: str | os.PathLike[str]
     n_ctx: int = 0
     n_parallel: int = 8
     max_queue: int = 256
