@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -151,10 +152,11 @@ class Reader:
             n = self.count("<Q", 8, f"strings in {key}")
             if n > _MAX_STRINGS:
                 raise GGUFError(f"{self.path} is damaged: {key} has {n} strings")
+            words = self.strings(n, key)
             if key == _TOKENS:
-                self.tokens(n)
+                self.check_tokens(words)
             else:
-                self.strings(n, key)
+                deque(words, maxlen=0)
             return Array(n)
         form = _SCALARS[kind]
         width = struct.calcsize(form)
@@ -162,26 +164,22 @@ class Reader:
         start = self.take(n * width, key)
         return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _MAX_KEPT else Array(n)
 
-    def strings(self, n: int, key: str) -> None:
-        """Skips n strings; a vocabulary may have some hundred thousand merges."""
-        read, data, at, last = _LENGTH.unpack_from, self.data, self.at, self.size - _LENGTH.size
+    def strings(self, n: int, key: str) -> Iterator[tuple[int, int]]:
+        """Passes n strings and yields where each begins and ends: a vocabulary has some hundred thousand of them."""
+        read, data, at, size, width = _LENGTH.unpack_from, self.data, self.at, self.size, _LENGTH.size
         for _ in range(n):
-            if at > last:
-                break
-            at += _LENGTH.size + read(data, at)[0]
-        else:
-            last = self.size
-        if at > last:
-            raise GGUFError(f"{self.path} is truncated or damaged: {key} ends beyond its {self.size} bytes")
+            begin = at + width
+            at = begin + read(data, at)[0] if begin <= size else begin
+            if at > size:
+                raise GGUFError(f"{self.path} is truncated or damaged: {key} ends beyond its {size} bytes")
+            yield begin, at
         self.at = at
 
-    def tokens(self, n: int) -> None:
-        """Skips the vocabulary. A word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
+    def check_tokens(self, words: Iterable[tuple[int, int]]) -> None:
+        """Raises RepeatedToken. A word ends at a NUL, and an empty one has the name that llama.cpp gives it."""
         seen: set[bytes] = set()
-        for i in range(n):
-            length = self.number("<Q", _TOKENS)
-            start = self.take(length, _TOKENS)
-            word = self.data[start : start + length].partition(b"\0")[0] or b"[EMPTY_%d]" % i
+        for i, (begin, end) in enumerate(words):
+            word = self.data[begin:end].partition(b"\0")[0] or b"[EMPTY_%d]" % i
             if word in seen:
                 shown = word[:40].decode("utf-8", errors="replace")
                 raise RepeatedToken(
