@@ -15,10 +15,9 @@ from engines import NO_END
 from running_server import Server
 
 from pyllama_long import filler
+from pyllama_long.server.schemas.conversation import Message, as_input
 
 CHAT = "/v1/chat/completions"
-
-
 HELLO_CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 
 
@@ -40,8 +39,6 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
 
 
 PROMPT = "It was a long day, and the old man sat down by the fire to rest."
-
-
 STREAMS = ("/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses")
 
 
@@ -150,8 +147,6 @@ def ok(response: httpx.Response) -> Any:
 
 
 QUESTION = "The pass key for apricot is 40913. What is the pass key for apricot?"
-
-
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -171,3 +166,16 @@ def ask(client: openai.OpenAI, content: str = QUESTION, **options: Any) -> Any:
     options = {"temperature": 0, "max_tokens": 24, "model": "demo", **options}
     create: Any = client.chat.completions.create
     return create(messages=[{"role": "user", "content": content}], **options)
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": HELLO, "max_tokens": 2},
+    "/v1/completions": {"prompt": "Hello", "max_tokens": 2},
+    "/completion": {"prompt": "Hello", "n_predict": 2},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 2},
+    "/v1/responses": {"input": "Hello", "max_output_tokens": 2},
+}
+
+
+def user(content: str) -> list[Message]:
+    return as_input([{"role": "user", "content": content}])

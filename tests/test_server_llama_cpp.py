@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from asking import PROMPT
+from asking import PROMPT, ok
 from running_server import Server, events, running
 
 from pyllama_long.engine import EngineConfig
@@ -74,3 +74,10 @@ def test_props_say_what_runs(client: httpx.Client, server: Server) -> None:
     found = client.get("/props").json()
     assert found["n_ctx"] == 512 and found["attention"] == str(server.engine.plan)
     assert "im_start" in found["chat_template"] and "attention" in found["explain"]
+
+
+def test_biases_of_texts(client: httpx.Client) -> None:
+    base = {"prompt": "Hello", "n_predict": 1, "temperature": 0}
+    first = ok(client.post("/completion", json=base))
+    for bias in ([[first["content"], False]], {first["content"]: -100}, [[first["tokens"][0], False]]):
+        assert ok(client.post("/completion", json=base | {"logit_bias": bias}))["tokens"] != first["tokens"]

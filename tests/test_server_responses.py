@@ -12,10 +12,11 @@ from asking import ok
 from running_server import Server, running
 
 from pyllama_long.engine import EngineConfig
-from pyllama_long.server.response_store import Kept, ResponseStore
 from pyllama_long.server.settings import Settings
 
 KEYS = ("key-of-one", "key-of-two")
+
+
 TOOL: Any = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -142,69 +143,3 @@ def test_the_oldest_make_room(server: Server, client: httpx.Client) -> None:
     assert server.app.state.state.responses.n_bytes <= 100_000
     large = made(metadata=_long(50))
     assert large["store"] is False and client.get(f"/v1/responses/{large['id']}").status_code == 404
-
-
-def test_reasoning_comes_back(client: httpx.Client) -> None:
-    """With a template that shows it."""
-    from pyllama_long.server.response_input import as_chat
-    from pyllama_long.server.schemas.responses import InputItem, ResponsesRequest
-
-    items = [
-        {"role": "user", "content": "Go"},
-        {
-            "type": "reasoning",
-            "id": "rs_1",
-            "summary": [],
-            "content": [{"type": "reasoning_text", "text": "hm"}],
-        },
-        {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"},
-        {"type": "function_call_output", "call_id": "a", "output": "no"},
-        {
-            "type": "reasoning",
-            "id": "rs_2",
-            "summary": [{"type": "summary_text", "text": "oh"}],
-            "content": None,
-        },
-        {"role": "assistant", "content": "Done."},
-        {"type": "reasoning", "id": "rs_3", "summary": [], "encrypted_content": "x"},
-        {"role": "user", "content": "And?"},
-    ]
-    request = ResponsesRequest(input=[InputItem.model_validate(item) for item in items])
-    assert isinstance(request.input, list)
-    made = as_chat(request, request.input).messages
-    assert [m.reasoning_content for m in made] == [None, "hm", None, "oh", None]
-    assert ok(client.post("/v1/responses", json={"input": items, "max_output_tokens": 2}))["output"]
-
-
-def kept(id: str, before: str | None = None, size: int = 1000, salt: str = "s") -> Kept:
-    return Kept(id, salt, before, b"[]", b"x" * size, [f"{id}-item"])
-
-
-def test_the_store_is_bounded_and_keeps_conversations_whole() -> None:
-    store = ResponseStore(most_bytes=16_000, most=5)  # five of about 3 kB
-    for id, before in (("a", None), ("b", "a"), ("c", None), ("d", None)):
-        assert store.keep(kept(id, before))
-    assert store.keep(kept("e", "b")) and len(store) == 5  # makes a and b new
-    assert store.keep(kept("f")) and store.get("s", "c") is None
-    assert [one.id for one in store.chain("s", "e") or ()] == ["a", "b", "e"]
-    assert (
-        store.chain("other", "e") is None and not store.delete("other", "e") and not store.delete("s", "no")
-    )
-    assert not store.keep(kept("g", "c")) and not store.keep(kept("h", size=20_000))
-    assert not store.keep(kept("i", "e", salt="other"))
-    for id in ("j", "k", "l"):  # d and f are dropped, then a, with those that continue it
-        assert store.keep(kept(id))
-    assert [store.get("s", id) is None for id in "dfabe"] == [True] * 5
-    for id in "jkl":
-        assert store.delete("s", id)
-    assert len(store) == store.n_bytes == 0
-    assert not ResponseStore(0).keep(kept("a"))
-
-
-def test_long_conversations_go_at_once() -> None:
-    store = ResponseStore(most_bytes=1 << 30)
-    before = None
-    for i in range(3000):
-        assert store.keep(kept(f"r{i}", before, size=10))
-        before = f"r{i}" if i % 100 else None
-    assert store.delete("s", "r2901") and len(store) == 2901

@@ -10,14 +10,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from asking import HELLO, ok
+from asking import BODIES, HELLO, ok
 from running_server import Server, events, running
 
 from pyllama_long.engine import EngineConfig
-from pyllama_long.server import custom_tools
 
 LARK = {"syntax": "lark", "definition": 'start: "*** Begin Patch"'}
+
+
 REGEX = {"syntax": "regex", "definition": r"[a-c]{2,5}\.py"}
+
+
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
 
@@ -179,27 +182,31 @@ def test_chats_leave_out_tools_that_others_run(client: httpx.Client) -> None:
     assert twice.status_code == 400 and "same name" in twice.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ('{"input": "a\\"b"}', 'a"b'),
-        ('{"input": "a\nb"}', "a\nb"),
-        ('{"input": "cut \\"he', 'cut "he'),
-        ('{"input": "cut\\', "cut"),
-        ('{"input": "cut\\u26', "cut"),
-        ('{"input": "back\\\\u26', "back\\u26"),
-        ('{"input": "\\ud83d', ""),
-        ('{"input": "' + "\\" * 12 + "u26", "\\" * 6 + "u26"),
-        ('{"input": "' + "\\" * 13 + "u26", "\\" * 6),
-        ('{"input": "' + "\\" * 200_000, "\\" * 100_000),
-        ('{"input": "\\x', '{"input": "\\x'),
-        ('{"input": ', '{"input": '),
-        ('{"text": "one"}', "one"),
-        ('{"a": "one", "b": "two"}', '{"a": "one", "b": "two"}'),
-        ('"plain"', "plain"),
-        ("plain", "plain"),
-        ("[1]", "[1]"),
-    ],
-)
-def test_the_text_of_arguments(arguments: str, text: str) -> None:
-    assert custom_tools.input_of(arguments) == text
+def test_responses_leave_out_tools_that_others_run(client: httpx.Client) -> None:
+    function = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
+    kinds = "web_search namespace local_shell mcp image_generation code_interpreter file_search apply_patch"
+    others = [{"type": kind, "name": "x", "tools": []} for kind in kinds.split()]
+    body = BODIES["/v1/responses"] | {"tools": [*others, function]}
+    answer = client.post("/v1/responses", json=body)
+    found = ok(answer)
+    assert found["ignored"] == [f"tools.{i}.{kind}" for i, kind in enumerate(kinds.split())]
+    assert [tool["name"] for tool in found["tools"]] == ["look"]
+    assert "tools.0.web_search" in answer.headers["X-Ignored-Fields"]
+    assert "ignored" not in ok(client.post("/v1/responses", json=body | {"tools": [function]}))
+    required = body | {"tools": others, "tool_choice": "required"}
+    assert client.post("/v1/responses", json=required).json()["error"]["param"] == "tool_choice"
+
+
+def test_one_of_the_allowed_tools_is_called(client: httpx.Client) -> None:
+    tools = [{"type": "function", "name": name} for name in ("left", "right", "up")]
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "right"}]}
+    body = {"input": "Go", "tools": tools, "tool_choice": allowed, "max_output_tokens": 60}
+    calls = [
+        one for one in ok(client.post("/v1/responses", json=body))["output"] if one["type"] == "function_call"
+    ]
+    assert calls and {call["name"] for call in calls} == {"right"}
+    shown = [{"type": "function", "function": {"name": tool["name"]}} for tool in tools]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": shown[2:]}}
+    chat = {"messages": HELLO, "tools": shown, "tool_choice": choice, "max_tokens": 60}
+    (answer,) = ok(client.post("/v1/chat/completions", json=chat))["choices"]
+    assert {call["function"]["name"] for call in answer["message"]["tool_calls"]} == {"up"}

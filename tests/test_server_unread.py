@@ -11,9 +11,8 @@ import anthropic
 import httpx
 import openai
 import pytest
-from asking import HELLO, ok
+from asking import BODIES, HELLO, ok
 from running_server import Server, running
-from test_server_fields import BODIES
 
 from pyllama_long.engine import EngineConfig
 from pyllama_long.server import unread

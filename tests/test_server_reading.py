@@ -1,4 +1,4 @@
-"""Tool calls as models write them, reasoning, and other text, in pieces of every size."""
+"""Calls, read out of answers in every format and in any pieces."""
 
 from __future__ import annotations
 
@@ -6,71 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from reading_cases import looks
+from reading_cases import looks, read
+from written_calls import ANSWERS, ROME, WRITE, glm, xml
 
-from pyllama_long.server import call_formats, calls, forced, grammar
+from pyllama_long.server import call_formats, calls
 from pyllama_long.server.answer import AnswerParser
 from pyllama_long.server.pieces import CallPiece, TextPiece
-from pyllama_long.server.schemas.conversation import Tool
-
-FENCE = "```"
-ROME = [("weather", {"city": "Rome"})]
-BOTH = [*ROME, ("add", {"a": 1, "b": [2, {"c": "}"}]})]
-ANSWERS: dict[str, tuple[calls.Format, str, str, list[tuple[str, Any]]]] = {
-    "hermes": (
-        calls.Hermes(),
-        'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
-        '<tool_call>{"name": "add", "arguments": {"a": 1, "b": [2, {"c": "}"}]}}</tool_call>',
-        "I look.",
-        BOTH,
-    ),
-    "xml": (
-        calls.Xml(),
-        "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>\n"
-        '<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n[2, {"c": "}"}]\n'
-        "</parameter>\n</function>\n</tool_call>",
-        "",
-        BOTH,
-    ),
-    "mistral": (
-        calls.Mistral(False),
-        '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Rome"}}, '
-        '{"name": "add", "arguments": {"a": 1, "b": [2, {"c": "}"}]}}]',
-        "",
-        BOTH,
-    ),
-    "mistral with names": (
-        calls.Mistral(True),
-        '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}[TOOL_CALLS]add[ARGS]{"a": 1, "b": [2, {"c": "}"}]}',
-        "",
-        BOTH,
-    ),
-    "llama": (calls.Llama3(), '{"name": "weather", "parameters": {"city": "Rome"}}', "", ROME),
-    "llama with a tag": (
-        calls.Llama3(),
-        '<|python_tag|>{"name": "weather", "parameters": {"city": "Rome"}}',
-        "",
-        ROME,
-    ),
-    "deepseek": (
-        calls.DeepSeek(),
-        f"Well.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n{FENCE}json\n"
-        f'{{"city": "Rome"}}\n{FENCE}<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n'
-        f'{FENCE}json\n{{"a": 1, "b": [2, {{"c": "}}"}}]}}\n{FENCE}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
-        "Well.",
-        BOTH,
-    ),
-}
-
-
-def read(parser: AnswerParser, text: str, size: int) -> tuple[str, str, list[tuple[str, Any]]]:
-    """What a parser reads from a text that arrives in pieces of a size: text, reasoning, calls."""
-    pieces = [p for i in range(0, len(text), size) for p in parser.feed(text[i : i + size])] + parser.finish()
-    said = "".join(p.text for p in pieces if isinstance(p, TextPiece) and not p.reasoning)
-    thought = "".join(p.text for p in pieces if isinstance(p, TextPiece) and p.reasoning)
-    called = [p for p in pieces if isinstance(p, CallPiece)]
-    assert [p.index for p in called] == list(range(len(called)))
-    return said, thought, [(p.name, json.loads(p.arguments)) for p in called]
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
@@ -102,24 +43,6 @@ def test_an_object_that_is_no_call_stays_text(size: int) -> None:
         assert read(AnswerParser(calls.Llama3(), ["weather"]), text, size) == (text, "", [])
 
 
-@pytest.mark.parametrize("size", [1, 4, 1000])
-def test_reasoning_is_split_off(size: int) -> None:
-    text = "<think>\nSo 1 < 2, and </thin is not the end.</think>\n\nIt is 2."
-    said, thought, _ = read(AnswerParser(thinks=True), text, size)
-    assert (said, thought) == ("It is 2.", "\nSo 1 < 2, and </thin is not the end.")
-    said, thought, _ = read(AnswerParser(thinks=True, thinking=True), text.removeprefix("<think>"), size)
-    assert (said, thought) == ("It is 2.", "\nSo 1 < 2, and </thin is not the end.")
-
-
-def test_reasoning_that_never_ends_is_reasoning() -> None:
-    assert read(AnswerParser(thinks=True), "<think>on and on", 2) == ("", "on and on", [])
-
-
-def test_without_reasoning_the_text_is_whole() -> None:
-    assert read(AnswerParser(thinks=True), "<thanks> all", 1) == ("<thanks> all", "", [])
-    assert read(AnswerParser(), "<think>x</think>", 1) == ("<think>x</think>", "", [])
-
-
 def test_a_call_after_reasoning() -> None:
     text = '<think>Call?</think>\n<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
     assert read(AnswerParser(calls.Hermes(), ["weather"], thinks=True), text, 3) == ("", "Call?", ROME)
@@ -139,32 +62,6 @@ def test_a_call_after_reasoning() -> None:
 )
 def test_the_format_is_that_of_the_template(template: str | None, form: type[calls.Format]) -> None:
     assert type(call_formats.format_of(template)) is form
-
-
-@pytest.mark.parametrize("name", ANSWERS)
-def test_the_grammar_of_a_format_takes_what_its_parser_reads(name: str, demo_model: str) -> None:
-    """llama.cpp reads the grammar, and a sampler held to it writes a call that the parser finds."""
-    from pyllama_long.engine import Engine, EngineConfig, Request, Sampling, Text
-
-    form = ANSWERS[name][0]
-    schema = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
-    tool = Tool.model_validate({"type": "function", "function": {"name": "weather", "parameters": schema}})
-    rules = grammar.Rules()
-    text = rules.build(forced.rule(rules, form, [tool], parallel=False))
-    with Engine(EngineConfig(demo_model, n_ctx=512, n_threads=1)) as engine:
-        request = Request(
-            engine.tokenize(b"Weather?"), max_tokens=200, sampling=Sampling(temperature=0, grammar=text)
-        )
-        said = "".join(event.text for event in engine.submit(request) if isinstance(event, Text))
-    assert read(AnswerParser(form, ["weather"]), said, 5)[2] == ROME, said
-
-
-def test_definitions_of_two_tools_do_not_mix() -> None:
-    rules = grammar.Rules()
-    for value in ("one", "two"):
-        rules.schema({"$ref": "#/$defs/Kind", "$defs": {"Kind": {"const": value}}}, "tools")
-    text = rules.build('"x"').text
-    assert '"const": "one"' in text and '"const": "two"' in text
 
 
 def test_a_line_break_within_an_argument_is_read() -> None:
@@ -195,36 +92,6 @@ def test_numbers_that_json_does_not_have_are_no_argument(number: str) -> None:
     parser = AnswerParser(calls.Xml(), ["add"])
     (call,) = [*parser.feed(said), *parser.finish()]
     assert isinstance(call, CallPiece) and json.loads(call.arguments) == {"a": number}
-
-
-WRITE = {
-    "write": {
-        "$defs": {"Mode": {"enum": ["on", "7"]}},
-        "type": "object",
-        "properties": {
-            "text": {"type": "string"},
-            "other": {"type": "string"},
-            "count": {"type": "integer"},
-            "maybe": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-            "either": {"type": ["integer", "string"]},
-            "mode": {"$ref": "#/$defs/Mode"},
-            "on": {"type": "boolean"},
-            "list": {"type": "array"},
-        },
-    }
-}
-
-
-def xml(**values: str) -> str:
-    told = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
-    return f"<tool_call>\n<function=write>\n{told}</function>\n</tool_call>"
-
-
-def glm(**values: str) -> str:
-    told = "".join(
-        f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in values.items()
-    )
-    return f"<tool_call>write\n{told}</tool_call>"
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
@@ -260,31 +127,9 @@ def test_a_text_is_what_the_model_wrote(value: str, written: Any, size: int) -> 
     )
 
 
-@pytest.mark.parametrize("written", [xml, glm])
-@pytest.mark.parametrize(
-    ("key", "text", "value"),
-    [
-        ("count", "5", 5),
-        ("count", "5.0", 5),
-        ("count", "many", "many"),
-        ("maybe", "null", None),
-        ("maybe", "3", 3),
-        ("either", "3", 3),
-        ("either", "x", "x"),
-        ("mode", "7", "7"),
-        ("on", "True", True),
-        ("on", "false", False),
-        ("list", '[1, "a"]', [1, "a"]),
-        ("unknown", "1", 1),
-        ("unknown", "one", "one"),
-    ],
-)
-def test_the_schema_decides_what_a_value_is(key: str, text: str, value: Any, written: Any) -> None:
-    parser = AnswerParser(calls.Xml(), ["write"], schemas=WRITE)
-    assert read(parser, written(**{key: text}), 5)[2] == [("write", {key: value})]
-
-
 LONG = "x < y and \\\"{'z'}\\\" [1] </par " * 2000
+
+
 ENDLESS = {
     "hermes": (
         calls.Hermes(),
