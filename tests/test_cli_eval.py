@@ -1,26 +1,19 @@
-"""The evaluation tasks: their documents, which answers are right, perplexity, and `pyllama-long eval`."""
+"""`eval`: its tasks, tables and JSON, and what ends it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from eval_tasks import FORMS
 from typer.testing import CliRunner
 
 from pyllama_long import cli, filler
 from pyllama_long.cli.eval_options import choose_phrasings
-from pyllama_long.evals import EvalError, grid, plot
-from pyllama_long.evals.documents import Needle
+from pyllama_long.evals import grid
 from pyllama_long.evals.phrasings import PHRASINGS, Phrasing
-from pyllama_long.evals.retrieval import is_right
-from pyllama_long.rope import RopeError
-
-if TYPE_CHECKING:
-    pass
 
 COLUMNS = ["rope", "plan", "length", "depth", "samples", "accuracy", "share_of_keys", "seconds"]
 
@@ -30,55 +23,6 @@ def book(tmp_path: Path) -> Path:
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(filler.sentences()[:300]))
     return path
-
-
-# ---- answers ----
-
-
-@pytest.mark.parametrize(
-    ("form", "key", "value", "answer", "right"),
-    [
-        ("code", "apple", "01234", " The code for apple is 01234.", True),
-        ("code", "apple", "01234", "It is 1234.", False),
-        ("code", "apple", "01234", "01234 or 5", False),
-        ("code", "apple", "01234", "0 1 2 3 4", False),
-        ("code", "apple", "01234", "", False),
-        ("code", "a-7", "01234", "The code for A-7 is 01234.", True),
-        ("code", "7", "77777", "77777", False),
-        ("pass-word", "apple", "river", "The password of the apple is River.", True),
-        ("pass-word", "apple", "river", "The password of the apple is rivers.", False),
-        ("pass-word", "river-stone", "river", "The password of the river-stone is lamp.", False),
-        ("pass-word", "apple", "river", "It is river-bed.", False),
-    ],
-)
-def test_which_answers_are_right(form: str, key: str, value: str, answer: str, right: bool) -> None:
-    assert is_right(answer, Needle(FORMS[form], key, value, 0.5)) is right
-
-
-# ---- the grid ----
-
-
-def test_lengths_in_tokens_and_in_times_the_trained_length() -> None:
-    assert grid.parse_lengths("4x, 1x,512,0.5x,700,2k,1.5K", 512) == (256, 512, 700, 1536, 2048)
-    for text, n_train, message in (
-        ("1x", 0, "in tokens"),
-        ("0", 512, "is not from 1"),
-        ("4q", 512, "no length"),
-    ):
-        with pytest.raises(EvalError, match=message):
-            grid.parse_lengths(text, n_train)
-
-
-def test_all_policies_are_those_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = grid.policies(["all"], 512, [512, 2048])
-    assert {"native", "yarn", "dca+yarn", "rerope+logn"} <= set(known) <= set(grid.POLICIES)
-    monkeypatch.setattr(grid, "POLICIES", ("native", "spiral"))
-    assert grid.policies(["yarn", "all", "native"], 512, [512]) == ("yarn", "native")
-    with pytest.raises(RopeError, match="spiral"):
-        grid.policies(["spiral"], 512, [512])
-
-
-# ---- the command ----
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -178,29 +122,6 @@ def test_ctrl_c_prints_what_is_finished(
     assert [row["length"] for row in found["rows"]] == [512]
 
 
-def test_phrasings_are_chosen_by_name() -> None:
-    assert choose_phrasings("all") == PHRASINGS
-    chosen: tuple[Phrasing, ...] = choose_phrasings("room,code,room")
-    assert [phrasing.name for phrasing in chosen] == ["room", "code"]
-
-
-# ---- drawing -----------------------------------------------------------------------------------------------
-
-
-def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
-    row = {"plan": "exact", "samples": 2}
-    rows: list[dict[str, Any]] = [
-        {**row, "rope": "native", "length": 512, "accuracy": 1.0, "perplexity": 20.0},
-        {**row, "rope": "native", "length": 1024, "accuracy": 0.0, "perplexity": 900.0},
-        {**row, "rope": "yarn", "length": 1024, "accuracy": None, "error": "no"},
-    ]
-    for name in ("needle", "perplexity"):
-        plot.write_plot(tmp_path / f"{name}.png", name, rows, 512)
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(EvalError, match=r"x\.svg does not end in \.png"):
-        plot.check_plot(Path("x.svg"))
-
-
 def test_lengths_that_nobody_asked_for_end_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
     from pyllama_long.cli.eval_view import View
 
@@ -231,3 +152,9 @@ def test_answers_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "auto at 512: RoPE native, attention exact" in printed.out
     assert "1/1: auto, auto, 512" in printed.err
     assert cli.run(["eval", "needle", "--answers", str(tmp_path / "none" / "a.json")]) == 1
+
+
+def test_phrasings_are_chosen_by_name() -> None:
+    assert choose_phrasings("all") == PHRASINGS
+    chosen: tuple[Phrasing, ...] = choose_phrasings("room,code,room")
+    assert [phrasing.name for phrasing in chosen] == ["room", "code"]
