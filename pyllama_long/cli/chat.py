@@ -21,7 +21,7 @@ from pyllama_long.cli.folders import state_folder
 from pyllama_long.cli.model_options import AdaptedModelOptions
 from pyllama_long.cli.prefill import Prefill
 from pyllama_long.cli.sampling import Sampling
-from pyllama_long.cli.texts import clean, plain, read_text
+from pyllama_long.cli.texts import clean, plain, read_text, writing
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
@@ -181,10 +181,8 @@ class Chat:
             text = json.dumps(self.messages, indent=1, ensure_ascii=False)
         else:
             text = "\n\n".join(f"## {message['role']}\n\n{message['content']}" for message in self.messages)
-        try:
+        with writing(path):
             path.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"{path} cannot be written: {error.strerror or error}") from None
         self.note(f"wrote {path}")
 
     def regen(self, rest: str) -> None:

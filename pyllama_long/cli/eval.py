@@ -16,7 +16,7 @@ from pyllama_long.cli.eval_options import TASKS, FixedModelOptions, TaskOptions
 from pyllama_long.cli.eval_table import show
 from pyllama_long.cli.eval_view import LENGTHS, MAX_MINUTES, View
 from pyllama_long.cli.options import Json
-from pyllama_long.cli.texts import read_text
+from pyllama_long.cli.texts import read_text, writing
 from pyllama_long.evals import EvalError, grid
 from pyllama_long.evals.grid import Cell, Row
 from pyllama_long.evals.phrasings import PAIRS
@@ -131,10 +131,8 @@ def command(
 
 
 def write_answers(path: Path, answers: Sequence[dict[str, Any]]) -> None:
-    try:
+    with writing(path):
         path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def measure_of(

@@ -16,6 +16,7 @@ from rich.text import Text
 from pyllama_long.cli import checks
 from pyllama_long.cli.command_error import CommandError
 from pyllama_long.cli.options import Json
+from pyllama_long.cli.texts import writing
 from pyllama_long.plan import AttentionPlan
 
 EXAMPLES = """\b
@@ -85,10 +86,8 @@ def command(
         raise typer.BadParameter(f"--from {start} is not a token from 0 to {length - 1}")
     away = None if start is None else viz.distances(found, length, start, heads)
     if png is not None:
-        try:
+        with writing(png):
             viz.pattern_png(found, png, length, head, tail=tail)
-        except OSError as error:
-            raise CommandError(f"{png} cannot be written: {error.strerror or error}") from None
     if as_json:
         result = {
             "plan": str(found),

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pyllama_long.cli.command_error import CommandError, refused
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from pyllama_long.engine import Engine
     from pyllama_long.server.settings import Settings
 
@@ -31,50 +34,23 @@ def serve(
     max_connections: int = 0,
 ) -> int:
     """Runs until a signal ends it; returns the exit code. config: fields of EngineConfig."""
-    import uvicorn
-
     from pyllama_long.engine import Engine, EngineConfig
-    from pyllama_long.server import pace
     from pyllama_long.server.app import create_app
-    from pyllama_long.server.protocol import limited
-    from pyllama_long.server.security import is_loopback
 
     engine_config = EngineConfig(**config)
     with listen(host, port) as listening:
         app = create_app(settings, lambda progress: Engine(engine_config, on_progress=progress))
-        uvicorn_config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            http=limited(max_connections),
-            timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_WORDS_S,
-            timeout_keep_alive=30,
-            ssl_certfile=None if tls is None else tls[0],
-            ssl_keyfile=None if tls is None else tls[1],
-        )
-        try:
-            uvicorn_config.load()
-        except OSError as error:
-            raise CommandError(f"the certificate cannot be used: {error}") from None
-        server = uvicorn.Server(uvicorn_config)
+        server = _uvicorn(app, settings, tls, max_connections)
         state = app.state.state
         bound, used = listening.getsockname()[:2]
-        shown = f"[{bound}]" if ":" in bound else bound
-        url = f"{'https' if tls else 'http'}://{shown}:{used}"
 
         def on_loaded() -> None:
             if state.error is not None:
                 server.should_exit = True
             elif state.status == "ok":
-                engine = state.loaded.engine
-                print(f"{settings.model_name} is ready at {url}", flush=True)
-                lines = [_about(engine), pace.example(engine)]
-                if not settings.api_keys and not is_loopback(bound):
-                    lines.append(
-                        "whoever reaches this address may ask: --api-key-file lets in only who has a key"
-                    )
-                print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
+                _tell(
+                    state.loaded.engine, settings, bound, f"http{'s' if tls else ''}://{_shown(bound)}:{used}"
+                )
 
         state.on_loaded = on_loaded
         with _signals(server, state, settings.drain_s):
@@ -88,6 +64,49 @@ def serve(
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+def _uvicorn(
+    app: FastAPI, settings: Settings, tls: tuple[str, str] | None, max_connections: int
+) -> uvicorn.Server:
+    """Raises CommandError if the certificate cannot be used."""
+    import uvicorn
+
+    from pyllama_long.server.protocol import limited
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=limited(max_connections),
+        timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_WORDS_S,
+        timeout_keep_alive=30,
+        ssl_certfile=None if tls is None else tls[0],
+        ssl_keyfile=None if tls is None else tls[1],
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise CommandError(f"the certificate cannot be used: {error}") from None
+    return uvicorn.Server(config)
+
+
+def _shown(address: str) -> str:
+    """An address as URLs have it."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _tell(engine: Engine, settings: Settings, bound: str, url: str) -> None:
+    """Prints that the model is loaded: one line on stdout for programs, and what runs on stderr."""
+    from pyllama_long.server import pace
+    from pyllama_long.server.security import is_loopback
+
+    print(f"{settings.model_name} is ready at {url}", flush=True)
+    lines = [_about(engine), pace.example(engine)]
+    if not settings.api_keys and not is_loopback(bound):
+        lines.append("whoever reaches this address may ask: --api-key-file lets in only who has a key")
+    print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
 
 
 def _about(engine: Engine) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyllama_long.cli.command_error import CommandError
@@ -21,6 +23,15 @@ def read_text(path: Path) -> str:
     if b"\0" in data:
         raise CommandError(f"{path} is not a text file")
     return data.decode("utf-8-sig", errors="replace")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For writing a file; CommandError if that fails."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def plain(argument: str) -> str:
