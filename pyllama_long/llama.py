@@ -46,7 +46,8 @@ def _completion_options(*args: Any, **kwargs: Any) -> dict[str, Any]:
 class LongLlama(Evaluator):
     """A drop-in for llama_cpp.Llama that reads contexts far beyond the trained length.
 
-    model_path: a GGUF file. n_ctx: context window in tokens, 0 = the trained length.
+    model_path: a GGUF file, or a GGUFFile, whose header is not read again.
+    n_ctx: context window in tokens, 0 = the trained length.
     attention: an attention plan, as text or AttentionPlan, or `upstream` for llama.cpp's own attention.
     rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
     progress: called with (tokens done, tokens in all) after each chunk of a prompt.
