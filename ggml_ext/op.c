@@ -1,4 +1,5 @@
 /* op.c - the ggml op: checks, construction, and the layout of its batch tensor. */
+#include <math.h>
 #include <string.h>
 
 #include "ggml-impl.h"
@@ -128,4 +129,26 @@ struct plong_call plong_call_of(const struct ggml_tensor * op) {
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;
+}
+
+float plong_alibi_slope(float max_bias, int32_t n_head, int32_t head) {
+    int32_t even = 1;
+    while (2 * even <= n_head) {
+        even *= 2;
+    }
+    const float power = head < even ? (float) (head + 1) : (float) (2 * (head - even) + 1) / 2;
+    return max_bias > 0.0f ? exp2f(-max_bias * power / (float) even) : 0.0f;
+}
+
+void plong_zero_strays(const struct plong_call * c) {
+    const size_t               row = (size_t) c->n_head * c->d_v * sizeof(float);
+    const struct plong_group * g   = plong_batch_groups(c->batch);
+    int32_t                    at  = 0;
+    for (int i = 0; i <= c->batch->n_groups; i++) {
+        const int32_t next = i < c->batch->n_groups ? g[i].tok : c->batch->n_tokens;
+        if (next > at) {
+            memset(c->out + at * row, 0, (size_t) (next - at) * row);
+        }
+        at = i < c->batch->n_groups ? g[i].tok + g[i].n : at;
+    }
 }

@@ -75,7 +75,7 @@ from pyllama_long.libllama.structs import (
     c_plan,
     c_rope,
 )
-from pyllama_long.libllama.work import Work, c_batch, cpu_refusal
+from pyllama_long.libllama.work import Work, c_batch, cpu_limits, cpu_refusal
 
 __all__ = [
     "ABI_VERSION",
@@ -114,6 +114,7 @@ __all__ = [
     "check",
     "configure",
     "configure_next",
+    "cpu_limits",
     "cpu_refusal",
     "float_view",
     "floats",

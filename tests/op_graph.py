@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+from collections.abc import Callable
 from ctypes import POINTER, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from pyllama_long.rope import RopePolicy
 
 GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 I32 = 26
+FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 NAIVE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "f16", "q4_0": "f16"}
 
 
@@ -126,12 +129,15 @@ class CaseBatch:
             groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
         return _native.c_batch(self.plan, self.rope, slots, groups, runs, self.precision)
 
-    def work(self, n_threads: int) -> Array:
-        """The op's I32 work tensor."""
+    def shape(self) -> _native.CShape:
         case = self.case
         dense = int(case.layer < self.plan.dense_layers)
-        shape = _native.CShape(case.d_k, case.d_v, case.n_head, case.n_head_kv, dense)
-        return _native.Work(self.batch(), shape, n_threads).words
+        return _native.CShape(case.d_k, case.d_v, case.n_head, case.n_head_kv, dense)
+
+    def work(self, n_threads: int) -> Array:
+        """The op's I32 work tensor, for the CPU."""
+        shape = self.shape()
+        return _native.Work(self.batch(), shape, _native.cpu_limits(shape, n_threads)).words
 
     def _maps(self) -> bool:
         return self.rope.map != "absolute" and self.case.n_rot > 0
@@ -219,12 +225,22 @@ class OpCase(CaseBatch):
 
     def run(self, n_threads: int = 2) -> Array:
         """[n_tokens, n_head, d_v] float32, computed by the op in the instruction set in use."""
+
+        def compute(ctx: int, out: int) -> None:
+            graph = ggml.ggml_new_graph(ctx)
+            ggml.ggml_build_forward_expand(graph, out)
+            assert ggml.ggml_graph_compute_with_ctx(ctx, graph, n_threads) == 0
+
+        return self.computed(self.work(n_threads), compute)
+
+    def computed(self, planned: Array, compute: Callable[[int, int], None]) -> Array:
+        """The same by compute(ctx, the op's tensor), which executes the planned work."""
         case = self.case
         kv = GGML_TYPES[case.kv_type]
         n_stream = self.k.shape[0]
         batch = self.batch()
-        size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + batch.nbytes + (256 << 20)
-        ctx = ggml.ggml_init(CInitParams(size, None, False))
+        size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + (256 << 20)
+        ctx = ggml.ggml_init(CInitParams(size + batch.nbytes + planned.nbytes, None, False))
         try:
 
             def tensor(kind: int, data: bytes, *ne: int) -> int:
@@ -236,20 +252,27 @@ class OpCase(CaseBatch):
             q = tensor(0, self.q.tobytes(), case.d_k, case.n_head, len(self.q))
             k = tensor(kv, self.k_bytes, case.d_k, case.n_head_kv, self.n_kv, n_stream)
             v = tensor(kv, self.v_bytes, case.d_v, case.n_head_kv, self.n_kv, n_stream)
-            words = tensor(I32, batch.tobytes(), len(batch))
             values, params = self.table(), self.params()
-            table = None if values is None else tensor(0, values.tobytes(), len(values))
+            inputs = _native.CInputs(
+                tensor(I32, batch.tobytes(), len(batch)),
+                tensor(I32, planned.tobytes(), len(planned)),
+                None if values is None else tensor(0, values.tobytes(), len(values)),
+            )
             reason = _native.cpu_refusal(q, k, v, params)
             assert reason is None, reason
-            planned = self.work(n_threads)
-            work = tensor(I32, planned.tobytes(), len(planned))
-            inputs = _native.CInputs(words, work, table)
             out = _native.lib.ggml_long_attn(ctx, q, k, v, inputs, params)
-            graph = ggml.ggml_new_graph(ctx)
-            ggml.ggml_build_forward_expand(graph, out)
-            assert ggml.ggml_graph_compute_with_ctx(ctx, graph, n_threads) == 0
+            compute(ctx, out)
             shape = (len(self.q), case.n_head, case.d_v)
             raw = ctypes.string_at(ggml.ggml_get_data(out), int(np.prod(shape)) * 4)
             return np.frombuffer(raw, np.float32).reshape(shape)
         finally:
             ggml.ggml_free(ctx)
+
+
+@cache
+def known(case: Case, precision: str = "f32") -> tuple[Array, float]:
+    """(reference [n_tokens, n_head, d_v], the largest error that a kernel in this precision may have)."""
+    op = OpCase(case)
+    expected = op.expected()
+    naive = np.abs(op.expected(precision) - expected).max()
+    return expected, 2 * float(naive) + FLOOR

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-from cases import CASES, Array, Case, Seq
-from op_graph import OpCase
+from cases import CASES, Case, Seq
+from op_graph import FLOOR, OpCase, known
 
 from pyllama_long import _native
 
 ISAS = [name for name, usable in _native.isas().items() if usable]
 BY_NAME = {case.name: case for case in CASES}
 EMPTY = ("empty/0/prefill", "empty/0/decode", "empty/1/prefill", "empty/2/prefill", "empty/gone")
-FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 
 
 # the precision of an instruction set; the others use f32
 NAIVE = {"amx": "bf16", "avx512bf16": "bf16", "neonbf16": "bf16"}
 BF16 = [name for name in NAIVE if name in ISAS]
-
-
-@cache
-def known(case: Case, precision: str = "f32") -> tuple[Array, float]:
-    """(reference [n_tokens, n_head, d_v], the largest error that a kernel in this precision may have)."""
-    op = OpCase(case)
-    expected = op.expected()
-    naive = np.abs(op.expected(precision) - expected).max()
-    return expected, 2 * float(naive) + FLOOR
 
 
 def _mean_square(case: Case, precision: str, draw: int) -> tuple[float, float]:

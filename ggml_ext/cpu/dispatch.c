@@ -157,21 +157,6 @@ static void finish_tile(
     write_rows(c, tile, &into);
 }
 
-/* Writes zeros for tokens that belong to no group. The other rows must not be touched: the result may be in the same
- * place as the queries, which tiles read before they write. Groups ascend in tokens. */
-static void zero_strays(const struct plong_call * c) {
-    const size_t               row = (size_t) c->n_head * c->d_v * sizeof(float);
-    const struct plong_group * g   = plong_batch_groups(c->batch);
-    int32_t                    at  = 0;
-    for (int i = 0; i <= c->batch->n_groups; i++) {
-        const int32_t next = i < c->batch->n_groups ? g[i].tok : c->batch->n_tokens;
-        if (next > at) {
-            memset(c->out + at * row, 0, (size_t) (next - at) * row);
-        }
-        at = i < c->batch->n_groups ? g[i].tok + g[i].n : at;
-    }
-}
-
 void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
     const struct plong_call     call    = plong_call_of(op);
     const bool                  f32     = call.batch->precision == PLONG_PRECISION_F32;
@@ -185,7 +170,7 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
     const size_t             part_size = (size_t) call.work->tile_rows * (plong_pad32(call.d_v) + 2);
     const struct plong_queue queue     = plong_queue_of(&call, params->threadpool, params->nth, scratch.partial_rows);
     if (params->ith == 0) {
-        zero_strays(&call);
+        plong_zero_strays(&call);
         ggml_threadpool_chunk_set(params->threadpool, 0);
     }
     ggml_barrier(params->threadpool);

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyllama_long.libllama.library import address, lib
-from pyllama_long.libllama.structs import CAttnParams, CBatch, CShape, c_plan, c_rope
+from pyllama_long.libllama.structs import CAttnParams, CBatch, CLimits, CShape, c_plan, c_rope
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
@@ -34,15 +34,15 @@ def c_batch(
 
 
 class Work:
-    """The work of a batch for layers of one shape, planned for the CPU with n_threads threads.
+    """The work of a batch for layers of one shape, cut as a backend wants it.
 
-    batch: what c_batch() returns. words: int32, what the op's work tensor holds. str() lists tiles, ranges and
-    readers.
+    batch: what c_batch() returns. limits: of cpu_limits(). words: int32, what the op's work tensor holds. str()
+    lists tiles, ranges and readers.
     """
 
-    def __init__(self, batch: Words, shape: CShape, n_threads: int) -> None:
+    def __init__(self, batch: Words, shape: CShape, limits: CLimits) -> None:
         head = ctypes.cast(batch.ctypes.data_as(c_void_p), POINTER(CBatch))
-        work = lib.plong_work_new(head, shape, lib.plong_cpu_limits(shape, n_threads))
+        work = lib.plong_work_new(head, shape, limits)
         if not work:
             raise MemoryError("no memory to plan the work of a batch")
         try:
@@ -58,6 +58,12 @@ class Work:
         text = ctypes.create_string_buffer(size)
         lib.plong_work_print(work, text, size)
         return text.value.decode()
+
+
+def cpu_limits(shape: CShape, n_threads: int) -> CLimits:
+    """How the CPU backend wants the work of such layers cut for so many threads."""
+    limits: CLimits = lib.plong_cpu_limits(shape, n_threads)
+    return limits
 
 
 def cpu_refusal(q: int, k: int, v: int, params: CAttnParams) -> str | None:

@@ -63,17 +63,6 @@ static size_t tile_scratch(int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
     return tile_layout(&t, 0, d_k, d_v, rows, maps);
 }
 
-/* Slopes of ALiBi: a geometric series over the heads. If their number is not a power of two, every other value of the
- * next series is appended. */
-static float alibi_slope(float max_bias, int32_t n_head, int32_t head) {
-    int32_t even = 1;
-    while (2 * even <= n_head) {
-        even *= 2;
-    }
-    return head < even ? exp2f(-max_bias * (float) (head + 1) / (float) even)
-                       : exp2f(-max_bias / 2 * (float) (2 * (head - even) + 1) / (float) even);
-}
-
 /* ---- jobs ----------------------------------------------------------------------------------------------------- */
 
 static void run_job_begin(struct tile_run * t, int32_t readers) {
@@ -83,7 +72,7 @@ static void run_job_begin(struct tile_run * t, int32_t readers) {
     job_queries(t);
     for (int i = 0; i < job->n && t->call->params.max_bias > 0.0f; i++) {
         const int32_t head = plong_row_head(t->call->work, t->tile, job->rows[i].row);
-        t->mem.slope[i]    = alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
+        t->mem.slope[i]    = plong_alibi_slope(t->call->params.max_bias, t->call->n_head, head) * 1.44269504f;
     }
     if (job->narrow) {
         narrow_begin(t);
