@@ -148,7 +148,7 @@ static void put(struct page * page, const char * format, ...) {
     page->n += n > 0 ? (size_t) n : 0;
 }
 
-/* Successive rows with the same bounds, relative to their own positions, are one entry: `rows 0-7: p-511 .. p`. */
+/* Of the rows, the first and the last. */
 static void put_readers(struct page * page, const struct plong_work * w, const struct plong_readers * r) {
     const struct plong_row * rows = plong_work_rows(w);
     put(page, "    readers: %d rows", r->row_end - r->row_beg);
@@ -179,9 +179,9 @@ static void put_tile(struct page * page, const struct plong_work * w, const stru
     if (t->n_kv > 1) {
         put(page, " of each of %d kv heads", t->n_kv);
     }
-    put(page, ": %d rows, %d spans of %d keys", plong_tile_rows(t), t->n_spans, t->span);
+    put(page, ": %d rows, keys summed in %d x %d", plong_tile_rows(t), t->n_spans, t->span);
     if (t->gap > 0) {
-        put(page, " (%d are left out from span %d on)", t->gap, t->gap_beg);
+        put(page, " (%d left out after %d)", t->gap, t->gap_beg);
     }
     put(page, "\n");
     for (int32_t i = t->range_beg; i < t->range_end; i++) {
@@ -190,7 +190,8 @@ static void put_tile(struct page * page, const struct plong_work * w, const stru
         if (k->stride > 1) {
             put(page, ", every %d", k->stride);
         }
-        put(page, ": %lld\n", (long long) plong_range_count(k));
+        put(page, ": %lld%s\n", (long long) plong_range_count(k),
+            ranges[i].sinks_end >= k->end ? ", for all rows" : "");
         if (i + 1 == t->range_end || ranges[i + 1].readers != ranges[i].readers) {
             put_readers(page, w, plong_work_readers(w) + ranges[i].readers);
         }
@@ -199,8 +200,8 @@ static void put_tile(struct page * page, const struct plong_work * w, const stru
 
 size_t plong_work_print(const struct plong_work * w, char * text, size_t size) {
     struct page page = { text, size, 0 };
-    put(&page, "%d tiles of at most %d rows, ", w->n_tiles, w->tile_rows);
-    put(&page, "%d ranges, %d readers of %d rows\n", w->n_ranges, w->n_readers, w->n_rows);
+    put(&page, "tiles: %d, of at most %d rows; key ranges: %d; ", w->n_tiles, w->tile_rows, w->n_ranges);
+    put(&page, "groups of readers: %d, of %d rows in all\n", w->n_readers, w->n_rows);
     for (int32_t i = 0; i < w->n_tiles; i++) {
         put_tile(&page, w, plong_work_tiles(w) + i);
     }

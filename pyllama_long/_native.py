@@ -75,7 +75,7 @@ from pyllama_long.libllama.structs import (
     c_plan,
     c_rope,
 )
-from pyllama_long.libllama.work import Work, c_batch, cpu_limits, cpu_refusal
+from pyllama_long.libllama.work import Words, Work, c_batch, cpu_limits, cpu_refusal
 
 __all__ = [
     "ABI_VERSION",
@@ -100,6 +100,7 @@ __all__ = [
     "LlamaGrammar",
     "LlamaTokenizer",
     "Stats",
+    "Words",
     "Work",
     "_internals",
     "_logger",

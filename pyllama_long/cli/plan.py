@@ -24,6 +24,7 @@ EXAMPLES = """\b
   pyllama-long plan 'sinks(64)+window(4096)'
   pyllama-long plan longnet --length 65536 --heads 4 --png longnet.png
   pyllama-long plan longnet --length 4k --heads 4 --from 1000
+  pyllama-long plan 'sinks(64)+window(4096)' --length 64k --work 512 --heads 32 --kv-heads 8
   pyllama-long plan skim --trained 512 --length 4096
   pyllama-long plan 'prefill: sinks(4)+window(508) | tail: exact; dense_layers=2' --json
 """
@@ -68,6 +69,24 @@ def command(
     ] = None,
     width: Annotated[int, typer.Option(min=8, max=512, metavar="N", help="Characters per line.")] = 64,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the drawing as a PNG too.")] = None,
+    work: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=_MAX_TOKENS,
+            metavar="N",
+            help="Print how the last N tokens of --length are computed instead: tiles, key ranges and the rows "
+            "that read them.",
+        ),
+    ] = None,
+    kv_heads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Of --work: kv heads, which divide --heads (as many as these)."
+        ),
+    ] = None,
+    head_size: Annotated[int, typer.Option(min=4, max=512, metavar="N", help="Of --work.")] = 128,
+    threads: Annotated[int, typer.Option(min=1, max=512, metavar="N", help="Of --work.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Draw which keys an attention plan reads: a map, the share of keys per length, the longest path."""
@@ -80,6 +99,21 @@ def command(
     if png is not None and png.suffix.lower() != ".png":
         raise CommandError(f"--png writes PNG: {png} does not end in .png")
     found = AttentionPlan.parse(plan, n_train=trained)
+    if work is not None:
+        from pyllama_long.cli.plan_work import Batch, work_text
+
+        kv_heads = heads if kv_heads is None else kv_heads
+        if work > length:
+            raise typer.BadParameter(f"--work {work} is more than the {length} tokens of --length")
+        if heads % kv_heads:
+            raise typer.BadParameter(f"--kv-heads {kv_heads} does not divide --heads {heads}")
+        default = 1 if work == 1 else 0  # a token that comes alone is the answer's
+        batch = Batch(length, work, default if tail is None else tail)
+        text = work_text(found, batch, (heads, kv_heads), head_size, threads)
+        print(
+            json.dumps({"plan": str(found), "work": text}) if as_json else text, end="\n" if as_json else ""
+        )
+        return
     shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
     path = viz.longest_path(found, length, heads)
     if start is not None and start >= length:

@@ -10,8 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ggml_ext.h"
-#include "plan.h"
+#include "cpu/dispatch.h"
 
 #define N(array) (int) (sizeof(array) / sizeof((array)[0]))
 
@@ -20,7 +19,7 @@ static const int32_t POSITIONS[] = { 0, 1, 63, 64, 65, PLONG_LONGEST / 2, PLONG_
 static const int32_t HEADS[]     = { 0, 1, 31, 1023 };
 static const float   FACTORS[]   = { -1, 0, 1, 1.5f, 1e30f, 3.4e38f, 1e-45f, INFINITY, NAN };
 
-static long     taken_plans, taken_policies, refused, bad;
+static long     planned, taken_plans, taken_policies, refused, bad;
 static double   sink; /* keeps what is computed */
 static uint32_t random_state = 1;
 
@@ -59,6 +58,45 @@ static void walk_phase(const struct plong_phase * ph, int32_t p0, int32_t p1, in
     }
 }
 
+/* Plans the work of 3 tokens at a position, of 8 heads; every range and bound must be one of their sequence. */
+static void plan_work(const struct plong_plan * plan, int32_t pos) {
+    const struct plong_shape shape = { 64, 64, 8, 2, below(2) };
+    struct {
+        struct plong_batch head;
+        struct plong_slot  slot;
+        struct plong_group group;
+        struct plong_run   run;
+    } b;
+    memset(&b, 0, sizeof(b));
+    b.head.n_slots = b.head.n_groups = b.head.n_runs = 1;
+
+    b.head.n_tokens                  = 3;
+    b.head.plan                      = *plan;
+    b.slot                           = (struct plong_slot) { 0, 0, 1 };
+    b.group                          = (struct plong_group) { 0, 0, 0, 3, pos };
+    b.run                            = (struct plong_run) { 0, 0, pos };
+    const struct plong_limits limits = plong_cpu_limits(&shape, 1 + below(8));
+    struct plong_work *       work   = plong_work_new(&b.head, &shape, &limits);
+    if (!work) {
+        bad++;
+        return;
+    }
+    for (int32_t i = 0; i < work->n_ranges; i++) {
+        const struct plong_range * keys = &plong_work_ranges(work)[i].keys;
+        bad += keys->beg < 0 || keys->end > pos + 3 || keys->stride < 1;
+    }
+    for (int32_t i = 0; i < work->n_rows; i++) {
+        const struct plong_row * row = &plong_work_rows(work)[i];
+        bad += row->row < 0 || row->row >= work->tile_rows || row->lo < 0 || row->hi > row->pos;
+    }
+    for (int32_t i = 0; i < work->n_tiles; i++) {
+        const struct plong_tile * tile = &plong_work_tiles(work)[i];
+        bad += tile->n_spans < 1 || plong_span_begin(tile, tile->n_spans - 1) > pos + 2;
+    }
+    planned++;
+    plong_work_free(work);
+}
+
 static void try_plan(void) {
     struct plong_plan plan;
     memset(&plan, 0, sizeof(plan));
@@ -82,6 +120,7 @@ static void try_plan(void) {
         return;
     }
     taken_plans++;
+    plan_work(&plan, POSITIONS[below(N(POSITIONS))]);
     for (int i = 0; i < N(POSITIONS); i++) {
         for (int j = i; j < N(POSITIONS); j++) {
             for (int h = 0; h < N(HEADS); h++) {
