@@ -148,7 +148,7 @@ static void put(struct page * page, const char * format, ...) {
     page->n += n > 0 ? (size_t) n : 0;
 }
 
-/* Of the rows, the first and the last. */
+/* The first and the last of the rows. */
 static void put_readers(struct page * page, const struct plong_work * w, const struct plong_readers * r) {
     const struct plong_row * rows = plong_work_rows(w);
     put(page, "    readers: %d rows", r->row_end - r->row_beg);

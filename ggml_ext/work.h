@@ -167,12 +167,13 @@ struct plong_call {
 
 PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
 
-/* Writes zeros for tokens that belong to no group: they read nothing. Other tokens must stay as they are: the result may
- * lie where the queries are, which tiles read before they write. */
+/* Writes zeros for tokens that belong to no group. Other tokens must not be touched: the result may be in the same
+ * place as the queries, which tiles read before they write. */
 PLONG_API void plong_zero_strays(const struct plong_call * call);
 
-/* What a head's logits lose for each position of distance (arXiv 2108.12409): a geometric series over the heads; for
- * numbers of heads that are not a power of two, every other one of the next series is appended. 0 without ALiBi. */
+/* The slope of a head: what its logits lose per position of distance (ALiBi, arXiv 2108.12409), a geometric series over
+ * the heads. If their number is not a power of two, every other value of the next series is appended. 0 without ALiBi.
+ * */
 PLONG_API float plong_alibi_slope(float max_bias, int32_t n_head, int32_t head);
 
 /* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of

@@ -165,7 +165,7 @@ class Reader:
         return struct.unpack_from(f"<{n}{form[1]}", self.data, start) if n <= _MAX_KEPT else Array(n)
 
     def strings(self, n: int, key: str) -> Iterator[tuple[int, int]]:
-        """Passes n strings and yields where each begins and ends: a vocabulary has some hundred thousand of them."""
+        """Skips n strings and yields where each begins and ends; a vocabulary has some hundred thousand of them."""
         read, data, at, size, width = _LENGTH.unpack_from, self.data, self.at, self.size, _LENGTH.size
         for _ in range(n):
             begin = at + width

@@ -1,4 +1,4 @@
-"""What tests of LongLlama share: a prompt, tokens, and responses in a form that compares."""
+"""Shared by tests of LongLlama: a prompt, tokens, and responses in a comparable form."""
 
 from __future__ import annotations
 

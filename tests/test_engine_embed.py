@@ -1,4 +1,4 @@
-"""Embeddings beside running requests."""
+"""Embeddings while requests are running."""
 
 from __future__ import annotations
 

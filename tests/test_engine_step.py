@@ -1,4 +1,4 @@
-"""Batches that fail, and what of their requests ends with them."""
+"""Batches that fail, and which of their requests end with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which answers hold what was asked for."""
+"""Which answers contain the value in question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Opening a model: arguments, files that are none, what is settled, and how often a file and a prompt are read."""
+"""Opening a model: arguments, files that are not models, what is chosen, and how often a file and a prompt are
+read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts as tokens: BOS, suffixes, and what is no prompt."""
+"""Prompts as tokens: BOS, suffixes, and what is not a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses that are kept: bounded, whole conversations at once."""
+"""Responses that are kept: within bounds, and dropped as whole conversations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend of plain loops executes the planned work of every case: it needs nothing of the CPU's kernels."""
+"""A backend of plain loops executes the planned work of every case without the CPU's kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls as models write them, and what they say."""
+"""Calls as models write them, and their contents."""
 
 from __future__ import annotations
 

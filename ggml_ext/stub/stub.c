@@ -1,6 +1,6 @@
 /*
- * stub.c - a backend of plain loops in double precision, one row and one key after the other: how to execute work.h, and
- * the proof that a backend needs nothing else. Only tests compile it.
+ * stub.c - a backend of plain loops in double precision, one row and one key after another. It shows how to execute
+ * work.h, and proves that a backend needs nothing else. Only tests compile it.
  */
 #include <math.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 enum { MAX_D = 1024 };
 
-/* Limits unlike the CPU's: what a backend computes must not depend on them. */
+/* Limits other than the CPU's, since results must not depend on them. */
 PLONG_API struct plong_limits plong_stub_limits(const struct plong_shape * shape, int n_threads) {
     (void) shape, (void) n_threads;
     return (struct plong_limits) {
@@ -52,7 +52,7 @@ static int64_t find_cell(const struct plong_call * c, const struct plong_tile * 
     return -1;
 }
 
-/* Both are stored rotated to positions of their own: the query gets what is missing to the distance of the policy. */
+/* Query and key are rotated to positions of their own; the query is rotated further to the distance of the policy. */
 static double logit(const struct plong_call * c, int32_t tok, int32_t head, const char * key, int32_t p, int32_t t) {
     const struct plong_rope * rope = &c->batch->rope;
     float                     q[MAX_D], k[MAX_D], angles[PLONG_MAX_ROT];

@@ -107,7 +107,7 @@ def command(
             raise typer.BadParameter(f"--work {work} is more than the {length} tokens of --length")
         if heads % kv_heads:
             raise typer.BadParameter(f"--kv-heads {kv_heads} does not divide --heads {heads}")
-        default = 1 if work == 1 else 0  # a token that comes alone is the answer's
+        default = 1 if work == 1 else 0  # a token that is evaluated alone belongs to the answer
         batch = Batch(length, work, default if tail is None else tail)
         text = work_text(found, batch, (heads, kv_heads), head_size, threads)
         print(

@@ -93,7 +93,7 @@ def _uvicorn(
 
 
 def _shown(address: str) -> str:
-    """An address as URLs have it."""
+    """An address in the form of URLs."""
     return f"[{address}]" if ":" in address else address
 
 

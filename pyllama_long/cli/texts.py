@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """For writing a file; CommandError if that fails."""
+    """For code that writes a file; raises CommandError if that fails."""
     try:
         yield
     except OSError as error:

@@ -34,7 +34,7 @@ def c_batch(
 
 
 class Work:
-    """The work of a batch for layers of one shape, cut as a backend wants it.
+    """The work of a batch for layers of one shape, within the limits of a backend.
 
     batch: what c_batch() returns. limits: of cpu_limits(). words: int32, what the op's work tensor holds. str()
     lists tiles, ranges and readers.
@@ -61,7 +61,7 @@ class Work:
 
 
 def cpu_limits(shape: CShape, n_threads: int) -> CLimits:
-    """How the CPU backend wants the work of such layers cut for so many threads."""
+    """The limits of the CPU backend for layers of this shape and this many threads."""
     limits: CLimits = lib.plong_cpu_limits(shape, n_threads)
     return limits
 

@@ -58,7 +58,7 @@ static void walk_phase(const struct plong_phase * ph, int32_t p0, int32_t p1, in
     }
 }
 
-/* Plans the work of 3 tokens at a position, of 8 heads; every range and bound must be one of their sequence. */
+/* Plans the work of 3 tokens at a position, with 8 heads; every range and bound must lie within their sequence. */
 static void plan_work(const struct plong_plan * plan, int32_t pos) {
     const struct plong_shape shape = { 64, 64, 8, 2, below(2) };
     struct {
