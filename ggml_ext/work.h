@@ -172,8 +172,7 @@ PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
 PLONG_API void plong_zero_strays(const struct plong_call * call);
 
 /* The slope of a head: what its logits lose per position of distance (ALiBi, arXiv 2108.12409), a geometric series over
- * the heads. If their number is not a power of two, every other value of the next series is appended. 0 without ALiBi.
- * */
+ * the heads. If their number is not a power of two, every other value of the next series is appended. 0: no ALiBi. */
 PLONG_API float plong_alibi_slope(float max_bias, int32_t n_head, int32_t head);
 
 /* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of
