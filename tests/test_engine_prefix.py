@@ -15,7 +15,7 @@ from pyllama_long.arrays import IntArray, common_prefix
 from pyllama_long.engine import Engine, EngineConfig, Progress, Request
 from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.prefix import BLOCK, MIN_PREFILL, Index, chain, common_blocks
-from pyllama_long.engine.store import Stored
+from pyllama_long.engine.store import StoredSequence
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def longest(prompt: list[int], known: list[list[int]]) -> int:
 # ---- parts -------------------------------------------------------------------------------------------------
 
 
-def stored(ids: list[int], salt: str = "s", factor: float = 1.0) -> Stored:
+def stored(ids: list[int], salt: str = "s", factor: float = 1.0) -> StoredSequence:
     array: IntArray = np.array(ids, np.int32)
-    return Stored(array, chain(array, [], salt), salt, factor, None)
+    return StoredSequence(array, chain(array, [], salt), salt, factor, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 300)), min_size=1, max_size=12), st.data())
@@ -55,7 +55,7 @@ def test_the_index_finds_the_longest_prefix(cuts: list[tuple[int, int]], data: s
     texts = []
     for kind, n in cuts:
         texts.append([*base[:n], *([9] * 70 * kind)])
-    index: Index[Stored] = Index()
+    index: Index[StoredSequence] = Index()
     entries = [stored(text) for text in texts]
     for entry in entries:
         index.add(entry)

@@ -14,7 +14,7 @@ from pyllama_long.engine.events import Finished, Progress, PromptScores, Started
 from pyllama_long.engine.events import Text as TextEvent
 from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.handle import Handle
-from pyllama_long.engine.pool import Held
+from pyllama_long.engine.pool import LiveSequence
 from pyllama_long.engine.sampler import Sampler
 from pyllama_long.errors import ContextOverflow
 from pyllama_long.text import Text, model_pieces
@@ -60,7 +60,7 @@ class Job:
         self._scores: list[logprobs.Logprob] = []
         self.sampler = Sampler(request.sampling, model)
         self.handle = Handle(f"req-{number}", request.salt, self.ids.tolist(), on_cancel)
-        self.held: Held | None = None
+        self.held: LiveSequence | None = None
         self.last = -1  # the token to evaluate next, once the prompt has been read
         self.n_cached = 0
         self.fresh = request.echo_logprobs  # reuses no keys
@@ -92,7 +92,7 @@ class Job:
 
     # ---- what happens to it --------------------------------------------------------------------------------
 
-    def start(self, held: Held) -> None:
+    def start(self, held: LiveSequence) -> None:
         self.held, self.n_cached, self.started_at = held, held.n, time.monotonic()
         self.handle.put(Started(self.n, self.n_cached))
 

@@ -13,7 +13,7 @@ from pyllama_long.engine import prefix
 from pyllama_long.engine.cells import Cells
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.seqfile import Bytes
-from pyllama_long.engine.store import Store, Stored
+from pyllama_long.engine.store import Store, StoredSequence
 
 _WORTH = prefix.BLOCK  # tokens that a copy from outside the context must save
 # tokens that rotating cached keys to another RoPE factor must save, since it is not exact
@@ -21,7 +21,7 @@ _WORTH_TURNING = 1024
 
 
 @dataclass(eq=False)
-class Held:
+class LiveSequence:
     """A sequence whose tokens ids[:n] are in the cells. busy: a request writes to it; else it is idle."""
 
     seq: int
@@ -43,7 +43,7 @@ class Held:
 class Source:
     """Where the first n tokens of a prompt come from."""
 
-    entry: Held | Stored | None = None
+    entry: LiveSequence | StoredSequence | None = None
     n: int = 0
 
 
@@ -53,18 +53,18 @@ class Pool:
     def __init__(self, context: Context, store: Store) -> None:
         self._context, self.store = context, store
         self.cells = Cells(context.n_ctx())
-        self.index: prefix.Index[Held] = prefix.Index()
-        self.held: dict[int, Held] = {}
+        self.index: prefix.Index[LiveSequence] = prefix.Index()
+        self.held: dict[int, LiveSequence] = {}
         self._ids = list(range(context.n_seq - 1, -1, -1))
 
     @property
-    def idle(self) -> list[Held]:
+    def idle(self) -> list[LiveSequence]:
         """The idle sequences, the least recently used first."""
         return sorted((h for h in self.held.values() if not h.busy), key=lambda h: h.used_at)
 
     def available(self, source: Source = Source()) -> int:
         """The number of cells that are free or held only by idle sequences, except those of the source."""
-        keep = (source.entry.seq, source.n) if isinstance(source.entry, Held) else None
+        keep = (source.entry.seq, source.n) if isinstance(source.entry, LiveSequence) else None
         return self.cells.free + self.cells.freed_by([h.seq for h in self.held.values() if not h.busy], keep)
 
     # ---- a request begins ----------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Pool:
             entry, n = self.store.find_whole(ids, salt, factor, limit) if stored else (None, 0)
             return Source(entry, n) if entry is not None and n >= best.n + _WORTH else best
 
-        def usable(held: Held, n: int) -> bool:
+        def usable(held: LiveSequence, n: int) -> bool:
             return context.reusable(held.seq, held.n, n)
 
         best = Source(*self.index.find(ids, hashes, salt, factor, wanted=usable))
@@ -101,7 +101,7 @@ class Pool:
         text that has grown keeps the keys that were computed while it was short. A short text is read again, which
         gives the same result as without the long one."""
 
-        def usable(held: Held, n: int) -> bool:
+        def usable(held: LiveSequence, n: int) -> bool:
             return not held.busy and not self.cells.is_shared(held.seq)
 
         for other in self.index.factors(salt):
@@ -120,19 +120,19 @@ class Pool:
         salt: str,
         factor: float,
         data: Bytes | None = None,
-    ) -> Held:
+    ) -> LiveSequence:
         """Makes a busy sequence with room for a prompt and its answer, `room` tokens in all; it begins with the
         tokens of the source. data: of a source outside the context; if it cannot be used, nothing is reused."""
         entry, n = source.entry, source.n
-        if isinstance(entry, Held) and not entry.busy and (n == entry.n or entry.factor != factor):
+        if isinstance(entry, LiveSequence) and not entry.busy and (n == entry.n or entry.factor != factor):
             held = self._take_over(entry, n, factor)
         else:
-            if isinstance(entry, Held):
+            if isinstance(entry, LiveSequence):
                 entry.used_at = time.monotonic()
-            held = Held(self._free_id(entry), np.empty(0, np.int32), 0, salt, factor)
+            held = LiveSequence(self._free_id(entry), np.empty(0, np.int32), 0, salt, factor)
             self.held[held.seq] = held
             self._context.set_factor(held.seq, factor)
-            if isinstance(entry, Held):
+            if isinstance(entry, LiveSequence):
                 self._context.fork(entry.seq, held.seq, n)
                 self.cells.fork(entry.seq, held.seq, n)
                 held.n = n
@@ -144,7 +144,7 @@ class Pool:
         self.index.add(held)
         return held
 
-    def _take_over(self, held: Held, n: int, factor: float) -> Held:
+    def _take_over(self, held: LiveSequence, n: int, factor: float) -> LiveSequence:
         self.index.remove(held)
         if n < held.n:
             if not self._context.truncate(held.seq, n):
@@ -156,7 +156,7 @@ class Pool:
             held.factor = factor
         return held
 
-    def _fill(self, held: Held, stored: Stored, data: Bytes, n: int) -> None:
+    def _fill(self, held: LiveSequence, stored: StoredSequence, data: Bytes, n: int) -> None:
         size = len(stored.text)
         if not self.make_room(size):
             return
@@ -183,7 +183,7 @@ class Pool:
             self.evict(next(h for h in self.idle if h is not spare))
         return self._ids.pop()
 
-    def snapshot(self, held: Held, n: int) -> Bytes:
+    def snapshot(self, held: LiveSequence, n: int) -> Bytes:
         """The contents of the cells of a sequence's first n tokens."""
         if n == held.n:
             return self._context.state(held.seq)
@@ -204,7 +204,7 @@ class Pool:
             self.evict(idle[0])
         return True
 
-    def grown(self, held: Held, n: int) -> None:
+    def grown(self, held: LiveSequence, n: int) -> None:
         """Notes that n more tokens of ids are in the cells."""
         self.cells.extend(held.seq, n)
         held.n += n
@@ -212,7 +212,7 @@ class Pool:
             held.hashes = prefix.chain(held.text, held.hashes, held.salt)
         self.index.add(held)
 
-    def set_factor(self, held: Held, factor: float) -> bool:
+    def set_factor(self, held: LiveSequence, factor: float) -> bool:
         """Sets a new RoPE factor for a text that outgrows its own; False when there is no room for that."""
         if self.cells.is_shared(held.seq):
             # It gets its own copy of the cells, through main memory: nothing else copies them.
@@ -233,7 +233,7 @@ class Pool:
 
     # ---- a request ends ------------------------------------------------------------------------------------
 
-    def release(self, held: Held) -> None:
+    def release(self, held: LiveSequence) -> None:
         """Makes the sequence idle, or drops it if another one holds all of it."""
         self._context.set_tail(held.seq, None)
         held.busy, held.used_at = False, time.monotonic()
@@ -244,7 +244,7 @@ class Pool:
         if held.n == 0 or (twin is not None and n == held.n and not self._context.whole_only):
             self.drop(held)
 
-    def drop(self, held: Held) -> None:
+    def drop(self, held: LiveSequence) -> None:
         self.index.remove(held)
         self._context.set_tail(held.seq, None)
         self._context.truncate(held.seq, 0)
@@ -253,13 +253,13 @@ class Pool:
         del self.held[held.seq]
         self._ids.append(held.seq)
 
-    def evict(self, held: Held) -> None:
+    def evict(self, held: LiveSequence) -> None:
         """Drops an idle sequence, after copying it to the store if that is worth it."""
         assert not held.busy
         self.spill(held)
         self.drop(held)
 
-    def spill(self, held: Held) -> None:
+    def spill(self, held: LiveSequence) -> None:
         """Copies an idle sequence to the store if that is worth it."""
         store = self.store
         if (
@@ -269,7 +269,7 @@ class Pool:
         ):
             return
         data = self._context.state(held.seq)
-        store.put(Stored(held.text.copy(), held.hashes, held.salt, held.factor, data))
+        store.put(StoredSequence(held.text.copy(), held.hashes, held.salt, held.factor, data))
 
     @property
     def has_uncopied(self) -> bool:
@@ -296,6 +296,6 @@ class Pool:
                 self.drop(held)
         self.store.distrust(ids, salt, least)
 
-    def drop_all(self, which: Iterable[Held]) -> None:
+    def drop_all(self, which: Iterable[LiveSequence]) -> None:
         for held in list(which):
             self.drop(held)

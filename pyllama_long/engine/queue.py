@@ -13,7 +13,7 @@ from pyllama_long.engine.events import Queued
 from pyllama_long.engine.job import Job
 from pyllama_long.engine.pool import Source
 from pyllama_long.engine.seqfile import Bytes
-from pyllama_long.engine.store import Store, Stored
+from pyllama_long.engine.store import Store, StoredSequence
 from pyllama_long.errors import DecodeError
 
 
@@ -151,7 +151,7 @@ class Queue:
                     del self._fetched[job]
                     continue
             entry = source.entry
-            if not isinstance(entry, Stored):
+            if not isinstance(entry, StoredSequence):
                 return source, None
             # Sequences are restored whole, even where a part of them is wanted.
             needed = max(job.reserved, len(entry.text))

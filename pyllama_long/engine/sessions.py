@@ -17,9 +17,9 @@ from pyllama_long.engine.context import Context
 from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.handle import Handle
 from pyllama_long.engine.loop import Loop
-from pyllama_long.engine.pool import Held
+from pyllama_long.engine.pool import LiveSequence
 from pyllama_long.engine.seqfile import Bytes, Damaged, Header
-from pyllama_long.engine.store import Store, Stored, logger
+from pyllama_long.engine.store import Store, StoredSequence, logger
 
 # `list` is a method below.
 Hashes: TypeAlias = list[bytes]
@@ -157,10 +157,10 @@ class Sessions:
             return None
         return best.ids[:most].copy(), best.factor, pool.snapshot(best, most)
 
-    def _usable(self, held: Held, n: int) -> bool:
+    def _usable(self, held: LiveSequence, n: int) -> bool:
         return self._context.reusable(held.seq, held.n, n)
 
-    def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[Stored | None, int]:
+    def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[StoredSequence | None, int]:
         factors, store = set(self._store.index.factors(salt)), self._store
         if self._context.whole_only:  # a recurrent state can only be continued at its end
             found = [store.find_whole(ids, salt, factor, len(ids)) for factor in factors]

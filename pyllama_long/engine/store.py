@@ -29,7 +29,7 @@ _NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 
 
 @dataclass(eq=False)
-class Stored:
+class StoredSequence:
     """A text with the contents of its cells: in `data`, in the file `path`, or for a moment in both."""
 
     text: IntArray
@@ -59,7 +59,7 @@ class Store:
 
     def __init__(self, model: str, ram: int, disk: int, folder: Path | None) -> None:
         self._model, self._ram, self._disk, self._folder = model, ram, disk, folder
-        self.index: prefix.Index[Stored] = prefix.Index()
+        self.index: prefix.Index[StoredSequence] = prefix.Index()
         self._lock = threading.RLock()  # guards the index, the sizes, and `data` and `path` of each text
         self._files: ThreadPoolExecutor | None = None
         self.ram_bytes = self.disk_bytes = self.spilled = self.restored = 0
@@ -71,7 +71,7 @@ class Store:
     def _scan(self, folder: Path) -> None:
         """Reads the folder. Only files with names of our form count; all others belong to somebody else."""
         seqfile.clean(folder)
-        found: list[Stored] = []
+        found: list[StoredSequence] = []
         for path in seqfile.listed(folder, SUFFIX):
             if _NAME.fullmatch(path.name) is None:
                 continue
@@ -102,12 +102,12 @@ class Store:
     def _foreign(self, path: Path, size: int) -> None:
         """Counts another model's file, which is the first to be deleted for room."""
         ids = np.empty(0, np.int32)
-        self.index.add(Stored(ids, [], f"\0{path.name}", 1.0, None, path, size))
+        self.index.add(StoredSequence(ids, [], f"\0{path.name}", 1.0, None, path, size))
         self.disk_bytes += size
 
     @staticmethod
-    def describe(header: Header, ids: IntArray) -> Stored:
-        return Stored(ids, prefix.chain(ids, [], header.salt), header.salt, header.factor, None)
+    def describe(header: Header, ids: IntArray) -> StoredSequence:
+        return StoredSequence(ids, prefix.chain(ids, [], header.salt), header.salt, header.factor, None)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -131,16 +131,20 @@ class Store:
         with self._lock:
             return self.index.find(ids, hashes, salt, factor, 1)[1] == len(ids)
 
-    def find(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float) -> tuple[Stored | None, int]:
+    def find(
+        self, ids: IntArray, hashes: list[bytes], salt: str, factor: float
+    ) -> tuple[StoredSequence | None, int]:
         """Like `Index.find`, for texts that share at least one block."""
         with self._lock:
             return self.index.find(ids, hashes, salt, factor, 1)
 
-    def find_whole(self, ids: IntArray, salt: str, factor: float, limit: int) -> tuple[Stored | None, int]:
+    def find_whole(
+        self, ids: IntArray, salt: str, factor: float, limit: int
+    ) -> tuple[StoredSequence | None, int]:
         with self._lock:
             return self.index.find_whole(ids, salt, factor, limit)
 
-    def put(self, stored: Stored) -> None:
+    def put(self, stored: StoredSequence) -> None:
         """Adds a text with its data; older ones may be moved to disk or deleted for it."""
         stored.used_at = time.time()
         assert stored.data is not None
@@ -152,7 +156,7 @@ class Store:
             self.spilled += 1
             self._shrink_ram(self._ram)
 
-    def take(self, stored: Stored, whole: bool) -> None:
+    def take(self, stored: StoredSequence, whole: bool) -> None:
         """Notes that the text is in the context again, as a whole or in part; if whole, it needs no copy in
         memory."""
         with self._lock:
@@ -167,7 +171,7 @@ class Store:
             with contextlib.suppress(OSError):
                 os.utime(stored.path)
 
-    def fetch(self, stored: Stored) -> Future[Bytes | None]:
+    def fetch(self, stored: StoredSequence) -> Future[Bytes | None]:
         """Fetches the data; None if the file is damaged or gone."""
         with self._lock:
             ready: Future[Bytes | None] = Future()
@@ -176,7 +180,7 @@ class Store:
                 return ready
             return self._submit(self._read, stored, stored.path)
 
-    def adopt(self, stored: Stored) -> None:
+    def adopt(self, stored: StoredSequence) -> None:
         """Adds a session's file, which stays where it is."""
         stored.pinned, stored.used_at = True, time.time()
         with self._lock:
@@ -203,7 +207,7 @@ class Store:
             if self._disk:
                 self._shrink_disk()
 
-    def drop(self, stored: Stored) -> None:
+    def drop(self, stored: StoredSequence) -> None:
         """Forgets a text whose data could not be used."""
         with self._lock:
             if not stored.gone:
@@ -235,7 +239,7 @@ class Store:
 
     # ---- the rest is called with the lock held -------------------------------------------------------------
 
-    def _shorter(self, stored: Stored) -> Stored | None:
+    def _shorter(self, stored: StoredSequence) -> StoredSequence | None:
         """A text that this one begins with, and that is therefore no longer needed."""
         return self.index.find(
             stored.text,
@@ -246,7 +250,7 @@ class Store:
             lambda other, n: n == len(other.text) and not other.pinned,
         )[0]
 
-    def _forget(self, stored: Stored) -> None:
+    def _forget(self, stored: StoredSequence) -> None:
         stored.gone = True
         self.index.remove(stored)
         if stored.data is not None:
@@ -289,7 +293,7 @@ class Store:
 
     # ---- on the thread for files ---------------------------------------------------------------------------
 
-    def _write(self, stored: Stored, folder: Path) -> None:
+    def _write(self, stored: StoredSequence, folder: Path) -> None:
         with self._lock:
             data = stored.data
             if stored.gone or data is None:
@@ -317,7 +321,7 @@ class Store:
                 stored.data = None
                 self._shrink_disk()
 
-    def _read(self, stored: Stored, path: Path) -> Bytes | None:
+    def _read(self, stored: StoredSequence, path: Path) -> Bytes | None:
         try:
             header, ids, data = seqfile.read(path)
             if header.model == self._model and np.array_equal(ids, stored.text):
