@@ -1,6 +1,7 @@
 # Each target makes .venv and builds the libraries when needed. Needs Python 3.10 or later, a C and C++ compiler, make.
 #
 #   make demo             the embedded model reads 100 times its trained length and answers questions
+#   make install          into the Python environment that is active: like `pip install .`, but builds llama.cpp once
 #   make test             the tests
 #   make check            format, lint, types, warnings and tests: what a change must pass
 #   make warnings         the compiler's warnings about ggml_ext/, as errors
@@ -19,6 +20,9 @@ BIN := $(CURDIR)/$(VENV)/bin
 TREE := vendor/llama.cpp/tree
 C_SOURCES := $(shell find ggml_ext tests -name '*.c' -o -name '*.h' -o -name '*.cpp')
 
+# The interpreter of the environment that is active: PATH is still the caller's here.
+CALLER := $(shell command -v $(PYTHON))
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -27,13 +31,18 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB P
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format-check lint types warnings format bench sanitize clang emulate upstream-tests build venv clean distclean
+.PHONY: help demo install test check format-check lint types warnings format bench sanitize clang emulate upstream-tests build venv clean distclean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
 demo: build
 	@$(BIN)/python -m pyllama_long demo
+
+install:
+	@[ -n '$(CALLER)' ] || { echo 'no $(PYTHON) here: make install PYTHON=...' >&2; exit 1; }
+	@scripts/step.sh 'installing the bindings of llama.cpp' build/bindings.log scripts/install_bindings.sh $(CALLER)
+	@scripts/step.sh 'building and installing pyllama-long' build/pip.log $(CALLER) -m pip install --quiet .
 
 test: build
 	@$(BIN)/python -m pytest
@@ -119,8 +128,10 @@ $(VENV)/.tools:
 
 # Installs the bindings of llama_cpp without their own copy of llama.cpp, and this project in editable form.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.tools
+	@scripts/step.sh 'installing the bindings of llama.cpp' build/bindings.log \
+		scripts/install_bindings.sh $(BIN)/python --no-build-isolation
 	@scripts/step.sh 'installing the project' build/install.log \
-		env CMAKE_ARGS=-DLLAMA_BUILD=OFF $(BIN)/python -m pip install --quiet --no-build-isolation \
+		$(BIN)/python -m pip install --quiet --no-build-isolation \
 		--config-settings=wheel.cmake=false --editable '.[dev]'
 	@touch $@
 

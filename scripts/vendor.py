@@ -3,10 +3,11 @@
     python scripts/vendor.py apply  [--dest DIR] [--force]
     python scripts/vendor.py export NAME [-m "Why it exists."] [PATH ...]
     python scripts/vendor.py verify
+    python scripts/vendor.py sdist
 
 `vendor/llama.cpp/UPSTREAM.toml` names the package, its sha256 and the files that are unpacked;
 `patches/series` names the patches in order. The tree is never committed. Needs Python 3.10 and pip; `export`
-needs git too.
+needs git too. `sdist` prints where the package is, fetched and checked: install_bindings.sh installs from it.
 """
 
 from __future__ import annotations
@@ -158,7 +159,11 @@ def fetch(up: Upstream) -> Path:
         raise VendorError(
             f"cannot make the cache ({error}): set PYLLAMA_CACHE to a writable folder"
         ) from error
-    print(f"vendor: fetching {up.package}=={up.version} with pip (once; kept in {kept.parent})", flush=True)
+    print(
+        f"vendor: fetching {up.package}=={up.version} with pip (once; kept in {kept.parent})",
+        file=sys.stderr,
+        flush=True,
+    )
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix="fetch-") as folder:
         _pip_download(up, Path(folder), kept)
         got = Path(folder) / up.sdist
@@ -373,6 +378,7 @@ def main(argv: list[str] | None = None) -> int:
     three = commands.add_parser("verify", help="check the package, the series and every file")
     for sub in (one, two, three):
         sub.add_argument("--dest", type=Path, default=argparse.SUPPRESS, help="the tree")
+    commands.add_parser("sdist", help="print the path of upstream's package, fetched if necessary")
     args = parser.parse_args(argv)
     dest: Path = args.dest or args.folder / "tree"
     try:
@@ -380,6 +386,8 @@ def main(argv: list[str] | None = None) -> int:
             apply(args.folder, dest, args.force)
         elif args.command == "export":
             export(args.folder, dest, args.name, args.reason, args.paths)
+        elif args.command == "sdist":
+            print(fetch(Upstream.read(args.folder)))
         else:
             verify(args.folder, dest)
     except (VendorError, PatchError, OSError) as error:
