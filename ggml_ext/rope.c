@@ -3,10 +3,8 @@
 #include <string.h>
 
 #include "ggml_ext.h"
-
-#ifndef M_PI
-#define M_PI 3.14159265358979323846
-#endif
+#include "position_map.h"
+#include "yarn.h"
 
 const char * plong_rope_check(const struct plong_rope * rope) {
     if (rope->freq < PLONG_FREQ_NATIVE || rope->freq > PLONG_FREQ_LONGROPE) {
@@ -98,13 +96,11 @@ float plong_rope_freqs(
             return 1.0f;
         }
         case PLONG_FREQ_YARN: {
-            /* the dimension whose wave fits beta times into the trained length */
-            const double fast = d * log(L / (2 * M_PI * (double) rope->beta_fast)) / (2 * log(base));
-            const double slow = d * log(L / (2 * M_PI * (double) rope->beta_slow)) / (2 * log(base));
-            const double low = fmax(0, floor(fast)), high = fmin(d - 1, ceil(slow));
+            const struct plong_yarn_ramp ramp =
+                plong_yarn_ramp_of(d, base, L, (double) rope->beta_fast, (double) rope->beta_slow);
             for (int i = 0; i < n; i++) {
-                const double ramp = fmin(1, fmax(0, (i - low) / fmax(0.001, high - low)));
-                f[i] *= ramp / s + (1 - ramp);
+                const double share = plong_yarn_ramp_at(ramp, i);
+                f[i] *= share / s + (1 - share);
             }
             return (float) (0.1 * log(s) + 1.0);
         }
@@ -130,33 +126,12 @@ float plong_rope_freqs(
     }
 }
 
-int32_t plong_rope_stored(const struct plong_rope * rope, int32_t t) {
-    switch (rope->map) {
-        case PLONG_MAP_DCA: return t % (rope->chunk - rope->local);
-        case PLONG_MAP_SELF_EXTEND: return t / rope->chunk;
-        case PLONG_MAP_REROPE: return 0;
-        default: return t;
-    }
-}
+int32_t plong_rope_stored(const struct plong_rope * rope, int32_t t) { return plong_map_stored(rope, rope->map, t); }
 
 int32_t plong_rope_distance(const struct plong_rope * rope, int32_t p, int32_t t) {
-    switch (rope->map) {
-        case PLONG_MAP_DCA: {
-            const int32_t c = rope->chunk - rope->local;
-            const int32_t m = p / c - t / c;
-            if (m == 0) {
-                return p - t;
-            }
-            const int32_t qp = p % c + c;
-            return (m == 1 && qp < rope->chunk ? qp : rope->chunk) - t % c;
-        }
-        case PLONG_MAP_SELF_EXTEND: {
-            const int32_t g = rope->chunk, w = rope->local;
-            return p - t < w ? p - t : p / g - t / g + w - w / g;
-        }
-        case PLONG_MAP_REROPE: return p - t < rope->chunk ? p - t : rope->chunk;
-        default: return p - t;
-    }
+    const int     zone = plong_map_zone(rope, rope->map, p, t);
+    const int32_t key  = plong_map_unfolds(rope->map, zone) ? t : plong_map_stored(rope, rope->map, t);
+    return plong_map_query(rope, rope->map, zone, p) - key;
 }
 
 float plong_rope_logn(const struct plong_rope * rope, int32_t p) {

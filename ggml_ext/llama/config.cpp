@@ -7,7 +7,7 @@
 #include "llama-hparams.h"
 #include "llama-impl.h"
 #include "llama-model.h"
-#include "plong_state.h"
+#include "plong_hooks.h"
 
 static thread_local std::unique_ptr<plong_config> pending;
 

@@ -3,7 +3,7 @@
 #include "llama-context.h"
 #include "llama-hparams.h"
 #include "llama-kv-cache-iswa.h"
-#include "plong_state.h"
+#include "plong_hooks.h"
 #include "rope_node.h"
 
 /* The backend that runs a layer is that of the device which holds its keys. Null: one that the op knows nothing of. */

@@ -7,9 +7,13 @@ set(plong_llama_sources
     ${PLONG_EXT_DIR}/llama/probe.cpp
     ${PLONG_EXT_DIR}/llama/cells.cpp
     ${PLONG_EXT_DIR}/llama/pretokenize.cpp
-    ${PLONG_EXT_DIR}/llama/rescale.cpp
+    ${PLONG_EXT_DIR}/llama/regex_compile.cpp
+    ${PLONG_EXT_DIR}/llama/factors.cpp
+    ${PLONG_EXT_DIR}/llama/saved_factors.cpp
+    ${PLONG_EXT_DIR}/llama/shift.cpp
+    ${PLONG_EXT_DIR}/llama/rotate_cells.cpp
     ${PLONG_EXT_DIR}/llama/rope_node.cpp
-    ${PLONG_EXT_DIR}/llama/rope_turn.cpp
+    ${PLONG_EXT_DIR}/llama/rope_rotate.cpp
     ${PLONG_EXT_DIR}/llama/vocab.cpp)
 target_sources(llama PRIVATE ${plong_llama_sources})
 set_source_files_properties(${plong_llama_sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)

@@ -6,7 +6,8 @@
 
 #include "ggml-cpu.h"
 #include "llama-graph.h"
-#include "rope_turn.h"
+#include "rope_rotate.h"
+#include "yarn.h"
 
 namespace {
 
@@ -23,14 +24,18 @@ rope_op read_op(const ggml_tensor * node) {
     return op;
 }
 
+ggml_tensor * find_rope(ggml_tensor * t, bool & lost);
+
+/* The same behind a node that changes directions of pairs: that is harmless only if there is no rotation before it. */
+ggml_tensor * find_none(ggml_tensor * t, bool & lost) {
+    ggml_tensor * before = find_rope(t, lost);
+    lost |= before != nullptr;
+    return before;
+}
+
 /* The RoPE node behind t, followed back through nodes that keep the rotated dims first and the directions of pairs.
  * `lost` is set if a node on the way leaves doubt; null without it means that the layer has no RoPE. */
 ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
-    const auto bent = [&](ggml_tensor * src) { /* harmless only if there was no rotation before */
-                                               ggml_tensor * before = find_rope(src, lost);
-                                               lost |= before != nullptr;
-                                               return before;
-    };
     while (t) {
         switch (t->op) {
             case GGML_OP_ROPE: return t;
@@ -44,18 +49,18 @@ ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
             case GGML_OP_L2_NORM: t = t->src[0]; break;
             case GGML_OP_VIEW:
                 if (t->view_offs != 0) {
-                    return bent(t->src[0]);
+                    return find_none(t->src[0], lost);
                 }
                 t = t->src[0];
                 break;
             case GGML_OP_MUL:
                 if (t->src[1]->ne[0] != 1) { /* a weight per dim */
-                    return bent(t->src[0]);
+                    return find_none(t->src[0], lost);
                 }
                 t = t->src[0];
                 break;
             case GGML_OP_ADD:
-            case GGML_OP_CLAMP: return bent(t->src[0]);
+            case GGML_OP_CLAMP: return find_none(t->src[0], lost);
             case GGML_OP_MUL_MAT:
             case GGML_OP_MUL_MAT_ID: return nullptr;
             default: lost = true; return nullptr;
@@ -66,19 +71,12 @@ ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
 
 /* Frequencies as ggml's own rope computes them, in double precision; `factors` as in the node. */
 void node_freqs(const rope_op & op, const std::vector<float> & factors, std::vector<double> & f) {
-    const double d    = op.n_rot;
-    const auto   corr = [&](double beta) {
-        return d * log(op.n_ctx_orig / (2 * M_PI * beta)) / (2 * log((double) op.base));
-    };
-    const double low  = op.ext_factor != 0 ? fmax(0, floor(corr(op.beta_fast))) : 0;
-    const double high = op.ext_factor != 0 ? fmin(d - 1, ceil(corr(op.beta_slow))) : 0;
+    const double          d    = op.n_rot;
+    const plong_yarn_ramp ramp = plong_yarn_ramp_of(d, op.base, op.n_ctx_orig, op.beta_fast, op.beta_slow);
     for (int i = 0; i < op.n_rot / 2; i++) {
         const double own = pow((double) op.base, -2.0 * i / d) / (factors.empty() ? 1.0 : factors[i]);
-        double       mix = 0;
-        if (op.ext_factor != 0) {
-            mix = (1 - fmin(1, fmax(0, (i - low) / fmax(0.001, high - low)))) * op.ext_factor;
-        }
-        f[i] = own * op.scale * (1 - mix) + own * mix;
+        const double mix = op.ext_factor != 0 ? (1 - plong_yarn_ramp_at(ramp, i)) * op.ext_factor : 0;
+        f[i]             = own * op.scale * (1 - mix) + own * mix;
     }
 }
 
@@ -104,7 +102,7 @@ std::vector<float> read_factors(const ggml_tensor * t, int n) {
     return out;
 }
 
-/* For ggml's own RoPE, on backends that cannot run turn_rows(). */
+/* For ggml's own RoPE, on backends that cannot run rotate_rows(). */
 void rewrite(ggml_tensor * node, ggml_tensor * factors, float magnitude) {
     rope_op op     = read_op(node);
     op.scale       = 1.0f;
@@ -193,7 +191,7 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
         rope->base   = op.base;
         rope->policy = state.config.rope;
         for (int i = 0; i < 2; i++) {
-            rope->turns[i] = { rope.get(), i == 0 };
+            rope->sides[i] = { rope.get(), i == 0 };
         }
         std::vector<double> f(op.n_rot / 2);
         if (state.scales()) {
@@ -218,16 +216,16 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
     }
     ggml_tensor * factors = nullptr;
     if (state.dynamic()) {
-        factors = plong_turn_factors(graph);
+        factors = plong_token_factors(graph);
     } else if (!exact) {
         factors = rope->factors->tensor(graph.ctx0, "plong_ggml_factors");
         ggml_build_forward_expand(graph.gf, factors);
     }
     for (int i = 0; i < 2; i++) {
         if (exact) {
-            plong_turn_node(graph, nodes[i], factors, rope->turns[i]);
+            plong_rotate_node(graph, nodes[i], factors, rope->sides[i]);
         } else {
-            const float m = rope->turns[i].query ? rope->at(rope->policy.factor).magnitude : 1.0f;
+            const float m = rope->sides[i].query ? rope->at(rope->policy.factor).magnitude : 1.0f;
             rewrite(nodes[i], factors, m * m);
         }
     }

@@ -1,5 +1,5 @@
-/* rope_turn.cpp - a node of the graph that rotates rows by a policy, in place of ggml's RoPE. */
-#include "rope_turn.h"
+/* rope_rotate.cpp - a node of the graph that rotates rows by a policy, in place of ggml's RoPE. */
+#include "rope_rotate.h"
 
 #include <cstring>
 
@@ -11,9 +11,9 @@ namespace {
 /* Rotates a [head, n_head, n_tokens] at positions [n_tokens] by the policy, with factors [n_tokens] of dynamic ones. It
  * replaces ggml's RoPE, whose float32 frequencies are radians off at position 1e8. Tokens of factor 1 get `own`, the
  * result of ggml's RoPE for a: the same bits as without other tokens in the batch. */
-void turn_rows(ggml_tensor * dst, int ith, int nth, void * data) {
-    const auto &             turn = *static_cast<const plong_turn *>(data);
-    const plong_layer_rope & rope = *turn.rope;
+void rotate_rows(ggml_tensor * dst, int ith, int nth, void * data) {
+    const auto &             side = *static_cast<const plong_rope_side *>(data);
+    const plong_layer_rope & rope = *side.rope;
     const ggml_tensor *      a = dst->src[0], *factors = dst->src[2], *own = factors ? dst->src[3] : nullptr;
     const int32_t *          pos = static_cast<const int32_t *>(dst->src[1]->data);
     std::vector<float>       angles(rope.n_rot);
@@ -25,7 +25,7 @@ void turn_rows(ggml_tensor * dst, int ith, int nth, void * data) {
         if (!native) {
             plong_rope_angles(r.table.data(), rope.n_rot, &p, 1, angles.data());
             for (float & x : angles) {
-                x *= turn.query ? r.magnitude * r.magnitude : 1.0f;
+                x *= side.query ? r.magnitude * r.magnitude : 1.0f;
             }
         }
         for (int64_t h = 0; h < a->ne[1]; h++) {
@@ -49,7 +49,6 @@ bool has_node(ggml_cgraph * gf, const ggml_tensor * node) {
     return false;
 }
 
-/* A copy of the node. */
 ggml_tensor * copy_node(ggml_context * ctx, const ggml_tensor * node) {
     ggml_tensor * copy = ggml_dup_tensor(ctx, node);
     copy->op           = node->op;
@@ -89,8 +88,8 @@ class input_factors : public llm_graph_input_i {
 
 } // namespace
 
-void plong_turn_node(
-    const llm_graph_context & graph, ggml_tensor * node, ggml_tensor * factors, const plong_turn & turn) {
+void plong_rotate_node(
+    const llm_graph_context & graph, ggml_tensor * node, ggml_tensor * factors, const plong_rope_side & side) {
     ggml_tensor * args[4] = { node->src[0], node->src[1], factors };
     const auto *  ne      = node->ne;
     int           n_args  = factors ? 3 : 2;
@@ -98,14 +97,14 @@ void plong_turn_node(
         args[n_args++] = copy_node(graph.ctx0, node);
     }
     ggml_tensor * made = ggml_custom_4d(
-        graph.ctx0, GGML_TYPE_F32, ne[0], ne[1], ne[2], ne[3], args, n_args, turn_rows, GGML_N_TASKS_MAX,
-        const_cast<plong_turn *>(&turn));
+        graph.ctx0, GGML_TYPE_F32, ne[0], ne[1], ne[2], ne[3], args, n_args, rotate_rows, GGML_N_TASKS_MAX,
+        const_cast<plong_rope_side *>(&side));
     node->op = made->op;
     memcpy(node->op_params, made->op_params, sizeof(node->op_params));
     memcpy(node->src, made->src, sizeof(node->src));
 }
 
-ggml_tensor * plong_turn_factors(const llm_graph_context & graph) {
+ggml_tensor * plong_token_factors(const llm_graph_context & graph) {
     if (ggml_tensor * known = ggml_get_tensor(graph.ctx0, input_factors::name)) {
         return known;
     }

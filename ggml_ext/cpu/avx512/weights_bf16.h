@@ -64,7 +64,7 @@ PLONG_INLINE void wide_exp(const float * s, elem * p, int n, float m, float * l)
 #define FIXED_ONE   256.0f
 #define FIXED_BIAS  (127 * 256)
 #define FIXED_WHOLE 12582912.0f /* 1.5 * 2^23: plus an integer below 2^22, the last bits are that integer */
-#define FIXED_MOST  4096.0f     /* limit of |m|, so that m's share of that integer is below 2^20 */
+#define FIXED_MAX   4096.0f     /* limit of |m|, so that m's share of that integer is below 2^20 */
 #define FIXED_REACH 0x1p60f     /* limit of sum |q|: with keys below KEYS_TAME, no logit is NaN or infinite */
 #define FIXED_NONE  INFINITY
 
@@ -76,7 +76,7 @@ static const uint8_t fixed_table[64] __attribute__((aligned(64))) = {
 
 /* What wide_fixed() adds to the logits of a row: an integer, as m is one. reach: sum |q|. */
 static inline float fixed_shift(float m, float reach) {
-    return reach < FIXED_REACH && fabsf(m) < FIXED_MOST ? FIXED_WHOLE + (float) FIXED_BIAS - FIXED_ONE * m : FIXED_NONE;
+    return reach < FIXED_REACH && fabsf(m) < FIXED_MAX ? FIXED_WHOLE + (float) FIXED_BIAS - FIXED_ONE * m : FIXED_NONE;
 }
 
 /* Floats of one sign have the same order as integers: values far above saturate, values far below become 0. */

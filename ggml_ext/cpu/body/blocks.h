@@ -11,7 +11,7 @@
 struct tile_mem {
     elem *               k;      /* a packed key block */
     elem *               v;      /* a packed value block */
-    float *              s;      /* logits: [SUB][CHUNK], or [2 kv heads in turn][PLONG_NARROW][NARROW_BLOCK] */
+    float *              s;      /* logits: [SUB][CHUNK], or [2 kv heads, alternating][PLONG_NARROW][NARROW_BLOCK] */
     float *              s_zone; /* the same for another zone, of one sub */
     elem *               p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
     float *              f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
@@ -26,7 +26,7 @@ struct tile_mem {
     float *              counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
     float *              slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
     struct sub *         subs;
-    elem *               k_near; /* as k, turned to true positions, for maps that store keys folded */
+    elem *               k_near; /* as k, rotated to true positions, for maps that store keys folded */
     float *              angles; /* [n_rot/2][2] */
 };
 
@@ -81,15 +81,15 @@ static void near_rows(struct tile_run * t, const void ** row, const struct keys 
 /* Zones of the pairs of a sub with some keys. */
 static void zone_span(
     const struct tile_run * t, const struct sub * sub, const struct keys * b, int * first, int * last) {
-    *first = zone_of(&t->call->batch->rope, t->map, sub->p0, b->pos[b->n - 1]);
-    *last  = zone_of(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
+    *first = plong_map_zone(&t->call->batch->rope, t->map, sub->p0, b->pos[b->n - 1]);
+    *last  = plong_map_zone(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
 }
 
 /* Takes the logits that s_zone has for the pairs of zone z. */
 static void merge_zone(struct tile_run * t, const struct logits x, const struct keys * b, int z) {
     for (int i = 0; i < x.rows; i++) {
         for (int j = 0; j < b->n; j++) {
-            if (zone_of(&t->call->batch->rope, t->map, t->job.rows[x.i0 + i].pos, b->pos[j]) == z) {
+            if (plong_map_zone(&t->call->batch->rope, t->map, t->job.rows[x.i0 + i].pos, b->pos[j]) == z) {
                 x.s[i * x.stride + j] = t->mem.s_zone[i * x.stride + j];
             }
         }

@@ -6,7 +6,7 @@
 
 static bool reads_in_place(int32_t type, int d) { return d % (narrow_is_quant(type) ? 32 : 16) == 0; }
 
-/* Logits s [rows][NARROW_BLOCK] of kv head `kv` where its keys must be converted, or turned, first. */
+/* Logits s [rows][NARROW_BLOCK] of kv head `kv` where its keys must be converted, or rotated, first. */
 static void narrow_logits_converted(struct tile_run * t, const struct keys * b, int kv, float * s) {
     const struct plong_call * c    = t->call;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
@@ -19,7 +19,7 @@ static void narrow_logits_converted(struct tile_run * t, const struct keys * b, 
         const float * q    = (const float *) t->jq + z * t->jq_zone + (size_t) i0 * t->dk;
         float *       into = z == z0 ? s : t->mem.s_zone;
         cache_rows(x, b, t->k_base + kv * c->k_head, c->k_cell);
-        if (zone_unfolds(t->map, z)) {
+        if (plong_map_unfolds(t->map, z)) {
             near_rows(t, x, b);
         } else {
             float_rows(t, x, b->n, c->k_type, c->d_k, t->dk);

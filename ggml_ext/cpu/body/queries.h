@@ -21,7 +21,7 @@ static void pack_queries(struct tile_run * t) {
     if (t->packs) {
         return;
     }
-    for (int z = 0; z < zone_count(t->map); z++) {
+    for (int z = 0; z < plong_map_zones(t->map); z++) {
         elem * out = t->mem.packed + (size_t) z * padded_rows(rows) * t->dk;
         for (int r = 0; r < rows; r++) {
             const float * q   = t->mem.q + ((size_t) z * rows + r) * t->dk;
@@ -36,7 +36,7 @@ static void pack_queries(struct tile_run * t) {
 
 /* Rows of the job, `size` bytes each: from[zones][rows] of the tile to mem.jq[zones][padded]. */
 static void gather_queries(struct tile_run * t, const void * from, int rows, int padded, size_t size) {
-    for (int z = 0; z < zone_count(t->map); z++) {
+    for (int z = 0; z < plong_map_zones(t->map); z++) {
         const char * src = (const char *) from + (size_t) z * rows * size;
         char *       dst = (char *) t->mem.jq + (size_t) z * padded * size;
         for (int i = 0; i < t->job.n; i++) {

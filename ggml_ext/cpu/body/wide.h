@@ -116,7 +116,7 @@ static void part_logits(
     int z0, z1;
     zone_span(t, &t->job.subs[part->sub], &part->keys, &z0, &z1);
     for (int z = z0; z <= z1; z++) {
-        const bool near = zone_unfolds(t->map, z);
+        const bool near = plong_map_unfolds(t->map, z);
         pack_keys(t, all, near, done);
         struct wide_work work = wide_begin(
             part_queries(t, part, z), near ? t->mem.k_near : t->mem.k, part_rows(t, part), part->j0, part->keys.n,

@@ -4,41 +4,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/body/rows.h"
-
-static inline int zone_of(const struct plong_rope * rope, int32_t map, int32_t p, int32_t t) {
-    switch (map) {
-        case PLONG_MAP_DCA: {
-            const int32_t c = rope->chunk - rope->local;
-            const int32_t m = p / c - t / c;
-            return m < 0 ? 0 : m > 2 ? 2 : m;
-        }
-        case PLONG_MAP_SELF_EXTEND: return p - t < rope->local ? 0 : 1;
-        case PLONG_MAP_REROPE: return p - t < rope->chunk ? 0 : 1;
-        default: return 0;
-    }
-}
-
-/* Position to which a query at p is rotated for a zone, less the one it was stored at. */
-static inline int64_t zone_query_shift(const struct plong_rope * rope, int32_t map, int zone, int32_t p) {
-    const int64_t stored = plong_rope_stored(rope, p);
-    switch (map) {
-        case PLONG_MAP_DCA: {
-            const int32_t c     = rope->chunk - rope->local;
-            const int32_t ahead = (int32_t) stored + c;
-            return zone == 0 ? 0 : (zone == 1 && ahead < rope->chunk ? ahead : rope->chunk) - stored;
-        }
-        case PLONG_MAP_SELF_EXTEND: return zone == 0 ? p - stored : rope->local - rope->local / rope->chunk;
-        case PLONG_MAP_REROPE: return zone == 0 ? p : rope->chunk;
-        default: return 0;
-    }
-}
-
-/* Maps that store keys at folded positions unfold them for the near zone. */
-static inline bool zone_unfolds(int32_t map, int zone) {
-    return zone == 0 && (map == PLONG_MAP_SELF_EXTEND || map == PLONG_MAP_REROPE);
-}
-
-static inline int zone_count(int32_t map) { return map == PLONG_MAP_ABSOLUTE ? 1 : map == PLONG_MAP_DCA ? 3 : 2; }
+#include "position_map.h"
 
 /* q [zones][rows][plong_pad32(d_k)] f32, scaled so that q * k is the logit in base 2; angles [n_rot/2][2] is scratch */
 static void load_queries(
@@ -48,25 +14,25 @@ static void load_queries(
     for (int i = 0; i < tile->n_tok; i++) {
         const int32_t p     = tile->pos + i;
         const float   scale = call->params.scale * plong_rope_logn(rope, p) * 1.44269504f;
-        for (int z = 0; z < zone_count(map); z++) {
-            const int64_t shift = zone_query_shift(rope, map, z, p);
+        for (int z = 0; z < plong_map_zones(map); z++) {
+            const int64_t shift = plong_map_query(rope, map, z, p) - plong_map_stored(rope, map, p);
             if (shift) {
                 plong_rope_angles(call->table, call->params.n_rot, &shift, 1, angles);
             }
             for (int j = 0; j < tile->n_kv * tile->n_h; j++) {
                 const int     kv = j / tile->n_h, h = j % tile->n_h, head = tile->head + kv * call->n_group + h;
-                const char *  src   = call->q + (size_t) (tile->tok + i) * call->q_tok + (size_t) head * call->q_head;
-                float *       dst   = q + ((size_t) z * rows + (kv * tile->n_tok + i) * tile->n_h + h) * dk;
-                const bool    turns = had && !zone_unfolds(map, z);
-                const bool    as_is = !shift && !turns && call->d_k == dk;
-                const float * from  = as_is ? (const float *) src : dst;
+                const char *  src = call->q + (size_t) (tile->tok + i) * call->q_tok + (size_t) head * call->q_head;
+                float *       dst = q + ((size_t) z * rows + (kv * tile->n_tok + i) * tile->n_h + h) * dk;
+                const bool    transforms = had && !plong_map_unfolds(map, z);
+                const bool    as_is      = !shift && !transforms && call->d_k == dk;
+                const float * from       = as_is ? (const float *) src : dst;
                 if (!as_is) {
                     row_to_f32(GGML_TYPE_F32, src, dst, call->d_k);
                 }
                 if (shift) {
                     row_rotate(dst, angles, call->params.n_rot, call->params.neox);
                 }
-                if (turns) {
+                if (transforms) {
                     row_hadamard(dst, call->d_k, had);
                 }
                 for (int x = 0; x < dk; x += VW) {

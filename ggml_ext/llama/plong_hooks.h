@@ -1,0 +1,73 @@
+/* plong_hooks.h - the few functions that upstream's patched sources call. C++, internal to libllama. */
+#pragma once
+
+#include "plong_state.h"
+
+struct llama_hparams;
+struct llama_ubatch;
+class llama_io_read_i;
+class llama_io_write_i;
+class llama_kv_cache;
+class llm_graph_input_attn_kv;
+class llm_graph_input_attn_kv_iswa;
+class llm_graph_input_plong;
+
+/* The state of a new context: the thread's pending configuration, used up. */
+std::shared_ptr<plong_state> plong_state_create();
+
+/* Throws when a policy cannot work on this model: after a graph was built. */
+void plong_state_check(const plong_state & state, const llama_hparams & hparams);
+
+/* Position at which a token is rotated in the graph. */
+llama_pos plong_stored_pos(const plong_state * state, llama_pos pos);
+
+/* ---- the cache (shift.cpp factors.cpp saved_factors.cpp); a null state: no policy rotates K in this cache ---- */
+
+/* Tells the K/V cache with full attention in a context's memory whose it is. */
+void plong_attach(plong_state * state, llama_memory_i * memory);
+
+/* Applies the shifts of all cells to K: only cells that move are touched, so quantized ones do not wear out. False: it
+ * is left to upstream. */
+bool plong_shift(plong_state * state, llama_kv_cache & cache);
+
+/* Before cells of src become dst's too. False, with a line in the log: their factors differ, nothing may be copied. */
+bool plong_copy_factor(plong_state * state, const llama_kv_cache & cache, llama_seq_id src, llama_seq_id dst);
+
+/* Saved states of dynamic policies begin with the factors of their sequences (seq -1: of all). */
+void plong_write_factors(const plong_state * state, llama_io_write_i & io, llama_seq_id seq);
+void plong_read_factors(plong_state * state, llama_io_read_i & io, llama_seq_id seq);
+
+/* Whether a ubatch has a sequence whose dynamic factor is above 1: such graphs have RoPE nodes of their own. */
+bool plong_is_scaled(const plong_state * state, const llama_ubatch & ubatch);
+
+/* One layer's attention through the op. prepare() comes before K is stored and Q is Hadamard-rotated: it applies the
+ * frequency policy to the layer's RoPE nodes and decides; build() then makes the node, or is not called. */
+struct plong_layer {
+    bool                              take   = false;
+    plong_attn_params                 params = {};
+    ggml_tensor *                     q      = nullptr; /* before the Hadamard transform */
+    std::shared_ptr<plong_layer_rope> rope;
+};
+
+/* What upstream's build_attn() has in its hands; null where the model has no such thing. */
+struct plong_tensors {
+    ggml_tensor * q; /* as they come out of RoPE */
+    ggml_tensor * k;
+    ggml_tensor * k_rot; /* Hadamard matrix for K */
+    ggml_tensor * kq_b;  /* bias of the logits */
+    ggml_tensor * sinks;
+    ggml_tensor * v_mla;
+};
+
+/* swa: the layer reads a sliding window only. il: the layer */
+plong_layer plong_prepare(
+    const llm_graph_context & graph, const plong_tensors & tensors, bool swa, float kq_scale, int il);
+
+/* -> F32 [d_v * n_head, n_tokens], or null when the tensors turn out not to fit (recorded). q is what upstream's
+ * attention would get. */
+ggml_tensor * plong_build(
+    const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v);
+ggml_tensor * plong_build(
+    const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v);
