@@ -1,6 +1,6 @@
 /*
- * position_map.h - position maps as arithmetic (docs/rope.md): where keys are stored, and where a query is rotated for each
- * zone of distances. A pair of query p and key t has the distance
+ * position_map.h - position maps as arithmetic (docs/rope.md): where keys are stored, and where a query is rotated for
+ * each zone of distances. A pair of query p and key t has the distance
  *
  *     query(zone(p, t), p) - stored(t), or - t in zones that unfold keys
  *
@@ -17,7 +17,7 @@ static inline int plong_map_zones(int32_t map) { return map == PLONG_MAP_ABSOLUT
 /* Positions of a chunk of Dual Chunk Attention. */
 static inline int32_t plong_dca_chunk(const struct plong_rope * rope) { return rope->chunk - rope->local; }
 
-/* Position at which a key is rotated in the cache. */
+/* The position at which a key is rotated in the cache. */
 static inline int32_t plong_map_stored(const struct plong_rope * rope, int32_t map, int32_t t) {
     switch (map) {
         case PLONG_MAP_DCA: return t % plong_dca_chunk(rope);
@@ -27,7 +27,8 @@ static inline int32_t plong_map_stored(const struct plong_rope * rope, int32_t m
     }
 }
 
-/* 0: near. Of Dual Chunk Attention, 1: the chunk before; 2: all before that. Of the others, 1: beyond the window */
+/* 0: near. For Dual Chunk Attention, 1: the previous chunk; 2: everything before it. For the others, 1: beyond the
+ * window */
 static inline int plong_map_zone(const struct plong_rope * rope, int32_t map, int32_t p, int32_t t) {
     switch (map) {
         case PLONG_MAP_DCA: {
@@ -40,7 +41,7 @@ static inline int plong_map_zone(const struct plong_rope * rope, int32_t map, in
     }
 }
 
-/* Position to which the query at p is rotated for a zone. */
+/* The position to which the query at p is rotated for a zone. */
 static inline int32_t plong_map_query(const struct plong_rope * rope, int32_t map, int zone, int32_t p) {
     switch (map) {
         case PLONG_MAP_DCA: {

@@ -1,4 +1,4 @@
-/* yarn.h - YaRN's ramp over the pairs of dimensions, for its policy and for RoPE nodes that models bring along. */
+/* yarn.h - YaRN's ramp over the pairs of dimensions, for its policy and for the RoPE nodes of models. */
 #ifndef PLONG_YARN_H
 #define PLONG_YARN_H
 

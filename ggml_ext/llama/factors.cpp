@@ -1,4 +1,4 @@
-/* factors.cpp - the factors of dynamic RoPE policies: one per sequence, and all of its cached K has it. */
+/* factors.cpp - the factors of dynamic RoPE policies: one per sequence, which all of its cached K has. */
 #include <cmath>
 
 #include "llama-context.h"

@@ -6,7 +6,7 @@
 #include "plong_hooks.h"
 #include "rope_node.h"
 
-/* The backend that runs a layer is that of the device which holds its keys. Null: one that the op knows nothing of. */
+/* The backend of a layer: that of the device which holds its keys. Null: one that is unknown to the op. */
 static const plong_backend * backend_of(const ggml_tensor * k, std::string & name) {
     const ggml_backend_buffer_t buffer = k->view_src ? k->view_src->buffer : k->buffer;
     const ggml_backend_dev_t    device =

@@ -12,13 +12,13 @@ class llm_graph_input_attn_kv;
 class llm_graph_input_attn_kv_iswa;
 class llm_graph_input_plong;
 
-/* The state of a new context: the thread's pending configuration, used up. */
+/* Makes the state of a new context from the thread's pending configuration, which is used up. */
 std::shared_ptr<plong_state> plong_state_create();
 
-/* Throws when a policy cannot work on this model: after a graph was built. */
+/* Throws if a policy cannot work on this model; to be called after a graph was built. */
 void plong_state_check(const plong_state & state, const llama_hparams & hparams);
 
-/* Position at which a token is rotated in the graph. */
+/* The position at which a token is rotated in the graph. */
 llama_pos plong_stored_pos(const plong_state * state, llama_pos pos);
 
 /* ---- the cache (shift.cpp factors.cpp saved_factors.cpp); a null state: no policy rotates K in this cache ---- */
@@ -26,11 +26,12 @@ llama_pos plong_stored_pos(const plong_state * state, llama_pos pos);
 /* Tells the K/V cache with full attention in a context's memory whose it is. */
 void plong_attach(plong_state * state, llama_memory_i * memory);
 
-/* Applies the shifts of all cells to K: only cells that move are touched, so quantized ones do not wear out. False: it
- * is left to upstream. */
+/* Applies the shifts of all cells to K. Only cells that move are touched, so quantized ones do not wear out. False:
+ * upstream must do it. */
 bool plong_shift(plong_state * state, llama_kv_cache & cache);
 
-/* Before cells of src become dst's too. False, with a line in the log: their factors differ, nothing may be copied. */
+/* To be called before cells of src are shared with dst. False, with a line in the log, if their factors differ and
+ * nothing may be copied. */
 bool plong_copy_factor(plong_state * state, const llama_kv_cache & cache, llama_seq_id src, llama_seq_id dst);
 
 /* Saved states of dynamic policies begin with the factors of their sequences (seq -1: of all). */

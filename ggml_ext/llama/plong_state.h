@@ -29,7 +29,7 @@ struct plong_rope_side {
     bool                     query = false; /* carries the square of the magnitude, so that cached K has none */
 };
 
-/* RoPE of one layer as its graph node says it, and the policy over it. */
+/* RoPE of one layer as read from its graph node, and the policy on top of it. */
 struct plong_layer_rope {
     struct rotation {
         std::vector<double> f;     /* [n_rot/2] radians per position */
@@ -43,7 +43,7 @@ struct plong_layer_rope {
     plong_rope      policy   = {};
     plong_rope_side sides[2] = {}; /* of queries, of keys */
 
-    std::map<float, rotation>       rotations; /* by factor; filled before a graph runs */
+    std::map<float, rotation>       rotations; /* by factor; complete before a graph runs */
     std::shared_ptr<plong_constant> factors;   /* for ggml's own RoPE: divides the base frequencies; null: unused */
     std::shared_ptr<plong_constant> table;     /* for the op; null when the position map is absolute */
 

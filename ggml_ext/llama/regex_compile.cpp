@@ -1,4 +1,4 @@
-/* regex_compile.cpp - reads an expression of ECMAScript's kind, as far as pre-tokenizers use it, into a program. */
+/* regex_compile.cpp - compiles an ECMAScript expression, within what pre-tokenizers use, to a program. */
 #include <stdexcept>
 #include <string>
 

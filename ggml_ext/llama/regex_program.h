@@ -1,5 +1,5 @@
-/* regex_program.h - what an expression is compiled to (regex_compile.cpp), and pretokenize.cpp runs. C++, internal to
- * libllama. */
+/* regex_program.h - the program to which an expression is compiled (regex_compile.cpp) and which pretokenize.cpp runs.
+ * C++, internal to libllama. */
 #pragma once
 
 #include "char_set.h"

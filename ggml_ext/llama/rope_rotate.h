@@ -3,7 +3,7 @@
 
 #include "plong_state.h"
 
-/* Makes the RoPE node rotate its rows as `side` says, which must live as long as the graph. factors: plong_token_factors()
+/* Makes the RoPE node rotate its rows by `side`, which must live as long as the graph. factors: plong_token_factors()
  * for dynamic policies, else null. Only if all backends are CPUs. */
 void plong_rotate_node(
     const llm_graph_context & graph, ggml_tensor * node, ggml_tensor * factors, const plong_rope_side & side);

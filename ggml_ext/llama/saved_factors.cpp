@@ -1,4 +1,4 @@
-/* saved_factors.cpp - the factors of dynamic RoPE policies in saved states: they come before what upstream writes. */
+/* saved_factors.cpp - the factors of dynamic RoPE policies in saved states, before upstream's data. */
 #include <cmath>
 #include <stdexcept>
 

@@ -1,4 +1,4 @@
-/* blocks.h - one tile being computed, and what its two ways of taking a block of keys have in common. */
+/* blocks.h - the state of one tile being computed, and what narrow and wide jobs have in common. */
 #ifndef PLONG_CPU_BODY_BLOCKS_H
 #define PLONG_CPU_BODY_BLOCKS_H
 
@@ -12,18 +12,18 @@ struct tile_mem {
     elem *               k;      /* a packed key block */
     elem *               v;      /* a packed value block */
     float *              s;      /* logits: [SUB][CHUNK], or [2 kv heads, alternating][PLONG_NARROW][NARROW_BLOCK] */
-    float *              s_zone; /* the same for another zone, of one sub */
-    elem *               p;      /* [SUB][BLOCK] probabilities, where they do not take the place of the logits */
+    float *              s_zone; /* the same for another zone, for one sub */
+    elem *               p;      /* [SUB][BLOCK] probabilities, unless they are written in place of the logits */
     float *              f32;    /* [BLOCK][max(dk, dv)] rows of a block in float32 */
     float *              stage;  /* [16][max(dk, dv)] */
     uint8_t *            digits; /* queries of a narrow job in integers: the narrow_keys.h of an instruction set */
     float *              q;      /* [zones][rows][dk] */
     elem *               packed; /* [zones][rows, padded to SUB][dk]: q for wide jobs */
-    void *               jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float where the job is narrow */
+    void *               jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float if the job is narrow */
     struct plong_softmax js;     /* the job's rows, padded to SUB; l is [rows][VW] */
-    float *              reach;  /* [rows] sum |q|, over all zones the largest; there when packed is */
+    float *              reach;  /* [rows] the largest sum |q| over all zones; valid when packed is */
     float *              shift;  /* [rows] of the job: fixed_shift() */
-    float *              counts; /* [job.n_counts][PLONG_KEYS] what is added to the logits of a block's keys */
+    float *              counts; /* [job.n_counts][PLONG_KEYS] added to the logits of a block's keys */
     float *              slope;  /* [rows] of the job, of logits in base 2; not set without ALiBi */
     struct sub *         subs;
     elem *               k_near; /* as k, rotated to true positions, for maps that store keys folded */
@@ -36,32 +36,32 @@ struct tile_run {
     const struct plong_item *  item;
     const struct plong_tile *  tile; /* the item's */
     struct tile_mem            mem;
-    struct job                 job;        /* the one of the last keys, and what of mem belongs to it */
+    struct job                 job;        /* the job of the last keys, with its part of mem */
     bool                       one_stream; /* plong_one_stream() */
-    const int32_t *            block_pos;  /* of the block that mem.counts is for */
-    bool                       packs;      /* mem.packed and mem.reach are there */
+    const int32_t *            block_pos;  /* positions of the block that mem.counts is for */
+    bool                       packs;      /* mem.packed and mem.reach are valid */
     const void *               jq;         /* queries of the job: mem.jq, or mem.packed as it is */
-    size_t                     jq_zone;    /* elements from one zone of them to the next */
+    size_t                     jq_zone;    /* elements between two zones of them */
     int32_t                    map;        /* enum plong_map */
     int                        dk, dv;
-    size_t                     k_bytes, v_bytes; /* of a cached row */
+    size_t                     k_bytes, v_bytes; /* bytes of a cached row */
     float                      skip;
     const char *               k_base; /* first kv head of the tile, cell 0 */
     const char *               v_base;
     const char *               k_then; /* the same for the next block, which may be another tile's */
     const char *               v_then;
     const struct key_block *   next;       /* that block */
-    int                        prefetched; /* keys of it that were, by wide blocks */
+    int                        prefetched; /* keys of it that wide blocks have prefetched */
 };
 
-/* Rows of keys in the cache. */
+/* Finds the rows of keys in the cache. */
 static void cache_rows(const void ** row, const struct keys * b, const char * base, size_t cell) {
     for (int j = 0; j < b->n; j++) {
         row[j] = base + (size_t) b->cell[j] * cell;
     }
 }
 
-/* Rows in f32 at t->mem.f32, [n][pad] */
+/* Converts rows to f32 at t->mem.f32, [n][pad] */
 static void float_rows(struct tile_run * t, const void ** row, int n, int32_t type, int d, int pad) {
     for (int j = 0; j < n; j++) {
         float * x = t->mem.f32 + (size_t) j * pad;
@@ -70,7 +70,7 @@ static void float_rows(struct tile_run * t, const void ** row, int n, int32_t ty
     }
 }
 
-/* K rows unfolded for the near zone, in f32 at t->mem.f32 */
+/* Converts K rows to f32 at t->mem.f32, unfolded for the near zone */
 static void near_rows(struct tile_run * t, const void ** row, const struct keys * b) {
     float_rows(t, row, b->n, t->call->k_type, t->call->d_k, t->dk);
     for (int j = 0; j < b->n; j++) {
@@ -78,14 +78,14 @@ static void near_rows(struct tile_run * t, const void ** row, const struct keys 
     }
 }
 
-/* Zones of the pairs of a sub with some keys. */
+/* The zones of the pairs of a sub with some keys. */
 static void zone_span(
     const struct tile_run * t, const struct sub * sub, const struct keys * b, int * first, int * last) {
     *first = plong_map_zone(&t->call->batch->rope, t->map, sub->p0, b->pos[b->n - 1]);
     *last  = plong_map_zone(&t->call->batch->rope, t->map, sub->p1, b->pos[0]);
 }
 
-/* Takes the logits that s_zone has for the pairs of zone z. */
+/* Copies the logits of pairs in zone z from s_zone. */
 static void merge_zone(struct tile_run * t, const struct logits x, const struct keys * b, int z) {
     for (int i = 0; i < x.rows; i++) {
         for (int j = 0; j < b->n; j++) {
@@ -96,7 +96,7 @@ static void merge_zone(struct tile_run * t, const struct logits x, const struct 
     }
 }
 
-/* Takes slope * distance off the logits. */
+/* Subtracts slope * distance from the logits. */
 static void add_alibi(struct tile_run * t, const struct logits x, const struct keys * b) {
     for (int i = 0; i < x.rows; i++) {
         const float   slope = t->mem.slope[x.i0 + i];
@@ -107,8 +107,8 @@ static void add_alibi(struct tile_run * t, const struct logits x, const struct k
     }
 }
 
-/* Masks the logits and pads their rows; returns how many a row has then: a multiple of `pad`. Not inlined: gcc then keeps
- * fewer of the wide path's vectors in registers. */
+/* Masks the logits and pads their rows; returns the padded length, a multiple of `pad`. Not inlined, since gcc would
+ * then keep fewer vectors of wide jobs in registers. */
 __attribute__((noinline)) static int finish_logits(
     struct tile_run * t, const struct logits x, const struct keys * b, enum cover cover, int pad) {
     const int n = (b->n + pad - 1) & -pad;
@@ -126,13 +126,13 @@ __attribute__((noinline)) static int finish_logits(
     return n;
 }
 
-/* Adds to logits s[n] of row i of the job how often the keys b count. n is a multiple of 16. */
+/* Adds log2 of how often the keys b count to the logits s[n] of row i of the job. n is a multiple of 16. */
 PLONG_INLINE void add_count(struct tile_run * t, int i, float * s, int n, const struct keys * b) {
     const int c = t->job.rows[i].count;
     if (c >= 0) {
         const float * x = t->mem.counts + (size_t) c * PLONG_KEYS + (b->pos - t->block_pos);
 #pragma GCC unroll 4
-        for (int j = 0; j < n; j += VW) { /* what it adds to the padding changes nothing there */
+        for (int j = 0; j < n; j += VW) { /* adding it to the padding has no effect */
             vf_store(s + j, vf_add(vf_load(s + j), vf_load(x + j)));
         }
     }

@@ -1,4 +1,4 @@
-/* narrow.h - a block of keys for a narrow job, one of few rows (decode): straight from the cache where its type allows it. */
+/* narrow.h - a block of keys for a narrow job, one of few rows (decode): straight from the cache if possible. */
 #ifndef PLONG_CPU_BODY_NARROW_H
 #define PLONG_CPU_BODY_NARROW_H
 
@@ -6,7 +6,7 @@
 
 static bool reads_in_place(int32_t type, int d) { return d % (narrow_is_quant(type) ? 32 : 16) == 0; }
 
-/* Logits s [rows][NARROW_BLOCK] of kv head `kv` where its keys must be converted, or rotated, first. */
+/* Logits s [rows][NARROW_BLOCK] of kv head `kv` if its keys must be converted or rotated first. */
 static void narrow_logits_converted(struct tile_run * t, const struct keys * b, int kv, float * s) {
     const struct plong_call * c    = t->call;
     const int                 rows = t->job.sub_rows, i0 = kv * rows;
@@ -57,7 +57,7 @@ static void head_logits(struct tile_run * t, struct narrow_keys * x, int kv, flo
     }
 }
 
-/* What follows from them. */
+/* The softmax and P*V for these logits. */
 static void head_values(struct tile_run * t, struct narrow_keys * x, int kv, enum cover cover, float * s) {
     const struct plong_call * c    = t->call;
     const struct keys *       b    = x->keys;
@@ -89,7 +89,7 @@ static void head_values(struct tile_run * t, struct narrow_keys * x, int kv, enu
     }
 }
 
-/* Bytes from each key's cell to the next one's, where that is the same for all: 0 where it is not. */
+/* Bytes from each key's cell to the next, if that is constant; else 0. */
 static int32_t keys_step(const struct keys * b, size_t cell) {
     const int32_t step = b->n > 1 ? b->cell[1] - b->cell[0] : 0;
     bool          same = step > 0;
@@ -99,8 +99,8 @@ static int32_t keys_step(const struct keys * b, size_t cell) {
     return same && cell * (size_t) step < INT32_MAX ? (int32_t) cell * step : 0;
 }
 
-/* At most NARROW_BLOCK keys, for all kv heads of the tile: they read the same keys, and their rows lie side by side in the
- * cache. next: the keys after them, of the cells at k_next, v_next. */
+/* Computes at most NARROW_BLOCK keys for all kv heads of the tile, which read the same keys, and whose rows are side by
+ * side in the cache. next: the following keys, in the cells at k_next, v_next. */
 static void keys_narrow(
     struct tile_run * t, const struct keys * b, const struct keys * next, const char * k_next, const char * v_next) {
     const struct plong_call * c     = t->call;
@@ -118,7 +118,8 @@ static void keys_narrow(
     x.v_ahead =
         prefetch_queue(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, t->one_stream);
     float * const s[2] = { t->mem.s, t->mem.s + PLONG_NARROW * NARROW_BLOCK };
-    /* Logits are a head ahead of values: something to do while the last products of a head are on their way. */
+    /* Logits are computed one head ahead of values, so that there is work while the last products of a head are in
+     * flight. */
     head_logits(t, &x, 0, s[0]);
     for (int kv = 0; kv < n_kv; kv++) {
         if (kv + 1 < n_kv) {

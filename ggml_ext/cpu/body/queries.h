@@ -1,4 +1,4 @@
-/* queries.h - the rows of a tile's queries that a job has, as its way of computing takes them. */
+/* queries.h - the rows of a tile's queries that belong to a job, in the layout that the job needs. */
 #ifndef PLONG_CPU_BODY_QUERIES_H
 #define PLONG_CPU_BODY_QUERIES_H
 
@@ -15,7 +15,7 @@ static float vec_reach(const float * q, int d) {
 
 static int padded_rows(int n) { return (n + SUB - 1) / SUB * SUB; }
 
-/* The tile's queries for wide jobs, once for all of these. Rows of the padding are computed and never looked at. */
+/* Packs the tile's queries for wide jobs, once for all of them. Rows of the padding are computed but never used. */
 static void pack_queries(struct tile_run * t) {
     const int rows = plong_tile_rows(t->tile);
     if (t->packs) {
@@ -34,7 +34,7 @@ static void pack_queries(struct tile_run * t) {
     t->packs = true;
 }
 
-/* Rows of the job, `size` bytes each: from[zones][rows] of the tile to mem.jq[zones][padded]. */
+/* Copies rows of the job, `size` bytes each, from the tile's from[zones][rows] to mem.jq[zones][padded]. */
 static void gather_queries(struct tile_run * t, const void * from, int rows, int padded, size_t size) {
     for (int z = 0; z < plong_map_zones(t->map); z++) {
         const char * src = (const char *) from + (size_t) z * rows * size;
@@ -48,7 +48,7 @@ static void gather_queries(struct tile_run * t, const void * from, int rows, int
     t->jq_zone = (size_t) padded * t->dk;
 }
 
-/* The job's queries: float32 where it is narrow. */
+/* Prepares the job's queries: in float32 if it is narrow. */
 static void job_queries(struct tile_run * t) {
     const int    rows = plong_tile_rows(t->tile), padded = padded_rows(rows);
     const size_t dk = (size_t) t->dk;
@@ -57,7 +57,7 @@ static void job_queries(struct tile_run * t) {
         return;
     }
     pack_queries(t);
-    if (t->job.n == rows) { /* all of them, which are in order */
+    if (t->job.n == rows) { /* all rows of the tile, which are in order */
         t->jq      = t->mem.packed;
         t->jq_zone = padded * dk;
     } else {

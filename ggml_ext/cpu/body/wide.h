@@ -1,8 +1,8 @@
 /*
- * wide.h - a block of keys for a wide job, one of many rows: packed once, then used by one sub of rows after the other.
+ * wide.h - a block of keys for a wide job, one of many rows: packed once, then used by one sub of rows after another.
  *
- * The wide part of an instruction set (its wide.h, or wide_f32.h) comes before this and defines what follows; what has
- * nothing to do there is in wide_at_once.h and fixed_none.h.
+ * The wide part of an instruction set (its wide.h, or wide_f32.h) comes before this and defines what follows; empty
+ * versions of some are in wide_at_once.h and fixed_none.h.
  *
  *     elem                   what is packed: float, or uint16_t for bf16
  *     BLOCK, CHUNK           keys that are packed at a time, and between one softmax and the next: the row lengths of
@@ -28,10 +28,10 @@
 
 #include "cpu/body/blocks.h"
 
-/* What of the block has been packed so far. */
+/* The part of the block that has been packed so far. */
 struct packed {
     bool k, k_near, v;
-    bool tame; /* what is packed of K */
+    bool tame; /* whether the packed part of K is */
 };
 
 static void pack_keys(struct tile_run * t, const struct keys * b, bool near, struct packed * done) {
@@ -59,9 +59,9 @@ static void pack_values(struct tile_run * t, const struct keys * b, struct packe
     }
 }
 
-/* Prefetches the next key of the next block, in K and in V. A few lines at a time, beside the softmax: AMD's cores drop prefetches
- * for which they have no room. Intel's gain nothing: of a whole block prefetched, few rows survive in the sets that a
- * stride shares, and the matrix unit's loads want the same places. */
+/* Prefetches the next key of the next block, in K and in V. A few lines at a time, during the softmax, since AMD's
+ * cores drop prefetches for which they have no room. Intel's cores gain nothing: few rows of a prefetched block survive
+ * in the sets that a stride shares, and the matrix unit's loads need the same slots. */
 PLONG_INLINE void prefetch_next_key(struct tile_run * t) {
     const struct plong_call * c = t->call;
     if (t->prefetched < t->next->n) {
@@ -71,7 +71,7 @@ PLONG_INLINE void prefetch_next_key(struct tile_run * t) {
     }
 }
 
-/* Rows of a sub and some keys of the block: what is between one softmax and the next. */
+/* Rows of a sub and some keys of the block: the unit of work between two softmaxes. */
 struct part {
     int         sub;
     int         j0; /* first key */
@@ -79,14 +79,14 @@ struct part {
     enum cover  cover;
 };
 
-/* Where the chunk of key j ends: at a multiple of CHUNK, counted from the tile of the matrix unit that holds it. */
+/* The end of the chunk of key j: a multiple of CHUNK, counted from the tile of the matrix unit that holds the key. */
 static int chunk_end(const struct tile_run * t, const struct keys * all, int j) {
     const int before = t->job.readers->branch < 0 ? all->pos[0] % CHUNK & ~31 : 0;
     const int end    = (j + before) / CHUNK * CHUNK + CHUNK - before;
     return end < all->n ? end : all->n;
 }
 
-/* The first part at or after sub, j0 of which some pair is read; false when there is none. */
+/* Finds the first part at or after sub, j0 in which some pair is read; false if there is none. */
 static bool find_part(const struct tile_run * t, const struct keys * all, int sub, int j0, struct part * part) {
     for (; sub < t->job.n_sub; sub++, j0 = 0) {
         for (int end; j0 < all->n; j0 = end) {
@@ -110,7 +110,7 @@ static int part_rows(const struct tile_run * t, const struct part * part) {
     return left < SUB ? left : SUB;
 }
 
-/* Logits of a part, zone by zone of a position map. */
+/* Computes the logits of a part, zone by zone of a position map. */
 static void part_logits(
     struct tile_run * t, const struct part * part, const struct keys * all, struct packed * done, float * s) {
     int z0, z1;
@@ -128,8 +128,8 @@ static void part_logits(
     }
 }
 
-/* Probabilities of n logits s of a row into p; false when none of them matters. `before` keys ahead of them in p have
- * theirs already. */
+/* Writes the probabilities of n logits s of a row to p; false if none of them matters. The `before` keys before them in
+ * p already have theirs. */
 PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n, int before, elem * p, bool tame) {
     const float      m    = t->mem.js.m[i];
     const enum fixed done = tame ? wide_fixed(s, p, n, t->mem.shift[i], t->mem.js.l + (size_t) i * VW) : FIXED_FAILED;
@@ -147,7 +147,7 @@ PLONG_INLINE bool row_probabilities(struct tile_run * t, int i, float * s, int n
     return done == FIXED_DONE;
 }
 
-/* The same for all rows of a part. Other logits are made in between. */
+/* The same for all rows of a part. Other logits are computed in between. */
 static bool part_probabilities(
     struct tile_run * t, const struct part * part, float * s, int before, struct packed * done, struct wide_work * work,
     elem * p) {
@@ -177,10 +177,10 @@ static void block_wide(struct tile_run * t, const struct key_block * block, cons
     const struct keys b    = block_keys(block, 0, BLOCK);
     struct packed     done = { .tame = true };
     struct part       part, then;
-    bool              ready = false; /* the part's logits are there */
+    bool              ready = false; /* the part's logits are ready */
     float *           s     = t->mem.s;
     int               first = -1, last = 0; /* keys of the sub whose probabilities are in p and matter */
-    int               filled = 0;           /* where those that are there end */
+    int               filled = 0;           /* the end of those that are ready */
     t->next                  = next;
     t->prefetched            = t->one_stream ? 0 : next->n;
     for (bool more = find_part(t, &b, 0, 0, &part); more; part = then) {

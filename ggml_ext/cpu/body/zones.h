@@ -1,4 +1,5 @@
-/* zones.h - position maps: which rotation of q (and of k) gives a pair its distance, and the queries rotated for each. */
+/* zones.h - position maps: the rotation of q (and of k) that gives a pair its distance, and the queries rotated for
+ * each zone. */
 #ifndef PLONG_CPU_BODY_ZONES_H
 #define PLONG_CPU_BODY_ZONES_H
 
@@ -43,7 +44,8 @@ static void load_queries(
     }
 }
 
-/* A key's f32 row x (as cached) back to the basis before the Hadamard transform, then to its true position. */
+/* Transforms a key's f32 row x (as cached) back to the basis before the Hadamard transform, then rotates it to its true
+ * position. */
 static void unfold_key(const struct plong_call * call, int32_t pos, float * x, float * angles) {
     const int64_t shift = (int64_t) pos - plong_rope_stored(&call->batch->rope, pos);
     if (call->params.hadamard) {
