@@ -22,7 +22,7 @@ class ModelError(ValueError):
 class ContextOverflow(ValueError):
     """More tokens than the context window holds. Nothing was cut and nothing was evaluated.
 
-    n_tokens: what was asked for; n_ctx: the window. Both in tokens.
+    n_tokens: the requested number; n_ctx: the window. Both in tokens.
     """
 
     def __init__(self, n_tokens: int, n_ctx: int) -> None:

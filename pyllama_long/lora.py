@@ -23,7 +23,7 @@ _NUMBERS = tuple(GGMLQuantizationType[name] for name in ("I8", "I16", "I32", "I6
 def attach(model: Model, ctx: Any, adapters: Sequence[tuple[str | os.PathLike[str], float]]) -> None:
     """Adds adapters (file, scale) to what a context computes; they live as long as the model. Each adds
     scale * alpha / rank * B A to a matrix (LoRA, https://arxiv.org/abs/2106.09685). Raises ModelError for files that
-    cannot be loaded, ValueError for scales that are no numbers."""
+    cannot be loaded, ValueError for scales that are not numbers."""
     scales = [_scale(scale) for _, scale in adapters]
     found = [_load(model, os.fspath(path)) for path, _ in adapters]
     if found and llama_cpp.llama_set_adapters_lora(ctx, *_native.adapters(found, scales)):

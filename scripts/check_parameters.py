@@ -15,7 +15,7 @@ from pathlib import Path
 
 LIMIT = 7
 
-# What is no code: comments, strings and characters, and lines of the preprocessor with their continuations.
+# Everything that is not code: comments, strings and characters, and preprocessor lines with their continuations.
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _STRING = re.compile(r'"(?:\\.|[^"\\\n])*"' + r"|'(?:\\.|[^'\\\n])*'")
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.MULTILINE)

@@ -88,7 +88,7 @@ class Loaded:
                 raise errors.overflow(n, self.engine.n_ctx, param, least=True)
 
     def check_extras(self, request: Sampled) -> None:
-        """Raises ApiError when a request asks for another plan or policy than the server's."""
+        """Raises ApiError if a request wants another plan or policy than the server's."""
         engine = self.engine
         for name, wanted, running in (
             ("attention", request.attention, engine.plan),

@@ -1,4 +1,4 @@
-"""llama.cpp's samplers as a request asks for them."""
+"""llama.cpp's samplers as set by a request."""
 
 from __future__ import annotations
 

@@ -5,5 +5,5 @@ graphs.py     one workload in ggml: our op and upstream's, on the same cache
 torch_side.py the same in torch
 check.py      whether the sides agree, and rows against float64
 roofline.py   what the machine could do: matmul and memory rates
-measure.py    runs the sides in turn, and makes rows of the times
+measure.py    runs the sides alternately, and makes rows of the times
 """

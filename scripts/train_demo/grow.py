@@ -22,7 +22,7 @@ OF_PIECES, OF_CHANCE = 0.6, 0.8  # parts of a new row: together they give it abo
 
 
 def grow_tokenizer(tok: Any, texts: Sequence[str], n_vocab: int, marks: Sequence[str]) -> Any:
-    """The tokenizer with n_vocab tokens. Raises TrainError when the texts don't yield so many."""
+    """The tokenizer with n_vocab tokens. Raises TrainError if the texts do not yield that many."""
     spec = json.loads(tok.to_str())
     vocab, merges = spec["model"]["vocab"], spec["model"]["merges"]
     for mark in marks:

@@ -187,7 +187,7 @@ def keys(t: Tasks, k: int) -> list[str]:
 
 
 def alike(t: Tasks, k: int) -> list[str]:
-    """k different words that begin alike: only the whole key tells which of them is asked for."""
+    """k different words that begin alike: only the whole key shows which of them the question is about."""
     at, ordered = t.random.randrange(len(t.part.words)), t.part.ordered
     return t.random.sample([ordered[(at + i) % len(ordered)] for i in range(2 * k)], k)
 

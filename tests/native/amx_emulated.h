@@ -134,6 +134,6 @@ static inline int emu_cpuid(unsigned leaf, unsigned sub, unsigned * a, unsigned 
 #define _tile_dpbf16ps(c, a, b)     emu_dot_bf16(c, a, b)
 #define _tile_dpbssd(c, a, b)       emu_dot_int8(c, a, b)
 #define __get_cpuid_count           emu_cpuid
-#define syscall(...)                0 /* the kernel is not asked for tiles */
+#define syscall(...)                0 /* the kernel is not asked for permission to use tiles */
 
 #endif
