@@ -13,6 +13,7 @@
 #include "llama-adapter.h"
 #include "llama-context.h"
 #include "llama-model.h"
+#include "plan.h"
 #include "plong_llama.h"
 
 #ifdef _WIN32
@@ -59,12 +60,12 @@ bool put_zeros(llama_model & model, ggml_backend_buffer_ptr & buffer) {
 
 /* The default configuration of a context: exact attention and the model's own RoPE. */
 plong_config exact() {
-    plong_config config         = {};
-    config.abi                  = PLONG_ABI_VERSION;
-    config.enabled              = 1;
-    config.plan.phase[0].window = PLONG_ALL;
-    config.plan.phase[1].window = PLONG_ALL;
-    config.rope.factor          = 1.0f;
+    plong_config config  = {};
+    config.abi           = PLONG_ABI_VERSION;
+    config.enabled       = 1;
+    config.plan.phase[0] = *plong_batch_phase(nullptr, PLONG_PHASE_EXACT);
+    config.plan.phase[1] = config.plan.phase[0];
+    config.rope.factor   = 1.0f;
     return config;
 }
 
