@@ -24,9 +24,9 @@ from typing import Any
 
 import gguf
 import numpy as np
-from random_gguf.shapes import ARCHS, PRESETS, Arch, Shape, ShapeError
+from random_gguf.shapes import ARCHS, DELTA_PERIOD, PRESETS, Arch, Shape, ShapeError
 from random_gguf.vocab import add_tokenizer, copy_tokenizer
-from random_gguf.weights import CONV_TOKENS, STATE_SIZE, Tensor, tensors
+from random_gguf.weights import CONV_TOKENS, DELTA_SIZE, STATE_SIZE, Tensor, tensors
 
 __all__ = ["ARCHS", "PRESETS", "Shape", "ShapeError", "write"]
 
@@ -47,7 +47,7 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     writer.add_block_count(s.n_layer)
     writer.add_feed_forward_length(s.n_ff)
     writer.add_head_count(s.n_head)
-    writer.add_head_count_kv(arch.heads_kv(s) if arch.state else s.n_head_kv)
+    writer.add_head_count_kv(arch.heads_kv(s) if arch.state in ("conv", "ssm") else s.n_head_kv)
     writer.add_key_length(s.head_dim)
     writer.add_value_length(s.head_dim)
     writer.add_layer_norm_rms_eps(s.rms_eps)
@@ -58,6 +58,8 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     else:
         writer.add_rope_dimension_count(s.n_rot)
         writer.add_rope_freq_base(s.rope_base)
+        if arch.sections:
+            writer.add_rope_dimension_sections([*(int(share * s.n_rot / 2) for share in arch.sections), 0])
     if s.n_expert:
         writer.add_expert_count(s.n_expert)
         writer.add_expert_used_count(s.n_expert_used)
@@ -70,6 +72,13 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
         writer.add_ssm_inner_size(2 * s.n_embd)
         writer.add_ssm_state_size(STATE_SIZE)
         writer.add_ssm_time_step_rank(s.n_embd // 16)
+    if arch.state == "delta":
+        writer.add_ssm_conv_kernel(CONV_TOKENS)
+        writer.add_ssm_inner_size(s.n_head * DELTA_SIZE)
+        writer.add_ssm_state_size(DELTA_SIZE)
+        writer.add_ssm_time_step_rank(s.n_head)
+        writer.add_ssm_group_count(s.n_head_kv)
+        writer.add_uint32(f"{arch.key}.full_attention_interval", DELTA_PERIOD)
     if s.sliding_window:
         writer.add_sliding_window(s.sliding_window)
         writer.add_sliding_window_pattern(s.sliding_pattern)

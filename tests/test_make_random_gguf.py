@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,26 @@ def values(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("arch", maker.ARCHS)
 def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    shape = maker.write(path, arch, type="f32", **SMALL)
+    n_layer = 4 if maker.ARCHS[arch].state == "delta" else 2
+    shape = maker.write(path, arch, type="f32", **{**SMALL, "n_layer": n_layer})
     kind, there, stored = maker.ARCHS[arch], keys(path), values(path)
     assert there["general.architecture"] == kind.key
     wanted: dict[str, Any] = {
         name: value for name, value in KEYS.items() if not (kind.max_bias and name.startswith("rope"))
     }
-    wanted["attention.head_count_kv"] = kind.heads_kv(shape) if kind.state else 2
+    wanted["attention.head_count_kv"] = kind.heads_kv(shape) if kind.state in ("conv", "ssm") else 2
+    wanted["block_count"] = n_layer
     assert {name: there[f"{kind.key}.{name}"] for name in wanted} == wanted
     base = there.get(f"{kind.key}.rope.freq_base")
     assert (base is None) if kind.max_bias else base == pytest.approx(shape.rope_base)
     assert len(there["tokenizer.ggml.tokens"]) == shape.n_vocab == stored["token_embd.weight"].shape[0]
-    names = {name.removeprefix("blk.0.").removeprefix("blk.1.").removesuffix(".weight") for name in stored}
+    names = {re.sub(r"^blk\.\d+\.", "", name).removesuffix(".weight") for name in stored}
     assert ("output" in names) != shape.tied
     assert ("shortconv.conv" in names) == (kind.state == "conv")
-    assert ("ssm_conv1d" in names) == (kind.state == "ssm") == ("ffn_norm" not in names)
-    assert ("attn_qkv" in names) == kind.fused and ("attn_q" in names) != (kind.fused or kind.state == "ssm")
+    assert ("ssm_conv1d" in names) == (kind.state in ("ssm", "delta")) == ("ffn_norm" not in names)
+    assert ("attn_qkv" in names) == (kind.fused or kind.state == "delta") and ("attn_q" in names) != (
+        kind.fused or kind.state == "ssm"
+    )
     assert ("attn_q.bias" in names) == kind.qkv_bias
     assert ("attn_k_norm" in names) == kind.qk_norm
     assert ("post_ffw_norm" in names) == kind.post_norm

@@ -4,6 +4,7 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
+#include "llama-model.h"
 #include "plong_hooks.h"
 #include "rotate_cells.h"
 
@@ -45,6 +46,9 @@ int32_t plong_llama_set_rope_factor(llama_context * ctx, llama_seq_id seq, float
     ctx->synchronize();
     ctx->memory_update(false); /* pending shifts were requested under the old factor */
     if (llama_kv_cache * cache = plong_plain_cache(llama_get_memory(ctx))) {
+        if (ctx->get_model().hparams.n_pos_per_embd() >= 3 && plong_holds_images(*cache)) {
+            return fail("the cache holds images, whose keys cannot be rotated to another factor: start a new text");
+        }
         const llama_kv_cells &  cells = cache->get_cells(seq);
         std::vector<plong_move> moves;
         for (uint32_t i = 0; i < cells.size(); i++) {

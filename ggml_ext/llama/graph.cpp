@@ -45,9 +45,11 @@ static std::string refusal(const llm_graph_context & graph, const plong_tensors 
     if (graph.hparams.attn_soft_cap) {
         return "the model caps its logits";
     }
-    if (graph.rope_type == LLAMA_ROPE_TYPE_MROPE || graph.rope_type == LLAMA_ROPE_TYPE_IMROPE ||
-        graph.rope_type == LLAMA_ROPE_TYPE_VISION) {
-        return "the model has several positions per token (M-RoPE)";
+    if (graph.rope_type == LLAMA_ROPE_TYPE_VISION) {
+        return "the model has positions of images only";
+    }
+    if (graph.cparams.plong_images) {
+        return "the batch or the cache holds images, whose tokens have several positions (M-RoPE)";
     }
     if (graph.arch == LLM_ARCH_GROK) {
         return "the model squashes its logits";

@@ -38,6 +38,10 @@ bool plong_copy_factor(plong_state * state, const llama_kv_cache & cache, llama_
 void plong_write_factors(const plong_state * state, llama_io_write_i & io, llama_seq_id seq);
 void plong_read_factors(plong_state * state, llama_io_read_i & io, llama_seq_id seq);
 
+/* Whether a ubatch, or the cache of a model with M-RoPE, holds parts of images: tokens whose positions differ. Such graphs
+ * are upstream's, and position maps have no meaning for them. */
+bool plong_has_images(const plong_state * state, const llama_ubatch & ubatch, llama_memory_i * memory);
+
 /* Whether a ubatch has a sequence whose dynamic factor is above 1: such graphs have RoPE nodes of their own. */
 bool plong_is_scaled(const plong_state * state, const llama_ubatch & ubatch);
 

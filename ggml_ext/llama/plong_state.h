@@ -37,11 +37,12 @@ struct plong_layer_rope {
         float               magnitude = 1.0f;
     };
 
-    int32_t         n_rot    = 0;
-    bool            neox     = false;
-    float           base     = 0.0f;
-    plong_rope      policy   = {};
-    plong_rope_side sides[2] = {}; /* of queries, of keys */
+    int32_t              n_rot = 0;
+    bool                 neox  = false;
+    std::vector<uint8_t> sections; /* [n_rot/2], M-RoPE: which of a token's positions rotates the pair; else empty */
+    float                base     = 0.0f;
+    plong_rope           policy   = {};
+    plong_rope_side      sides[2] = {}; /* of queries, of keys */
 
     std::map<float, rotation>       rotations; /* by factor; complete before a graph runs */
     std::shared_ptr<plong_constant> factors;   /* for ggml's own RoPE: divides the base frequencies; null: unused */

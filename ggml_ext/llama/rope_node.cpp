@@ -11,10 +11,11 @@
 
 namespace {
 
-/* What ggml_rope_ext keeps in op_params. */
+/* What ggml_rope_ext and ggml_rope_multi keep in op_params. */
 struct rope_op {
     int32_t n_past, n_rot, mode, n_ctx, n_ctx_orig;
     float   base, scale, ext_factor, attn_factor, beta_fast, beta_slow;
+    int32_t sections[GGML_MROPE_SECTIONS];
 };
 
 rope_op read_op(const ggml_tensor * node) {
@@ -80,6 +81,34 @@ void node_freqs(const rope_op & op, const std::vector<float> & factors, std::vec
     }
 }
 
+bool is_mrope(const rope_op & op) { return op.mode == GGML_ROPE_TYPE_MROPE || op.mode == GGML_ROPE_TYPE_IMROPE; }
+
+/* Which of a token's four positions rotates each pair (arXiv 2409.12191; interleaved: Qwen3-VL). Tokens of text have the
+ * fourth one at 0, and the other three at theirs. */
+std::vector<uint8_t> pair_sections(const rope_op & op) {
+    const int32_t * s   = op.sections;
+    const int       sum = s[0] + s[1] + s[2] + s[3];
+    const int       h = s[0], w = h + s[1], e = w + s[2];
+
+    std::vector<uint8_t> out(is_mrope(op) && sum > 0 ? op.n_rot / 2 : 0);
+    for (size_t i = 0; i < out.size(); i++) {
+        const int at = (int) i % sum;
+        if (op.mode == GGML_ROPE_TYPE_IMROPE) {
+            out[i] = at < 3 * s[at % 3] ? at % 3 : 3;
+        } else {
+            out[i] = at < h ? 0 : at < w ? 1 : at < e ? 2 : 3;
+        }
+    }
+    return out;
+}
+
+/* Frequency 0 for pairs that no position of a text rotates. */
+void still_pairs(const std::vector<uint8_t> & sections, std::vector<double> & f) {
+    for (size_t i = 0; i < sections.size(); i++) {
+        f[i] = sections[i] == 3 ? 0.0 : f[i];
+    }
+}
+
 std::shared_ptr<plong_constant> make_constant(const std::vector<float> & values) {
     auto         c    = std::make_shared<plong_constant>();
     const size_t size = values.size() * sizeof(float);
@@ -125,7 +154,7 @@ bool only_cpu(ggml_backend_sched_t sched) {
 std::shared_ptr<plong_constant> factors_for_ggml(const plong_layer_rope::rotation & r, int32_t n_rot, double base) {
     std::vector<float> factors(n_rot / 2);
     for (int i = 0; i < n_rot / 2; i++) {
-        factors[i] = (float) (pow(base, -2.0 * i / n_rot) / r.f[i]);
+        factors[i] = r.f[i] == 0.0 ? 1.0f : (float) (pow(base, -2.0 * i / n_rot) / r.f[i]);
     }
     return make_constant(factors);
 }
@@ -141,6 +170,7 @@ const plong_layer_rope::rotation & plong_layer_rope::at(float factor) {
         r.f.resize(n_rot / 2);
         r.table.resize(PLONG_ROPE_TABLE_FLOATS(n_rot));
         r.magnitude = plong_rope_freqs(&with, n_rot, base, nullptr, r.f.data());
+        still_pairs(sections, r.f);
         plong_rope_table(r.f.data(), n_rot, r.table.data());
         found = rotations.emplace(factor, std::move(r)).first;
     }
@@ -174,7 +204,7 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
         reason = "query and key have different RoPE";
         return nullptr;
     }
-    if (op.mode != GGML_ROPE_TYPE_NORMAL && op.mode != GGML_ROPE_TYPE_NEOX) {
+    if (op.mode != GGML_ROPE_TYPE_NORMAL && op.mode != GGML_ROPE_TYPE_NEOX && !is_mrope(op)) {
         reason = "RoPE pairs are neither adjacent nor half a head apart";
         return nullptr;
     }
@@ -185,11 +215,12 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
     auto &     rope  = state.ropes[key];
     const bool exact = state.dynamic() || only_cpu(graph.sched);
     if (!rope) {
-        rope         = std::make_shared<plong_layer_rope>();
-        rope->n_rot  = op.n_rot;
-        rope->neox   = op.mode == GGML_ROPE_TYPE_NEOX;
-        rope->base   = op.base;
-        rope->policy = state.config.rope;
+        rope           = std::make_shared<plong_layer_rope>();
+        rope->n_rot    = op.n_rot;
+        rope->neox     = op.mode != GGML_ROPE_TYPE_NORMAL;
+        rope->sections = pair_sections(op);
+        rope->base     = op.base;
+        rope->policy   = state.config.rope;
         for (int i = 0; i < 2; i++) {
             rope->sides[i] = { rope.get(), i == 0 };
         }
@@ -198,6 +229,7 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
             f = rope->at(rope->policy.factor).f;
         } else {
             node_freqs(op, own, f);
+            still_pairs(rope->sections, f);
         }
         if (state.maps()) {
             std::vector<float> table(PLONG_ROPE_TABLE_FLOATS(op.n_rot));

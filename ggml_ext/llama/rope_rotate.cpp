@@ -8,15 +8,27 @@
 
 namespace {
 
-/* Rotates a [head, n_head, n_tokens] at positions [n_tokens] by the policy, with factors [n_tokens] of dynamic ones. It
- * replaces ggml's RoPE, whose float32 frequencies are radians off at position 1e8. Tokens of factor 1 get `own`, the
- * result of ggml's RoPE for a: the same bits as without other tokens in the batch. */
+/* The angles of the pairs that a token's position of this number rotates. */
+void take_section(
+    const plong_layer_rope & rope, int section, const std::vector<float> & from, std::vector<float> & angles) {
+    for (size_t i = 0; i < rope.sections.size(); i++) {
+        if (rope.sections[i] == section) {
+            angles[2 * i]     = from[2 * i];
+            angles[2 * i + 1] = from[2 * i + 1];
+        }
+    }
+}
+
+/* Rotates a [head, n_head, n_tokens] by the policy, at positions [n_tokens], or [4][n_tokens] with M-RoPE, and with
+ * factors [n_tokens] of dynamic policies. It replaces ggml's RoPE, whose float32 frequencies are radians off at position
+ * 1e8. Tokens of factor 1 get `own`, the result of ggml's RoPE for a: the same bits as without other tokens in the batch.
+ */
 void rotate_rows(ggml_tensor * dst, int ith, int nth, void * data) {
     const auto &             side = *static_cast<const plong_rope_side *>(data);
     const plong_layer_rope & rope = *side.rope;
     const ggml_tensor *      a = dst->src[0], *factors = dst->src[2], *own = factors ? dst->src[3] : nullptr;
     const int32_t *          pos = static_cast<const int32_t *>(dst->src[1]->data);
-    std::vector<float>       angles(rope.n_rot);
+    std::vector<float>       angles(rope.n_rot), other(rope.n_rot);
     for (int64_t t = ith; t < a->ne[2]; t += nth) {
         const float   factor = factors ? static_cast<const float *>(factors->data)[t] : rope.policy.factor;
         const auto &  r      = rope.rotations.at(factor);
@@ -24,6 +36,13 @@ void rotate_rows(ggml_tensor * dst, int ith, int nth, void * data) {
         const bool    native = own && factor == 1.0f;
         if (!native) {
             plong_rope_angles(r.table.data(), rope.n_rot, &p, 1, angles.data());
+            for (int section = 1; section < 3 && !rope.sections.empty(); section++) {
+                const int64_t own_p = pos[section * a->ne[2] + t];
+                if (own_p != p) { /* a part of an image */
+                    plong_rope_angles(r.table.data(), rope.n_rot, &own_p, 1, other.data());
+                    take_section(rope, section, other, angles);
+                }
+            }
             for (float & x : angles) {
                 x *= side.query ? r.magnitude * r.magnitude : 1.0f;
             }

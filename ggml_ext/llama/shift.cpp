@@ -3,22 +3,6 @@
 #include "plong_hooks.h"
 #include "rotate_cells.h"
 
-namespace {
-
-/* visit(cells, stream) for each stream of the cache. */
-template <class F> void each_stream(const llama_kv_cache & cache, F visit) {
-    std::vector<bool> seen(cache.get_n_stream(), false);
-    for (uint32_t s = 0; s < cache.get_n_seq_max(); s++) {
-        const uint32_t stream = cache.get_stream((llama_seq_id) s);
-        if (!seen[stream]) {
-            seen[stream] = true;
-            visit(cache.get_cells((llama_seq_id) s), stream);
-        }
-    }
-}
-
-} // namespace
-
 void plong_attach(plong_state * state, llama_memory_i * memory) {
     if (auto * cache = plong_plain_cache(memory)) {
         cache->plong = state;
@@ -41,7 +25,7 @@ bool plong_shift(plong_state * state, llama_kv_cache & cache) {
     std::vector<plong_move>   moves;
     std::vector<plong_change> changes;
     std::map<float, int>      kind_of;
-    each_stream(cache, [&](const llama_kv_cells & cells, uint32_t stream) {
+    plong_each_stream(cache, [&](const llama_kv_cells & cells, uint32_t stream) {
         for (uint32_t i = 0; i < cells.size(); i++) {
             if (cells.is_empty(i) || cells.get_shift(i) == 0) {
                 continue;

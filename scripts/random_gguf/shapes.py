@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+DELTA_PERIOD = 4  # every fourth layer has attention, the others a gated delta net
 SCALINGS = ("none", "linear", "yarn", "llama3", "longrope")
 
 
@@ -52,7 +53,7 @@ class Shape:
             "head_dim must be even": full.head_dim % 2 == 0,
             "n_rot must be even and at most head_dim": 0 < full.n_rot <= full.head_dim
             and full.n_rot % 2 == 0,
-            f"{arch} needs head_dim = n_embd / n_head": arch not in ("qwen2", "phi3")
+            f"{arch} needs head_dim = n_embd / n_head": arch not in ("qwen2", "qwen2vl", "phi3")
             or full.n_head * full.head_dim == full.n_embd,
             "n_expert_used must be at most n_expert": not full.n_expert
             or full.n_expert_used <= full.n_expert,
@@ -86,14 +87,18 @@ class Arch:
     fused: bool = False  # one tensor for q, k, v and one for gate and up
     gated: bool = True  # the feed-forward has a gate
     max_bias: float = 0.0  # ALiBi's, in place of RoPE
+    sections: tuple[float, ...] = ()  # M-RoPE: the share of pairs that each of a token's positions rotates
     embd_scaled: bool = False  # the graph multiplies the embedding by sqrt(n_embd)
-    state: str = ""  # layers that keep a state in place of keys: conv, every second one; ssm, all
+    state: str = (
+        ""  # layers that keep a state in place of keys: conv, every second; delta, three of four; ssm, all
+    )
+    attention_gate: bool = False  # the query projection also gives a gate of what the attention reads
 
     def heads_kv(self, s: Shape) -> list[int]:
         """K and V heads of each layer, 0 where it keeps a state."""
-        return [
-            0 if self.state == "ssm" or (self.state and i % 2 == 0) else s.n_head_kv for i in range(s.n_layer)
-        ]
+        period = {"ssm": 1, "conv": 2, "delta": DELTA_PERIOD}.get(self.state, 0)
+        stateful = [period == 1 or (period > 0 and (i + 1) % period != 0) for i in range(s.n_layer)]
+        return [0 if keeps else s.n_head_kv for keeps in stateful]
 
 
 ARCHS = {
@@ -103,6 +108,18 @@ ARCHS = {
     "qwen2": Arch("qwen2", Shape(rope_base=1e6, tied=True), qkv_bias=True),
     "qwen3": Arch("qwen3", Shape(head_dim=128, rope_base=1e6), qk_norm=True),
     "qwen3moe": Arch("qwen3moe", Shape(head_dim=128, n_ff=192, rope_base=1e6, n_expert=8), qk_norm=True),
+    "qwen2vl": Arch("qwen2vl", Shape(rope_base=1e6), qkv_bias=True, sections=(1 / 4, 3 / 8, 3 / 8)),
+    "qwen3vl": Arch(
+        "qwen3vl", Shape(head_dim=128, rope_base=5e6), qk_norm=True, sections=(3 / 8, 5 / 16, 5 / 16)
+    ),
+    "qwen35": Arch(
+        "qwen35",
+        Shape(head_dim=64, rope_base=1e7, tied=True),
+        qk_norm=True,
+        attention_gate=True,
+        sections=(3 / 8, 3 / 8, 1 / 4),
+        state="delta",
+    ),
     "gemma3": Arch(
         "gemma3",
         Shape(n_layer=7, rope_base=1e6, sliding_window=64, tied=True),

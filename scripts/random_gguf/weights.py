@@ -22,6 +22,7 @@ BLOCK = 1 << 22  # weights made at a time
 ATTENTION_STD = 2.5
 LOGIT_STD = 3.0
 CONV_TOKENS = 4  # tokens that a convolution sees
+DELTA_SIZE = 32  # of a head of a gated delta net
 STATE_SIZE = 16  # values of a state space model per channel
 CONTEXT = 1.5  # size of everything that the layers add, relative to the embedding
 
@@ -95,13 +96,16 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
         if arch.state == "ssm":
             yield from state_space(blk, s, branch)
             continue
-        if not heads_kv:
+        if not heads_kv and arch.state == "delta":
+            yield from delta_net(blk, s, branch)
+        elif not heads_kv:
             yield from convolution(blk, s, branch)
         elif arch.fused:  # the same deviation for q and k, with the wanted product
             std = math.sqrt(ATTENTION_STD) * unit
             yield matrix(blk + "attn_qkv", attention + 2 * kv, s.n_embd, std=std)
         else:
-            for part, n, std in (("q", attention, query * unit), ("k", kv, unit), ("v", kv, unit)):
+            queries = attention * (1 + arch.attention_gate)
+            for part, n, std in (("q", queries, query * unit), ("k", kv, unit), ("v", kv, unit)):
                 yield matrix(blk + f"attn_{part}", n, s.n_embd, std=std)
                 if arch.qkv_bias:
                     yield Tensor(blk + f"attn_{part}.bias", (n,), 0.2, mean=0.0)
@@ -113,7 +117,7 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
         if arch.post_norm:
             yield norm(blk + "post_attention_norm", s.n_embd, branch)
-        yield norm(blk + "ffn_norm", s.n_embd)
+        yield norm(blk + ("post_attention_norm" if arch.state == "delta" else "ffn_norm"), s.n_embd)
         down = out / 0.6 / math.sqrt(s.n_ff)
         if s.n_expert:
             # Wide logits, so that if two experts tie for the last place, neither weighs much.
@@ -138,6 +142,20 @@ def convolution(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
     yield matrix(blk + "shortconv.conv", s.n_embd, CONV_TOKENS, std=CONV_TOKENS**-0.5)
     yield matrix(blk + "shortconv.in_proj", 3 * s.n_embd, s.n_embd, std=unit)
     yield matrix(blk + "shortconv.out_proj", s.n_embd, s.n_embd, std=out * unit)
+
+
+def delta_net(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
+    """The tensors of a gated delta net, with as many heads of values as there are query heads."""
+    unit, keys, values = s.n_embd**-0.5, s.n_head_kv * DELTA_SIZE, s.n_head * DELTA_SIZE
+    yield matrix(blk + "attn_qkv", 2 * keys + values, s.n_embd, std=unit)
+    yield matrix(blk + "attn_gate", values, s.n_embd, std=unit)
+    yield matrix(blk + "ssm_conv1d", 2 * keys + values, CONV_TOKENS, std=CONV_TOKENS**-0.5)
+    yield Tensor(blk + "ssm_dt.bias", (s.n_head,), 1.0, mean=-3.0)
+    yield Tensor(blk + "ssm_a", (s.n_head,), 0.3, mean=-1.0)
+    yield matrix(blk + "ssm_beta", s.n_head, s.n_embd, std=unit)
+    yield matrix(blk + "ssm_alpha", s.n_head, s.n_embd, std=unit)
+    yield norm(blk + "ssm_norm", DELTA_SIZE)
+    yield matrix(blk + "ssm_out", s.n_embd, values, std=2 * out * values**-0.5)
 
 
 def state_space(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
