@@ -22,7 +22,7 @@ extern "C" {
 struct plong_backend {
     const char * name; /* the name of its devices in ggml's registry */
     /* NULL if it can run this op, of which src[0..2] and the parameters are set, else one line with the reason.
-     * plong_attn_check() has already refused what no backend can run. */
+     * plong_backend_supports() has already refused what no backend can run. */
     const char * (*supports)(const struct ggml_tensor * op);
     /* n_threads: of the call, for backends with threads. */
     struct plong_limits (*limits)(const struct plong_shape * shape, int n_threads);

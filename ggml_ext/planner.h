@@ -39,6 +39,11 @@ struct plong_tokens {
 int32_t plong_plan_readers(
     struct plong_planner * p, const struct plong_tile * tile, int branch, int32_t offset, struct plong_tokens tokens);
 
+/* Whether a tile of these tokens and heads of a kv head is narrow. */
+static inline bool plong_is_narrow(const struct plong_limits * l, int32_t n_tok, int32_t n_h) {
+    return n_tok * n_h <= l->narrow;
+}
+
 static inline const struct plong_phase * plong_tile_phase(
     const struct plong_planner * p, const struct plong_tile * tile) {
     return plong_batch_phase(p->batch, tile->phase);

@@ -25,7 +25,7 @@ static void add_range(
 static void add_sets(struct plong_planner * p, struct plong_tile * tile) {
     const struct plong_phase * ph     = plong_tile_phase(p, tile);
     const struct plong_bounds  pos    = { tile->pos, tile->pos + tile->n_tok - 1 };
-    const bool                 narrow = tile->n_tok * tile->n_h <= p->limits->narrow;
+    const bool                 narrow = plong_is_narrow(p->limits, tile->n_tok, tile->n_h);
     struct plong_range         keys[2];
     struct plong_tile_range    ranges[2];
     bool                       window = false;

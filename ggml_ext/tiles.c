@@ -5,8 +5,6 @@
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 
-static bool is_narrow(const struct plong_limits * l, int32_t n_tok, int32_t n_h) { return n_tok * n_h <= l->narrow; }
-
 /* The length of a span in narrow tiles, which depends on the number of keys that the row at p reads. */
 static int32_t narrow_span(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
     int32_t       begin;
@@ -22,7 +20,7 @@ static int32_t narrow_span(const struct plong_limits * l, const struct plong_pha
 /* Spans are at fixed positions, so that a row's sums do not depend on the other rows of the batch. */
 static void set_spans(const struct plong_limits * l, const struct plong_phase * ph, struct plong_tile * tile) {
     int32_t begin;
-    tile->span    = is_narrow(l, tile->n_tok, tile->n_h) ? narrow_span(l, ph, tile->pos) : l->span;
+    tile->span    = plong_is_narrow(l, tile->n_tok, tile->n_h) ? narrow_span(l, ph, tile->pos) : l->span;
     tile->n_spans = (tile->pos + tile->n_tok - 1) / tile->span + 1;
     tile->gap_beg = (plong_sinks_end(ph) + tile->span - 1) / tile->span;
     tile->gap     = 0;
@@ -41,7 +39,7 @@ static int32_t tile_end(
     const int32_t pos = group->pos + i;
     int32_t       end = min_i32(i + tokens, group->n);
     end               = plong_phase_cut(ph, pos, group->pos + end - 1) - group->pos + 1;
-    while (is_narrow(l, end - i, n_h) && narrow_span(l, ph, group->pos + end - 1) != narrow_span(l, ph, pos)) {
+    while (plong_is_narrow(l, end - i, n_h) && narrow_span(l, ph, group->pos + end - 1) != narrow_span(l, ph, pos)) {
         end--;
     }
     return end;
@@ -56,7 +54,7 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
     const struct plong_slot *   slot    = plong_batch_slots(p->batch) + group->slot;
     const bool                  dilated = plong_phase_branches(ph) > 0;
     const int32_t               n_group = shape->n_head / shape->n_head_kv;
-    const bool                  narrow  = !dilated && is_narrow(l, group->n, n_group);
+    const bool                  narrow  = !dilated && plong_is_narrow(l, group->n, n_group);
     const int32_t               most_kv = narrow ? l->narrow_rows / (group->n * n_group) : 1;
     const int32_t               most_h  = dilated ? min_i32(n_group, l->classes) : n_group;
     rows *= dilated ? l->dilated_rows : 1;
@@ -115,7 +113,7 @@ static void sort_tiles(struct plong_planner * p) {
     bool                uneven = false;
     for (int32_t i = 0; i < p->tiles.n; i++) {
         uneven |= plong_phase_branches(plong_tile_phase(p, &tiles[i])) > 0 &&
-                  is_narrow(p->limits, tiles[i].n_tok, tiles[i].n_h);
+                  plong_is_narrow(p->limits, tiles[i].n_tok, tiles[i].n_h);
     }
     struct costed * order = uneven ? malloc((size_t) p->tiles.n * sizeof(*order)) : NULL;
     if (!order) { /* without memory they keep their order, which is also correct */

@@ -64,13 +64,12 @@ static struct plong_work * pack(const struct plong_planner * p, const struct plo
         at += list_bytes(lists[i]);
     }
     const struct plong_tile * tiles = plong_work_tiles(work);
-    int64_t                   parts = 0;
     for (int32_t i = 0; i < work->n_tiles; i++) {
-        const int32_t rows = plong_tile_rows(&tiles[i]);
-        work->tile_rows    = rows > work->tile_rows ? rows : work->tile_rows;
-        parts += tiles[i].n_spans;
+        const int32_t rows  = plong_tile_rows(&tiles[i]);
+        const int64_t parts = (int64_t) tiles[i].part + tiles[i].n_spans;
+        work->tile_rows     = rows > work->tile_rows ? rows : work->tile_rows;
+        work->n_parts       = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX);
     }
-    work->n_parts = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX);
     return work;
 }
 

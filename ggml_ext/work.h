@@ -141,6 +141,11 @@ static inline int32_t plong_row_head(const struct plong_work * work, const struc
     return t->head + row / (t->n_tok * t->n_h) * n_group + row % t->n_h;
 }
 
+/* Token of the ubatch that a row of the tile belongs to. */
+static inline int32_t plong_row_tok(const struct plong_tile * t, int32_t row) {
+    return t->tok + row / t->n_h % t->n_tok;
+}
+
 /* A query head's number in dilated attention. */
 static inline int32_t plong_shape_number(const struct plong_shape * s, int32_t head) {
     return plong_head_number(head, s->n_head, s->n_head_kv);

@@ -121,9 +121,8 @@ static void empty_state(struct plong_softmax * s, int rows) {
 static void write_rows(const struct plong_call * c, const struct plong_tile * tile, const struct plong_softmax * s) {
     const int dv = plong_pad32(c->d_v), rows = plong_tile_rows(tile);
     for (int r = 0; r < rows; r++) {
-        const int kv = r / (tile->n_tok * tile->n_h), tok = tile->tok + r / tile->n_h % tile->n_tok;
-        const int head = tile->head + kv * c->n_group + r % tile->n_h;
-        float *   out  = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
+        const int32_t tok = plong_row_tok(tile, r), head = plong_row_head(c->work, tile, r);
+        float *       out = (float *) c->out + ((size_t) tok * c->n_head + head) * c->d_v;
         if (s->l[r] == 0.0f) {
             memset(out, 0, (size_t) c->d_v * sizeof(float));
             continue;

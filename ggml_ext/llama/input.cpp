@@ -66,9 +66,7 @@ bool llm_graph_input_plong::can_reuse(const llm_graph_params & params) {
 /* ---- the ubatch ----------------------------------------------------------------------------------------------- */
 
 void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
-    const llama_kv_cache_context & cache = *mctx();
-    plong_batch_parts &            out   = parts;
-    out                                  = {};
+    const llama_kv_cache_context &                              cache = *mctx();
     std::map<llama_seq_id, int32_t>                             slot_of, n_of;
     std::map<const llama_kv_cells *, std::vector<llama_seq_id>> seqs_of;
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
@@ -80,10 +78,10 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
     for (const auto & [cells, seqs] : seqs_of) {
         const auto runs = plong_runs(*cells, cache.get_n_kv(), seqs);
         for (size_t s = 0; s < seqs.size(); s++) {
-            slot_of[seqs[s]]    = (int32_t) out.slots.size();
-            const int32_t begin = (int32_t) out.runs.size();
-            out.runs.insert(out.runs.end(), runs[s].begin(), runs[s].end());
-            out.slots.push_back({ (int32_t) cache.plong_stream(seqs[s]), begin, (int32_t) out.runs.size() });
+            slot_of[seqs[s]]    = (int32_t) parts.slots.size();
+            const int32_t begin = (int32_t) parts.runs.size();
+            parts.runs.insert(parts.runs.end(), runs[s].begin(), runs[s].end());
+            parts.slots.push_back({ (int32_t) cache.plong_stream(seqs[s]), begin, (int32_t) parts.runs.size() });
         }
     }
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
@@ -92,14 +90,14 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
         const int32_t      slot  = slot_of[seq];
         const auto         tail  = state->tails.find(seq);
         const int          phase = tail != state->tails.end() ? pos >= tail->second : n_of[seq] == 1;
-        if (!out.groups.empty()) {
-            plong_group & last = out.groups.back();
+        if (!parts.groups.empty()) {
+            plong_group & last = parts.groups.back();
             if (last.slot == slot && last.phase == phase && last.pos + last.n == pos) {
                 last.n++;
                 continue;
             }
         }
-        out.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
+        parts.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
     }
 }
 

@@ -121,7 +121,7 @@ static void add_range(
             const struct plong_row * row  = &rows[i];
             const double             w    = log_weight(c, tile, range, row, (int32_t) t);
             const int32_t            head = plong_row_head(c->work, tile, row->row), kv = head / c->n_group;
-            const int32_t            tok = tile->tok + row->row / tile->n_h % tile->n_tok;
+            const int32_t            tok = plong_row_tok(tile, row->row);
             float                    v[MAX_D];
             if (w == -INFINITY) {
                 continue;
@@ -154,8 +154,8 @@ PLONG_API void plong_stub_compute(struct ggml_tensor * op, void * scratch) {
             add_range(&c, tile, &ranges[i], s);
         }
         for (int32_t r = 0; r < plong_tile_rows(tile); r++) {
-            const int32_t tok = tile->tok + r / tile->n_h % tile->n_tok;
-            float *       out = (float *) c.out + ((size_t) tok * c.n_head + plong_row_head(c.work, tile, r)) * c.d_v;
+            const int32_t tok = plong_row_tok(tile, r), head = plong_row_head(c.work, tile, r);
+            float *       out = (float *) c.out + ((size_t) tok * c.n_head + head) * c.d_v;
             for (int32_t i = 0; i < c.d_v; i++) {
                 out[i] = s[r].sum > 0 ? (float) (s[r].acc[i] / s[r].sum) : 0.0f;
             }

@@ -10,7 +10,7 @@
 /* What `rows` successive rows of a job have in common. */
 struct sub {
     int32_t p0, p1;         /* positions of the first and the last */
-    int32_t lo_min, lo_max; /* of job.lo */
+    int32_t lo_min, lo_max; /* of the rows' bounds */
     int32_t hi_min, hi_max;
 };
 
