@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from pyllama_long import _native, log
 from pyllama_long._native import _internals, llama_cpp
@@ -174,6 +175,13 @@ class Model(_internals.LlamaModel):
         """Tokens that end a text."""
         with self.using():
             return tuple(i for i in range(self.n_vocab()) if llama_cpp.llama_vocab_is_eog(self.vocab, i))
+
+    @cached_property
+    def control_tokens(self) -> npt.NDArray[np.bool_]:
+        """Which tokens [n_vocab] are control tokens, as they stand between messages."""
+        with self.using():
+            found = [llama_cpp.llama_vocab_is_control(self.vocab, i) for i in range(self.n_vocab())]
+            return np.array(found, np.bool_)
 
     @_held
     def has_rope(self) -> bool:

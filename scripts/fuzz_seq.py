@@ -142,7 +142,7 @@ def damage(raw: bytes, kind: str, sealed: bool, rng: random.Random) -> bytes:
             header["n_tokens"] -= moved
             header["n_bytes"] += 4 * moved
         else:
-            key = rng.choice(("factor", "n_tokens", "n_bytes", "created", "salt", "name", "model"))
+            key = rng.choice(("factor", "n_tokens", "n_bytes", "created", "salt", "name", "model", "partial"))
             if rng.random() < 0.1:
                 del header[key]
             else:

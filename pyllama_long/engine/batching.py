@@ -11,6 +11,7 @@ from pyllama_long.engine.pace import Pace
 from pyllama_long.engine.pool import Pool
 from pyllama_long.engine.stats import Counters
 from pyllama_long.engine.store import Store
+from pyllama_long.errors import NotNumbers
 
 logger = logging.getLogger("pyllama_long.engine")
 
@@ -54,6 +55,9 @@ class Batching:
         """Ends a running request with an error; its cells are freed."""
         assert job.held is not None
         self.running.remove(job)
+        if isinstance(error, NotNumbers):
+            for checkpoint in job.held.checkpoints:
+                self._store.drop(checkpoint)
         self.pool.drop(job.held)
         self.counters.failed += 1
         job.close()

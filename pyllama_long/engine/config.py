@@ -6,7 +6,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from pyllama_long.checkpoints import Limits
 from pyllama_long.grammar import Lark
 
 _MAX_PARALLEL = 128
@@ -38,8 +40,9 @@ class EngineConfig:
     step_ms: longest step in milliseconds while streams are running. prefill_share: the share of time that prompts may
     take while streams are running, which then keep 1 - prefill_share of their speed. cache_ram, cache_disk: bytes of
     idle sequences kept outside the context; cache_dir: where on disk. lora: adapters, each a GGUF file and a scale;
-    they cannot be changed, since cached keys depend on them. The other fields are as in LongLlama. Raises
-    ValueError."""
+    they cannot be changed, since cached keys depend on them. checkpoints: most of one text; checkpoint_every: tokens
+    between two of them; checkpoint_ram: bytes of all of them in main memory. The other fields are as in LongLlama.
+    Raises ValueError."""
 
     model_path: str | os.PathLike[str]
     n_ctx: int = 0
@@ -58,6 +61,9 @@ class EngineConfig:
     cache_disk: int = 0
     cache_dir: str | None = None
     lora: Sequence[tuple[str, float]] = ()
+    checkpoints: int = 64
+    checkpoint_every: int = 2048
+    checkpoint_ram: int = 2 << 30
 
     def __post_init__(self) -> None:
         _within("n_ctx", self.n_ctx, 0, 2**31 - 1)
@@ -70,6 +76,12 @@ class EngineConfig:
         _within("cache_disk", self.cache_disk, 0, 2**63)
         if self.cache_disk and self.cache_dir is None:
             raise ValueError("cache_disk needs a folder: give cache_dir")
+        self.limits  # noqa: B018  raises ValueError
+
+    @property
+    def limits(self) -> Limits:
+        """Of checkpoints."""
+        return Limits(self.checkpoints, self.checkpoint_every, self.checkpoint_ram)
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,8 @@ class Request:
     each token. echo_logprobs: score the prompt too. tail_start: index of the first token of the plan's tail phase;
     None: as for a prompt of LongLlama. salt: only requests with the same salt share prefixes. priority: higher ones
     are admitted first. special: control tokens are part of the text. write_s: seconds of writing after which the
-    answer ends, once it has a line break. Raises ValueError."""
+    answer ends, once it has a line break. marks: indexes of tokens at which messages begin, in order, which are good
+    places for checkpoints; None: they are found by their control tokens. Raises ValueError."""
 
     tokens: Sequence[int]
     max_tokens: int | None = None
@@ -158,6 +171,7 @@ class Request:
     priority: int = 0
     special: bool = False
     write_s: float | None = None
+    marks: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -170,6 +184,8 @@ class Request:
             raise ValueError(f"stop must be a list of at most {_MAX_STOPS} texts")
         if self.tail_start is not None:
             _within("tail_start", self.tail_start, 0, len(self.tokens))
+        if self.marks is not None and any(a > b for a, b in pairwise([0, *self.marks, len(self.tokens)])):
+            raise ValueError("marks: give indexes of tokens, in order")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pyllama_long import _native, explain, keywords, log
 from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
 from pyllama_long.arrays import MIN_PREFILL, FloatArray
+from pyllama_long.checkpoints import Bytes, SmallState
 from pyllama_long.context_options import kv_type, precision
 from pyllama_long.engine.config import EngineConfig
 from pyllama_long.errors import EngineClosed
@@ -22,7 +22,6 @@ from pyllama_long.opened import Wanted, open_model
 from pyllama_long.params import context_params
 from pyllama_long.users import Users
 
-Bytes = npt.NDArray[np.uint8]
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 
@@ -79,9 +78,8 @@ class Context:
         self._n_ctx = opened.n_ctx()
         self._memory = llama_cpp.llama_get_memory(self.ctx)
         self.generates = self._memory is not None and not llama_cpp.llama_model_has_encoder(self.model.model)
-        # This also holds where swa_full keeps every token: other sequences may use the cells that the window has
-        # left.
-        self._window = llama_cpp.llama_model_n_swa(self.model.model)
+        self.small = SmallState(self.ctx, self.model.model)
+        self.limits = config.limits
         self.n_vocab = self.model.n_vocab()
         # A ubatch must be finished if it cannot be undone, or if it has overwritten the cells of earlier tokens.
         self.can_stop = not self.whole_only and self._memory is not None
@@ -173,12 +171,7 @@ class Context:
         """Whether the first n of the tokens that a sequence holds can be continued from."""
         if n == held:
             return True
-        if self.whole_only:
-            return False
-        if not self._window:
-            return True
-        first = int(llama_cpp.llama_memory_seq_pos_min(self._memory, seq))
-        return first <= max(0, n - int(self._window))
+        return not self.whole_only and self.small.can_go_back(seq, n)
 
     def fork(self, src: int, dst: int, n: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, src, dst, 0, n)
@@ -191,6 +184,16 @@ class Context:
             return True
         llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
         return n == 0
+
+    def go_back(self, seq: int, data: Bytes, n: int) -> bool:
+        """Cuts a sequence after its first n tokens, of which data is the checkpoint. If False, it can only be emptied,
+        or this be tried again with more room."""
+        return self.small.go_back(seq, data, n)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are kept."""
+        return self.small.exists and self.limits.most > 0 and self.limits.n_bytes > 0
 
     def clear(self) -> None:
         """Empties all cells."""

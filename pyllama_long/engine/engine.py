@@ -42,7 +42,7 @@ class Engine:
         self._context = context = Context(config, on_progress)
         try:
             model = fingerprint(context)
-            store = Store(model, config.cache_ram, config.cache_disk, folder)
+            store = Store(model, config.cache_ram, config.cache_disk, folder, config.limits)
             self._loop = Loop(config, context, store)
         except BaseException:
             context.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 
-from pyllama_long import last_turn, logprobs
-from pyllama_long.arrays import FloatArray, as_ids
+from pyllama_long import last_turn, logprobs, marks
+from pyllama_long.arrays import MIN_PREFILL, FloatArray, as_ids
 from pyllama_long.engine import prefix
 from pyllama_long.engine.config import Request
 from pyllama_long.engine.context import Context
@@ -27,6 +28,7 @@ class Job:
     ContextOverflow.
 
     reserved: the most cells that it may hold, including its prompt. unread: prompt tokens still to be evaluated.
+    places: where checkpoints are made while the prompt is read, in order.
     """
 
     def __init__(
@@ -52,6 +54,10 @@ class Job:
         self.hashes = prefix.chain(self.ids, [], self.salt)
         self.tail_start = self._tail(context)
         model = context.model
+        self.places: list[int] = []
+        if context.keeps and not request.echo_logprobs:
+            found = marks.of_tokens(model, self.ids) if request.marks is None else request.marks
+            self.places = context.limits.places(n, found)
         pieces = model_pieces(model, first=self.ids.tolist() == [model.token_bos()], special=request.special)
         self._pieces = pieces
         self.text = Text(pieces, [s.encode() for s in request.stop])
@@ -89,6 +95,14 @@ class Job:
     def unread(self) -> int:
         assert self.held is not None
         return self.n - self.held.n
+
+    @property
+    def goal(self) -> int:
+        """Where the prompt is to be read up to next: the next place, or its end."""
+        assert self.held is not None
+        begin = self.held.n
+        i = bisect_left(self.places, begin + MIN_PREFILL)
+        return self.places[i] if i < len(self.places) else self.n
 
     # ---- what happens to it --------------------------------------------------------------------------------
 

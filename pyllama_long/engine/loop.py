@@ -146,6 +146,9 @@ class Loop:
             disk_bytes=store.disk_bytes,
             spilled=store.spilled,
             restored=store.restored,
+            checkpoints=len(store.checkpoints),
+            checkpoint_bytes=store.checkpoint_bytes,
+            checkpoint_hits=store.checkpoint_hits,
             **kept,
         )
 

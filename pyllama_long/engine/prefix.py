@@ -108,12 +108,30 @@ class Index(Generic[E]):
                 best, most = entry, shared
         return best, most
 
-    def find_whole(self, ids: IntArray, salt: str, factor: float, limit: int) -> tuple[E | None, int]:
+    def prefixes(self, ids: IntArray, hashes: list[bytes], salt: str, factor: float) -> list[E]:
+        """The texts that ids begin with, the shortest first. hashes: of the whole blocks of ids."""
+        found = []
+        for entry in self._roots.get((salt, factor), {}):
+            n, blocks = len(entry.text), len(entry.hashes)
+            if n > len(ids) or (blocks and entry.hashes[-1] != hashes[blocks - 1]):
+                continue
+            if common_prefix(entry.text, ids, BLOCK * blocks) == n:
+                found.append(entry)
+        return sorted(found, key=lambda entry: len(entry.text))
+
+    def find_whole(
+        self,
+        ids: IntArray,
+        salt: str,
+        factor: float,
+        limit: int,
+        wanted: Callable[[E], bool] = lambda entry: True,
+    ) -> tuple[E | None, int]:
         """The longest text of at most limit tokens that ids begin with."""
         best, most = None, 0
         for entry in self._roots.get((salt, factor), {}):
             n = len(entry.text)
-            if most < n <= limit and common_prefix(entry.text, ids) == n:
+            if most < n <= limit and common_prefix(entry.text, ids) == n and wanted(entry):
                 best, most = entry, n
         return best, most
 

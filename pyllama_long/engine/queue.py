@@ -6,13 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from pyllama_long.arrays import common_prefix
+from pyllama_long.checkpoints import Bytes
 from pyllama_long.engine import prefix
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.events import Queued
 from pyllama_long.engine.job import Job
-from pyllama_long.engine.pool import Source
-from pyllama_long.engine.seqfile import Bytes
+from pyllama_long.engine.pool import LiveSequence, Source
 from pyllama_long.engine.store import Store, StoredSequence
 from pyllama_long.errors import DecodeError
 
@@ -28,7 +28,7 @@ class Queue:
         self._batching, self._context, self._store = batching, context, store
         self._n_parallel, self._wake = n_parallel, wake
         self._jobs: list[Job] = []
-        self._fetched: dict[Job, tuple[Source, Future[Bytes | None]]] = {}
+        self._fetched: dict[Job, dict[StoredSequence, Future[Bytes | None]]] = {}
         self._deferred = False  # a request waits for another one that reads the same prompt
 
     def __len__(self) -> int:
@@ -99,16 +99,19 @@ class Queue:
 
     def _prefix_is_coming(self, job: Job) -> bool:
         """Whether a running request is just reading what this one begins with, so that it pays to wait."""
-        if self._context.whole_only or job.fresh or job in self._fetched:
+        context, most = self._context, 0
+        if (context.whole_only and not context.keeps) or job.fresh or job in self._fetched:
             return False
-        most = 0
         for other in self._batching.running:
             if not other.writing and (other.salt, other.factor) == (job.salt, job.factor):
                 begin = prefix.common_blocks(other.hashes, job.hashes)
                 end = min(begin + prefix.BLOCK, max(0, job.n - prefix.MIN_PREFILL))
                 n = common_prefix(other.ids[:end], job.ids[:end], min(begin, end))
+                least = prefix.BLOCK
+                if context.whole_only:
+                    n, least = max((place for place in other.places if place <= n), default=0), 1
                 assert other.held is not None
-                if n >= other.held.n + prefix.BLOCK:
+                if n >= other.held.n + least:
                     most = max(most, n)
         return most > 0 and self._match(job).n + prefix.BLOCK < most
 
@@ -116,7 +119,7 @@ class Queue:
         """Begins a request; False when it has to wait for room, or for its source to be read from disk."""
         batching, pool = self._batching, self._batching.pool
         source, data = self._source(job)
-        if source is None or pool.available(source) - batching.committed < job.reserved - source.n:
+        if source is None:
             return False
         self._remove(job)
         try:
@@ -132,36 +135,40 @@ class Queue:
         batching.counters.prefix_hits += held.n > 0
         batching.counters.prompt_tokens += job.n
         batching.counters.cached_tokens += held.n
+        pool.keep(held)  # where the last turn ended
         job.start(held)
         return True
 
-    def _source(self, job: Job) -> tuple[Source | None, Bytes | None]:
-        """The source of a prompt's beginning, with its data if it is outside the context; None while the data is
-        being read."""
+    def _source(self, job: Job) -> tuple[Source | None, dict[StoredSequence, Bytes]]:
+        """The source of a prompt's beginning, with the data of what is outside the context. None while that is being
+        read, or there is no room."""
         while True:
-            fetched = self._fetched.get(job)
-            if fetched is None:
-                source, data = self._match(job), None
-            else:
-                source, future = fetched
-                if not future.done():
-                    return None, None
-                data = future.result()
-                if data is None:  # the file was damaged
-                    del self._fetched[job]
-                    continue
-            entry = source.entry
-            if not isinstance(entry, StoredSequence):
-                return source, None
-            # Sequences are restored whole, even where a part of them is wanted.
-            needed = max(job.reserved, len(entry.text))
-            if self._batching.pool.available() - self._batching.committed < needed:
-                return self._match(job, stored=False), None
-            if data is not None:
+            source = self._match(job)
+            if isinstance(source.entry, StoredSequence) and not self._has_room(job, source):
+                source = self._match(job, stored=False)
+            if not self._has_room(job, source):
+                return None, {}
+            known = self._fetched.get(job, {})
+            futures = {part: known.get(part) or self._store.fetch(part) for part in source.stored}
+            if futures:
+                self._fetched[job] = futures
+            reading = [future for future in futures.values() if not future.done()]
+            for future in reading:
+                future.add_done_callback(lambda _: self._fetch_done())
+            if reading:
+                return None, {}
+            data = {part: found for part, future in futures.items() if (found := future.result()) is not None}
+            if len(data) == len(futures):
                 return source, data
-            future = self._store.fetch(entry)
-            self._fetched[job] = source, future
-            future.add_done_callback(lambda _: self._fetch_done())
+            del self._fetched[job]  # a file was damaged
+
+    def _has_room(self, job: Job, source: Source) -> bool:
+        available, needed = self._batching.pool.available(source), job.reserved
+        if isinstance(source.entry, LiveSequence):
+            needed -= source.n
+        elif source.entry is not None:  # sequences are restored whole, even where a part of them is wanted
+            needed = max(needed, len(source.entry.text))
+        return available - self._batching.committed >= needed
 
     def _fetch_done(self) -> None:
         self._batching.changed = True

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from pyllama_long.arrays import IntArray
+from pyllama_long.checkpoints import Bytes as Bytes
 
 _MAGIC = b"PLSEQ\x00\x01\n"
 _MAX_HEADER = 1 << 16
@@ -34,7 +34,6 @@ _MAX_TOKENS = 1 << 27
 HEAD = 1024  # about the bytes of a file besides tokens and state
 _PART_SUFFIX = ".plseq-part"
 _PART = 1 << 22  # bytes that are hashed and written at a time
-Bytes = npt.NDArray[np.uint8]
 
 
 class Damaged(ValueError):
@@ -44,7 +43,8 @@ class Damaged(ValueError):
 @dataclass(frozen=True)
 class Header:
     """model: fingerprint of everything that the state depends on. salt: its hash. name: of a session, else empty.
-    created: seconds since 1970. Sizes in tokens and bytes."""
+    created: seconds since 1970. partial: a checkpoint, without the cells that can be cut anywhere. Sizes
+    in tokens and bytes."""
 
     model: str
     salt: str
@@ -53,6 +53,7 @@ class Header:
     n_bytes: int
     created: float
     name: str = ""
+    partial: bool = False
 
 
 def write(path: Path, header: Header, ids: IntArray, state: Bytes) -> int:
@@ -177,6 +178,7 @@ def _parse(text: bytes, path: Path) -> Header:
         header = Header(**values)
         kinds = {"model": str, "salt": str, "name": str, "n_tokens": int, "n_bytes": int}
         good = all(type(values.get(key, "")) is kind for key, kind in kinds.items())
+        good = good and type(header.partial) is bool
         good = good and all(type(values[key]) in (int, float) for key in ("factor", "created"))
         good = good and 1 <= header.factor < 1e6 and 0 <= header.created < 1e15
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError, OverflowError) as error:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pyllama_long.arrays import IntArray, as_ids
+from pyllama_long.checkpoints import Bytes
 from pyllama_long.engine import prefix, seqfile
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.fingerprint import salt_hash
 from pyllama_long.engine.handle import Handle
 from pyllama_long.engine.loop import Loop
-from pyllama_long.engine.pool import LiveSequence
-from pyllama_long.engine.seqfile import Bytes, Damaged, Header
+from pyllama_long.engine.pool import LiveSequence, Source
+from pyllama_long.engine.seqfile import Damaged, Header
 from pyllama_long.engine.store import Store, StoredSequence, logger
 
 # `list` is a method below.
@@ -91,7 +92,7 @@ class Sessions:
             raise KeyError(name) from None
         except Damaged as error:
             raise ValueError(f"the session {name!r} cannot be used: {error}") from error
-        if header.model != self._model or header.salt != salt_hash(salt):
+        if header.model != self._model or header.salt != salt_hash(salt) or header.partial:
             raise ValueError(
                 f"the session {name!r} was saved under another model, attention plan, RoPE policy or KV type"
             )
@@ -148,17 +149,14 @@ class Sessions:
     def _state(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[IntArray, float, Bytes] | None:
         """The contents of the cells that hold most of a text, unless a stored copy holds more. On the loop's
         thread."""
-        pool, best, most = self._loop.batching.pool, None, 0
-        for factor in pool.index.factors(salt):
-            held, n = pool.index.find(ids, hashes, salt, factor, wanted=self._usable)
-            if held is not None and n > most:
-                best, most = held, n
-        if best is None or self._most_stored(ids, hashes, salt)[1] > most:
+        pool = self._loop.batching.pool
+        found = [pool.longest(ids, hashes, salt, factor, False) for factor in pool.index.factors(salt)]
+        best = max(found, key=lambda source: source.n, default=Source())
+        held = best.entry
+        if not isinstance(held, LiveSequence) or self._most_stored(ids, hashes, salt)[1] > best.n:
             return None
-        return best.ids[:most].copy(), best.factor, pool.snapshot(best, most)
-
-    def _usable(self, held: LiveSequence, n: int) -> bool:
-        return self._context.reusable(held.seq, held.n, n)
+        data = pool.snapshot(best)
+        return None if data is None else (held.ids[: best.n].copy(), held.factor, data)
 
     def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[StoredSequence | None, int]:
         factors, store = set(self._store.index.factors(salt)), self._store

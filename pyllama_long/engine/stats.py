@@ -8,10 +8,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class EngineStats:
     """Now: requests running and waiting; cells used (idle sequences' included), those that only idle ones hold,
-    and all; sequences idle and all; texts in the store and its bytes.
+    and all; sequences idle and all; texts in the store and its bytes; checkpoints, and their bytes in main memory.
 
     Since the start: requests by their end; tokens of prompts, those of them cached, tokens generated;
-    requests that reused a prefix; steps; sequences spilled and restored.
+    requests that reused a prefix; steps; sequences spilled and restored; prompts that went on from a checkpoint.
 
     Recent averages: tokens per second of prompts and of all streams together; milliseconds of a step, and of its part
     that is neither llama_decode nor sampling.
@@ -37,6 +37,9 @@ class EngineStats:
     steps: int
     spilled: int
     restored: int
+    checkpoints: int
+    checkpoint_bytes: int
+    checkpoint_hits: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     step_ms: float

@@ -16,7 +16,7 @@ from pyllama_long.arrays import FloatArray, are_numbers
 from pyllama_long.engine.batching import Batching
 from pyllama_long.engine.context import Context
 from pyllama_long.engine.job import RESERVE, Job
-from pyllama_long.engine.prefix import MIN_PREFILL
+from pyllama_long.engine.prefix import BLOCK, MIN_PREFILL
 from pyllama_long.errors import DecodeError, NotNumbers
 from pyllama_long.grammar import Constraint
 
@@ -113,17 +113,18 @@ class Step:
         return job.held.n
 
     def _part(self, job: Job, room: int, rows: int) -> int:
-        """About `room` tokens of a prompt, at most `rows`. Never fewer than MIN_PREFILL while there are more, so that
-        its answer does not depend on what else is evaluated."""
+        """About `room` tokens of a prompt, at most `rows`, up to the next place for a checkpoint. Never fewer than
+        MIN_PREFILL while there are more, so that its answer does not depend on what else is evaluated."""
         most = min(rows, self._context.rows_at_once) if job.scores_prompt else rows
-        if room <= 0 or most < min(job.unread, MIN_PREFILL):
+        unread = job.goal - self._depth(job)
+        if room <= 0 or most < min(unread, MIN_PREFILL):
             return 0
         n = max(room, MIN_PREFILL)
-        if job.unread - n < MIN_PREFILL:
-            n = job.unread
+        if unread - n < MIN_PREFILL:
+            n = unread
         if n > most:
-            n = most if job.unread - most >= MIN_PREFILL or most < 2 * MIN_PREFILL else most - MIN_PREFILL
-        return min(n, job.unread)
+            n = most if unread - most >= MIN_PREFILL or most < 2 * MIN_PREFILL else most - MIN_PREFILL
+        return min(n, unread)
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 
@@ -218,9 +219,14 @@ class Step:
             assert job.held is not None
             job.held.ids[job.held.n] = job.last
             pool.grown(job.held, 1)
+            if job.held.n % BLOCK == 0:
+                pool.keep(job.held, self._context.limits.every)
         for job, n in self._parts:
             assert job.held is not None
+            goal = job.goal
             pool.grown(job.held, n)
+            if job.held.n == goal < job.n:
+                pool.keep(job.held)
         rows = self._context.logits(n_out) if n_out else None
         out = at = 0
         for job in self._writers:
