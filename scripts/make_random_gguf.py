@@ -2,12 +2,14 @@
 
     python scripts/make_random_gguf.py --arch qwen3 --out q.gguf --n-layer 2 --type q8_0
     python scripts/make_random_gguf.py --preset llama-3.1-8b --type q4_0 --out 8b.gguf
+    python scripts/make_random_gguf.py --like gpt-oss-20b --type q8_0 --out oss.gguf
 
 The weights are scaled so that such a model behaves like a trained one where it matters for comparing
 programs: attention logits have a standard deviation of about 2.5, so a few keys of any distance dominate;
 output logits of about 3, so one token leads. The same seed gives the same weights in every type, up to
-rounding. Tensors are made and written block by block, so memory does not grow with the model. Needs the
-package gguf.
+rounding. Tensors are made and written block by block, so memory does not grow with the model. Presets named
+after today's models (--like) have their layers in full size, but fewer of them and fewer experts, and repeat a
+random block in big matrices: random_gguf/shapes.py says how many. Needs the package gguf.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from typing import Any
 
 import gguf
 import numpy as np
-from random_gguf.shapes import ARCHS, DELTA_PERIOD, PRESETS, Arch, Shape, ShapeError
+from random_gguf.shapes import ARCHS, DELTA_PERIOD, LIKE, PRESETS, Arch, Shape, ShapeError
 from random_gguf.vocab import add_tokenizer, copy_tokenizer
-from random_gguf.weights import CONV_TOKENS, DELTA_SIZE, STATE_SIZE, Tensor, tensors
+from random_gguf.weights import CONV_TOKENS, STATE_SIZE, Tensor, tensors
 
-__all__ = ["ARCHS", "PRESETS", "Shape", "ShapeError", "write"]
+__all__ = ["ARCHS", "LIKE", "PRESETS", "Shape", "ShapeError", "write"]
 
 TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in ("f32", "f16", "bf16", "q8_0", "q4_0")}
 FILE_TYPES = {
@@ -47,16 +49,17 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     writer.add_block_count(s.n_layer)
     writer.add_feed_forward_length(s.n_ff)
     writer.add_head_count(s.n_head)
-    writer.add_head_count_kv(arch.heads_kv(s) if arch.state in ("conv", "ssm") else s.n_head_kv)
-    writer.add_key_length(s.head_dim)
-    writer.add_value_length(s.head_dim)
+    own_heads = arch.full_heads or arch.state in ("conv", "ssm")
+    writer.add_head_count_kv(arch.heads_kv(s) if own_heads else s.n_head_kv)
+    writer.add_key_length(s.head_dim_full if arch.full_heads else s.head_dim)
+    writer.add_value_length(s.head_dim_full if arch.full_heads else s.head_dim)
     writer.add_layer_norm_rms_eps(s.rms_eps)
     writer.add_vocab_size(s.n_vocab)
     if arch.max_bias:
         writer.add_layer_norm_eps(s.rms_eps)
         writer.add_max_alibi_bias(arch.max_bias)
     else:
-        writer.add_rope_dimension_count(s.n_rot)
+        writer.add_rope_dimension_count(s.head_dim_full if arch.full_heads else s.n_rot)
         writer.add_rope_freq_base(s.rope_base)
         if arch.sections:
             writer.add_rope_dimension_sections([*(int(share * s.n_rot / 2) for share in arch.sections), 0])
@@ -74,14 +77,21 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
         writer.add_ssm_time_step_rank(s.n_embd // 16)
     if arch.state == "delta":
         writer.add_ssm_conv_kernel(CONV_TOKENS)
-        writer.add_ssm_inner_size(s.n_head * DELTA_SIZE)
-        writer.add_ssm_state_size(DELTA_SIZE)
-        writer.add_ssm_time_step_rank(s.n_head)
-        writer.add_ssm_group_count(s.n_head_kv)
+        writer.add_ssm_inner_size(s.delta_v * s.delta_dim)
+        writer.add_ssm_state_size(s.delta_dim)
+        writer.add_ssm_time_step_rank(s.delta_v)
+        writer.add_ssm_group_count(s.delta_k)
         writer.add_uint32(f"{arch.key}.full_attention_interval", DELTA_PERIOD)
     if s.sliding_window:
         writer.add_sliding_window(s.sliding_window)
-        writer.add_sliding_window_pattern(s.sliding_pattern)
+        windows = [arch.windowed(s, i) for i in range(s.n_layer)]
+        writer.add_sliding_window_pattern(windows if arch.full_heads else s.sliding_pattern)
+    if arch.full_heads:
+        writer.add_key_length_swa(s.head_dim)
+        writer.add_value_length_swa(s.head_dim)
+        writer.add_rope_dimension_count_swa(s.n_rot)
+        writer.add_rope_freq_base_swa(10000.0)
+        writer.add_embedding_length_per_layer_input(0)
     if s.rope_scaling in ("linear", "yarn", "longrope"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(s.rope_scaling))
         writer.add_rope_scaling_orig_ctx_len(s.n_ctx_original)
@@ -99,6 +109,7 @@ def write(
     preset: str = "",
     type: str = "f16",
     seed: int = 0,
+    repeat: bool | None = None,
     tokenizer_from: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     **shape: Any,
@@ -107,12 +118,14 @@ def write(
 
     arch: a name of ARCHS. preset: a name of PRESETS, which says arch and shape. type: a name of TYPES, for
     the matrices; vectors are F32. shape: fields of Shape that differ from the architecture's (preset's) own.
+    repeat: big matrices repeat their first block, which is quick; by default those of LIKE.
     tokenizer_from: a GGUF whose vocabulary is used, with its size. progress(done, total) counts bytes. Raises
     ShapeError when the numbers do not fit together, or a name is unknown.
     """
     if preset:
         arch, own = _choose("preset", preset, PRESETS)
         shape = {**own, **shape}
+    repeat = preset in LIKE if repeat is None else repeat
     kind, quant = _choose("arch", arch, ARCHS), _choose("type", type, TYPES)
     if unknown := set(shape).difference(field.name for field in dataclasses.fields(Shape)):
         raise ShapeError(f"unknown shape value {', '.join(sorted(unknown))}")
@@ -142,10 +155,17 @@ def write(
     writer.write_padding(file, file.tell())
     done = 0
     for tensor, as_type in todo:
+        end = done + _bytes(tensor, as_type)
         for block in tensor.blocks(seed):
-            done += file.write(gguf.quants.quantize(block, as_type).tobytes())
-            if progress:
-                progress(done, total)
+            data = gguf.quants.quantize(block, as_type).tobytes()
+            while done < end:
+                done += file.write(data[: end - done])
+                if progress:
+                    progress(done, total)
+                if not repeat:
+                    break
+            if done == end:
+                break
         writer.write_padding(file, _bytes(tensor, as_type))
     writer.close()
     return s
@@ -166,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--arch", default="llama", help=", ".join(ARCHS))
-    parser.add_argument("--preset", default="", help="a well-known shape: " + ", ".join(PRESETS))
+    others = ", ".join(name for name in PRESETS if name not in LIKE)
+    likes = f"fewer layers and experts, of the full size: {', '.join(LIKE)}"
+    parser.add_argument("--preset", "--like", default="", help=f"a well-known shape: {others}; with {likes}")
     parser.add_argument("--type", default="f16", help=", ".join(TYPES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer-from", type=Path, help="GGUF file whose vocabulary is copied")

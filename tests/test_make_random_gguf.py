@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -51,6 +52,10 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
     }
     wanted["attention.head_count_kv"] = kind.heads_kv(shape) if kind.state in ("conv", "ssm") else 2
     wanted["block_count"] = n_layer
+    if kind.full_heads:
+        wanted["attention.head_count_kv"] = kind.heads_kv(shape)
+        lengths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+        wanted |= dict.fromkeys(lengths, shape.head_dim_full)
     assert {name: there[f"{kind.key}.{name}"] for name in wanted} == wanted
     base = there.get(f"{kind.key}.rope.freq_base")
     assert (base is None) if kind.max_bias else base == pytest.approx(shape.rope_base)
@@ -58,7 +63,9 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
     names = {re.sub(r"^blk\.\d+\.", "", name).removesuffix(".weight") for name in stored}
     assert ("output" in names) != shape.tied
     assert ("shortconv.conv" in names) == (kind.state == "conv")
-    assert ("ssm_conv1d" in names) == (kind.state in ("ssm", "delta")) == ("ffn_norm" not in names)
+    assert ("ssm_conv1d" in names) == (kind.state in ("ssm", "delta"))
+    assert ("ffn_norm" in names) == (kind.state != "ssm" and kind.ffn_norm == "ffn_norm")
+    assert ("attn_sinks" in names) == kind.sinks
     assert ("attn_qkv" in names) == (kind.fused or kind.state == "delta") and ("attn_q" in names) != (
         kind.fused or kind.state == "ssm"
     )
@@ -71,7 +78,8 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
         assert stored["blk.0.ffn_down_exps.weight"].shape == (8, 64, 96)
         assert there[f"{kind.key}.expert_used_count"] == 2
     if shape.sliding_window:
-        assert there[f"{kind.key}.attention.sliding_window_pattern"] == 6
+        pattern = [True, True] if kind.full_heads else shape.sliding_pattern
+        assert there[f"{kind.key}.attention.sliding_window_pattern"] == pattern
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -176,6 +184,23 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "output.weight" not in values(path)
     assert maker.main(["--out", str(path), "--n-head", "3"]) == 1
     assert capsys.readouterr().err.startswith("make_random_gguf: error: n_head must")
+
+
+@pytest.mark.parametrize("like", maker.LIKE)
+def test_likes_repeat_a_block_and_fit_into_2_5_gb(
+    like: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch, numbers = maker.PRESETS[like]
+    shape = dataclasses.replace(maker.ARCHS[arch].shape, **numbers).settled(arch)
+    tensors = weights.tensors(maker.ARCHS[arch], shape)
+    assert 1e9 < sum(math.prod(t.shape) for t in tensors) * 34 / 32 < 2.6e9
+    monkeypatch.setattr(weights, "BLOCK", 64 * 50)
+    small = {"n_vocab": 300, "n_embd": 64, "n_ff": 64, "n_layer": 1, "n_head": 4, "n_head_kv": 2, "n_rot": 16}
+    maker.write(
+        tmp_path / "a.gguf", preset=like, **small, head_dim=16, head_dim_full=16, delta_k=2, delta_v=4
+    )
+    words = values(tmp_path / "a.gguf")["token_embd.weight"].reshape(6, 50, 64)
+    assert (words == words[0]).all()
 
 
 # ---- through upstream --------------------------------------------------------------------------------------

@@ -35,6 +35,11 @@ class Shape:
     n_expert_used: int = 2
     sliding_window: int = 0
     sliding_pattern: int = 6  # every 6th layer is full
+    head_dim_full: int = 0  # of layers without a window, if it differs
+    n_head_kv_full: int = 0
+    delta_k: int = 0  # n_head_kv: key heads of a gated delta net
+    delta_v: int = 0  # n_head: its value heads
+    delta_dim: int = 32  # dims of its heads
     tied: bool = False  # the output uses the token embedding
 
     def settled(self, arch: str) -> Shape:
@@ -45,9 +50,15 @@ class Shape:
             head_dim=head_dim,
             n_rot=self.n_rot or head_dim,
             n_ff=self.n_ff or -(-self.n_embd * 8 // 3 // 64) * 64,
+            head_dim_full=self.head_dim_full or head_dim,
+            n_head_kv_full=self.n_head_kv_full or self.n_head_kv,
+            delta_k=self.delta_k or self.n_head_kv,
+            delta_v=self.delta_v or self.n_head,
         )
         checks = {
             "n_head must be a multiple of n_head_kv": full.n_head % max(1, full.n_head_kv) == 0,
+            "n_head must be a multiple of n_head_kv_full": full.n_head % max(1, full.n_head_kv_full) == 0,
+            "delta_v must be a multiple of delta_k": full.delta_v % max(1, full.delta_k) == 0,
             "n_embd and n_ff must be multiples of 32": full.n_embd % 32 == 0 == full.n_ff % 32,
             "n_head * head_dim must be a multiple of 32": full.n_head * full.head_dim % 32 == 0,
             "head_dim must be even": full.head_dim % 2 == 0,
@@ -93,12 +104,25 @@ class Arch:
         ""  # layers that keep a state in place of keys: conv, every second; delta, three of four; ssm, all
     )
     attention_gate: bool = False  # the query projection also gives a gate of what the attention reads
+    ffn_norm: str = "ffn_norm"  # the norm before the feed-forward
+    sinks: bool = False  # a logit per head that only takes part in the denominator
+    biases: bool = False  # of every matrix but those of the embedding and the output
+    unscaled: bool = False  # attention logits are not divided by sqrt(head_dim)
+    full_heads: bool = (
+        False  # layers without a window have heads of their own shape, whose values are their keys
+    )
 
     def heads_kv(self, s: Shape) -> list[int]:
         """K and V heads of each layer, 0 where it keeps a state."""
         period = {"ssm": 1, "conv": 2, "delta": DELTA_PERIOD}.get(self.state, 0)
+        if self.full_heads:
+            return [s.n_head_kv if self.windowed(s, i) else s.n_head_kv_full for i in range(s.n_layer)]
         stateful = [period == 1 or (period > 0 and (i + 1) % period != 0) for i in range(s.n_layer)]
         return [0 if keeps else s.n_head_kv for keeps in stateful]
+
+    def windowed(self, s: Shape, layer: int) -> bool:
+        """Whether a layer has a sliding window."""
+        return s.sliding_window > 0 and (layer + 1) % s.sliding_pattern != 0
 
 
 ARCHS = {
@@ -119,6 +143,7 @@ ARCHS = {
         attention_gate=True,
         sections=(3 / 8, 3 / 8, 1 / 4),
         state="delta",
+        ffn_norm="post_attention_norm",
     ),
     "gemma3": Arch(
         "gemma3",
@@ -126,6 +151,31 @@ ARCHS = {
         qk_norm=True,
         post_norm=True,
         embd_scaled=True,
+    ),
+    "gemma4": Arch(
+        "gemma4",
+        Shape(
+            n_layer=7,
+            head_dim=64,
+            head_dim_full=128,
+            n_head_kv_full=1,
+            rope_base=1e6,
+            sliding_window=64,
+            tied=True,
+        ),
+        qk_norm=True,
+        post_norm=True,
+        embd_scaled=True,
+        unscaled=True,
+        full_heads=True,
+    ),
+    "gpt-oss": Arch(
+        "gpt-oss",
+        Shape(n_ff=192, rope_base=150000.0, n_expert=8, sliding_window=64, sliding_pattern=2),
+        qkv_bias=True,
+        ffn_norm="post_attention_norm",
+        sinks=True,
+        biases=True,
     ),
     "phi3": Arch("phi3", fused=True),
     "mpt": Arch("mpt", fused=True, gated=False, max_bias=8.0),
@@ -152,3 +202,39 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"rope_factor": 8.0},
     ),
 }
+
+# Shapes like those of today's models, with fewer layers and experts, so that a file has at most 2.5 GB in q8_0. Layers,
+# embedding and output are of the full size. Big matrices repeat a random block, so that they are made quickly.
+LIKE: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3.5-4b": (  # 8 of 32 layers
+        "qwen35",
+        {
+            "n_layer": 8,
+            "n_embd": 2560,
+            "n_head": 16,
+            "n_head_kv": 4,
+            "head_dim": 256,
+            "n_rot": 64,
+            "n_ff": 9216,
+        }
+        | {"delta_k": 16, "delta_v": 32, "delta_dim": 128, "n_vocab": 248320, "n_ctx_train": 262144},
+    ),
+    "gpt-oss-20b": (  # 6 of 24 layers, 4 of 32 experts, all of which a token uses, as it does of 32
+        "gpt-oss",
+        {"n_layer": 6, "n_embd": 2880, "n_head": 64, "n_head_kv": 8, "head_dim": 64, "n_ff": 2880}
+        | {"n_expert": 4, "n_expert_used": 4, "n_vocab": 201088, "n_ctx_train": 131072, "sliding_window": 128}
+        | {"rope_scaling": "yarn", "rope_factor": 32.0},
+    ),
+    "gemma-4-12b": (  # 6 of 48 layers, of which the last is full
+        "gemma4",
+        {"n_layer": 6, "n_embd": 3840, "n_head": 16, "n_head_kv": 8, "head_dim": 256, "head_dim_full": 512}
+        | {
+            "n_head_kv_full": 2,
+            "n_ff": 15360,
+            "n_vocab": 262144,
+            "n_ctx_train": 262144,
+            "sliding_window": 1024,
+        },
+    ),
+}
+PRESETS |= LIKE

@@ -22,7 +22,6 @@ BLOCK = 1 << 22  # weights made at a time
 ATTENTION_STD = 2.5
 LOGIT_STD = 3.0
 CONV_TOKENS = 4  # tokens that a convolution sees
-DELTA_SIZE = 32  # of a head of a gated delta net
 STATE_SIZE = 16  # values of a state space model per channel
 CONTEXT = 1.5  # size of everything that the layers add, relative to the embedding
 
@@ -42,7 +41,7 @@ class Tensor:
     def matrix(self) -> bool:
         """A matrix in the model's type; others stay in F32."""
         return len(self.shape) > 1 and not any(
-            part in self.name for part in ("ffn_gate_inp", "conv", "ssm_a", "ssm_x", "ssm_dt")
+            part in self.name for part in ("ffn_gate_inp", "conv", "ssm_a", "ssm_x", "ssm_dt", ".bias")
         )
 
     def blocks(self, seed: int) -> Iterator[Array]:
@@ -71,6 +70,10 @@ def norm(name: str, n: int, mean: float = 1.0, signs: bool = False) -> Tensor:
     return Tensor(f"{name}.weight", (n,), 0.1 * mean, mean, signs)
 
 
+def bias(name: str, *shape: int) -> Tensor:
+    return Tensor(f"{name}.bias", shape, 0.1, mean=0.0)
+
+
 def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
     """Every tensor of the model, in file order.
 
@@ -82,16 +85,18 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
     seen = embd / unit if arch.embd_scaled else embd
     branch = seen * CONTEXT / math.sqrt(2 * s.n_layer)
     out = 1.0 if arch.post_norm else branch
-    attention, kv = s.n_head * s.head_dim, s.n_head_kv * s.head_dim
     query = 1.0 if arch.qk_norm else ATTENTION_STD
 
     yield matrix("token_embd", s.n_vocab, s.n_embd, std=embd)
     yield norm("token_embd_norm" if arch.key == "lfm2" else "output_norm", s.n_embd, signs=s.tied)
     if not s.tied:
         yield matrix("output", s.n_vocab, s.n_embd, std=LOGIT_STD * unit)
-    yield from rope_tensors(s)
+    yield from rope_tensors(arch, s)
     for i, heads_kv in enumerate(arch.heads_kv(s)):
         blk = f"blk.{i}."
+        whole = arch.full_heads and not arch.windowed(s, i)
+        head_dim = s.head_dim_full if whole else s.head_dim
+        attention, kv = s.n_head * head_dim, (s.n_head_kv_full if whole else s.n_head_kv) * head_dim
         yield norm(blk + "attn_norm", s.n_embd)
         if arch.state == "ssm":
             yield from state_space(blk, s, branch)
@@ -106,18 +111,26 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
         else:
             queries = attention * (1 + arch.attention_gate)
             for part, n, std in (("q", queries, query * unit), ("k", kv, unit), ("v", kv, unit)):
+                if whole and part == "v":
+                    continue
                 yield matrix(blk + f"attn_{part}", n, s.n_embd, std=std)
                 if arch.qkv_bias:
                     yield Tensor(blk + f"attn_{part}.bias", (n,), 0.2, mean=0.0)
         if heads_kv and arch.qk_norm:
-            yield norm(blk + "attn_q_norm", s.head_dim, ATTENTION_STD)
-            yield norm(blk + "attn_k_norm", s.head_dim)
+            yield norm(
+                blk + "attn_q_norm", head_dim, ATTENTION_STD * (head_dim**-0.5 if arch.unscaled else 1)
+            )
+            yield norm(blk + "attn_k_norm", head_dim)
         if heads_kv:
             # The mean of the values read has roughly half the size of one value; the gate's product 0.6.
             yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
+            if arch.biases:
+                yield bias(blk + "attn_output", s.n_embd)
+            if arch.sinks:  # such a logit weighs as much as some of the largest
+                yield Tensor(blk + "attn_sinks.weight", (s.n_head,), 1.0, mean=2 * ATTENTION_STD)
         if arch.post_norm:
             yield norm(blk + "post_attention_norm", s.n_embd, branch)
-        yield norm(blk + ("post_attention_norm" if arch.state == "delta" else "ffn_norm"), s.n_embd)
+        yield norm(blk + arch.ffn_norm, s.n_embd)
         down = out / 0.6 / math.sqrt(s.n_ff)
         if s.n_expert:
             # Wide logits, so that if two experts tie for the last place, neither weighs much.
@@ -125,6 +138,11 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield matrix(blk + "ffn_gate_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
             yield matrix(blk + "ffn_up_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
             yield matrix(blk + "ffn_down_exps", s.n_expert, s.n_embd, s.n_ff, std=down)
+            if arch.biases:
+                yield bias(blk + "ffn_gate_inp", s.n_expert)
+                yield bias(blk + "ffn_gate_exps", s.n_expert, s.n_ff)
+                yield bias(blk + "ffn_up_exps", s.n_expert, s.n_ff)
+                yield bias(blk + "ffn_down_exps", s.n_expert, s.n_embd)
             continue
         if arch.fused or not arch.gated:
             yield matrix(blk + "ffn_up", (1 + arch.gated) * s.n_ff, s.n_embd, std=unit)
@@ -145,16 +163,16 @@ def convolution(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
 
 
 def delta_net(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
-    """The tensors of a gated delta net, with as many heads of values as there are query heads."""
-    unit, keys, values = s.n_embd**-0.5, s.n_head_kv * DELTA_SIZE, s.n_head * DELTA_SIZE
+    """The tensors of a gated delta net."""
+    unit, keys, values = s.n_embd**-0.5, s.delta_k * s.delta_dim, s.delta_v * s.delta_dim
     yield matrix(blk + "attn_qkv", 2 * keys + values, s.n_embd, std=unit)
     yield matrix(blk + "attn_gate", values, s.n_embd, std=unit)
     yield matrix(blk + "ssm_conv1d", 2 * keys + values, CONV_TOKENS, std=CONV_TOKENS**-0.5)
-    yield Tensor(blk + "ssm_dt.bias", (s.n_head,), 1.0, mean=-3.0)
-    yield Tensor(blk + "ssm_a", (s.n_head,), 0.3, mean=-1.0)
-    yield matrix(blk + "ssm_beta", s.n_head, s.n_embd, std=unit)
-    yield matrix(blk + "ssm_alpha", s.n_head, s.n_embd, std=unit)
-    yield norm(blk + "ssm_norm", DELTA_SIZE)
+    yield Tensor(blk + "ssm_dt.bias", (s.delta_v,), 1.0, mean=-3.0)
+    yield Tensor(blk + "ssm_a", (s.delta_v,), 0.3, mean=-1.0)
+    yield matrix(blk + "ssm_beta", s.delta_v, s.n_embd, std=unit)
+    yield matrix(blk + "ssm_alpha", s.delta_v, s.n_embd, std=unit)
+    yield norm(blk + "ssm_norm", s.delta_dim)
     yield matrix(blk + "ssm_out", s.n_embd, values, std=2 * out * values**-0.5)
 
 
@@ -172,8 +190,13 @@ def state_space(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
     yield matrix(blk + "ssm_out", s.n_embd, inner, std=3 * out * inner**-0.5)
 
 
-def rope_tensors(s: Shape) -> Iterator[Tensor]:
+def rope_tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
     """Frequency divisors [head_dim / 2] of the scalings that are stored as tensors."""
+    if arch.full_heads:  # a quarter of the pairs of layers without a window is rotated
+        pairs = s.head_dim_full // 2
+        quarter = np.where(np.arange(pairs) < pairs // 4, 1, 1e30).astype(np.float32)
+        yield Tensor("rope_freqs.weight", (pairs,), values=quarter)
+        return
     half = s.head_dim // 2
     if s.rope_scaling == "llama3":
         wave = 2 * np.pi * s.rope_base ** (2 * np.arange(half) / s.head_dim)
