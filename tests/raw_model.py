@@ -38,6 +38,8 @@ class Context:
         n_threads: int = 2,
         yarn: float = 0.0,  # a factor of upstream's own YaRN
         precision: str = "f32",  # structural errors would hide behind the rounding of bf16
+        swa_full: bool = True,  # windows have a cell for each token, not only for those that they see
+        watch: tuple[Any, Any] | None = None,  # a callback for each node of a graph, and what it is given
     ) -> None:
         self.model = model
         config = None
@@ -51,7 +53,9 @@ class Context:
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = int(flash)
         params.type_k = params.type_v = GGML_TYPES[kv_type]
-        params.n_seq_max, params.kv_unified = n_seq, unified
+        params.n_seq_max, params.kv_unified, params.swa_full = n_seq, unified, swa_full
+        if watch:
+            params.cb_eval, params.cb_eval_user_data = watch
         if yarn:
             params.rope_scaling_type = C.LLAMA_ROPE_SCALING_TYPE_YARN
             params.rope_freq_scale = 1 / yarn
@@ -108,6 +112,17 @@ class Model:
         log.forget()
         self.ptr = C.llama_model_load_from_file(str(path).encode(), C.llama_model_default_params())
         assert self.ptr, log.complaint()
+        self._read()
+
+    @classmethod
+    def of(cls, pointer: Any) -> Model:
+        """A llama_model that the caller has, and frees."""
+        model = cls.__new__(cls)
+        model.arch, model.ptr = "", pointer
+        model._read()
+        return model
+
+    def _read(self) -> None:
         # Upstream multiplies it whenever a context of the model has YaRN.
         self.n_train = C.llama_model_n_ctx_train(self.ptr)
         self.n_vocab = C.llama_vocab_n_tokens(C.llama_model_get_vocab(self.ptr))
