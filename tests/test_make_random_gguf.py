@@ -195,7 +195,15 @@ def test_likes_repeat_a_block_and_fit_into_2_5_gb(
     tensors = weights.tensors(maker.ARCHS[arch], shape)
     assert 1e9 < sum(math.prod(t.shape) for t in tensors) * 34 / 32 < 2.6e9
     monkeypatch.setattr(weights, "BLOCK", 64 * 50)
-    small = {"n_vocab": 300, "n_embd": 64, "n_ff": 64, "n_layer": 1, "n_head": 4, "n_head_kv": 2, "n_rot": 16}
+    small: dict[str, Any] = {
+        "n_vocab": 300,
+        "n_embd": 64,
+        "n_ff": 64,
+        "n_layer": 1,
+        "n_head": 4,
+        "n_head_kv": 2,
+        "n_rot": 16,
+    }
     maker.write(
         tmp_path / "a.gguf", preset=like, **small, head_dim=16, head_dim_full=16, delta_k=2, delta_v=4
     )
