@@ -67,8 +67,9 @@ static void add_branch_rows(
                 known = nests;
             }
             if (counts) {
-                const int top = plong_branch_top(ph, k, pos, number[h]);
-                count         = row_count(p, readers, ph, top, step > 1 ? pos : number[h]);
+                const int  top     = plong_branch_top(ph, k, pos, number[h]);
+                const bool lattice = plong_branch_step(ph, top) > 1; /* then the row is on the one of its keys */
+                count              = row_count(p, readers, ph, top, lattice ? pos : number[h]);
             }
             const struct plong_row row = { tok * tile->n_h + h, pos, b.lo, b.hi, count };
             plong_append(&p->rows, &row);

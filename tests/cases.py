@@ -173,6 +173,7 @@ PARTS = (
     "sinks(5)+window(70); dense_below=100",
     "dilated(segments=36/108/216, rates=1/3/6)",
     "dilated(segments=40/90, rates=1/3, align=query)",
+    "dilated(segments=32/128, rates=1/3)",
 )
 EMPTY = (
     "dilated(segments=64, rates=4)",
