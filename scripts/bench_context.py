@@ -2,13 +2,16 @@
 
     python scripts/bench_context.py [-m MODEL | --preset NAME --type q8_0] [--lengths 1k,4k,16k]
     python scripts/bench_context.py --mode at --preset llama-3.1-8b --type q8_0 --lengths 128k
+    python scripts/bench_context.py --mode at --attention --preset gpt-oss-20b,gemma-4-12b --lengths 8k,32k,128k
 
 ladder: one prefill per side; at each depth its tokens per second from 0 on, those of the last chunk, and the
 decode at that depth, whose tokens are removed again. at: the cache is filled to each depth with copies, then a
-chunk and the decode are timed. Each side runs in processes of its own through llama_decode. Prints a table,
-then one JSON line: {"model", "mode", "plan", "rope", "kv_type", "threads", "chunk", "rows": [{"side", "depth",
+chunk and the decode are timed. --attention also times the attention of each layer alone, in another process.
+Each side runs in processes of its own through llama_decode. Prints a table per model, each followed by one JSON
+line: {"model", "mode", "plan", "rope", "kv_type", "threads", "chunk", "rows": [{"side", "depth",
 "prefill_tokens", "prefill_tps", "last_chunk_tps", "decode_tokens", "decode_tps", "kv_mib", "peak_rss_mib"}],
-"ratios": [{"depth", "prefill", "decode"}]}.
+"ratios": [{"depth", "prefill", "decode"}], "attention": [{"side", "depth", "kind", "layers", "prefill_ms",
+"decode_ms"}], "attention_ratios": [{"depth", "kind", "prefill", "decode"}]}.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from context_bench import models, report
-from context_bench.job import OURS, UPSTREAM, BenchError, Job, Row
+from context_bench.job import OURS, UPSTREAM, Attention, BenchError, Job, Row
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pyllama_long.context_options import KV_TYPES
-from pyllama_long.model_info import ModelInfo, model_info
+from pyllama_long.model_info import model_info
 
 SIDES = (UPSTREAM, OURS)
 LADDER = tuple(1024 << i for i in range(8))
@@ -68,9 +71,10 @@ def at_least(low: int) -> Any:
 class Bench:
     """The processes of a run, and what they found so far."""
 
-    def __init__(self, console: Console, info: ModelInfo, jobs: list[Job]) -> None:
-        self.console, self.info, self.jobs = console, info, jobs
+    def __init__(self, console: Console, jobs: list[Job]) -> None:
+        self.console, self.jobs = console, jobs
         self.rows: list[Row] = []
+        self.attention: list[Attention] = []
         self.spent: list[float] = []  # seconds of finished processes
 
     def run(self) -> None:
@@ -101,8 +105,10 @@ class Bench:
         if kind == "note":
             self.console.print(f"{job.side}: {event['text']}", highlight=False, markup=False, soft_wrap=True)
             return
-        kv_mib = self.info.kv_bytes_per_token(job.kv_type) * event["depth"] / 2**20
-        row = Row(kv_mib=round(kv_mib, 2), **event)
+        if kind == "attention":
+            self.attention.append(Attention(**event))
+            return
+        row = Row(**event)
         self.rows.append(row)
         speeds = f"prefill {report.speed(row.prefill_tps)}, decode {report.speed(row.decode_tps)} tokens/s"
         self.console.print(f"{row.side:8} {row.depth:>9,}  {speeds}", highlight=False)
@@ -155,8 +161,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
 
 
-def find_model(args: argparse.Namespace, console: Console) -> Path:
-    name = args.model or args.preset
+def find_model(args: argparse.Namespace, name: str, console: Console) -> Path:
     if name == models.EMBEDDED:
         return models.embedded_model()
     if args.model:
@@ -173,9 +178,13 @@ def find_model(args: argparse.Namespace, console: Console) -> Path:
 
 
 def measure(args: argparse.Namespace, console: Console) -> int:
-    """Runs the sides; their results are reported even if one of them ends early."""
+    """Runs the models one after another; their results are reported even if one of them ends early."""
     if args.plot:
         report.check_plot(args.plot)
+    if args.attention and args.mode != "at":
+        raise BenchError("--attention is measured at filled depths: give --mode at")
+    if (args.plot or args.csv) and len(names(args)) > 1:
+        raise BenchError("--csv and --plot hold one model: give one --preset")
     for file in filter(None, (args.csv, args.plot)):
         if not file.parent.is_dir():
             raise BenchError(f"{file.parent} is no folder: {file.name} cannot be written there")
@@ -183,16 +192,30 @@ def measure(args: argparse.Namespace, console: Console) -> int:
         from pyllama_long.params import cpus
 
         args.threads = cpus()[1]
-    model = find_model(args, console)
+    return max(measure_one(args, find_model(args, name, console), console) for name in names(args))
+
+
+def names(args: argparse.Namespace) -> list[str]:
+    return [args.model] if args.model else args.preset.split(",")
+
+
+def measure_one(args: argparse.Namespace, model: Path, console: Console) -> int:
+    """Runs the sides of a model."""
     info = model_info(model)
     if not info.n_layer:
         raise BenchError(f"{model} has no layers: it is not a language model's file")
     at = args.mode == "at"
     groups = [(depth,) for depth in args.lengths] if at else [args.lengths]
     settings = (at, args.plan, args.rope, args.kv_type, args.threads, args.chunk, args.decode_tokens)
-    jobs = [Job(side, str(model), group, *settings) for group in groups for side in args.sides]
+    kinds = (False, True) if args.attention else (False,)
+    jobs = [
+        Job(side, str(model), group, *settings, attention)
+        for group in groups
+        for attention in kinds
+        for side in args.sides
+    ]
     models.check_memory(info, jobs[-1].n_ctx, args.kv_type)
-    bench = Bench(console, info, jobs)
+    bench = Bench(console, jobs)
     code = 0
     try:
         bench.run()
@@ -202,23 +225,30 @@ def measure(args: argparse.Namespace, console: Console) -> int:
         console.print("stopped; what was measured:" if bench.rows else "stopped")
         code = 130
     if bench.rows:
-        tell(args, model, bench.rows)
+        tell(args, model, bench.rows, bench.attention)
     return code
 
 
-def tell(args: argparse.Namespace, model: Path, rows: list[Row]) -> None:
-    names = ("mode", "plan", "rope", "kv_type", "threads", "chunk")
-    run = {"model": model.stem, **{name: getattr(args, name) for name in names}}
+def tell(args: argparse.Namespace, model: Path, rows: list[Row], attention: list[Attention]) -> None:
+    shown = ("mode", "plan", "rope", "kv_type", "threads", "chunk")
+    run = {"model": model.stem, **{name: getattr(args, name) for name in shown}}
     title = (
         f"{run['model']}, {args.kv_type} cache, {args.threads} threads, ours: {args.plan}, rope {args.rope}"
     )
     at = args.mode == "at"
     Console(width=1000, highlight=False).print(report.table(rows, title, at))  # never squeezed
+    if attention:
+        Console(width=1000, highlight=False).print(report.attention_table(attention))
     if args.csv:
         report.write_csv(args.csv, rows, run)
     if args.plot:
         report.write_plot(args.plot, rows, title, at)
-    print(json.dumps({**run, "rows": [asdict(row) for row in rows], "ratios": report.ratios(rows)}))
+    found = {"rows": [asdict(row) for row in rows], "ratios": report.ratios(rows)}
+    alone = {
+        "attention": [asdict(row) for row in attention],
+        "attention_ratios": report.attention_ratios(attention),
+    }
+    print(json.dumps({**run, **found, **(alone if attention else {})}))
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -232,7 +262,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument(
         "--preset",
         default=models.EMBEDDED,
-        help=f"{', '.join((models.EMBEDDED, *models.PRESETS))} (%(default)s)",
+        help=f"one or more of {', '.join((models.EMBEDDED, *models.PRESETS))} (%(default)s)",
     )
     add("--type", type=str.lower, default="q8_0", help="weights of a preset (%(default)s)")
     add("--cache", type=Path, default=cache_dir() / "bench", help="folder of presets (%(default)s)")
@@ -250,6 +280,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--threads", type=at_least(0), default=0, help="0: all that this process may use")
     add("--chunk", type=at_least(1), default=512, help="n_ubatch of the prefill (%(default)s)")
     add("--decode-tokens", type=at_least(5), default=32, help="timed at each depth (%(default)s)")
+    add("--attention", action="store_true", help="also the time of each layer's attention; needs --mode at")
     add("--csv", type=Path, metavar="FILE", help="a line per side and depth")
     add("--plot", type=Path, metavar="FILE.png", help="tokens/s over depth; needs matplotlib")
     add("--job", help=argparse.SUPPRESS)

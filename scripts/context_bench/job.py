@@ -13,7 +13,8 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One side of one model. depths ascend, in tokens; `at`: the cache is filled to the depth, not computed."""
+    """One side of one model. depths ascend, in tokens; `at`: the cache is filled to the depth, not computed. attention:
+    only the time of attention is measured, layer by layer."""
 
     side: str
     model: str
@@ -25,6 +26,7 @@ class Job:
     threads: int
     chunk: int
     decode_tokens: int
+    attention: bool = False
 
     @property
     def n_ctx(self) -> int:
@@ -34,8 +36,8 @@ class Job:
 @dataclass(frozen=True)
 class Row:
     """prefill_tps: over all tokens from 0 to depth, or, if the cache was filled with copies, over the last chunk.
-    decode_tps: the median over groups of decode_tokens. peak_rss_mib: of the process so far, whose cache has
-    room for its deepest depth; kv_mib: the cache of depth tokens."""
+    decode_tps: the median over groups of decode_tokens. kv_mib: K, V and states of the context, which has room for its
+    deepest depth; peak_rss_mib: of the process so far."""
 
     side: str
     depth: int
@@ -46,3 +48,16 @@ class Row:
     decode_tps: float
     kv_mib: float
     peak_rss_mib: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of one layer, the mean over layers of a kind (full or window): milliseconds for the last chunk up
+    to depth, and for one token after it."""
+
+    side: str
+    depth: int
+    kind: str
+    layers: int
+    prefill_ms: float
+    decode_ms: float

@@ -12,7 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from context_bench.job import OURS, UPSTREAM, BenchError, Row
+from context_bench.job import OURS, UPSTREAM, Attention, BenchError, Row
 
 COLORS = {OURS: "#1f6fb4", UPSTREAM: "#d1701f"}
 
@@ -26,6 +26,47 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, float]]:
         if ours and upstream:
             prefill, decode = ours.prefill_tps / upstream.prefill_tps, ours.decode_tps / upstream.decode_tps
             out.append({"depth": depth, "prefill": round(prefill, 3), "decode": round(decode, 3)})
+    return out
+
+
+def attention_ratios(rows: Sequence[Attention]) -> list[dict[str, Any]]:
+    """Upstream's time over ours, for one layer of each kind at each depth."""
+    found = {(row.side, row.depth, row.kind): row for row in rows}
+    out = []
+    for row in rows:
+        upstream = found.get((UPSTREAM, row.depth, row.kind))
+        if row.side == OURS and upstream:
+            prefill, decode = upstream.prefill_ms / row.prefill_ms, upstream.decode_ms / row.decode_ms
+            ratio = {"prefill": round(prefill, 2), "decode": round(decode, 2)}
+            out.append({"depth": row.depth, "kind": row.kind, **ratio})
+    return out
+
+
+def attention_table(rows: Sequence[Attention]) -> Table:
+    """A line per depth and kind of layer."""
+    out = Table(title="attention of one layer, ms", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    for name in (
+        "\ndepth",
+        "\nlayers",
+        "prefill\nupstream",
+        "\nours",
+        "\nx",
+        "decode\nupstream",
+        "\nours",
+        "\nx",
+    ):
+        out.add_column(name, justify="right", no_wrap=True)
+    found = {(row.side, row.depth, row.kind): row for row in rows}
+    compared = {(ratio["depth"], ratio["kind"]): ratio for ratio in attention_ratios(rows)}
+    for depth, kind in dict.fromkeys((row.depth, row.kind) for row in rows):
+        both = [found.get((side, depth, kind)) for side in (UPSTREAM, OURS)]
+        layers = next(row.layers for row in both if row)
+        ratio = compared.get((depth, kind), {})
+        line = [f"{depth:,}", f"{layers} {kind}"]
+        for part in ("prefill", "decode"):
+            line += [f"{getattr(row, part + '_ms'):.3f}" if row else "" for row in both]
+            line.append(f"{ratio[part]:.1f}" if ratio else "")
+        out.add_row(*line)
     return out
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from context_bench.fill import fill
 from context_bench.forecast import Line
 from context_bench.job import OURS, BenchError, Job
+from context_bench.nodes import Nodes, windowed
 from pyllama_long import _native, keywords, log
 from pyllama_long._native import llama_cpp as C
 from pyllama_long.context_options import kv_type
@@ -34,8 +35,8 @@ SHOW_EVERY = 0.5  # seconds
 MIN_SHARE = 0.8  # share of the processor time that all threads would use at full speed
 
 
-def say(kind: str, **values: Any) -> None:
-    print(json.dumps({"event": kind, **values}), flush=True)
+def say(event: str, /, **values: Any) -> None:
+    print(json.dumps({"event": event, **values}), flush=True)
 
 
 def run(job: Job) -> None:
@@ -56,8 +57,9 @@ def peak_rss_mib() -> float:
 class Side:
     def __init__(self, job: Job, stack: ExitStack) -> None:
         self.job = job
+        self.nodes = Nodes()
         opened = stack.enter_context(closing(self._open()))
-        self.config = opened.config()
+        self.opened, self.config = opened, opened.config()
         self.cheap = _native.c_config(AttentionPlan.parse(CHEAP), opened.rope)
         self.ctx = opened.ctx
         self.memory = C.llama_get_memory(self.ctx)
@@ -75,8 +77,11 @@ class Side:
 
         def for_blocks(_model: Model, n_ctx: int) -> C.llama_context_params:
             params = context_params(o, n_ctx, kind, kind)
+            params.swa_full = False  # windows keep what they see, as upstream's own programs have it
             if job.at:
                 params.n_seq_max, params.kv_unified = 2, True  # fill() passes blocks through the second one
+            if job.attention:
+                params.cb_eval = self.nodes.callback
             return params
 
         ours = Wanted(job.plan, job.rope, job.n_ctx, (kind, kind))
@@ -88,6 +93,9 @@ class Side:
         return opened
 
     def measure(self) -> None:
+        if self.job.attention:
+            self.attention()
+            return
         self.decode(0, WARM_UP)
         self.decode(WARM_UP, 1)
         if self.job.side == OURS:
@@ -115,18 +123,17 @@ class Side:
 
     def at(self, depth: int) -> None:
         n = min(self.job.chunk, depth)
-        C.llama_memory_clear(self.memory, False)
-        self.reach(depth - n)
         took: list[float] = []
         while len(took) < 3 and sum(took) < 30:
-            if took:
-                self.cut(depth - n)
+            if not took or not C.llama_memory_seq_rm(self.memory, 0, depth - n, -1):
+                self.reach(depth - n)
             took.append(self.decode(depth - n, n))
         speed = n / statistics.median(took)
         self.row(depth, n, speed, speed, self.decode_speed(depth))
 
     def reach(self, depth: int) -> None:
-        """Makes sequence 0 hold depth tokens."""
+        """Makes sequence 0 hold depth tokens, and the cache nothing else."""
+        C.llama_memory_clear(self.memory, False)
         done = min(BLOCK, depth)
         for start, n in self.chunks(0, done):
             self.decode(start, n)
@@ -138,6 +145,29 @@ class Side:
             return
         for start, n in self.chunks(done, depth):
             self.decode(start, n)
+
+    def attention(self) -> None:
+        """The time of each layer's attention, for a chunk up to a depth and for a token after it."""
+        for depth in self.job.depths:
+            n = min(self.job.chunk, depth)
+            self.reach(depth - n)
+            with self.nodes:
+                self.decode(depth - n, n)
+            chunk = self.nodes.seconds
+            self.decode(depth, 1)
+            with self.nodes:
+                for i in range(self.job.decode_tokens):
+                    self.decode(depth + 1 + i, 1)
+            tokens = np.median(np.reshape(self.nodes.seconds, (self.job.decode_tokens, -1)), axis=0)
+            layers = windowed(self.opened, len(chunk))
+            for kind in ("full", "window"):
+                mine = [i for i, window in enumerate(layers) if window == (kind == "window")]
+                if mine:
+                    ms = {"prefill_ms": chunk, "decode_ms": tokens}
+                    means = {
+                        name: float(f"{1e3 * np.mean([t[i] for i in mine]):.4g}") for name, t in ms.items()
+                    }
+                    say("attention", side=self.job.side, depth=depth, kind=kind, layers=len(mine), **means)
 
     # ---- pieces --------------------------------------------------------------------------------------------
 
@@ -194,9 +224,9 @@ class Side:
         counts = {"prefill_tokens": tokens, "decode_tokens": self.job.decode_tokens}
         rounded = {name: float(f"{value:.5g}") for name, value in speeds.items()}
         self.tell_share(depth)
-        say(
-            "row", side=self.job.side, depth=depth, peak_rss_mib=round(peak_rss_mib(), 1), **rounded, **counts
-        )
+        kv_mib = round(int(_native.lib.plong_llama_memory(self.ctx)) / 2**20, 2)
+        memory = {"kv_mib": kv_mib, "peak_rss_mib": round(peak_rss_mib(), 1)}
+        say("row", side=self.job.side, depth=depth, **memory, **rounded, **counts)
 
     def tell_share(self, depth: int) -> None:
         """Threads wait for each other, so a processor that is also used by other programs slows them by more than its
