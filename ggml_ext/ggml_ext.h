@@ -3,11 +3,12 @@
  *
  * What it computes, for a query at position p of head h, over the keys of its own sequence at positions t <= p:
  *
- *     logit(t) = scale * < R(p'(p,t)) q, R(t'(t)) k_t > * logn(p) - slope(h) * (p - t) + log_w(p,t,h)
+ *     logit(t) = cap(scale * < R(p'(p,t)) q, R(t'(t)) k_t > * logn(p)) - slope(h) * (p - t) + log_w(p,t,h)
  *     out      = sum over t in S(p,h) of softmax(logit)(t) * v_t
  *
- * S and log_w come from the attention plan (plan.c), p', t' and the frequencies from the RoPE policy (rope.c); slope is
- * the bias of models with ALiBi, else 0.
+ * S and log_w come from the attention plan (plan.c), p', t' and the frequencies from the RoPE policy (rope.c). Some
+ * models have more: slope is the bias of ALiBi, else 0; cap(x) = c * tanh(x / c) in models that cap their logits
+ * softly, else x; and an attention sink is one more logit per head in the softmax, whose value is zero.
  *
  * How to think of it: a batch describes a ubatch, a plan says which keys its queries read, a policy at which distances,
  * and the op computes. Everything here is plain data: structs of int32/float that Python mirrors with ctypes, and that
@@ -28,7 +29,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  6
+#define PLONG_ABI_VERSION  7
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
@@ -194,6 +195,7 @@ PLONG_API const struct plong_run *   plong_batch_runs(const struct plong_batch *
 struct plong_attn_params {
     float   scale;
     float   max_bias; /* ALiBi (arXiv 2108.12409): 8 in the paper; 0: none */
+    float   soft_cap; /* logits become soft_cap * tanh(logit / soft_cap) (Gemma 2, arXiv 2408.00118); 0: they do not */
     int32_t layer;
     int32_t n_rot; /* 0: this layer has no RoPE: position maps leave it alone */
     int32_t neox;  /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
@@ -206,6 +208,7 @@ struct plong_inputs {
     struct ggml_tensor * batch; /* I32 [words] struct plong_batch */
     struct ggml_tensor * work;  /* I32 [words] struct plong_work, of this batch and the layer's shape */
     struct ggml_tensor * table; /* F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)], or NULL when the position map is absolute */
+    struct ggml_tensor * sink_logits; /* F32 [n_head] of the model's attention sinks, or NULL */
 };
 
 /* q     F32 [d_k, n_head, n_tokens]

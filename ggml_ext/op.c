@@ -59,6 +59,9 @@ static const char * check(
     if (!(params->max_bias >= 0.0f)) {
         return "the ALiBi bias is negative";
     }
+    if (!(params->soft_cap >= 0.0f && params->soft_cap < INFINITY)) {
+        return "the cap of the logits is negative";
+    }
     if (params->hadamard < 0 || (params->hadamard & (params->hadamard - 1)) ||
         (params->hadamard && k->ne[0] % params->hadamard)) {
         return "the Hadamard block does not divide the head size";
@@ -81,13 +84,16 @@ const char * plong_backend_supports(
 struct ggml_tensor * ggml_long_attn(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
     const struct plong_inputs * inputs, const struct plong_attn_params * params) {
-    const struct ggml_tensor *batch = inputs->batch, *work = inputs->work, *table = inputs->table;
+    const struct ggml_tensor * batch = inputs->batch, *work = inputs->work, *table = inputs->table;
+    const struct ggml_tensor * sinks = inputs->sink_logits;
     GGML_ASSERT(check(q, k, v, params) == NULL);
     GGML_ASSERT(batch->type == GGML_TYPE_I32 && ggml_is_contiguous(batch));
     GGML_ASSERT(work->type == GGML_TYPE_I32 && ggml_is_contiguous(work));
     GGML_ASSERT(
         !table || (table->type == GGML_TYPE_F32 && ggml_is_contiguous(table) &&
                    (size_t) ggml_nelements(table) == PLONG_ROPE_TABLE_FLOATS(params->n_rot)));
+    GGML_ASSERT(
+        !sinks || (sinks->type == GGML_TYPE_F32 && ggml_is_contiguous(sinks) && ggml_nelements(sinks) == q->ne[1]));
 
     const int64_t        ne[4]  = { v->ne[0], q->ne[1], q->ne[2], 1 };
     struct ggml_tensor * result = ggml_new_tensor(ctx, GGML_TYPE_F32, 4, ne);
@@ -99,33 +105,35 @@ struct ggml_tensor * ggml_long_attn(
     result->src[3] = inputs->batch;
     result->src[4] = inputs->work;
     result->src[5] = inputs->table;
+    result->src[6] = inputs->sink_logits;
     return result;
 }
 
 struct plong_call plong_call_of(const struct ggml_tensor * op) {
     const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
     struct plong_call         c = {
-        .q        = q->data,
-        .k        = k->data,
-        .v        = v->data,
-        .out      = op->data,
-        .q_head   = q->nb[1],
-        .q_tok    = q->nb[2],
-        .k_head   = k->nb[1],
-        .k_cell   = k->nb[2],
-        .k_stream = k->nb[3],
-        .v_head   = v->nb[1],
-        .v_cell   = v->nb[2],
-        .v_stream = v->nb[3],
-        .k_type   = k->type,
-        .v_type   = v->type,
-        .d_k      = (int32_t) q->ne[0],
-        .d_v      = (int32_t) op->ne[0],
-        .n_head   = (int32_t) q->ne[1],
-        .n_group  = (int32_t) (q->ne[1] / k->ne[1]),
-        .batch    = (const struct plong_batch *) op->src[3]->data,
-        .work     = (const struct plong_work *) op->src[4]->data,
-        .table    = op->src[5] ? (const float *) op->src[5]->data : NULL,
+        .q           = q->data,
+        .k           = k->data,
+        .v           = v->data,
+        .out         = op->data,
+        .q_head      = q->nb[1],
+        .q_tok       = q->nb[2],
+        .k_head      = k->nb[1],
+        .k_cell      = k->nb[2],
+        .k_stream    = k->nb[3],
+        .v_head      = v->nb[1],
+        .v_cell      = v->nb[2],
+        .v_stream    = v->nb[3],
+        .k_type      = k->type,
+        .v_type      = v->type,
+        .d_k         = (int32_t) q->ne[0],
+        .d_v         = (int32_t) op->ne[0],
+        .n_head      = (int32_t) q->ne[1],
+        .n_group     = (int32_t) (q->ne[1] / k->ne[1]),
+        .batch       = (const struct plong_batch *) op->src[3]->data,
+        .work        = (const struct plong_work *) op->src[4]->data,
+        .table       = op->src[5] ? (const float *) op->src[5]->data : NULL,
+        .sink_logits = op->src[6] ? (const float *) op->src[6]->data : NULL,
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;
@@ -138,6 +146,10 @@ float plong_alibi_slope(float max_bias, int32_t n_head, int32_t head) {
     }
     const float power = head < even ? (float) (head + 1) : (float) (2 * (head - even) + 1) / 2;
     return max_bias > 0.0f ? exp2f(-max_bias * power / (float) even) : 0.0f;
+}
+
+float plong_sink_weight(const struct plong_call * c, int32_t head, float m) {
+    return c->sink_logits ? exp2f(c->sink_logits[head] * 1.44269504f - m) : 0.0f;
 }
 
 void plong_zero_strays(const struct plong_call * c) {

@@ -167,7 +167,8 @@ struct plong_call {
     struct plong_attn_params   params;
     const struct plong_batch * batch;
     const struct plong_work *  work;
-    const float *              table; /* rotation table, NULL when the position map is absolute */
+    const float *              table;       /* rotation table, NULL when the position map is absolute */
+    const float *              sink_logits; /* [n_head], or NULL */
 };
 
 PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
@@ -179,6 +180,10 @@ PLONG_API void plong_zero_strays(const struct plong_call * call);
 /* The slope of a head: what its logits lose per position of distance (ALiBi, arXiv 2108.12409), a geometric series over
  * the heads. If their number is not a power of two, every other value of the next series is appended. 0: no ALiBi. */
 PLONG_API float plong_alibi_slope(float max_bias, int32_t n_head, int32_t head);
+
+/* What a head's attention sink adds to the denominator of a row whose maximum is m, in base 2 as struct plong_softmax
+ * has them. 0 without sinks. */
+PLONG_API float plong_sink_weight(const struct plong_call * call, int32_t head, float m);
 
 /* Online softmax of rows over some keys, in base 2: with logits x * log2(e), l = sum of 2^(x - m), acc = sum of
  * 2^(x - m) * v. m is no more than a backend's margin below the largest logit. Empty: m = -INFINITY, l = 0, acc

@@ -26,6 +26,7 @@ from pyllama_long.libllama.contexts import (
     set_tail,
     stats,
     stats_reset,
+    windows,
 )
 from pyllama_long.libllama.isas import (
     force_isa,
@@ -144,4 +145,5 @@ __all__ = [
     "text_array",
     "token_pointer",
     "tokenize_address",
+    "windows",
 ]

@@ -21,6 +21,7 @@ def explain(opened: Opened, factor: float | None = None) -> str:
         *(f"  {line}" for line in opened.rope.explain().splitlines()),
         *([f"  factor now: {factor:g}"] if opened.rope.dynamic and factor is not None else []),
         *(f"LoRA: {path}, scale {scale:g}" for path, scale in opened.lora),
+        *(f"{layers} whatever the plan and the policy" for layers in opened.windows()),
         f"CPU kernels: {kernels(opened)}",
         f"layers with llama.cpp's own attention: {opened.refused() or 'none'}",
     ]

@@ -78,6 +78,13 @@ class Opened(Settled):
         counts = Counter(reason for _, reason in _native.layers(self.ctx) if reason)
         return "; ".join(f"{n} ({reason})" for reason, n in counts.items())
 
+    def windows(self) -> list[str]:
+        """What layers with a window of their own read: "5 of 6 layers read the last 1024 tokens"."""
+        counts = Counter(_native.windows(self.ctx).values())
+        return [
+            f"{n} of {len(_native.layers(self.ctx))} layers read {window}" for window, n in counts.items()
+        ]
+
     def close(self) -> None:
         """Frees both."""
         with closing(self.model), closing(self.context):

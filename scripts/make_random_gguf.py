@@ -68,6 +68,9 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
         writer.add_expert_used_count(s.n_expert_used)
         if arch.key != "llama":
             writer.add_expert_feed_forward_length(s.n_ff)
+    if arch.caps:
+        writer.add_attn_logit_softcapping(arch.caps[0])
+        writer.add_final_logit_softcapping(arch.caps[1])
     if arch.state == "conv":
         writer.add_shortconv_l_cache(CONV_TOKENS)
     if arch.state == "ssm":

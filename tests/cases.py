@@ -27,6 +27,8 @@ class Seq:
     reordered: bool = (
         False  # cells do not follow positions: runs of 1 to 40 are in any order, with free cells between them
     )
+    # if not 0: only the last `ring` positions are held, each in cell position % ring, as in a window's cache
+    ring: int = 0
     # if below 1: this share of the past's blocks of 64 is held, each cell at its position
     blocks: float = 1.0
     shared: int = 0  # the first `shared` positions are cells of the sequence before it, in the same stream
@@ -52,6 +54,8 @@ class Case:
     hadamard: int = 0  # K is stored Hadamard-rotated in blocks of this many dims; 0: no
     layer: int = 3
     max_bias: float = 0.0  # ALiBi's; such models have no RoPE
+    soft_cap: float = 0.0  # of the logits; 0: none
+    sink: float | None = None  # the mean of the heads' attention sinks; None: there are none
 
     @property
     def scale(self) -> float:
@@ -97,7 +101,7 @@ def layout(case: Case) -> tuple[list[Layout], int]:
         if not found or not (case.one_stream or seq.shared):
             free.append(0)
         pos = np.arange(seq.n_past + seq.n_new)
-        missing = pos < seq.gone
+        missing = pos < (seq.n_past + seq.n_new - seq.ring if seq.ring else seq.gone)
         if seq.holes:
             for start in random.integers(0, max(1, seq.n_past), seq.n_past // 80 + 1):
                 missing[start : start + random.integers(1, 18)] = True
@@ -116,6 +120,7 @@ def layout(case: Case) -> tuple[list[Layout], int]:
         if seq.shared:
             cell[shared] = found[-1].cell[found[-1].pos < seq.shared]
         held = _cells(random, len(own), seq.reordered) if seq.blocks == 1 else own
+        held = own % seq.ring if seq.ring else held
         cell[own] = held + free[-1]
         free[-1] = int(cell[own].max(initial=free[-1] - 1)) + 1
         phase = (np.arange(seq.n_new) >= seq.n_new - seq.tail).astype(np.int32)
@@ -136,6 +141,14 @@ def tensors(case: Case) -> Tensors:
         unused[one.stream, one.cell] = False
     k[unused] = v[unused] = np.nan
     return Tensors(q, k, v)
+
+
+def sinks(case: Case) -> Array | None:
+    """[n_head] float32 attention sinks about case.sink. The same for every call."""
+    if case.sink is None:
+        return None
+    random = np.random.default_rng(zlib.crc32(case.name.encode()) + 2)
+    return (case.sink + random.standard_normal(case.n_head)).astype(np.float32)
 
 
 def _cells(random: np.random.Generator, n: int, reordered: bool) -> Array:
@@ -195,6 +208,7 @@ EXTREME_MAPS = (
     "self-extend(1073741824, 1073741824)",
     "rerope(1073741824)",
 )
+CHUNKED = "dilated(segments=48, rates=1, weight=none)"  # Llama 4's: a query reads its own chunk of 48
 SPARSE = "sinks(4)+window(40)+dilated(w0=32, alpha=2, n=4, align=query)"
 SEQUENCES = {
     "holes": (Seq(300, 20, holes=True),),
@@ -304,6 +318,38 @@ def _cases() -> list[Case]:
         add(f"alibi/{i}/prefill", **alibi, seqs=(Seq(0, 333),))
         add(f"alibi/{i}/decode", **alibi, seqs=(Seq(700, 1, tail=1),))
         add(f"alibi/{i}/many", **alibi, seqs=SEQUENCES["many"])
+    for i, (plan, kv_type) in enumerate(
+        (("exact", "f16"), (SPARSE, "q8_0"), ("window(50)", "bf16"), (PARTS[6], "q4_0"), (PARTS[10], "f32"))
+    ):
+        for sink, cap in ((0.0, 0.0), (8.0, 0.0), (-30.0, 0.0), (200.0, 0.0), (2.0, 5.0)):
+            more = {
+                "sink": sink,
+                "soft_cap": cap,
+                "plan": plan,
+                "kv_type": kv_type,
+                "n_head": (8, 6, 12, 4, 2)[i],
+            }
+            add(f"sinks/{i}/{sink:g}/{cap:g}/prefill", **more, seqs=(Seq(0, 200),))
+            add(f"sinks/{i}/{sink:g}/{cap:g}/many", **more, seqs=SEQUENCES["many"])
+    add("sinks/empty", sink=1.0, plan="sinks(8)", seqs=(Seq(200, 5, gone=50), Seq(0, 20)))
+    add("sinks/spans", sink=3.0, plan="exact", seqs=(Seq(3000, 1),))
+    for i, (kv_type, cap) in enumerate(product(("f32", "f16", "q8_0", "q4_0"), (0.5, 20.0, 50.0))):
+        more = {"soft_cap": cap, "peaked": (1.0, 30.0, 200.0)[i % 3], "kv_type": kv_type}
+        add(f"cap/{kv_type}/{cap:g}/prefill", plan=("exact", SPARSE)[i % 2], seqs=(Seq(60, 150),), **more)
+        add(f"cap/{kv_type}/{cap:g}/decode", seqs=(Seq(333, 1), Seq(500, 1, holes=True)), **more)
+    add("cap/map", soft_cap=4.0, rope="rerope(50)+logn", d_k=128, seqs=(Seq(300, 40),))
+    ring = (Seq(1000, 40, ring=96), Seq(501, 1, ring=64))
+    for i, kv_type in enumerate(KV_TYPES):
+        window = {"kv_type": kv_type, "n_head": 8, "d_k": (64, 128)[i % 2]}
+        add(f"window/{kv_type}/ring", plan="window(50)", seqs=ring, **window)
+        add(f"window/{kv_type}/ring-sinks", plan="window(50)", sink=1.0, seqs=ring, **window)
+        add(
+            f"window/{kv_type}/chunked",
+            plan=CHUNKED,
+            seqs=(Seq(0, 200), Seq(500, 1), Seq(95, 1), Seq(96, 2)),
+            **window,
+        )
+        add(f"window/{kv_type}/chunked-ring", plan=CHUNKED, seqs=ring, **window)
     add("dilated/wide", n_head=16, n_head_kv=4, plan=PARTS[6], seqs=(Seq(500, 300),))
     for kv_type, (d, rows) in product(("q8_0", "q4_0"), ((32, 1), (96, 3), (128, 4), (128, 7), (160, 8))):
         read = (Seq(333, 1), Seq(197, 1, reordered=True))

@@ -1,6 +1,6 @@
 """Writes cases of the op to files for tests/native/run_cases: `python tests/native_cases.py FOLDER [NAME-PREFIX ...]`.
 
-Each file: a header, then q, k, v, batch, table and the float64 reference, as run_cases.c reads them.
+Each file: a header, then q, k, v, batch, table, sinks and the float64 reference, as run_cases.c reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from op_graph import GGML_TYPES, OpCase
 
 from pyllama_long import _native
 
-HEADER = "10i 2f4i 2f"  # struct header of run_cases.c
+HEADER = "11i 3f4i 2f"  # struct header of run_cases.c
 
 
 def limit(op: OpCase, expected: Array, precision: str) -> float:
@@ -35,16 +35,24 @@ def write(case: Case, path: Path) -> None:
     kv = GGML_TYPES[case.kv_type]
     sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), kv, op.n_kv, op.k.shape[0])
     params = op.params()
-    numbers = (params.scale, params.max_bias, params.layer, params.n_rot, params.neox, params.hadamard)
-    head = struct.pack(HEADER, *sizes, len(batch), 0 if table is None else len(table), *numbers, *allowed)
+    numbers = (
+        params.scale,
+        params.max_bias,
+        params.soft_cap,
+        params.layer,
+        params.n_rot,
+        params.neox,
+        params.hadamard,
+    )
+    counts = (len(batch), 0 if table is None else len(table), 0 if op.sinks is None else len(op.sinks))
+    head = struct.pack(HEADER, *sizes, *counts, *numbers, *allowed)
     parts = [head, op.q.tobytes(), op.k_bytes, op.v_bytes, batch.tobytes()]
-    if table is not None:
-        parts.append(table.tobytes())
+    parts += [values.tobytes() for values in (table, op.sinks) if values is not None]
     path.write_bytes(b"".join([*parts, expected.astype(np.float64).tobytes()]))
 
 
 def main(folder: Path, prefixes: list[str]) -> None:
-    assert struct.calcsize(HEADER) == 48 + ctypes.sizeof(_native.CAttnParams)
+    assert struct.calcsize(HEADER) == 52 + ctypes.sizeof(_native.CAttnParams)
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(CASES):
         if not prefixes or case.name.startswith(tuple(prefixes)):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import reference
-from cases import Array, Case, layout, tensors
+from cases import Array, Case, layout, sinks, tensors
 
 from pyllama_long import _native
 from pyllama_long._native import CInitParams
@@ -155,7 +155,7 @@ class CaseBatch:
         case = self.case
         n_rot = case.n_rot if self._maps() else 0
         return _native.CAttnParams(
-            case.scale, case.max_bias, case.layer, n_rot, int(case.neox), case.hadamard
+            case.scale, case.max_bias, case.soft_cap, case.layer, n_rot, int(case.neox), case.hadamard
         )
 
 
@@ -165,6 +165,7 @@ class OpCase(CaseBatch):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.raw = tensors(case)
+        self.sinks = sinks(case)
         self.q = np.concatenate(
             [
                 self._store(self.raw.q[a:b], one.q_pos)
@@ -217,6 +218,8 @@ class OpCase(CaseBatch):
                     case.n_rot,
                     case.neox,
                     max_bias=case.max_bias,
+                    soft_cap=case.soft_cap,
+                    sinks=self.sinks,
                     layer=case.layer,
                     precision=precision,  # type: ignore[arg-type]
                 )
@@ -257,6 +260,7 @@ class OpCase(CaseBatch):
                 tensor(I32, batch.tobytes(), len(batch)),
                 tensor(I32, planned.tobytes(), len(planned)),
                 None if values is None else tensor(0, values.tobytes(), len(values)),
+                None if self.sinks is None else tensor(0, self.sinks.tobytes(), len(self.sinks)),
             )
             reason = _native.cpu_refusal(q, k, v, params)
             assert reason is None, reason

@@ -5,6 +5,8 @@ For a query at position p of head h over the keys t <= p of its own sequence:
     logit(t) = scale * < R(distance(p, t)) q, k_t > * magnitude^2 * logn(p) + log_w(p, t, number(h))
     out      = sum over t of softmax(logit)(t) * v_t
 
+Before log_w is added, logits may be capped, and lose ALiBi's bias. An attention sink is a logit without a value.
+
 q and k come un-rotated; R acts on the first n_rot dims. `naive` does the same in a lower precision.
 """
 
@@ -199,6 +201,8 @@ def attention(
     neox: bool,
     *,
     max_bias: float = 0.0,
+    soft_cap: float = 0.0,
+    sinks: Array | None = None,
     layer: int = 0,
     precision: Precision = "f64",
 ) -> Array:
@@ -206,7 +210,8 @@ def attention(
 
     q_raw [n_q, n_head, d] and k_raw [n_k, n_head_kv, d], un-rotated; v [n_k, n_head_kv, d_v]; q_pos [n_q] and
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
-    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: ALiBi's, 0 without. A query that reads no key
+    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: ALiBi's, 0 without. soft_cap c: logits
+    become c * tanh(logit / c), 0 without. sinks [n_head]: one more logit per head, or None. A query that reads no key
     gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
@@ -236,11 +241,19 @@ def attention(
                 rows = np.asarray(phase_of_query) == index
                 log_w[rows] = log_weights(phase, q_pos[rows], number(h, n_head, group), k_pos)
         reading = np.flatnonzero((log_w > -np.inf).any(axis=1))
-        logits = factor[reading, None] * dots[h, reading] + log_w[reading].astype(q.dtype)
+        logits = factor[reading, None] * dots[h, reading]
+        if soft_cap:
+            logits = soft_cap * np.tanh(logits / soft_cap)
+        logits += log_w[reading].astype(q.dtype)
         if max_bias:
             logits -= alibi_slopes(n_head, max_bias)[h] * (q_pos[reading, None] - k_pos).astype(q.dtype)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        weights = round_to(weights / weights.sum(axis=1, keepdims=True), precision)
+        top = logits.max(axis=1, keepdims=True)
+        weights = np.exp(logits - top)
+        denominator = weights.sum(axis=1, keepdims=True)
+        if sinks is not None:
+            with np.errstate(over="ignore"):
+                denominator += np.exp(sinks[h].astype(q.dtype) - top)
+        weights = round_to(weights / denominator, precision)
         out[reading, h] = _dots(weights[:, None], v[None, :, h // group].swapaxes(1, 2))
     return out
 

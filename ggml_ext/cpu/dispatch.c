@@ -127,7 +127,7 @@ static void write_rows(const struct plong_call * c, const struct plong_tile * ti
             memset(out, 0, (size_t) c->d_v * sizeof(float));
             continue;
         }
-        const float norm = 1.0f / s->l[r];
+        const float norm = 1.0f / (s->l[r] + plong_sink_weight(c, head, s->m[r]));
         for (int i = 0; i < c->d_v; i++) {
             out[i] = s->acc[(size_t) r * dv + i] * norm;
         }

@@ -144,9 +144,12 @@ void plong_llama_stats(const llama_context * ctx, plong_stats * stats) { *stats 
 void plong_llama_stats_reset(llama_context * ctx) { ctx->get_cparams().plong->stats = {}; }
 
 size_t plong_llama_layers(const llama_context * ctx, char * buf, size_t n) {
-    std::string text;
-    for (const auto & [il, reason] : ctx->get_cparams().plong->layers) {
-        text += std::to_string(il) + "\t" + reason + "\n";
+    std::string         text;
+    const plong_state & state = *ctx->get_cparams().plong;
+    for (const auto & [il, reason] : state.layers) {
+        const auto window = state.windows.find(il);
+        text +=
+            std::to_string(il) + "\t" + reason + "\t" + (window == state.windows.end() ? "" : window->second) + "\n";
     }
     if (n > 0) {
         snprintf(buf, n, "%s", text.c_str());

@@ -21,8 +21,8 @@ static const plong_backend * backend_of(const ggml_tensor * k, std::string & nam
 }
 
 static std::string refusal(const llm_graph_context & graph, const plong_tensors & tensors, bool swa) {
-    if (swa) {
-        return "sliding-window layer: upstream's cache keeps only its window";
+    if (swa && graph.cparams.plong->maps()) {
+        return "sliding-window layer beside a position map";
     }
     if (graph.cparams.training) {
         return "training";
@@ -36,14 +36,8 @@ static std::string refusal(const llm_graph_context & graph, const plong_tensors 
     if (tensors.kq_b) {
         return "the model adds a bias to the logits";
     }
-    if (tensors.sinks) {
-        return "the model has attention sink tensors";
-    }
     if (tensors.v_mla) {
         return "multi-head latent attention";
-    }
-    if (graph.hparams.attn_soft_cap) {
-        return "the model caps its logits";
     }
     if (graph.rope_type == LLAMA_ROPE_TYPE_VISION) {
         return "the model has positions of images only";
@@ -75,13 +69,19 @@ plong_layer plong_prepare(
         }
     }
     state->layers[il] = reason;
+    if (swa) {
+        state->windows[il] = plong_window_text(graph.hparams);
+    }
     if (!reason.empty()) {
         return layer;
     }
     layer.take            = true;
+    layer.swa             = swa;
     layer.q               = q;
+    layer.sink_logits     = tensors.sink_logits;
     layer.params.scale    = kq_scale;
     layer.params.max_bias = graph.hparams.use_alibi ? graph.hparams.f_max_alibi_bias : 0.0f;
+    layer.params.soft_cap = graph.hparams.attn_soft_cap ? graph.hparams.f_attn_logit_softcapping : 0.0f;
     layer.params.layer    = il;
     layer.params.n_rot    = layer.rope && state->maps() ? layer.rope->n_rot : 0;
     layer.params.neox     = layer.rope && layer.rope->neox;
@@ -89,9 +89,17 @@ plong_layer plong_prepare(
     return layer;
 }
 
+/* Where a layer's op finds its inputs. */
+struct input_place {
+    llm_graph_input_plong *&       input; /* null until a layer needs it */
+    plong_scope                    scope;
+    llm_graph_input_plong::mctx_fn mctx;
+    bool                           first; /* of the graph's inputs */
+};
+
 static ggml_tensor * build(
-    const llm_graph_context & graph, llm_graph_input_plong *& input, llm_graph_input_plong::mctx_fn mctx,
-    plong_layer & layer, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
+    const llm_graph_context & graph, input_place place, plong_layer & layer, ggml_tensor * q, ggml_tensor * k,
+    ggml_tensor * v) {
     const auto & state = graph.cparams.plong;
     const int    il    = layer.params.layer;
     q                  = layer.params.hadamard ? layer.q : q;
@@ -102,21 +110,21 @@ static ggml_tensor * build(
         state->layers[il] = backend ? reason : "no attention kernels for " + device;
         return nullptr;
     }
+    auto *& input = place.input;
     if (!input) {
-        auto fresh = std::make_unique<llm_graph_input_plong>(graph, std::move(mctx), (int32_t) q->ne[1]);
-        input      = static_cast<llm_graph_input_plong *>(graph.res->add_input(std::move(fresh)));
+        auto fresh =
+            std::make_unique<llm_graph_input_plong>(graph, place.scope, std::move(place.mctx), (int32_t) q->ne[1]);
+        fresh->counts_tokens = place.first;
+        input                = static_cast<llm_graph_input_plong *>(graph.res->add_input(std::move(fresh)));
     }
     const plong_shape shape = {
-        (int32_t) k->ne[0],
-        (int32_t) v->ne[0],
-        (int32_t) q->ne[1],
-        (int32_t) k->ne[1],
-        il < state->config.plan.dense_layers,
+        (int32_t) k->ne[0], (int32_t) v->ne[0], (int32_t) q->ne[1], (int32_t) k->ne[1], input->is_dense(il),
     };
     const plong_inputs inputs = {
         input->batch,
         input->work(graph.ctx0, shape, *backend),
         layer.params.n_rot > 0 ? layer.rope->table->tensor(graph.ctx0, "plong_table") : nullptr,
+        layer.sink_logits,
     };
     ggml_tensor * cur = ggml_long_attn(graph.ctx0, q, k, v, &inputs, &layer.params);
     graph.cb(cur, "long_attn", il);
@@ -126,11 +134,17 @@ static ggml_tensor * build(
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv * inp, plong_layer & layer, ggml_tensor * q,
     ggml_tensor * k, ggml_tensor * v) {
-    return build(graph, inp->plong, [inp] { return inp->mctx; }, layer, q, k, v);
+    const auto mctx = [inp] { return inp->mctx; };
+    return build(graph, { inp->plong, PLONG_FULL, mctx, true }, layer, q, k, v);
 }
 
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
     ggml_tensor * k, ggml_tensor * v) {
-    return build(graph, inp->plong, [inp] { return inp->mctx->get_base(); }, layer, q, k, v);
+    const auto full   = [inp] { return inp->mctx->get_base(); };
+    const auto window = [inp] { return inp->mctx->get_swa(); };
+    if (layer.swa) {
+        return build(graph, { inp->plong_swa, PLONG_WINDOW, window, !inp->plong }, layer, q, k, v);
+    }
+    return build(graph, { inp->plong, PLONG_FULL, full, !inp->plong_swa }, layer, q, k, v);
 }

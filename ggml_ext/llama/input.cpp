@@ -8,8 +8,36 @@
 #include "cells.h"
 #include "llama-context.h"
 
-llm_graph_input_plong::llm_graph_input_plong(const llm_graph_context & graph, mctx_fn mctx, int32_t n_head)
-    : state(graph.cparams.plong), mctx(std::move(mctx)), n_tokens((int32_t) graph.ubatch.n_tokens), n_head(n_head) {
+namespace {
+
+/* What the window layers of a model read, as a plan: the last n_swa tokens, those of the query's own chunk of n_swa
+ * (Llama 4), or the earlier half of a window around the query. */
+plong_plan window_plan(const llama_hparams & hparams) {
+    const int32_t n     = (int32_t) hparams.n_swa;
+    plong_phase   phase = {};
+    if (hparams.swa_type == LLAMA_SWA_TYPE_CHUNKED) {
+        phase.weight     = PLONG_WEIGHT_NONE;
+        phase.n_branches = 1;
+        phase.segment[0] = n;
+        phase.rate[0]    = 1;
+    } else {
+        phase.window = hparams.swa_type == LLAMA_SWA_TYPE_SYMMETRIC ? n / 2 + 1 : n;
+    }
+    return { { phase, phase }, 0 };
+}
+
+} // namespace
+
+std::string plong_window_text(const llama_hparams & hparams) {
+    const plong_phase phase = window_plan(hparams).phase[0];
+    return phase.window > 0 ? "the last " + std::to_string(phase.window) + " tokens"
+                            : "the tokens of its chunk of " + std::to_string(phase.segment[0]);
+}
+
+llm_graph_input_plong::llm_graph_input_plong(
+    const llm_graph_context & graph, plong_scope scope, mctx_fn mctx, int32_t n_head)
+    : state(graph.cparams.plong), scope(scope), swa(window_plan(graph.hparams)), mctx(std::move(mctx)),
+      n_tokens((int32_t) graph.ubatch.n_tokens), n_head(n_head) {
     prepare(graph.ubatch, graph.cparams);
     const int32_t n_slots = std::max((int32_t) parts.slots.size(), (int32_t) graph.ubatch.n_seqs_unq);
     int32_t       n_runs  = 64; /* with room to grow before the graph must be built anew */
@@ -21,8 +49,12 @@ llm_graph_input_plong::llm_graph_input_plong(const llm_graph_context & graph, mc
     ggml_set_name(batch, "plong_batch");
 }
 
+bool llm_graph_input_plong::is_dense(int32_t il) const { return il < plan().dense_layers; }
+
 ggml_tensor * llm_graph_input_plong::work(
     ggml_context * ctx, const plong_shape & shape, const plong_backend & backend) {
+    n_layers++;
+    n_dense += shape.dense;
     for (const planned & known : works) {
         if (memcmp(&known.shape, &shape, sizeof(shape)) == 0 && known.backend == &backend) {
             return known.tensor;
@@ -108,8 +140,11 @@ void llm_graph_input_plong::pack() {
     head.n_runs      = (int32_t) parts.runs.size();
     head.n_tokens    = n_tokens;
     head.precision   = state->config.precision;
-    head.plan        = state->config.plan;
-    head.rope        = state->config.rope;
+    head.plan        = plan();
+    head.rope.factor = 1.0f;
+    if (scope == PLONG_FULL) {
+        head.rope = state->config.rope;
+    }
     packed.resize(plong_batch_words(head.n_slots, head.n_groups, head.n_runs));
     char *     at  = (char *) packed.data();
     const auto put = [&](const void * data, size_t size) {
@@ -157,30 +192,25 @@ bool llm_graph_input_plong::fits() const {
     return fits;
 }
 
-/* Keys are counted by position: a hole in the cache counts as read. */
+/* Keys are counted by position: a hole in the cache counts as read. Those outside a model's own window are not
+ * visible. */
 void llm_graph_input_plong::count() {
-    state->stats.n_runs += (int64_t) parts.runs.size();
-    int64_t n_dense = 0, n_taken = 0;
-    for (const auto & [il, reason] : state->layers) {
-        if (reason.empty()) {
-            n_taken++;
-            n_dense += il < state->config.plan.dense_layers;
-        }
-    }
+    plong_stats & stats = state->stats;
+    stats.n_runs += (int64_t) parts.runs.size();
     for (const plong_group & g : parts.groups) {
-        const plong_phase & phase = state->config.plan.phase[g.phase];
+        const plong_phase & phase   = plan().phase[g.phase];
+        const int32_t       n_kinds = plong_phase_branches(&phase) > 0 ? n_head : 1;
         for (int32_t p = g.pos; p < g.pos + g.n; p++) {
-            const int64_t visible = (int64_t) p + 1;
-            int64_t       read    = 0;
-            const int32_t n_kinds = plong_phase_branches(&phase) > 0 ? n_head : 1;
+            int64_t read = 0;
             for (int32_t h = 0; h < n_kinds; h++) {
                 read += plong_phase_cost(&phase, p, h);
             }
             read *= n_head / n_kinds;
-            state->stats.keys_read += read * (n_taken - n_dense) + visible * n_head * n_dense;
-            state->stats.keys_visible += visible * n_head * n_taken;
-            state->stats.n_queries += n_head * n_taken;
-            state->stats.n_tokens++;
+            const int64_t visible = scope == PLONG_FULL ? ((int64_t) p + 1) * n_head : read;
+            stats.keys_read += read * (n_layers - n_dense) + visible * n_dense;
+            stats.keys_visible += visible * n_layers;
         }
+        stats.n_queries += (int64_t) g.n * n_head * n_layers;
+        stats.n_tokens += counts_tokens ? g.n : 0;
     }
 }

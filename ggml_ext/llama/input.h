@@ -18,18 +18,33 @@ struct plong_batch_parts {
     std::vector<plong_run>   runs;
 };
 
+/* Which layers share an input. */
+enum plong_scope {
+    PLONG_FULL,   /* those that see every key, and follow the user's plan and policy */
+    PLONG_WINDOW, /* those that see a window, which is their plan; their RoPE is the model's own */
+};
+
+/* What a window layer of the model reads, in words. */
+std::string plong_window_text(const llama_hparams & hparams);
+
 /* One for all layers of a graph that read the same cache. */
 class llm_graph_input_plong : public llm_graph_input_i {
   public:
     using mctx_fn = std::function<const llama_kv_cache_context *()>;
 
-    llm_graph_input_plong(const llm_graph_context & graph, mctx_fn mctx, int32_t n_head);
+    llm_graph_input_plong(const llm_graph_context & graph, plong_scope scope, mctx_fn mctx, int32_t n_head);
 
     void set_input(const llama_ubatch * ubatch) override;
     bool can_reuse(const llm_graph_params & params) override;
 
-    /* The I32 tensor with the work of layers of this shape, planned for their backend. */
+    /* The I32 tensor with the work of a layer of this shape, planned for its backend. */
     ggml_tensor * work(ggml_context * ctx, const plong_shape & shape, const plong_backend & backend);
+
+    /* Each token of a ubatch is counted once, by one of the graph's inputs. */
+    bool counts_tokens = true;
+
+    /* Whether the work of layer il is that of exact attention, whatever the plan. */
+    bool is_dense(int32_t il) const;
 
     ggml_tensor * batch = nullptr; /* I32 [words] */
 
@@ -42,6 +57,8 @@ class llm_graph_input_plong : public llm_graph_input_i {
         std::unique_ptr<plong_work, decltype(&plong_work_free)> work;
     };
 
+    const plong_plan & plan() const { return scope == PLONG_FULL ? state->config.plan : swa; }
+
     void prepare(const llama_ubatch & ubatch, const llama_cparams & cparams);
     void prepare(const llama_ubatch & ubatch);
     void collect(const llama_ubatch & ubatch);
@@ -51,9 +68,13 @@ class llm_graph_input_plong : public llm_graph_input_i {
     void count();
 
     std::shared_ptr<plong_state> state;
+    plong_scope                  scope;
+    plong_plan                   swa; /* of window layers */
     mctx_fn                      mctx;
     int32_t                      n_tokens;
     int32_t                      n_head;
+    int32_t                      n_layers  = 0; /* that use this input */
+    int32_t                      n_dense   = 0; /* of them */
     int32_t                      n_threads = 1;
     plong_batch_parts            parts;
     std::vector<int32_t>         packed;        /* parts as `batch` gets them */

@@ -48,9 +48,11 @@ bool plong_is_scaled(const plong_state * state, const llama_ubatch & ubatch);
 /* One layer's attention through the op. prepare() comes before K is stored and Q is Hadamard-rotated: it applies the
  * frequency policy to the layer's RoPE nodes and decides; build() then makes the node, or is not called. */
 struct plong_layer {
-    bool                              take   = false;
-    plong_attn_params                 params = {};
-    ggml_tensor *                     q      = nullptr; /* before the Hadamard transform */
+    bool                              take        = false;
+    bool                              swa         = false; /* it reads a sliding window only */
+    plong_attn_params                 params      = {};
+    ggml_tensor *                     q           = nullptr; /* before the Hadamard transform */
+    ggml_tensor *                     sink_logits = nullptr;
     std::shared_ptr<plong_layer_rope> rope;
 };
 
@@ -60,11 +62,11 @@ struct plong_tensors {
     ggml_tensor * k;
     ggml_tensor * k_rot; /* Hadamard matrix for K */
     ggml_tensor * kq_b;  /* bias of the logits */
-    ggml_tensor * sinks;
+    ggml_tensor * sink_logits;
     ggml_tensor * v_mla;
 };
 
-/* swa: the layer reads a sliding window only. il: the layer */
+/* swa: the layer reads a sliding window only. */
 plong_layer plong_prepare(
     const llm_graph_context & graph, const plong_tensors & tensors, bool swa, float kq_scale, int il);
 

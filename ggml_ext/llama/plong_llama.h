@@ -50,8 +50,8 @@ LLAMA_API float plong_llama_rope_factor(const struct llama_context * ctx, llama_
 LLAMA_API void plong_llama_stats(const struct llama_context * ctx, struct plong_stats * stats);
 LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
 
-/* One line per layer, "<layer>\t<reason>\n", reason empty when the op takes it, as of the last graph that was built.
- * Returns the length of the whole text. */
+/* One line per layer, "<layer>\t<reason>\t<window>\n", as of the last graph that was built: the reason is empty when the
+ * op takes the layer, and the window says what it reads whatever the plan, empty when it follows the plan. Returns the length of the whole text. */
 LLAMA_API size_t plong_llama_layers(const struct llama_context * ctx, char * buf, size_t n);
 
 /* ---- trying a file out ------------------------------------------------------------------------------------------ */

@@ -62,7 +62,8 @@ struct plong_stored_k {
 struct plong_state {
     plong_config config = {};
 
-    std::map<int32_t, std::string>    layers; /* il -> why upstream's path runs it, empty when the op does */
+    std::map<int32_t, std::string>    layers;  /* il -> why upstream's path runs it, empty when the op does */
+    std::map<int32_t, std::string>    windows; /* il -> what a layer with a window of its own reads */
     std::map<llama_seq_id, llama_pos> tails;
     std::map<std::string, std::shared_ptr<plong_layer_rope>> ropes;   /* by the parameters of the node */
     std::map<int32_t, plong_stored_k>                        stored;  /* il -> its cached K */

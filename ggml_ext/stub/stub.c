@@ -71,8 +71,11 @@ static double logit(const struct plong_call * c, int32_t tok, int32_t head, cons
     for (int32_t i = 0; i < c->d_k; i++) {
         sum += (double) q[i] * (double) k[i];
     }
-    return sum * (double) c->params.scale * (double) plong_rope_logn(rope, p) -
-           (double) plong_alibi_slope(c->params.max_bias, c->n_head, head) * (p - t);
+    sum *= (double) c->params.scale * (double) plong_rope_logn(rope, p);
+    if (c->params.soft_cap > 0.0f) {
+        sum = (double) c->params.soft_cap * tanh(sum / (double) c->params.soft_cap);
+    }
+    return sum - (double) plong_alibi_slope(c->params.max_bias, c->n_head, head) * (p - t);
 }
 
 /* log_w of a key for a row of the readers; -INFINITY when the row does not read it. */
@@ -156,6 +159,7 @@ PLONG_API void plong_stub_compute(struct ggml_tensor * op, void * scratch) {
         for (int32_t r = 0; r < plong_tile_rows(tile); r++) {
             const int32_t tok = plong_row_tok(tile, r), head = plong_row_head(c.work, tile, r);
             float *       out = (float *) c.out + ((size_t) tok * c.n_head + head) * c.d_v;
+            s[r].sum += s[r].sum > 0 && c.sink_logits ? exp((double) c.sink_logits[head] - s[r].max) : 0;
             for (int32_t i = 0; i < c.d_v; i++) {
                 out[i] = s[r].sum > 0 ? (float) (s[r].acc[i] / s[r].sum) : 0.0f;
             }

@@ -85,8 +85,16 @@ def stats_reset(ctx: int) -> None:
 
 def layers(ctx: int) -> list[tuple[int, str]]:
     """(layer, reason) as of the last graph; the reason is empty when the op takes the layer."""
+    return [(int(layer), reason) for layer, reason, _ in _layer_lines(ctx)]
+
+
+def windows(ctx: int) -> dict[int, str]:
+    """What layers with a window of their own read, whatever the plan: "the last 1024 tokens"."""
+    return {int(layer): window for layer, _, window in _layer_lines(ctx) if window}
+
+
+def _layer_lines(ctx: int) -> list[list[str]]:
     n = lib.plong_llama_layers(ctx, None, 0)
     text = ctypes.create_string_buffer(n + 1)
     lib.plong_llama_layers(ctx, text, n + 1)
-    pairs = (line.split("\t", 1) for line in text.value.decode(errors="replace").splitlines())
-    return [(int(layer), reason) for layer, reason in pairs]
+    return [line.split("\t") for line in text.value.decode(errors="replace").splitlines()]

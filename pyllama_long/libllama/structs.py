@@ -11,7 +11,7 @@ from pyllama_long.phase import MAX_BRANCHES, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 
 MAX_ROT = 512
 
@@ -65,11 +65,14 @@ class CBatch(ctypes.Structure):
 
 
 class CAttnParams(ctypes.Structure):
-    _fields_ = [("scale", c_float), ("max_bias", c_float), *_ints("layer n_rot neox hadamard")]
+    _fields_ = [
+        *((name, c_float) for name in ("scale", "max_bias", "soft_cap")),
+        *_ints("layer n_rot neox hadamard"),
+    ]
 
 
 class CInputs(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table")]
+    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table", "sink_logits")]
 
 
 class CShape(ctypes.Structure):

@@ -135,7 +135,7 @@ class Graphs:
         q = ggml.ggml_reshape_3d(self.ctx, self.q, D, N_HEAD, self.n_new * self.n_seq)
         reason = _native.cpu_refusal(q, self.k, self.v, params)
         assert reason is None, reason
-        inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None)
+        inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None, None)
         return self._graph(_native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, inputs, params))
 
     def _upstream(self) -> tuple[int, int]:

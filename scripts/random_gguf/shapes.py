@@ -106,6 +106,7 @@ class Arch:
     attention_gate: bool = False  # the query projection also gives a gate of what the attention reads
     ffn_norm: str = "ffn_norm"  # the norm before the feed-forward
     sinks: bool = False  # a logit per head that only takes part in the denominator
+    caps: tuple[float, ...] = ()  # of attention logits and of output logits
     biases: bool = False  # of every matrix but those of the embedding and the output
     unscaled: bool = False  # attention logits are not divided by sqrt(head_dim)
     full_heads: bool = (
@@ -122,7 +123,7 @@ class Arch:
 
     def windowed(self, s: Shape, layer: int) -> bool:
         """Whether a layer has a sliding window."""
-        return s.sliding_window > 0 and (layer + 1) % s.sliding_pattern != 0
+        return s.sliding_window > 0 and (s.sliding_pattern == 0 or (layer + 1) % s.sliding_pattern != 0)
 
 
 ARCHS = {
@@ -168,6 +169,13 @@ ARCHS = {
         embd_scaled=True,
         unscaled=True,
         full_heads=True,
+    ),
+    "gemma2": Arch(
+        "gemma2",
+        Shape(sliding_window=64, sliding_pattern=2, tied=True),
+        post_norm=True,
+        embd_scaled=True,
+        caps=(50.0, 30.0),
     ),
     "gpt-oss": Arch(
         "gpt-oss",

@@ -13,9 +13,9 @@
 #include "ggml.h"
 #include "cpu/dispatch.h"
 
-/* Mirrors HEADER in native_cases.py. After it: q, k, v, batch, table, expected (float64). */
+/* Mirrors HEADER in native_cases.py. After it: q, k, v, batch, table, sinks, expected (float64). */
 struct header {
-    int32_t                  d_k, d_v, n_head, n_head_kv, n_tokens, kv_type, n_kv, n_stream, n_words, n_table;
+    int32_t                  d_k, d_v, n_head, n_head_kv, n_tokens, kv_type, n_kv, n_stream, n_words, n_table, n_sinks;
     struct plong_attn_params params;
     float                    allowed_f32, allowed_bf16; /* the second one where products are of bf16 */
 };
@@ -96,7 +96,8 @@ static double run(const struct input * file, int n_threads) {
     struct ggml_tensor *    v    = next_tensor(&in, ctx, type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor *    b    = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
     struct ggml_tensor *    tab  = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
-    struct plong_inputs     x    = { b, work_tensor(ctx, h, b->data, n_threads), tab };
+    struct ggml_tensor *    snk  = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;
+    struct plong_inputs     x    = { b, work_tensor(ctx, h, b->data, n_threads), tab, snk };
     struct ggml_tensor *    out  = ggml_long_attn(ctx, q, k, v, &x, &h->params);
     struct ggml_cgraph *    g    = ggml_new_graph(ctx);
     ggml_build_forward_expand(g, out);

@@ -7,6 +7,8 @@
 #include "cpu/body/softmax.h"
 #include "cpu/body/zones.h"
 
+#define CAP_REACH 40.0f /* tanh(y) is 1 in float32 where e^2y is above 2^25 */
+
 /* Scratch of one thread, laid out by tile_layout(). dk, dv: head sizes padded to 32; rows: of the tile. */
 struct tile_mem {
     elem *               k;      /* a packed key block */
@@ -107,11 +109,28 @@ static void add_alibi(struct tile_run * t, const struct logits x, const struct k
     }
 }
 
+/* Caps the logits, which are in base 2: x becomes c * tanh(x / c). tanh(y) = 1 - 2 / (e^2y + 1) */
+static void cap_logits(struct tile_run * t, const struct logits x, int n) {
+    const float c   = t->call->params.soft_cap * 1.44269504f;
+    const vf    cap = vf_set1(c), one = vf_set1(1.0f), two = vf_set1(2.0f), f = vf_set1(2 * 1.44269504f / c);
+    for (int i = 0; i < x.rows; i++) {
+        float * s = x.s + i * x.stride;
+        for (int j = 0; j < n; j += VW) {
+            const vf most = vf_max(vf_set1(-CAP_REACH), vf_mul(vf_load(s + j), f)); /* NaN stays NaN */
+            const vf e    = vf_exp2(vf_sub(vf_zero(), vf_max(vf_set1(-CAP_REACH), vf_sub(vf_zero(), most))));
+            vf_store(s + j, vf_mul(cap, vf_sub(one, vf_div(two, vf_add(e, one)))));
+        }
+    }
+}
+
 /* Masks the logits and pads their rows; returns the padded length, a multiple of `pad`. Not inlined, since gcc would
  * then keep fewer vectors of wide jobs in registers. */
 __attribute__((noinline)) static int finish_logits(
     struct tile_run * t, const struct logits x, const struct keys * b, enum cover cover, int pad) {
     const int n = (b->n + pad - 1) & -pad;
+    if (t->call->params.soft_cap > 0.0f) {
+        cap_logits(t, x, n);
+    }
     if (t->call->params.max_bias > 0.0f) {
         add_alibi(t, x, b);
     }

@@ -17,6 +17,7 @@ static inline void  vf_store(float * p, vf a) { _mm256_storeu_ps(p, a); }
 static inline vf    vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 static inline vf    vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf    vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf    vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf    vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf    vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline float vf_sum(vf a) {

@@ -17,6 +17,7 @@ static inline void  vf_store(float * p, vf a) { _mm512_storeu_ps(p, a); }
 static inline vf    vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf    vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf    vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf    vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf    vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf    vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }

@@ -17,6 +17,7 @@ static inline void  vf_store(float * p, vf a) { vst1q_f32(p, a); }
 static inline vf    vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 static inline vf    vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 static inline vf    vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+static inline vf    vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 static inline vf    vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 static inline vf    vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline float vf_sum(vf a) { return vaddvq_f32(a); }

@@ -15,6 +15,7 @@ static inline void  vf_store(float * p, vf a) { *p = a; }
 static inline vf    vf_add(vf a, vf b) { return a + b; }
 static inline vf    vf_sub(vf a, vf b) { return a - b; }
 static inline vf    vf_mul(vf a, vf b) { return a * b; }
+static inline vf    vf_div(vf a, vf b) { return a / b; }
 static inline vf    vf_max(vf a, vf b) { return a > b ? a : b; }
 static inline vf    vf_fma(vf a, vf b, vf c) { return a * b + c; }
 static inline float vf_sum(vf a) { return a; }

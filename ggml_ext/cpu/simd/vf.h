@@ -4,7 +4,7 @@
  *
  *     vf, VW                      the vector, and its number of lanes: 1, 4, 8 or 16
  *     MR, NV                      the register block of gemm.h: MR rows x NV vectors of sums
- *     vf_zero set1 load store add sub mul max fma      a * b + c; loads and stores need no alignment
+ *     vf_zero set1 load store add sub mul div max fma      a * b + c; loads and stores need no alignment
  *     vf_sum, vf_hmax             over the lanes
  *     vf_f16, vf_bf16, vf_i8      VW values from memory as floats
  *     vf_i4(p, high)              the low or the high nibbles of VW bytes, less 8
