@@ -36,7 +36,6 @@ class Context:
         flash: bool = True,
         n_ubatch: int = 512,
         n_threads: int = 2,
-        swa_full: bool = False,  # the window layers' cache keeps everything
         yarn: float = 0.0,  # a factor of upstream's own YaRN
         precision: str = "f32",  # structural errors would hide behind the rounding of bf16
         swa_full: bool = True,  # windows have a cell for each token, not only for those that they see
@@ -53,7 +52,6 @@ class Context:
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_ubatch, n_ubatch
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = int(flash)
-        params.swa_full = swa_full
         params.type_k = params.type_v = GGML_TYPES[kv_type]
         params.n_seq_max, params.kv_unified, params.swa_full = n_seq, unified, swa_full
         if watch:

@@ -18,19 +18,24 @@ from pyllama_long import LongLlama, _native
 TEXT = [(7 * i * i + 3 * i) % 500 for i in range(900)]
 SMALL: dict[str, Any] = {"n_ctx_train": 2048, "type": "f32"}
 LAYERS = {"gemma3": 7, "gemma2": 4, "gpt-oss": 4}
+OSS: dict[str, Any] = {
+    "n_expert": 2,
+    **SMALL,
+}  # as many as are used: a choice between two near ones would hide the rest
 CLOSE = 0.02  # upstream rounds queries to f16; a wrong key changes logits by units
 
 
 @pytest.fixture(scope="module", params=LAYERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     folder = tmp_path_factory.mktemp(request.param)
-    with Model.random(folder, request.param, n_layer=LAYERS[request.param], **SMALL) as found:
+    options = OSS if request.param == "gpt-oss" else SMALL
+    with Model.random(folder, request.param, n_layer=LAYERS[request.param], **options) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def oss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with Model.random(tmp_path_factory.mktemp("oss"), "gpt-oss", **SMALL) as found:
+    with Model.random(tmp_path_factory.mktemp("oss"), "gpt-oss", **OSS) as found:
         yield found
 
 
@@ -73,7 +78,7 @@ def test_greedy_text_equals_upstreams(model: Model) -> None:
 
 def test_the_plan_is_that_of_the_full_layers(oss: Model, tmp_path: Path) -> None:
     """The same weights with windows in all layers: a plan that gives the full ones the same window is that."""
-    with Model.random(tmp_path, "gpt-oss", sliding_pattern=0, **SMALL) as narrow:
+    with Model.random(tmp_path, "gpt-oss", sliding_pattern=0, **OSS) as narrow:
         expected = logits(narrow, plan=None)
         np.testing.assert_allclose(logits(narrow), expected, atol=CLOSE)
     np.testing.assert_allclose(logits(oss, plan="window(64)"), expected, atol=CLOSE)
@@ -107,7 +112,7 @@ def test_keys_outside_a_window_are_not_visible(oss: Model) -> None:
 
 
 def test_explain_names_the_windows(tmp_path: Path) -> None:
-    make_random_gguf.write(tmp_path / "m.gguf", "gpt-oss", **SMALL)
+    make_random_gguf.write(tmp_path / "m.gguf", "gpt-oss", **OSS)
     with closing(LongLlama(tmp_path / "m.gguf", n_ctx=512, verbose=False)) as model:
         lines = model.explain().splitlines()
     assert "2 of 4 layers read the last 64 tokens whatever the plan and the policy" in lines
