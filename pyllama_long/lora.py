@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf import GGMLQuantizationType
 
-from pyllama_long import _native, log
+from pyllama_long import _native, interrupts, log
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import GGUFError, read_gguf
@@ -41,7 +41,8 @@ def _load(model: Model, path: str) -> Any:
     check(path)
     probe(model.path_model, lora=path)
     log.forget()
-    adapter = llama_cpp.llama_adapter_lora_init(model.model, os.fsencode(path))
+    with interrupts.deferred():
+        adapter = llama_cpp.llama_adapter_lora_init(model.model, os.fsencode(path))
     if not adapter:
         raise ModelError(f"cannot load the LoRA {path}: {log.complaint()}")
     return adapter

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_long import _native, log
+from pyllama_long import _native, interrupts, log
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import GGUFError, GGUFFile, RepeatedToken, first_part, read_header
@@ -68,13 +68,18 @@ class Model(_internals.LlamaModel):
         if self.file.alignment < _MAPPED:
             params.load_mode = _COPIED.get(params.load_mode, params.load_mode)
         log.forget()
-        self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        with interrupts.deferred() as pressed:
+            given: Any = params.progress_callback
+            if not given:
+                params.progress_callback = _native.progress_callback(lambda _share: not pressed())
+            self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+            if self.model:
+                self._exit_stack.callback(self._users.end, self._free)
         if not self.model:
             reason = log.complaint()
             damaged = any(word in reason for word in ("key-value", "file size", "file bounds", "corrupt"))
             hint = ": the file is damaged or cut off, download it again" if damaged else ""
             raise ModelError(f"cannot load {path}: {reason}{hint}")
-        self._exit_stack.callback(self._users.end, self._free)
         if wrong:
             self._exit_stack.close()
             raise ModelError(f"cannot load {path}: {wrong}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from pyllama_long import _native, keywords, log, lora, memory, params
+from pyllama_long import _native, interrupts, keywords, log, lora, memory, params
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.context_options import bytes_per_value
 from pyllama_long.errors import ModelError
@@ -111,7 +111,12 @@ def open_model(
     made = params.model_params(o)
     if on_progress is not None:
         report = on_progress
-        made.progress_callback = _native.progress_callback(lambda share: report(int(100 * share), 100))
+
+        def loaded(share: float) -> bool:
+            report(int(100 * share), 100)
+            return True
+
+        made.progress_callback = _native.progress_callback(loaded)
     asked = params.context_params(o, wanted.n_ctx, *wanted.kv)
     with ExitStack() as stack:
         model = Model(path, made, o.verbose, asked, params.overrides(made, o))
@@ -246,7 +251,8 @@ def _open_context(
     log.forget()
     _native.configure_next(config)
     try:
-        return _internals.LlamaContext(model=model, params=wanted, verbose=model.verbose)
+        with interrupts.deferred():
+            return _internals.LlamaContext(model=model, params=wanted, verbose=model.verbose)
     except ValueError:
         reason = log.complaint()
         hint = f"; {takes}: {advice}" if "alloc" in reason else ""

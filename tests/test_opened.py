@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -321,3 +322,18 @@ def test_silent_by_default(demo_model: str, capfd: pytest.CaptureFixture[str]) -
     model = LongLlama(demo_model, verbose=True)
     model.close()
     assert "llama_model_loader" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_loading_and_is_raised(demo_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a callback of llama.cpp, where it would be lost."""
+    real, loaded = llama_cpp.llama_model_load_from_file, []
+
+    def load(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        loaded.append(real(*args))
+        return loaded[-1]
+
+    monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", load)
+    with pytest.raises(KeyboardInterrupt):
+        LongLlama(demo_model, n_ctx=256)
+    assert loaded == [None]

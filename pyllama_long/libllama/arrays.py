@@ -129,12 +129,11 @@ class Candidates:
         return int(self.table[max(0, self.array.selected)]["id"])
 
 
-def progress_callback(visit: Callable[[float], None]) -> Any:
-    """For llama_model_params: visit(share) while a model is loaded."""
+def progress_callback(visit: Callable[[float], bool]) -> Any:
+    """For llama_model_params: visit(share) while a model is loaded; where it gives False, loading ends."""
 
     @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
     def call(share: float, _data: object) -> bool:
-        visit(share)
-        return True
+        return visit(share)
 
     return call
