@@ -63,11 +63,23 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "a.gguf", "-m", "b.gguf"], "not both"),
         (["complete", "text", "--temp", "inf"], "'--temp': inf is not a finite number"),
         (["complete", "text", "--repeat-penalty", "inf"], "'--repeat-penalty': inf is not a finite"),
+        (["complete", "text", "--repeat-penalty", "0"], "'--repeat-penalty': 0 is not above 0"),
         (["complete", "text", "--lora-scale", "nan"], "'--lora-scale': nan is not a finite number"),
         (["eval", "needle", "--lora-scale", "2"], "--lora-scale needs --lora"),
         (["eval", "needle", "--lengths", ""], "'' is no length"),
         (["plan", "exact", "--head", "8"], "--head 8 is not one of --heads 8, which are 0 to 7"),
         (["plan", "skim", "--length", "64", "--tail", "65"], "--tail 65 is more than the 64 tokens"),
+        *(
+            (
+                ["plan", "exact", "--work", "1", option, value],
+                f"{option} belongs to the drawing, which --work",
+            )
+            for option, value in (("--png", "a.png"), ("--from", "0"), ("--width", "64"), ("--head", "0"))
+        ),
+        *(
+            (["plan", "exact", option, "8"], f"{option} belongs to --work N")
+            for option in ("--kv-heads", "--head-size", "--threads")
+        ),
         (["serve", "--log-level", "loud"], "'--log-level': 'loud'; known: debug"),
         *(
             (["serve", "--cors-origin", value], f"'--cors-origin': {value!r} is no origin")
@@ -165,3 +177,19 @@ def test_warnings_are_one_line_without_a_place() -> None:
     [line] = [line for line in shown.stderr.splitlines() if "warning" in line]
     assert line.startswith("pyllama-long: warning: --max-tokens 500 does not fit") and "--ctx" in line
     assert "sys:1" not in shown.stderr and "n_ctx" not in shown.stderr
+
+
+def test_ctrl_c_during_imports_is_one_line() -> None:
+    code = """if True:
+        import sys
+
+        class Pressed:
+            def find_spec(self, name, *_):
+                if name == "typer":
+                    raise KeyboardInterrupt
+
+        sys.meta_path.insert(0, Pressed())
+        from pyllama_long.cli import main
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "pyllama-long: stopped\n")

@@ -47,6 +47,9 @@ def test_complete_counts_as_a_completion_does(
 
 def test_the_context_grows_with_the_prompt(capsys: pytest.CaptureFixture[str]) -> None:
     long = "The grass is green. " * 200
+    most = 2**31 - 1
+    refused = failed(capsys, ["complete", long, "--max-tokens", str(most)], 1)
+    assert f"an answer of --max-tokens {most} are more than any context holds" in refused
     assert cli.run(["complete", long, "--max-tokens", "4", "--json", "--temp", "0"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["usage"]["prompt_tokens"] > 512 and report["context"] > report["usage"]["prompt_tokens"]

@@ -100,6 +100,8 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
     assert code == 1 and line.startswith("pyllama-long: --attention 'upstream' cannot run")
     code, line = refused("--ssl-certfile", "x", "--port", "0")
     assert code == 2 and "ssl-keyfile" in line
+    code, line = refused("--ssl-certfile", "x", "--ssl-keyfile", "y", "--port", "0")
+    assert code == 1 and "x and y cannot be used as certificate and key: No such file" in line
 
 
 def test_streams_longer_than_the_drain_end_with_an_error_event() -> None:

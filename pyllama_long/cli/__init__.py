@@ -10,24 +10,28 @@ import warnings
 from collections.abc import Sequence
 from typing import Annotated, NoReturn, TextIO
 
-import typer
+try:
+    import typer
 
-from pyllama_long import __version__
-from pyllama_long.cli import chat, complete, demo, eval, inspect, plan, serve
-from pyllama_long.cli.command_error import CommandError
-from pyllama_long.cli.folders import PROGRAM
-from pyllama_long.cli.option_groups import flat
-from pyllama_long.errors import (
-    Cancelled,
-    ContextOverflow,
-    DecodeError,
-    EngineClosed,
-    ModelError,
-    QueueFull,
-)
-from pyllama_long.gguf_file import GGUFError
-from pyllama_long.phase import PlanError
-from pyllama_long.rope import RopeError
+    from pyllama_long import __version__
+    from pyllama_long.cli import chat, complete, demo, eval, inspect, plan, serve
+    from pyllama_long.cli.command_error import CommandError
+    from pyllama_long.cli.folders import PROGRAM
+    from pyllama_long.cli.option_groups import flat
+    from pyllama_long.errors import (
+        Cancelled,
+        ContextOverflow,
+        DecodeError,
+        EngineClosed,
+        ModelError,
+        QueueFull,
+    )
+    from pyllama_long.gguf_file import GGUFError
+    from pyllama_long.phase import PlanError
+    from pyllama_long.rope import RopeError
+except KeyboardInterrupt:  # imports can take seconds, before any code of ours could report Ctrl-C
+    print("pyllama-long: stopped", file=sys.stderr)
+    sys.exit(130)
 
 __all__ = ["app", "main", "run"]
 

@@ -27,6 +27,12 @@ def finite(value: float) -> float:
     return value
 
 
+def positive(value: float) -> float:
+    if finite(value) <= 0:
+        raise typer.BadParameter(f"{value:g} is not above 0")
+    return value
+
+
 def length(least: int = 1, most: int = MAX_CTX, times: bool = True) -> Callable[[str], int]:
     """A parser for options that are lengths. times: multiples of the trained length are allowed too."""
 

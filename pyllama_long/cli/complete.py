@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pyllama_long.cli.checks import MAX_CTX
 from pyllama_long.cli.command_error import CommandError
 from pyllama_long.cli.model_options import AdaptedModelOptions, ModelOptions
 from pyllama_long.cli.options import Json
@@ -113,4 +114,9 @@ def measured(options: ModelOptions, text: str, max_tokens: int) -> tuple[str | l
         return text, 0
     with options.vocabulary() as tokens:
         found = tokens(text)
-    return found, max(info.n_train, len(found) + max_tokens + 8)
+    n_ctx = max(info.n_train, len(found) + max_tokens + 8)
+    if n_ctx > MAX_CTX:
+        raise CommandError(
+            f"{len(found):,} tokens and an answer of --max-tokens {max_tokens} are more than any context holds"
+        )
+    return found, n_ctx

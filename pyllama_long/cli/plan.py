@@ -39,20 +39,27 @@ def command(
     length: Annotated[
         int,
         typer.Option(
-            parser=checks.length(1, _MAX_TOKENS, times=False), metavar="N", help="Tokens in the drawing."
+            parser=checks.length(1, _MAX_TOKENS, times=False), metavar="N", help="Tokens of the text."
         ),
     ] = 16384,
     head: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, max=1023, metavar="H", help="The head that is drawn, by its number (docs/plans.md)."
+            min=0,
+            max=1023,
+            metavar="H",
+            help="The head that is drawn, by its number (docs/plans.md).",
+            show_default="0",
         ),
-    ] = 0,
-    heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Heads in shares and paths.")] = 8,
+    ] = None,
+    heads: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="Query heads.")] = 8,
     tail: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="N", help="Of the drawing: queries at the end that are in the tail phase."
+            min=0,
+            metavar="N",
+            help="How many queries at the end are in the tail phase; not used for shares and paths.",
+            show_default="an eighth; with --work: 1 if it is alone, else 0",
         ),
     ] = None,
     trained: Annotated[
@@ -67,7 +74,10 @@ def command(
             "--from", min=0, metavar="T", help="Show the distances in layers from token T to all others."
         ),
     ] = None,
-    width: Annotated[int, typer.Option(min=8, max=512, metavar="N", help="Characters per line.")] = 64,
+    width: Annotated[
+        int | None,
+        typer.Option(min=8, max=512, metavar="N", help="Characters per line.", show_default="64"),
+    ] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the drawing as a PNG too.")] = None,
     work: Annotated[
         int | None,
@@ -82,11 +92,20 @@ def command(
     kv_heads: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Of --work: kv heads, which divide --heads (as many as these)."
+            min=1,
+            metavar="N",
+            help="Of --work: the K/V heads that the query heads share.",
+            show_default="as many as --heads",
         ),
     ] = None,
-    head_size: Annotated[int, typer.Option(min=4, max=512, metavar="N", help="Of --work.")] = 128,
-    threads: Annotated[int, typer.Option(min=1, max=512, metavar="N", help="Of --work.")] = 1,
+    head_size: Annotated[
+        int | None,
+        typer.Option(min=4, max=512, metavar="N", help="Of --work: dimensions.", show_default="128"),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=512, metavar="N", help="Of --work: CPU threads.", show_default="1"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw which keys an attention plan reads: a map, the share of keys per length, the longest path."""
@@ -94,6 +113,13 @@ def command(
 
     if tail is not None and tail > length:
         raise typer.BadParameter(f"--tail {tail} is more than the {length} tokens of --length")
+    drawing = {"--head": head, "--width": width, "--from": start, "--png": png}
+    planning = {"--kv-heads": kv_heads, "--head-size": head_size, "--threads": threads}
+    for name, value in (planning if work is None else drawing).items():
+        if value is not None:
+            where = "--work N" if work is None else "the drawing, which --work replaces"
+            raise typer.BadParameter(f"{name} belongs to {where}")
+    head, width = head or 0, width or 64
     if head >= heads:
         raise typer.BadParameter(f"--head {head} is not one of --heads {heads}, which are 0 to {heads - 1}")
     if png is not None and png.suffix.lower() != ".png":
@@ -109,10 +135,8 @@ def command(
             raise typer.BadParameter(f"--kv-heads {kv_heads} does not divide --heads {heads}")
         default = 1 if work == 1 else 0  # a token that is evaluated alone belongs to the answer
         batch = Batch(length, work, default if tail is None else tail)
-        text = work_text(found, batch, (heads, kv_heads), head_size, threads)
-        print(
-            json.dumps({"plan": str(found), "work": text}) if as_json else text, end="\n" if as_json else ""
-        )
+        text = work_text(found, batch, (heads, kv_heads), head_size or 128, threads or 1)
+        print(json.dumps({"plan": str(found), "work": text}) if as_json else text.removesuffix("\n"))
         return
     shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
     path = viz.longest_path(found, length, heads)

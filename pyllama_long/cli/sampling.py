@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyllama_long.cli.checks import finite
+from pyllama_long.cli.checks import finite, positive
 
 _PANEL = "Sampling"
 
@@ -26,7 +26,7 @@ class Sampling:
     top_k: Annotated[int, _option(min=0, metavar="N", help="0: off.")] = 40
     top_p: Annotated[float, _option(min=0.0, max=1.0, metavar="P")] = 0.95
     min_p: Annotated[float, _option(min=0.0, max=1.0, metavar="P")] = 0.05
-    repeat_penalty: Annotated[float, _option(min=0.0, callback=finite, metavar="X", help="1: off.")] = 1.0
+    repeat_penalty: Annotated[float, _option(callback=positive, metavar="X", help="1: off.")] = 1.0
     seed: Annotated[int, _option(min=-1, metavar="N", help="-1: a new one each time.")] = -1
 
     def arguments(self) -> dict[str, Any]:

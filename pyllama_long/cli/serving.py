@@ -88,7 +88,10 @@ def _uvicorn(
     try:
         config.load()
     except OSError as error:
-        raise CommandError(f"the certificate cannot be used: {error}") from None
+        files = " and ".join(tls or ())
+        raise CommandError(
+            f"{files} cannot be used as certificate and key: {error.strerror or error}"
+        ) from None
     return uvicorn.Server(config)
 
 
@@ -102,7 +105,10 @@ def _tell(engine: Engine, settings: Settings, bound: str, url: str) -> None:
     from pyllama_long.server import pace
     from pyllama_long.server.security import is_loopback
 
-    print(f"{settings.model_name} is ready at {url}", flush=True)
+    try:
+        print(f"{settings.model_name} is ready at {url}", flush=True)
+    except OSError as error:  # whoever reads it is gone, or the disk is full: clients can still be served
+        print(f"{url} cannot be written to stdout: {error.strerror}", file=sys.stderr)
     lines = [_about(engine), pace.example(engine)]
     if not settings.api_keys and not is_loopback(bound):
         lines.append("whoever reaches this address may ask: --api-key-file lets in only who has a key")

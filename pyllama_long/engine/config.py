@@ -190,4 +190,4 @@ class Request:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also false for NaN
-        raise ValueError(f"{name} is {value}: give a value from {low:g} to {high:g}")
+        raise ValueError(f"{name} is {value}: give a value from {low:.10g} to {high:.10g}")
