@@ -56,8 +56,10 @@ def _row(graphs: Graphs, token: int, head: int) -> Array:
     q = graphs.view(graphs.q, np.float32).reshape(-1, N_HEAD, D)[token, head].astype(np.float64)
     k, v = (_keys(graphs, tensor, one.stream, cells, head) for tensor in (graphs.k, graphs.v))
     logits = k @ q * batch.case.scale + log_w[held]
-    weights = np.exp(logits - logits.max())
-    found: Array = weights @ v / weights.sum()
+    sink = np.float64(-np.inf) if graphs.sinks is None else graphs.sinks[head].astype(np.float64)
+    top = max(logits.max(), sink)
+    weights = np.exp(logits - top)
+    found: Array = weights @ v / (weights.sum() + np.exp(sink - top))
     return found
 
 

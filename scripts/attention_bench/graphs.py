@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cases import Array
+from cases import Array, sinks
 from op_graph import GGML_TYPES, I32, SIGNATURES, CaseBatch, Ggml, encode
 
 from attention_bench.workloads import N_HEAD, N_HEAD_KV, D, Workload
@@ -91,6 +91,8 @@ class Graphs:
         self.works = [batch.work(backend.n_threads) for batch in self.batches]
         self.word_tensors = [self._tensor(I32, len(words)) for words in self.words]
         self.work_tensors = [self._tensor(I32, len(work)) for work in self.works]
+        self.sinks = sinks(workload.cases[0])
+        self.sink_tensor = None if self.sinks is None else self._tensor(0, N_HEAD)
         self.mask: int | None = None
         self.ours = [self._ours(i) for i in range(len(self.batches))]
         self.upstream = self._upstream() if workload.exact else None
@@ -135,7 +137,7 @@ class Graphs:
         q = ggml.ggml_reshape_3d(self.ctx, self.q, D, N_HEAD, self.n_new * self.n_seq)
         reason = _native.cpu_refusal(q, self.k, self.v, params)
         assert reason is None, reason
-        inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None, None)
+        inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None, self.sink_tensor)
         return self._graph(_native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, inputs, params))
 
     def _upstream(self) -> tuple[int, int]:
@@ -170,6 +172,8 @@ class Graphs:
         tensors, contents = self.word_tensors + self.work_tensors, self.words + self.works
         for tensor, words in zip(tensors, contents, strict=True):
             self.view(tensor, np.int32)[:] = words
+        if self.sink_tensor is not None:
+            self.view(self.sink_tensor, np.float32)[:] = self.sinks
         if self.mask is not None:
             mask = self.view(self.mask, np.float16).reshape(self.n_seq, -1, self.n_kv)
             mask[:] = -np.inf

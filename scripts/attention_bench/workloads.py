@@ -18,6 +18,7 @@ D, N_HEAD, N_HEAD_KV = 128, 32, 8
 PEAKED = 2.5  # standard deviation of the logits, about as in a trained model
 POSITIONS = 8  # positions of a decode with a sparse plan: dilation reads other keys at each position
 BLOCKS = 0.05
+SINKS = "exact, sink logits"  # to be within 2% of exact
 KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")
 ROW_BYTES = {"f32": 4 * D, "f16": 2 * D, "bf16": 2 * D, "q8_0": D // 32 * 34, "q4_0": D // 32 * 18}
 
@@ -60,6 +61,7 @@ class Workload:
 
     @property
     def exact(self) -> bool:
+        """Whether upstream runs it too."""
         return self.plan == "exact"
 
     def __str__(self) -> str:
@@ -67,9 +69,9 @@ class Workload:
 
 
 def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact") -> Workload:
-    blocks = plan.startswith("blocks")
+    blocks, every_key = plan.startswith("blocks"), plan in ("exact", SINKS)
     shifts = [0]
-    if plan != "exact" and seqs[0].n_new == 1:
+    if not every_key and seqs[0].n_new == 1:
         shifts = list(range(1 - POSITIONS, 1))
     cases = tuple(
         Case(
@@ -79,7 +81,8 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
             d_k=D,
             d_v=D,
             kv_type=kv_type,
-            plan="exact" if blocks else plan,
+            plan="exact" if blocks or every_key else plan,
+            sink=0.0 if plan == SINKS else None,
             peaked=PEAKED,
             seqs=tuple(
                 Seq(s.n_past + shift, s.n_new, s.tail, blocks=BLOCKS if blocks else 1.0) for s in seqs
@@ -97,6 +100,8 @@ def workloads(sizes: Sizes) -> list[Workload]:
     n_new, n = sizes.short
     for kv_type in KV_TYPES:
         found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), kv_type))
+        if kv_type == "f16":
+            found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), kv_type, SINKS))
     n_new, n = sizes.long
     for plan in ("exact", *plans):
         found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), "f16", plan))
@@ -104,7 +109,7 @@ def workloads(sizes: Sizes) -> list[Workload]:
     for kv_type in KV_TYPES:
         found.append(_workload(f"decode 1x{sizes.decode}", one, kv_type))
         if kv_type == "f16":
-            found += [_workload(f"decode 1x{sizes.decode}", one, kv_type, plan) for plan in plans]
+            found += [_workload(f"decode 1x{sizes.decode}", one, kv_type, plan) for plan in (SINKS, *plans)]
     many, n = sizes.sequences
     found.append(_workload(f"decode {many} sequences x{n}", (Seq(n - 1, 1, tail=1),) * many, "f16"))
     return found
