@@ -2,12 +2,12 @@
 
     python scripts/models_table.py [--only REGEX] [--jobs 2] [--check | --print]
 
-Upstream's own tests/test-llama-archs.cpp makes a tiny random model per architecture. Each is evaluated three times in
-a process of its own: with the op, with upstream's flash attention and with upstream's other way, through a prompt in
-chunks, single tokens, two sequences, a removed tail, and a saved and restored state. The largest difference of the
-op's logits may be twice that of upstream's two ways. Takes about a minute on two cores. Prints the table and writes
-docs/models.md; --print does not write it; --check compares it with the file. The last line is JSON: {"architectures",
-"causal_text", "whole", "share", "problems"}. Exit status 1 if an architecture has a problem.
+Upstream's own tests/test-llama-archs.cpp makes a tiny random model per architecture. Each is evaluated in a process
+of its own with the op, with upstream's flash attention and with upstream's other way, through a prompt in chunks,
+single tokens, two sequences, a removed tail, and a saved and restored state. The op's logits may be as far from the
+nearer of upstream's two ways as these are from each other. Takes half a minute on two cores. Prints the table and
+writes docs/models.md; --print does not write it; --check compares it with the file. The last line is JSON:
+{"architectures", "causal_text", "whole", "share", "problems"}. Exit status 1 if an architecture has a problem.
 """
 
 from __future__ import annotations

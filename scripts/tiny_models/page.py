@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_models.check import FACTOR, Found
+from tiny_models.check import Found
 from tiny_models.library import OWN, WITHOUT
 
 HEAD = """\
@@ -28,8 +28,7 @@ and restored state; all with one cache for both sequences, and with one for each
   `explain()`, `pyllama-long inspect` and `/metrics` tell the same of a model that runs.
 - **difference** is the largest one between the logits of the op and those of the nearer of upstream's two ways, flash
   attention and products of matrices, as a share of the largest logit. Next to it stands the same between these two,
-  which round the same numbers differently.
-  `tests/test_models.py` holds the first to at most {factor:g} times the second.
+  which round the same numbers differently. `tests/test_models.py` holds the first to at most the second.
 
 Of {n} causal text architectures that have attention layers, {whole} are taken whole: {share:.0%}.
 """
@@ -143,7 +142,7 @@ def page(found: Sequence[Found]) -> str:
         if names
         else ""
     )
-    out = [HEAD.format(own=own, factor=FACTOR, n=len(total.lines), whole=total.whole, share=total.share)]
+    out = [HEAD.format(own=own, n=len(total.lines), whole=total.whole, share=total.share)]
     out.append(
         "| architecture | attention | layers | taken | left to upstream because | difference | upstream's own |"
     )
