@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
 from tiny_models import children, page  # noqa: E402
-from tiny_models.library import Library  # noqa: E402
+from tiny_models.library import WITHOUT, Library  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 
@@ -48,16 +48,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     tinies = [tiny for tiny in Library().all() if args.only.search(tiny.arch)]
     found = children.check_all(tinies, max(1, args.jobs))
-    for line in page.lines(found):
+    total = page.Totals.of(found, {} if args.only.pattern else WITHOUT)
+    for line in page.lines(total):
         print(line)
-    total = page.Totals.of(found)
     changed = False
     if args.check:
-        changed = page.rows(PAGE.read_text()) != page.rows(page.page(found))
+        changed = page.rows(PAGE.read_text()) != page.rows(page.page(total))
         if changed:
             print("docs/models.md says something else: run scripts/models_table.py")
     elif not args.print and not args.only.pattern:
-        PAGE.write_text(page.page(found))
+        PAGE.write_text(page.page(total))
     print(json.dumps(total.json()))
     return 1 if total.problems or changed else 0
 

@@ -46,8 +46,9 @@ def test_one_key_less_would_be_noticed() -> None:
 
 
 def test_the_page_says_what_was_found(found: list[Found]) -> None:
-    rows = page.rows(page.page(found))
+    total = page.Totals.of(found)
+    rows = page.rows(page.page(total))
     assert rows["llama"] == ("full", "2", "2", "")
-    assert len(rows) == page.Totals.of(found).architectures
+    assert len(rows) == total.architectures
     deepseek4 = rows["deepseek4"]
     assert deepseek4[2] == "0" and deepseek4[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import statistics
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from pyllama_long.opened import Opened
 
 ATTENTION = (b"FLASH_ATTN_EXT", b"LONG_ATTN")
 NOTHING = (b"VIEW", b"RESHAPE", b"PERMUTE", b"TRANSPOSE")  # what a node costs that computes nothing
+LEAST = 1e-6  # seconds
 
 _describe = C.llama_cpp._lib.ggml_op_desc
 _describe.restype, _describe.argtypes = ctypes.c_char_p, (ctypes.c_void_p,)
@@ -31,8 +33,8 @@ class Nodes:
 
     def __exit__(self, *_error: object) -> None:
         self._on = False
-        idle = min((seconds for op, seconds in self._found if op in NOTHING), default=0.0)
-        self.seconds = [seconds - idle for op, seconds in self._found if op in ATTENTION]
+        idle = statistics.median([seconds for op, seconds in self._found if op in NOTHING] or [0.0])
+        self.seconds = [max(LEAST, seconds - idle) for op, seconds in self._found if op in ATTENTION]
 
     def _called(self, node: Any, ask: bool, _data: Any) -> bool:
         if not self._on:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,8 @@ class Totals:
     problems: list[str]
 
     @classmethod
-    def of(cls, found: Sequence[Found]) -> Totals:
+    def of(cls, found: Sequence[Found], without: Mapping[str, str] = WITHOUT) -> Totals:
+        """without: what those are that have no model."""
         by_arch: dict[str, list[Found]] = {}
         for one in found:
             by_arch.setdefault(one.arch, []).append(one)
@@ -77,7 +78,7 @@ class Totals:
                 lines.append(line(both))
             else:
                 others.append((arch, what(both[0])))
-        others += WITHOUT.items()
+        others += without.items()
         return cls(len(lines) + len(others), lines, others, problems)
 
     @property
@@ -117,9 +118,8 @@ def what(one: Found) -> str:
     return "no attention layers" if one.causal else "not causal"
 
 
-def lines(found: Sequence[Found]) -> list[str]:
+def lines(total: Totals) -> list[str]:
     """The table for a terminal."""
-    total = Totals.of(found)
     out = [
         f"{'architecture':18}{'layers':>7}{'taken':>6}{'difference':>12}{'upstream':>10}  attention: refused"
     ]
@@ -133,9 +133,8 @@ def lines(found: Sequence[Found]) -> list[str]:
     return out
 
 
-def page(found: Sequence[Found]) -> str:
+def page(total: Totals) -> str:
     """The text of docs/models.md."""
-    total = Totals.of(found)
     names = [row.arch for row in total.lines if row.arch in OWN]
     own = (
         f"\nUpstream's test has none of {', '.join(names)}: `scripts/make_random_gguf.py` makes it."
