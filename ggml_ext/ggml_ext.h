@@ -212,8 +212,8 @@ struct plong_inputs {
 };
 
 /* q     F32 [d_k, n_head, n_tokens]
- * k     F32|F16|BF16|Q8_0|Q4_0 [d_k, n_head_kv, n_kv, n_stream]
- * v     same types [d_v, n_head_kv, n_kv, n_stream]
+ * k     F32|F16|BF16|Q8_0|Q4_0|Q4_1|Q5_0|Q5_1|IQ4_NL [d_k, n_head_kv, n_kv, n_stream]
+ * v     any of these types [d_v, n_head_kv, n_kv, n_stream]
  * ->    F32 [d_v, n_head, n_tokens]
  * Whether a backend runs it: plong_backend_supports() in backend.h. */
 PLONG_API struct ggml_tensor * ggml_long_attn(

@@ -49,7 +49,8 @@ class LongLlama(Evaluator):
     model_path: a GGUF file, or a GGUFFile, whose header is not read again.
     n_ctx: context window in tokens, 0 = the trained length.
     attention: an attention plan, as text or AttentionPlan, or `upstream` for llama.cpp's own attention.
-    rope: a RoPE policy, as text or RopePolicy. kv_type: f32, f16, bf16, q8_0 or q4_0.
+    rope: a RoPE policy, as text or RopePolicy.
+    kv_type: f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1. type_k and type_v take these names too.
     progress: called with (tokens done, tokens in all) after each chunk of a prompt.
     precision: of attention. auto: the fastest that the processor has (bf16 products with float32 sums with AMX,
     AVX512-BF16 or Arm v8.6); f32: float32 throughout, and no key is skipped. The other arguments are those of Llama;

@@ -1,13 +1,16 @@
 """Times the op in each instruction set, upstream's ggml_flash_attn_ext and torch, on the same K and V.
 
     python scripts/bench_attention.py [--quick] [--only 'decode 1x131072 f16'] [--sides upstream,ours]
+    python scripts/bench_attention.py --kv-types q4_1,iq4_nl,q5_0,q5_1
 
-One attention layer with 128 dimensions, 32 query heads and 8 KV heads: exact prefill and decode in every cache type,
-with sink logits too, three sparse plans at 131,072 keys, and 8 sequences in one call. The sides, cache types and plans
-of a case run alternately, repeat by repeat, so that other load on the machine affects all of them alike. Runs of
-milliseconds are repeated for a tenth of a second. Before they are timed, each is compared with upstream, and rows of
-ours with float64. Prints a table, then one JSON line: {"roofline": {...}, "rows": [{case, side, isa, kv_type, plan,
-seconds, gflops, gbps, share_of_keys, ratio_to_upstream, ...}]}.
+One attention layer with 128 dimensions, 32 query heads and 8 KV heads: exact prefill and decode in f16, bf16, q8_0 and
+q4_0 caches, or in those of --kv-types; in f16 also with sink logits, three sparse plans at 131,072 keys, and 8
+sequences in one call. The sides, cache types and plans of a case run alternately, repeat by repeat, so that other load
+on the machine affects all of them alike. Runs of milliseconds are repeated for a tenth of a second. Before they are
+timed, each is compared with upstream, and rows of ours with float64.
+
+Prints a table, then one JSON line: {"roofline": {...}, "rows": [{case, side, isa, kv_type, plan, seconds, gflops, gbps,
+share_of_keys, ratio_to_upstream, ...}]}.
 """
 
 from __future__ import annotations
@@ -56,6 +59,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", metavar="SUBSTRING", help="cases whose line 'NAME TYPE PLAN' contains this"
     )
+    parser.add_argument(
+        "--kv-types",
+        type=_names,
+        help="cache types (f16,bf16,q8_0,q4_0); there are f32, q4_1, iq4_nl, q5_0 and q5_1 too",
+    )
     parser.add_argument("--quick", action="store_true", help="short lengths: seconds in all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the JSON line into this file too")
     options = parser.parse_args()
@@ -76,11 +84,13 @@ def settled(options: argparse.Namespace) -> tuple[list[Workload], Settings]:
     """The sides and cases to run. Exits with one line if something requested is impossible."""
     from attention_bench import torch_side
     from attention_bench.measure import Settings
-    from attention_bench.workloads import QUICK, Sizes, workloads
+    from attention_bench.workloads import KV_TYPES, QUICK, ROW_BYTES, Sizes, workloads
 
     from pyllama_long import _native
 
-    every = workloads(QUICK if options.quick else Sizes())
+    if strange := [kind for kind in options.kv_types or () if kind not in ROW_BYTES]:
+        sys.exit(f"unknown cache type {', '.join(strange)}; known: {', '.join(ROW_BYTES)}")
+    every = workloads(QUICK if options.quick else Sizes(), options.kv_types or KV_TYPES)
     chosen = [workload for workload in every if options.only in str(workload)]
     if not chosen:
         sys.exit("no case contains {!r}; they are:\n{}".format(options.only, "\n".join(map(str, every))))

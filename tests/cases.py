@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+MORE_TYPES = ("q4_1", "iq4_nl", "q5_0", "q5_1")
+QUANTIZED = ("q8_0", "q4_0", *MORE_TYPES)
+KV_TYPES = ("f32", "f16", "bf16", *QUANTIZED)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Case:
     n_head_kv: int = 2
     d_k: int = 64
     d_v: int = 64
-    kv_type: str = "f16"
+    kv_type: str = "f16"  # of K, and of V unless v_type is set
+    v_type: str = ""
     plan: str = "exact"
     rope: str = "native"
     n_train: int = 128
@@ -60,6 +63,10 @@ class Case:
     @property
     def scale(self) -> float:
         return float(self.d_k**-0.5)
+
+    @property
+    def type_v(self) -> str:
+        return self.v_type or self.kv_type
 
 
 class Layout(NamedTuple):
@@ -209,6 +216,14 @@ EXTREME_MAPS = (
     "rerope(1073741824)",
 )
 CHUNKED = "dilated(segments=48, rates=1, weight=none)"  # Llama 4's: a query reads its own chunk of 48
+MIXED = (
+    ("q8_0", "q5_1"),
+    ("q4_1", "iq4_nl"),
+    ("iq4_nl", "q4_1"),
+    ("q5_0", "f16"),
+    ("bf16", "q5_0"),
+    ("q5_1", "q4_0"),
+)
 SPARSE = "sinks(4)+window(40)+dilated(w0=32, alpha=2, n=4, align=query)"
 SEQUENCES = {
     "holes": (Seq(300, 20, holes=True),),
@@ -245,11 +260,13 @@ def _cases() -> list[Case]:
         add(f"part/{i}/prefill", plan=plan, seqs=(Seq(0, 333),))
         add(f"part/{i}/chunk", plan=plan, seqs=(Seq(217, 66),), n_head=8, n_head_kv=1)
         add(f"part/{i}/decode", plan=plan, seqs=(Seq(700, 1, tail=1),), n_head=6, n_head_kv=2)
+    pair = (Seq(70, 65), Seq(301, 1, tail=1))
     for d, kv_type in product((64, 80, 96, 128, 192, 256), KV_TYPES):
-        if d % 32 == 0 or not kv_type.startswith("q"):
+        if d % 32 == 0 or kv_type not in QUANTIZED:
             plan = "exact" if d % 128 else SPARSE
-            pair = (Seq(70, 65), Seq(301, 1, tail=1))
             add(f"type/{kv_type}/{d}", d_k=d, kv_type=kv_type, plan=plan, seqs=pair)
+    for k, v in MIXED:
+        add(f"type/{k}/{v}", d_k=128, kv_type=k, v_type=v, seqs=pair)
     for n in (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000):
         add(f"length/{n}/exact", seqs=(Seq(0, n),))
         add(f"length/{n}/past", seqs=(Seq(n, 3),), plan=SPARSE, kv_type="f32")
@@ -291,10 +308,16 @@ def _cases() -> list[Case]:
         add(f"map/{rope}/many", **{**part, "seqs": SEQUENCES["many"]})
         add(f"map/{rope}/cells", **{**part, "seqs": SEQUENCES["both"]}, kv_type="f32")
         add(f"map/{rope}/hadamard", **part, kv_type="q8_0", hadamard=64)
+        add(
+            f"map/{rope}/hadamard/decode",
+            **{**part, "seqs": (Seq(150, 1),)},
+            kv_type=MORE_TYPES[i],
+            hadamard=64,
+        )
     add("map/dca(40, 8)/partial80", d_k=80, n_rot=32, rope="dca(40, 8)+logn", neox=False, seqs=(Seq(90, 70),))
     add("logn/absolute", rope="native+logn", seqs=(Seq(100, 60),))
     add("logn/none", rope="native+logn", n_rot=0, seqs=(Seq(200, 60),))
-    for d, kv_type in product((64, 128, 256), ("q8_0", "q4_0")):
+    for d, kv_type in (*product((64, 128, 256), ("q8_0", "q4_0")), *product((128,), MORE_TYPES)):
         add(f"hadamard/{kv_type}/{d}", d_k=d, kv_type=kv_type, hadamard=64, plan=SPARSE, seqs=(Seq(100, 33),))
     tail_plan = "prefill: sinks(4)+window(60) | tail: exact"
     add("tail/last", plan=tail_plan, seqs=(Seq(300, 70, tail=21),))
@@ -351,7 +374,7 @@ def _cases() -> list[Case]:
         )
         add(f"window/{kv_type}/chunked-ring", plan=CHUNKED, seqs=ring, **window)
     add("dilated/wide", n_head=16, n_head_kv=4, plan=PARTS[6], seqs=(Seq(500, 300),))
-    for kv_type, (d, rows) in product(("q8_0", "q4_0"), ((32, 1), (96, 3), (128, 4), (128, 7), (160, 8))):
+    for kv_type, (d, rows) in product(QUANTIZED, ((32, 1), (96, 3), (128, 4), (128, 7), (160, 8))):
         read = (Seq(333, 1), Seq(197, 1, reordered=True))
         add(
             f"quantized/{kv_type}/{d}/{rows}",

@@ -17,7 +17,7 @@ from op_graph import GGML_TYPES, OpCase
 
 from pyllama_long import _native
 
-HEADER = "11i 3f4i 2f"  # struct header of run_cases.c
+HEADER = "12i 3f4i 2f"  # struct header of run_cases.c
 
 
 def limit(op: OpCase, expected: Array, precision: str) -> float:
@@ -32,8 +32,8 @@ def write(case: Case, path: Path) -> None:
     bf16 = max(limit(op, expected, "bf16"), limit(other, other.expected(), "bf16"))
     allowed = (limit(op, expected, "f32"), bf16)
     batch, table = op.batch(), op.table()
-    kv = GGML_TYPES[case.kv_type]
-    sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), kv, op.n_kv, op.k.shape[0])
+    kinds = GGML_TYPES[case.kv_type], GGML_TYPES[case.type_v]
+    sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), *kinds, op.n_kv, op.k.shape[0])
     params = op.params()
     numbers = (
         params.scale,
@@ -52,7 +52,7 @@ def write(case: Case, path: Path) -> None:
 
 
 def main(folder: Path, prefixes: list[str]) -> None:
-    assert struct.calcsize(HEADER) == 52 + ctypes.sizeof(_native.CAttnParams)
+    assert struct.calcsize(HEADER) == 56 + ctypes.sizeof(_native.CAttnParams)
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(CASES):
         if not prefixes or case.name.startswith(tuple(prefixes)):

@@ -19,14 +19,24 @@ from cases import Array, Case, layout, sinks, tensors
 
 from pyllama_long import _native
 from pyllama_long._native import CInitParams
+from pyllama_long.context_options import KV_TYPES
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
+GGML_TYPES = {name: kind.number for name, kind in KV_TYPES.items()}
 I32 = 26
 FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
-NAIVE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "f16", "q4_0": "f16"}
-
+# A block of 32 values, by the definition of each type: nibbles have the first half in their low bits.
+_SCALE, _MIN, _FIFTH, _NIBBLES = ("scale", "<f2"), ("min", "<f2"), ("fifth", "<u4"), ("q", "u1", 16)
+BLOCKS = {
+    "q8_0": np.dtype([_SCALE, ("q", "i1", 32)]),
+    "q4_0": np.dtype([_SCALE, _NIBBLES]),
+    "q4_1": np.dtype([_SCALE, _MIN, _NIBBLES]),
+    "iq4_nl": np.dtype([_SCALE, _NIBBLES]),
+    "q5_0": np.dtype([_SCALE, _FIFTH, _NIBBLES]),
+    "q5_1": np.dtype([_SCALE, _MIN, _FIFTH, _NIBBLES]),
+}
+_IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float64)
 
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_init": (c_void_p, [CInitParams]),
@@ -76,8 +86,7 @@ def encode(x: Array, kv_type: str) -> bytes:
     if kv_type == "bf16":
         return (reference.round_to(x, "bf16").view(np.uint32) >> 16).astype(np.uint16).tobytes()
     rows = np.ascontiguousarray(np.nan_to_num(x, nan=99.0), np.float32).reshape(-1, x.shape[-1])
-    size = 34 if kv_type == "q8_0" else 18
-    out = ctypes.create_string_buffer(rows.size // 32 * size)
+    out = ctypes.create_string_buffer(rows.size // 32 * BLOCKS[kv_type].itemsize)
     source = rows.ctypes.data_as(POINTER(c_float))
     ggml.ggml_quantize_chunk(GGML_TYPES[kv_type], source, out, 0, len(rows), rows.shape[1], None)
     return out.raw
@@ -92,13 +101,19 @@ def decode(raw: bytes, shape: tuple[int, ...], kv_type: str) -> Array:
     if kv_type == "bf16":
         bits = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
         return bits.view(np.float32).astype(np.float64).reshape(shape)
+    blocks = np.frombuffer(raw, BLOCKS[kv_type])
+    scale = blocks["scale"].astype(np.float64)[:, None]
     if kv_type == "q8_0":
-        blocks = np.frombuffer(raw, np.dtype([("scale", np.float16), ("q", np.int8, 32)]))
-        values = blocks["q"].astype(np.float64)
-    else:
-        blocks = np.frombuffer(raw, np.dtype([("scale", np.float16), ("q", np.uint8, 16)]))
-        values = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1).astype(np.float64) - 8
-    return (values * blocks["scale"].astype(np.float64)[:, None]).reshape(shape)
+        return (blocks["q"] * scale).reshape(shape)
+    nibbles = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1)
+    if kv_type == "iq4_nl":
+        return (_IQ4_NL[nibbles] * scale).reshape(shape)
+    values = nibbles.astype(np.float64)
+    if kv_type.startswith("q5"):
+        values += 16 * (blocks["fifth"][:, None] >> np.arange(32, dtype=np.uint32) & 1)
+    if kv_type.endswith("_1"):
+        return (values * scale + blocks["min"].astype(np.float64)[:, None]).reshape(shape)
+    return ((values - (16 if kv_type == "q5_0" else 8)) * scale).reshape(shape)
 
 
 class CaseBatch:
@@ -176,9 +191,9 @@ class OpCase(CaseBatch):
         for one in self.layouts:
             stored = self._store(self.raw.k[one.stream, one.cell], one.pos)
             k[one.stream, one.cell] = reference.hadamard(stored, case.hadamard) if case.hadamard else stored
-        self.k_bytes, self.v_bytes = encode(k, case.kv_type), encode(self.raw.v, case.kv_type)
+        self.k_bytes, self.v_bytes = encode(k, case.kv_type), encode(self.raw.v, case.type_v)
         self.k = decode(self.k_bytes, k.shape, case.kv_type)
-        self.v = decode(self.v_bytes, self.raw.v.shape, case.kv_type)
+        self.v = decode(self.v_bytes, self.raw.v.shape, case.type_v)
 
     def _stored_positions(self, pos: Array) -> Array:
         if self.rope.map == "absolute":
@@ -239,7 +254,6 @@ class OpCase(CaseBatch):
     def computed(self, planned: Array, compute: Callable[[int, int], None]) -> Array:
         """The same by compute(ctx, the op's tensor), which executes the planned work."""
         case = self.case
-        kv = GGML_TYPES[case.kv_type]
         n_stream = self.k.shape[0]
         batch = self.batch()
         size = len(self.k_bytes) + len(self.v_bytes) + 3 * self.q.nbytes + (256 << 20)
@@ -253,8 +267,8 @@ class OpCase(CaseBatch):
                 return int(t)
 
             q = tensor(0, self.q.tobytes(), case.d_k, case.n_head, len(self.q))
-            k = tensor(kv, self.k_bytes, case.d_k, case.n_head_kv, self.n_kv, n_stream)
-            v = tensor(kv, self.v_bytes, case.d_v, case.n_head_kv, self.n_kv, n_stream)
+            k = tensor(GGML_TYPES[case.kv_type], self.k_bytes, case.d_k, case.n_head_kv, self.n_kv, n_stream)
+            v = tensor(GGML_TYPES[case.type_v], self.v_bytes, case.d_v, case.n_head_kv, self.n_kv, n_stream)
             values, params = self.table(), self.params()
             inputs = _native.CInputs(
                 tensor(I32, batch.tobytes(), len(batch)),

@@ -13,11 +13,16 @@ import numpy.typing as npt
 
 from pyllama_long import _native, log
 from pyllama_long._native import llama_cpp as C
+from pyllama_long.context_options import KV_TYPES
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 Logits = npt.NDArray[np.float64]
+
+
+def kv_types(text: str) -> tuple[int, int]:
+    k, _, v = text.partition("/")
+    return KV_TYPES[k].number, KV_TYPES[v or k].number
 
 
 class Context:
@@ -30,7 +35,7 @@ class Context:
         plan: str | None = "exact",
         rope: str = "native",
         *,
-        kv_type: str = "f16",
+        kv_type: str = "f16",  # of both, or K/V
         n_seq: int = 1,
         unified: bool = True,
         flash: bool = True,
@@ -52,7 +57,7 @@ class Context:
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_ubatch, n_ubatch
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = int(flash)
-        params.type_k = params.type_v = GGML_TYPES[kv_type]
+        params.type_k, params.type_v = kv_types(kv_type)
         params.n_seq_max, params.kv_unified, params.swa_full = n_seq, unified, swa_full
         if watch:
             params.cb_eval, params.cb_eval_user_data = watch

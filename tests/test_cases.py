@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES, KV_TYPES, Case, layout, tensors
+from cases import CASES, KV_TYPES, QUANTIZED, Case, layout, tensors
 from reference import attention, rope_freqs
 
 from pyllama_long.plan import AttentionPlan
@@ -14,7 +14,7 @@ from pyllama_long.rope import RopePolicy
 def test_the_table_covers_the_op() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert {case.d_k for case in CASES} == {32, 64, 80, 96, 128, 160, 192, 256}
-    assert {case.kv_type for case in CASES} == set(KV_TYPES)
+    assert {case.kv_type for case in CASES} == set(KV_TYPES) == {case.type_v for case in CASES}
     assert {RopePolicy.parse(case.rope, n_train=case.n_train, n_ctx=900).map for case in CASES} == {
         "absolute",
         "dca",
@@ -32,8 +32,8 @@ def test_case(case: Case) -> None:
     assert case.n_head % case.n_head_kv == 0
     assert case.n_rot % 2 == 0
     assert case.n_rot <= case.d_k
-    if case.kv_type.startswith("q"):
-        assert case.d_k % 32 == case.d_v % 32 == 0
+    assert case.kv_type not in QUANTIZED or case.d_k % 32 == 0
+    assert case.type_v not in QUANTIZED or case.d_v % 32 == 0
     layouts, n_kv = layout(case)
     q, k, v = tensors(case)
     assert n_kv <= 1600

@@ -13,6 +13,7 @@ import pytest
 from raw_model import Logits, Model, nll
 
 from pyllama_long import _native
+from pyllama_long.context_options import KV_TYPES
 
 ARCHS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "mixtral", "qwen3moe", "mpt", "lfm2")
 
@@ -54,7 +55,7 @@ def test_layers_that_take_the_op(random_model: Model) -> None:
     assert layers and not any(reason for _, reason in layers)
 
 
-@pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("kv_type", [*KV_TYPES, "q8_0/q5_1", "q4_1/iq4_nl"])
 def test_cache_types(demo: Model, text_tokens: list[int], kv_type: str) -> None:
     tokens = text_tokens[:512]
     with demo.context(512, kv_type="f32") as best:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import CASES, Case, Seq
+from cases import CASES, QUANTIZED, Case, Seq
 from op_graph import FLOOR, OpCase, known
 
 from pyllama_long import _native
@@ -98,7 +98,7 @@ def test_nan_shows(forced: str, bad: str, n_past: int) -> None:
 
 
 @pytest.mark.parametrize("forced", ISAS, indirect=True)
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("kv_type", ["f16", *QUANTIZED])
 @pytest.mark.parametrize("bad", ["q", "k", "v"])
 def test_nan_shows_in_decode(forced: str, bad: str, kv_type: str) -> None:
     op = OpCase(Case("nan decode", seqs=(Seq(200, 1),), kv_type=kv_type))

@@ -16,6 +16,7 @@ import pytest
 
 from pyllama_long import AttentionPlan, LongLlama, RopePolicy, _native, cli, gguf_reader, keywords, opened
 from pyllama_long._native import llama_cpp
+from pyllama_long.context_options import KV_TYPES
 from pyllama_long.engine import Engine, EngineConfig
 from pyllama_long.errors import ModelError
 from pyllama_long.model import Model
@@ -161,10 +162,11 @@ def test_upstreams_attention(demo_model: str, llm: LongLlama) -> None:
         LongLlama(demo_model, attention="upstream", rope="yarn(4)")
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("kind", KV_TYPES)
 def test_kv_types(demo_model: str, kind: str) -> None:
     model = LongLlama(demo_model, kv_type=kind)
     assert f"{kind} cache" in model.explain()
+    assert "llama.cpp's own attention: none" in model.explain()
     assert model(PROMPT, max_tokens=4, temperature=0)["usage"]["completion_tokens"] == 4
     model.close()
 
@@ -196,12 +198,15 @@ def test_wrong_arguments(demo_model: str) -> None:
     for number in (-1, 26, 100000):
         for name in ("type_k", "type_v"):
             given: dict[str, Any] = {name: number}
-            with pytest.raises(ValueError, match=f"unknown type_k or type_v {number}; known: 0"):
+            with pytest.raises(ValueError, match=f"unknown {name} {number}; known: 0"):
                 LongLlama(demo_model, **given)
     with pytest.raises(ValueError, match="kv_type='q8_0' is for K and V"):
         LongLlama(demo_model, n_ctx=64, kv_type="q8_0", type_v=1)
-    with closing(LongLlama(demo_model, n_ctx=64, type_k=6, type_v=6)) as model:  # q5_0
-        assert "llama.cpp's own attention: 6 (" in model.explain()
+    with pytest.raises(ValueError, match="unknown type_v 'q5_k'; known: f32, f16, bf16, q8_0, q4_0, q4_1"):
+        LongLlama(demo_model, n_ctx=64, type_k="q8_0", type_v="q5_k")
+    with closing(LongLlama(demo_model, n_ctx=64, type_k="iq4_nl", type_v=6)) as model:
+        assert "iq4_nl/q5_0 cache" in model.explain()
+        assert "llama.cpp's own attention: none" in model.explain()
     with pytest.raises(ValueError, match="n_threads is 100000: give at most 512"):
         LongLlama(demo_model, n_threads=100000)
     with pytest.raises(ValueError, match="n_ctx is -5"):

@@ -16,14 +16,24 @@
 /* ---- the backend ---------------------------------------------------------------------------------------------- */
 
 static bool takes_type(enum ggml_type type) {
-    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 ||
-           type == GGML_TYPE_Q4_0;
+    switch (type) {
+        case GGML_TYPE_F32:
+        case GGML_TYPE_F16:
+        case GGML_TYPE_BF16:
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_Q4_0:
+        case GGML_TYPE_Q4_1:
+        case GGML_TYPE_Q5_0:
+        case GGML_TYPE_Q5_1:
+        case GGML_TYPE_IQ4_NL: return true;
+        default: return false;
+    }
 }
 
 const char * plong_cpu_supports(const struct ggml_tensor * op) {
     const struct ggml_tensor *k = op->src[1], *v = op->src[2];
     if (!takes_type(k->type) || !takes_type(v->type)) {
-        return "the K or V cache type is not f32, f16, bf16, q8_0 or q4_0";
+        return "the K or V cache type is not f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl";
     }
     if (k->ne[0] > 512 || v->ne[0] > 512 || k->ne[0] % 4 || v->ne[0] % 4) {
         return "head size over 512 or no multiple of 4";

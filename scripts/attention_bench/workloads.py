@@ -3,7 +3,7 @@ tests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from cases import Array, Case, Layout, Seq
 from op_graph import CaseBatch
 
-from pyllama_long import _native, pattern
+from pyllama_long import _native, context_options, pattern
 from pyllama_long.phase import Phase
 
 D, N_HEAD, N_HEAD_KV = 128, 32, 8
@@ -19,8 +19,8 @@ PEAKED = 2.5  # standard deviation of the logits, about as in a trained model
 POSITIONS = 8  # positions of a decode with a sparse plan: dilation reads other keys at each position
 BLOCKS = 0.05
 SINKS = "exact, sink logits"  # to be within 2% of exact
-KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")
-ROW_BYTES = {"f32": 4 * D, "f16": 2 * D, "bf16": 2 * D, "q8_0": D // 32 * 34, "q4_0": D // 32 * 18}
+KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")  # unless others are asked for
+ROW_BYTES = {name: int(D * kind.bits) // 8 for name, kind in context_options.KV_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -93,25 +93,26 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
     return Workload(name, plan, cases)
 
 
-def workloads(sizes: Sizes) -> list[Workload]:
-    """Each exact workload comes before the plans that are compared with it."""
+def workloads(sizes: Sizes, kv_types: Sequence[str] = KV_TYPES) -> list[Workload]:
+    """Each exact workload comes before the plans that are compared with it, which are in f16."""
     plans = (sizes.window, sizes.dilated, f"blocks {BLOCKS:.0%}")
     found = []
     n_new, n = sizes.short
-    for kv_type in KV_TYPES:
+    for kv_type in kv_types:
         found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), kv_type))
         if kv_type == "f16":
             found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), kv_type, SINKS))
     n_new, n = sizes.long
-    for plan in ("exact", *plans):
+    for plan in ("exact", *plans) if "f16" in kv_types else ():
         found.append(_workload(f"prefill {n_new}x{n}", (Seq(n - n_new, n_new),), "f16", plan))
     one = (Seq(sizes.decode - 1, 1, tail=1),)
-    for kv_type in KV_TYPES:
+    for kv_type in kv_types:
         found.append(_workload(f"decode 1x{sizes.decode}", one, kv_type))
         if kv_type == "f16":
             found += [_workload(f"decode 1x{sizes.decode}", one, kv_type, plan) for plan in (SINKS, *plans)]
     many, n = sizes.sequences
-    found.append(_workload(f"decode {many} sequences x{n}", (Seq(n - 1, 1, tail=1),) * many, "f16"))
+    if "f16" in kv_types:
+        found.append(_workload(f"decode {many} sequences x{n}", (Seq(n - 1, 1, tail=1),) * many, "f16"))
     return found
 
 

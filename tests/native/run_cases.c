@@ -15,7 +15,7 @@
 
 /* Mirrors HEADER in native_cases.py. After it: q, k, v, batch, table, sinks, expected (float64). */
 struct header {
-    int32_t                  d_k, d_v, n_head, n_head_kv, n_tokens, kv_type, n_kv, n_stream, n_words, n_table, n_sinks;
+    int32_t d_k, d_v, n_head, n_head_kv, n_tokens, k_type, v_type, n_kv, n_stream, n_words, n_table, n_sinks;
     struct plong_attn_params params;
     float                    allowed_f32, allowed_bf16; /* the second one where products are of bf16 */
 };
@@ -88,18 +88,19 @@ static struct ggml_tensor * work_tensor(
 static double run(const struct input * file, int n_threads) {
     struct input            in   = *file;
     const struct header *   h    = &in.h;
-    const enum ggml_type    type = (enum ggml_type) h->kv_type;
     struct ggml_init_params init = { .mem_size = 2 * in.size + (64u << 20), .mem_buffer = NULL, .no_alloc = false };
     struct ggml_context *   ctx  = ggml_init(init);
     struct ggml_tensor *    q    = next_tensor(&in, ctx, GGML_TYPE_F32, h->d_k, h->n_head, h->n_tokens, 1);
-    struct ggml_tensor *    k    = next_tensor(&in, ctx, type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
-    struct ggml_tensor *    v    = next_tensor(&in, ctx, type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
-    struct ggml_tensor *    b    = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
-    struct ggml_tensor *    tab  = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
-    struct ggml_tensor *    snk  = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;
-    struct plong_inputs     x    = { b, work_tensor(ctx, h, b->data, n_threads), tab, snk };
-    struct ggml_tensor *    out  = ggml_long_attn(ctx, q, k, v, &x, &h->params);
-    struct ggml_cgraph *    g    = ggml_new_graph(ctx);
+    struct ggml_tensor *    k =
+        next_tensor(&in, ctx, (enum ggml_type) h->k_type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
+    struct ggml_tensor * v =
+        next_tensor(&in, ctx, (enum ggml_type) h->v_type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
+    struct ggml_tensor * b   = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
+    struct ggml_tensor * tab = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
+    struct ggml_tensor * snk = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;
+    struct plong_inputs  x   = { b, work_tensor(ctx, h, b->data, n_threads), tab, snk };
+    struct ggml_tensor * out = ggml_long_attn(ctx, q, k, v, &x, &h->params);
+    struct ggml_cgraph * g   = ggml_new_graph(ctx);
     ggml_build_forward_expand(g, out);
     struct ggml_cplan plan = ggml_graph_plan(g, n_threads, NULL);
     plan.work_data         = malloc(plan.work_size); /* of its own, so that the sanitizers know where it ends */

@@ -23,11 +23,14 @@
 /* Makes earlier stores visible to tile loads: gcc does not know that these read memory. */
 #define QUANT_STORED() __asm__ volatile("" : : : "memory")
 
+/* Whether the integers are multiplied as they are, by the functions named q8: those of q4_0 are as nibbles. */
+PLONG_INLINE bool quant_as_bytes(const int32_t type) { return type != GGML_TYPE_Q4_0; }
+
 static void quant_config(int32_t k_type) {
     struct tile_config c = { .palette = 1 };
     for (int i = 0; i < 8; i++) {
-        c.bytes[i] = i < V_SUMS && k_type == GGML_TYPE_Q8_0 ? 32 : 64;
-        c.rows[i]  = (i >= V_SUMS && i < V_VALUES) || (i == K_QUERIES && k_type == GGML_TYPE_Q8_0) ? 8 : 16;
+        c.bytes[i] = i < V_SUMS && quant_as_bytes(k_type) ? 32 : 64;
+        c.rows[i]  = (i >= V_SUMS && i < V_VALUES) || (i == K_QUERIES && quant_as_bytes(k_type)) ? 8 : 16;
     }
     __asm__ volatile("" : : "r"(&c) : "memory"); /* as in wide_enter() */
     _tile_loadconfig(&c);
@@ -52,14 +55,29 @@ PLONG_INLINE void quant_two_scales(__m512i x, vf * scale) {
     scale[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1));
 }
 
-/* scale[2]: of a block of 16 rows, and of the next if there are two. Handles words 0 and 17 of 8 rows at once */
-PLONG_INLINE void quant_scales_q8(const char * const * row, size_t at, bool two, vf * scale) {
-    const __m512i order = _mm512_setr_epi64( /* words 0 to 7, twice, then 17 to 24 */
-        0x0003000200010000, 0x0007000600050004, 0x0003000200010000, 0x0007000600050004, 0x0014001300120011,
-        0x0018001700160015, 0x0014001300120011, 0x0018001700160015);
-    const __mmask32 words = two ? 1u << 17 | 1 : 1;
-    const __m512i   x = quant_merge(row, 8, at, words, two), y = quant_merge(row + 8, 8, at, words, two);
+/* scale[2]: of a block of 16 rows, and of the next if there are two; or another half of them. Handles a word of 8 rows
+ * and of their next blocks at once */
+PLONG_INLINE void quant_scales_q8(const int32_t type, const char * const * row, size_t at, bool two, vf * scale) {
+    const int64_t first = 0x0003000200010000, last = 0x0007000600050004;
+    const int     next = (int) block_bytes(type) / 2;
+    const int64_t add  = 0x0001000100010001 * next;
+    const __m512i order = _mm512_setr_epi64( /* words 0 to 7, twice, then the same of the next block */
+        first, last, first, last, first + add, last + add, first + add, last + add);
+    const __mmask32 words = two ? 1u << next | 1 : 1;
+    const bool      whole = two && 2 * block_bytes(type) >= 64;
+    const __m512i   x = quant_merge(row, 8, at, words, whole), y = quant_merge(row + 8, 8, at, words, whole);
     quant_two_scales(_mm512_mask_permutexvar_epi16(_mm512_permutexvar_epi16(order, x), 0xff00ff00u, order, y), scale);
+}
+
+/* The same for offsets, of types that have them */
+PLONG_INLINE void quant_offsets_q8(
+    const int32_t type, const char * const * row, size_t at, bool two, const vf * scale, vf * offset) {
+    if (block_has_min(type)) {
+        quant_scales_q8(type, row, at + sizeof(uint16_t), two, offset);
+        for (int i = 0; i < 2; i++) {
+            offset[i] = vf_fma(scale[i], vf_set1(block_middle(type)), offset[i]);
+        }
+    }
 }
 
 /* scale[4]: of m blocks of 16 rows; the others are undefined. Handles words 0, 9, 18 and 27 of 4 rows at once */
@@ -102,5 +120,15 @@ PLONG_INLINE __m512i quant_high_nibbles(__m512i x) { /* (x ^ 0x80) & 0xf0 */
 }
 
 PLONG_INLINE __m512i quant_low_nibbles(__m512i x) { return quant_high_nibbles(_mm512_slli_epi16(x, 4)); }
+
+#define QUANT_FOR_TYPE(call, type, ...)                                    \
+    switch (type) {                                                        \
+        case GGML_TYPE_Q8_0: call(GGML_TYPE_Q8_0, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q4_1: call(GGML_TYPE_Q4_1, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q5_0: call(GGML_TYPE_Q5_0, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q5_1: call(GGML_TYPE_Q5_1, __VA_ARGS__); break;     \
+        case GGML_TYPE_IQ4_NL: call(GGML_TYPE_IQ4_NL, __VA_ARGS__); break; \
+        default: call(GGML_TYPE_Q4_0, __VA_ARGS__); break;                 \
+    }
 
 #endif

@@ -1,26 +1,32 @@
 /*
- * narrow_keys.h - q8_0 or q4_0 keys as tiles, and their products with a few query rows. q8_0: keys are the rows of a
+ * narrow_keys.h - quantized keys as tiles, and their products with a few query rows. q8_0: keys are the rows of a
  * tile, read from the cache as they are stored. q4_0: keys are unpacked and are the columns, 4 dims of each side by
- * side.
+ * side. The others are unpacked to what q8_0's would be.
  */
 #ifndef PLONG_CPU_AMX_NARROW_KEYS_H
 #define PLONG_CPU_AMX_NARROW_KEYS_H
 
 #include "cpu/amx/narrow.h"
 
-/* Bytes of the digits of a group's queries, and of all groups' with their weights: quant_queries() */
+/* Bytes of the digits of a group's queries, of their sums, and of all groups' with their weights: quant_queries() */
 static size_t quant_group_size(int d) { return (size_t) ((d / 32 + 1) / 2) * 1024; }
-static size_t quant_size(int d) { return QUANT_GROUP * (quant_group_size(d) + 64); }
+static size_t quant_sums_size(int d) { return ((size_t) (d / 32) * QUANT_ROWS * sizeof(float) + 63) & ~(size_t) 63; }
+static size_t quant_size(int d) { return QUANT_GROUP * (quant_group_size(d) + 64 + quant_sums_size(d)); }
 
 static float * quant_weights(uint8_t * digits, int d, int group) {
     return (float *) (digits + QUANT_GROUP * quant_group_size(d) + 64 * (size_t) group);
 }
 
-/* The place of a row's digit for 4 dims. q8_0: a tile of 32 bytes per row for each block, [8 quads of dims][row,
+/* [d / 32][QUANT_ROWS] sums of a block's integers, for types with offsets */
+static float * quant_sums(uint8_t * digits, int d, int group) {
+    return (float *) (digits + QUANT_GROUP * (quant_group_size(d) + 64) + quant_sums_size(d) * (size_t) group);
+}
+
+/* The place of a row's digit for 4 dims. As bytes: a tile of 32 bytes per row for each block, [8 quads of dims][row,
  * digit]. q4_0: a tile for two blocks, [block, row, digit][64 dims], 0 where the dims belong to the other block. */
 static uint8_t * quant_place(int32_t type, uint8_t * group, int dim, int row, int digit) {
     const int b = dim / 32, column = 2 * row + digit;
-    if (type == GGML_TYPE_Q8_0) {
+    if (quant_as_bytes(type)) {
         return group + 256 * b + dim % 32 / 4 * 32 + 4 * column;
     }
     return group + b / 2 * 1024 + (b % 2 * 8 + column) * 64 + dim % 64;
@@ -29,7 +35,7 @@ static uint8_t * quant_place(int32_t type, uint8_t * group, int dim, int row, in
 /* Splits q [rows][dq], rows <= PLONG_NARROW, into digits; a weight is the value of one unit of a digit in a logit, per
  * unit of K */
 static void quant_queries(int32_t type, const float * q, int rows, int dq, int d, uint8_t * out) {
-    const float unit = type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE;
+    const float unit = quant_as_bytes(type) ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE;
     memset(out, 0, quant_size(d));
     for (int r = 0; r < rows; r++, q += dq) {
         uint8_t *   group                                     = out + (size_t) (r / QUANT_ROWS) * quant_group_size(d);
@@ -38,7 +44,11 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
         quant_weights(out, d, r / QUANT_ROWS)[r % QUANT_ROWS] = max / unit;
         for (int i = 0; i < d; i += 16) {
             int32_t       lo[4], hi[4]; /* four dims each */
-            const __m512i y = quant_digits(_mm512_cvtps_epi32(vf_mul(vf_load(q + i), inv)));
+            const __m512i x = _mm512_cvtps_epi32(vf_mul(vf_load(q + i), inv)), y = quant_digits(x);
+            if (block_has_min(type)) {
+                float * sums = quant_sums(out, d, r / QUANT_ROWS);
+                sums[i / 32 * QUANT_ROWS + r % QUANT_ROWS] += (float) _mm512_reduce_add_epi32(x);
+            }
             _mm_storeu_si128((__m128i *) lo, _mm512_cvtepi32_epi8(y));
             _mm_storeu_si128((__m128i *) hi, _mm512_cvtepi32_epi8(_mm512_srli_epi32(y, 8)));
             for (int j = 0; j < 4; j++) {
@@ -51,23 +61,24 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
 
 /* Up to 4 blocks of 16 keys, and their sums with the queries of each group */
 struct quant_keys {
-    _Alignas(64) int8_t value[16 * 4 * 32]; /* q8_0: [key][block][32], where it is used; q4_0: [block][quad][key][4] */
-    _Alignas(64) int32_t sum[QUANT_GROUP][512]; /* q8_0: [block][key][row, digit]; q4_0: [block][row, digit][key] */
-    vf scale[4];
+    _Alignas(64) int8_t value[16 * 4 * 32]; /* bytes: [key][block][32], where it is used; q4_0: [block][quad][key][4] */
+    _Alignas(64) int32_t sum[QUANT_GROUP][512]; /* bytes: [block][key][row, digit]; q4_0: [block][row, digit][key] */
+    vf scale[4], offset[4];
 };
 
-/* q8_0: block 0 of 16 keys, and the distances from key to key and from block to block in bytes */
+/* Bytes: block 0 of 16 keys, and the distances from key to key and from block to block in bytes */
 struct quant_source {
     const char * first;
     size_t       key, block;
 };
 
-/* Gathers 16 keys that are not at equal distances: m blocks, `at` bytes into each row */
-PLONG_INLINE void quant_gather(struct quant_keys * k, const char * const * row, size_t at, int m) {
+/* Gathers 16 keys that are not bytes at equal distances: m blocks, `at` bytes into each row */
+PLONG_INLINE void quant_gather(const int32_t type, struct quant_keys * k, const char * const * row, size_t at, int m) {
     for (int j = 0; j < 16; j++) {
-        for (int i = 0; i < m; i++) {
-            const void * one = row[j] + at + quant_at(GGML_TYPE_Q8_0, i);
-            _mm256_store_si256((__m256i *) (k->value + 32 * (4 * j + i)), _mm256_loadu_si256(one));
+#pragma GCC unroll 2
+        for (int i = 0; i < m; i += 2) { /* if there is no next block, this one again */
+            const char * next = row[j] + (i + 1 < m ? block_bytes(type) : 0);
+            _mm512_store_si512(k->value + 32 * (4 * j + i), quant_two(type, row[j], next, at + quant_at(type, i)));
         }
     }
 }
@@ -124,8 +135,10 @@ PLONG_INLINE void quant_scale_q8(const struct quant_keys * k, const int32_t * fr
     }
 }
 
-/* s[rows][NARROW_BLOCK] = or += them, rows <= QUANT_ROWS */
-PLONG_INLINE void quant_finish_q8(const int rows, const vf * sum, const float * weight, bool more, float * s) {
+/* s[rows][NARROW_BLOCK] = or += them, rows <= QUANT_ROWS. m: blocks; sums: quant_sums() from the first on */
+PLONG_INLINE void quant_finish_q8(
+    const int32_t type, const int rows, const struct quant_keys * k, const vf * sum, int m, const float * weight,
+    const float * sums, bool more, float * s) {
     vf even[2], odd[2];
     for (int i = 0; i < 2; i++) { /* combines the digits, then separates rows 0 and 2, and 1 and 3 */
         vf x[2];
@@ -139,8 +152,12 @@ PLONG_INLINE void quant_finish_q8(const int rows, const vf * sum, const float * 
     const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
     for (int r = 0; r < rows; r++, s += NARROW_BLOCK) {
         const vf * x = r % 2 ? odd : even;
-        const vf   y = r < 2 ? _mm512_shuffle_f32x4(x[0], x[1], 0x88) : _mm512_shuffle_f32x4(x[0], x[1], 0xdd);
-        vf_store(s, vf_fma(_mm512_permutexvar_ps(order, y), vf_set1(weight[r]), more ? vf_load(s) : vf_zero()));
+        vf         y = r < 2 ? _mm512_shuffle_f32x4(x[0], x[1], 0x88) : _mm512_shuffle_f32x4(x[0], x[1], 0xdd);
+        y            = _mm512_permutexvar_ps(order, y);
+        for (int b = 0; b < m && block_has_min(type); b++) {
+            y = vf_fma(k->offset[b], vf_set1(sums[b * QUANT_ROWS + r]), y);
+        }
+        vf_store(s, vf_fma(y, vf_set1(weight[r]), more ? vf_load(s) : vf_zero()));
     }
 }
 

@@ -1,4 +1,4 @@
-/* narrow_values.h - P*V of a few query rows against q8_0 or q4_0 values. */
+/* narrow_values.h - P*V of a few query rows against quantized values. */
 #ifndef PLONG_CPU_AMX_NARROW_VALUES_H
 #define PLONG_CPU_AMX_NARROW_VALUES_H
 
@@ -11,7 +11,8 @@ struct quant_work {
     _Alignas(64) int8_t v[2][QUADS][64];                              /* [dim][4 keys] */
     _Alignas(64) int8_t w[QUANT_GROUP][2 * QUANT_ROWS][NARROW_BLOCK]; /* row, digit; keys in the order of quant_key() */
     _Alignas(64) int32_t sum[QUANT_GROUP][2][2 * QUANT_ROWS][16];
-    float unit; /* the largest scale of the block, over QUANT_ONE */
+    float unit;               /* the largest scale of the block, over QUANT_ONE */
+    float more[PLONG_NARROW]; /* what offsets add to each dim of a row, over the row's largest probability */
 };
 
 /* The j-th key of quad k + i, k a multiple of 4 and i < 4, in the order in which quant_weigh() leaves them */
@@ -34,14 +35,14 @@ PLONG_INLINE void quant_store_halves(int8_t * a, int8_t * b, __m512i x) {
 
 /* Two quads of keys at a time. Dims 0-3 16-19 4-7 20-23, then 8-11 24-27 12-15 28-31. */
 PLONG_INLINE void quant_values_q8(
-    const char * const * row, size_t at, struct quant_work * out, struct prefetch_share share) {
+    const int32_t type, const char * const * row, size_t at, struct quant_work * out, struct prefetch_share share) {
     for (int k = 0; k < QUADS; k += 4) {
         quant_prefetch(share.ahead, share.n, k / 4, QUADS / 4);
 #pragma GCC unroll 2
         for (int i = 0; i < 4; i += 2) {
             __m512i x[4];
             for (int j = 0; j < 4; j++) {
-                x[j] = quant_two(row[quant_key(k, i, j)], row[quant_key(k, i + 1, j)], at);
+                x[j] = quant_two(type, row[quant_key(k, i, j)], row[quant_key(k, i + 1, j)], at);
             }
             quant_transpose_bytes(x);
             for (int j = 0; j < 4; j++) {
@@ -113,49 +114,64 @@ PLONG_INLINE void quant_add(
     for (int r = 0; r < rows; r++, acc += dv) {
         const vf   f = vf_mul(vf_set1(most[r]), vf_set1(w->unit));
         const vf   x = quant_sum(sum[0][2 * r], sum[0][2 * r + 1]), y = quant_sum(sum[1][2 * r], sum[1][2 * r + 1]);
-        const bool mixed = type == GGML_TYPE_Q8_0;
+        const bool mixed = quant_as_bytes(type);
         const vf   a = mixed ? _mm512_shuffle_f32x4(x, y, 0x88) : x, b = mixed ? _mm512_shuffle_f32x4(x, y, 0xdd) : y;
-        vf_store(acc, vf_fma(a, f, vf_load(acc)));
-        vf_store(acc + 16, vf_fma(b, f, vf_load(acc + 16)));
+        vf         x0 = vf_load(acc), x1 = vf_load(acc + 16);
+        if (block_has_min(type)) {
+            const vf more = vf_set1(most[r] * w->more[group * QUANT_ROWS + r]);
+            x0            = vf_add(x0, more);
+            x1            = vf_add(x1, more);
+        }
+        vf_store(acc, vf_fma(a, f, x0));
+        vf_store(acc + 16, vf_fma(b, f, x1));
     }
 }
 
-/* scale [4 blocks][16 keys each], of m blocks from b on */
-PLONG_INLINE void quant_values_scales(const int32_t type, const struct quant_rows * v, int b, int m, vf (*scale)[4]) {
+/* scale, offset [4 blocks][16 keys each], of m blocks from b on */
+PLONG_INLINE void quant_values_scales(
+    const int32_t type, const struct quant_rows * v, int b, int m, vf (*scale)[4], vf (*offset)[4]) {
     const size_t at = v->at + quant_block(type, b);
     for (int i = 0; i < 4; i++) {
         const char * const * row = v->row + 16 * i;
-        vf                   x[4];
-        if (type == GGML_TYPE_Q4_0) {
+        vf                   x[4], y[4];
+        if (!quant_as_bytes(type)) {
             quant_scales_q4(row, at, m, x);
         }
         for (int j = 0; j < m; j++) {
-            if (type == GGML_TYPE_Q8_0 && j % 2 == 0) {
-                quant_scales_q8(row, at + quant_block(type, j), j + 1 < m, x + j);
+            if (quant_as_bytes(type) && j % 2 == 0) {
+                quant_scales_q8(type, row, at + quant_block(type, j), j + 1 < m, x + j);
+                quant_offsets_q8(type, row, at + quant_block(type, j), j + 1 < m, x + j, y + j);
             }
             scale[j][i] = x[j];
+            if (block_has_min(type)) {
+                offset[j][i] = y[j];
+            }
         }
     }
 }
 
-/* Writes the probabilities of a block as tiles. scale[4]: of the block, 16 keys each */
-PLONG_INLINE void quant_fill_weights(const int32_t type, vf * scale, const float * p, int rows, struct quant_work * w) {
+/* Writes the probabilities of a block as tiles. scale[4], offset[4]: of the block, 16 keys each */
+PLONG_INLINE void quant_fill_weights(
+    const int32_t type, vf * scale, const vf * offset, const float * p, int rows, struct quant_work * w) {
     const float largest = quant_most((const float *) scale, NARROW_BLOCK);
     const vf    f       = vf_set1(largest > 1e-30f ? QUANT_ONE / largest : 0.0f);
-    w->unit             = largest / (type == GGML_TYPE_Q8_0 ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
+    w->unit             = largest / (quant_as_bytes(type) ? QUANT_ONE : QUANT_ONE * QUANT_NIBBLE);
     for (int i = 0; i < 4; i++) {
         scale[i] = vf_mul(scale[i], f);
     }
     for (int r = 0; r < rows; r++) {
         quant_weigh(p + r * NARROW_BLOCK, scale, w->w[r / QUANT_ROWS] + 2 * (r % QUANT_ROWS));
+        if (block_has_min(type)) {
+            w->more[r] = quant_offsets(p + r * NARROW_BLOCK, offset);
+        }
     }
 }
 
 PLONG_INLINE void quant_fill_values(
     const int32_t type, const struct quant_rows * v, int b, struct quant_work * w, struct prefetch_share share) {
     const size_t at = v->at + quant_at(type, b);
-    if (type == GGML_TYPE_Q8_0) {
-        quant_values_q8(v->row, at, w, share);
+    if (quant_as_bytes(type)) {
+        quant_values_q8(type, v->row, at, w, share);
     } else {
         quant_values_q4(v->row, at, w, share);
     }
@@ -167,7 +183,7 @@ PLONG_INLINE void quant_values_of(
     const int32_t type, const struct quant_rows * v, int rows, int nb, struct values_out x,
     struct prefetch_queue * ahead) {
     struct quant_work work[2];
-    vf                scale[4][4]; /* [block][16 keys each] */
+    vf                scale[4][4], offset[4][4]; /* [block][16 keys each] */
     float             most[PLONG_NARROW];
     for (int r = 0; r < rows; r++) {
         most[r] = quant_normalize(x.p + r * NARROW_BLOCK);
@@ -176,9 +192,9 @@ PLONG_INLINE void quant_values_of(
         struct quant_work *now = &work[b % 2], *before = &work[(b + 1) % 2];
         if (b < nb) {
             if (b % 4 == 0) {
-                quant_values_scales(type, v, b, nb - b < 4 ? nb - b : 4, scale);
+                quant_values_scales(type, v, b, nb - b < 4 ? nb - b : 4, scale, offset);
             }
-            quant_fill_weights(type, scale[b % 4], x.p, rows, now);
+            quant_fill_weights(type, scale[b % 4], offset[b % 4], x.p, rows, now);
         }
         QUANT_STORED();
         for (int g = 0; b > 0 && g * QUANT_ROWS < rows; g++) {
@@ -202,17 +218,10 @@ PLONG_INLINE void quant_values_of(
 /* acc += p * v; p is changed. */
 static void quant_values(
     const struct quant_rows * v, int rows, int d, struct values_out x, struct prefetch_queue * ahead) {
-    const bool usual = rows == QUANT_ROWS && d == 128;
-    if (v->type == GGML_TYPE_Q8_0) {
-        if (usual) {
-            quant_values_of(GGML_TYPE_Q8_0, v, QUANT_ROWS, 4, x, ahead);
-        } else {
-            quant_values_of(GGML_TYPE_Q8_0, v, rows, d / 32, x, ahead);
-        }
-    } else if (usual) {
-        quant_values_of(GGML_TYPE_Q4_0, v, QUANT_ROWS, 4, x, ahead);
+    if (rows == QUANT_ROWS && d == 128) {
+        QUANT_FOR_TYPE(quant_values_of, v->type, v, QUANT_ROWS, 4, x, ahead)
     } else {
-        quant_values_of(GGML_TYPE_Q4_0, v, rows, d / 32, x, ahead);
+        QUANT_FOR_TYPE(quant_values_of, v->type, v, rows, d / 32, x, ahead)
     }
 }
 

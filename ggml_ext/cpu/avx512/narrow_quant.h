@@ -1,24 +1,27 @@
 /*
- * narrow_quant.h - reads a q8_0 or q4_0 cache for a few query rows (decode), for logits and for P*V, in the cache's own
+ * narrow_quant.h - reads a quantized cache for a few query rows (decode), for logits and for P*V, in the cache's own
  * integers with products that are exact in int32. Queries and probabilities become integers of 15 bits and a sign, a
- * hundred times finer than the bf16 of wide jobs.
+ * hundred times finer than the bf16 of wide jobs. Offsets of blocks (q4_1, q5_1) are multiplied by the sum of the
+ * query's integers, or by the probabilities, in float32.
  */
 #ifndef PLONG_CPU_AVX512_NARROW_QUANT_H
 #define PLONG_CPU_AVX512_NARROW_QUANT_H
+
+#define NARROW_INTEGERS /* narrow_f32.h gets no quantized rows */
 
 #include "cpu/body/narrow_f32.h"
 
 #define QUANT_ONE \
     16383.0f /* the largest query, or weight, in integers: sums of a block of keys, or of dims, fit int32 */
 
-/* Byte offset of block b in a row, and of its integers, which follow a scale in both types */
-PLONG_INLINE size_t quant_block(const int32_t type, int b) { return (size_t) b * narrow_quant_bytes(type); }
-PLONG_INLINE size_t quant_at(const int32_t type, int b) { return quant_block(type, b) + sizeof(uint16_t); }
+/* Byte offset of block b in a row, and of its integers */
+PLONG_INLINE size_t quant_block(const int32_t type, int b) { return (size_t) b * block_bytes(type); }
+PLONG_INLINE size_t quant_at(const int32_t type, int b) { return quant_block(type, b) + block_head(type); }
 
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
 /* Replaces the rows of missing keys: blocks whose scale is 0 */
-static const char quant_nothing[16 * sizeof(struct q8_block)];
+static const char quant_nothing[16 * (sizeof(uint16_t) + 32)];
 
 /* Rows of NARROW_BLOCK keys in the cache, each `at` bytes beyond row[j]. n: how many there are; the others are zeros.
  * step: the distance between two rows in bytes, 0 if it is not constant */
@@ -40,11 +43,26 @@ static void quant_rows(struct quant_rows * x, const char * const * row, int n, i
     }
 }
 
-/* The 32 bytes at `at` of two rows */
-PLONG_INLINE __m512i quant_two(const char * a, const char * b, size_t at) {
-    const __m256i x = _mm256_loadu_si256((const __m256i *) (a + at)),
-                  y = _mm256_loadu_si256((const __m256i *) (b + at));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
+/* The 32 integers of two blocks as bytes; they are at a + at and b + at */
+PLONG_INLINE __m512i quant_two(const int32_t type, const char * a, const char * b, size_t at) {
+    if (type == GGML_TYPE_Q8_0) {
+        const __m256i x = _mm256_loadu_si256((const __m256i *) (a + at)),
+                      y = _mm256_loadu_si256((const __m256i *) (b + at));
+        return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
+    }
+    const int64_t fours = 0x0004000400040004;
+    const __m512i shift = _mm512_setr_epi64(0, 0, fours, fours, 0, 0, fours, fours);
+    __m512i       x     = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *) (a + at)));
+    x                   = _mm512_mask_broadcast_i32x4(x, 0xff00, _mm_loadu_si128((const __m128i *) (b + at)));
+    x                   = _mm512_and_si512(_mm512_srlv_epi16(x, shift), _mm512_set1_epi8(15));
+    if (type == GGML_TYPE_IQ4_NL) {
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_setr_epi8(NL_VALUES)), x);
+    }
+    if (block_has_fifth(type)) {
+        const uint64_t fifth = block_fifth(a + at) | (uint64_t) block_fifth(b + at) << 32;
+        return _mm512_mask_sub_epi8(x, ~fifth, x, _mm512_set1_epi8(16));
+    }
+    return _mm512_sub_epi8(x, _mm512_set1_epi8(8));
 }
 
 /* The 16 bytes at `at` of row[0], row[stride], row[2 stride], row[3 stride] */
@@ -82,6 +100,15 @@ static inline float quant_normalize(float * p) {
     const float most = quant_most(p, NARROW_BLOCK);
     vec_scale(p, most > 1e-30f ? 1.0f / most : 0.0f, NARROW_BLOCK);
     return most;
+}
+
+/* p[64] times the offsets of as many keys, in all: offset [4] */
+PLONG_INLINE float quant_offsets(const float * p, const vf * offset) {
+    vf sum = vf_zero();
+    for (int i = 0; i < 4; i++) {
+        sum = vf_fma(vf_load(p + 16 * i), offset[i], sum);
+    }
+    return vf_sum(sum);
 }
 
 /* Does the i-th of n parts of prefetching the next `keys` keys */

@@ -39,18 +39,11 @@ PLONG_INLINE __m512i row_bf16(int32_t type, const void * row, int i, const float
             lo = vf_f16((const uint16_t *) row + i);
             hi = vf_f16((const uint16_t *) row + i + 16);
             break;
-        case GGML_TYPE_Q8_0: {
-            const struct q8_block * b = (const struct q8_block *) row + i / 32;
-            const vf                s = vf_set1(f16_one(b->scale));
-            lo                        = vf_mul(s, vf_i8(b->q));
-            hi                        = vf_mul(s, vf_i8(b->q + 16));
-            break;
-        }
         default: {
-            const struct q4_block * b = (const struct q4_block *) row + i / 32;
-            const vf                s = vf_set1(f16_one(b->scale));
-            lo                        = vf_mul(s, vf_i4(b->q, false));
-            hi                        = vf_mul(s, vf_i4(b->q, true));
+            const char *            block = (const char *) row + i / 32 * block_bytes(type);
+            const struct block_line x     = block_line(type, block);
+            lo                            = block_values(type, block, x, 0);
+            hi                            = block_values(type, block, x, 16);
         }
     }
     return (__m512i) _mm512_cvtne2ps_pbh(hi, lo);
@@ -113,13 +106,17 @@ PLONG_INLINE void pack_values_of(
     }
 }
 
-#define FOR_TYPE(call, type, ...)                                      \
-    switch (type) {                                                    \
-        case GGML_TYPE_F16: call(GGML_TYPE_F16, __VA_ARGS__); break;   \
-        case GGML_TYPE_BF16: call(GGML_TYPE_BF16, __VA_ARGS__); break; \
-        case GGML_TYPE_Q8_0: call(GGML_TYPE_Q8_0, __VA_ARGS__); break; \
-        case GGML_TYPE_Q4_0: call(GGML_TYPE_Q4_0, __VA_ARGS__); break; \
-        default: call(GGML_TYPE_F32, __VA_ARGS__); break;              \
+#define FOR_TYPE(call, type, ...)                                          \
+    switch (type) {                                                        \
+        case GGML_TYPE_F16: call(GGML_TYPE_F16, __VA_ARGS__); break;       \
+        case GGML_TYPE_BF16: call(GGML_TYPE_BF16, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q8_0: call(GGML_TYPE_Q8_0, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q4_0: call(GGML_TYPE_Q4_0, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q4_1: call(GGML_TYPE_Q4_1, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q5_0: call(GGML_TYPE_Q5_0, __VA_ARGS__); break;     \
+        case GGML_TYPE_Q5_1: call(GGML_TYPE_Q5_1, __VA_ARGS__); break;     \
+        case GGML_TYPE_IQ4_NL: call(GGML_TYPE_IQ4_NL, __VA_ARGS__); break; \
+        default: call(GGML_TYPE_F32, __VA_ARGS__); break;                  \
     }
 
 static bool wide_pack_keys(elem * dst, int32_t type, const void * const * row, int n, int d, float * stage) {

@@ -30,10 +30,24 @@ PLONG_INLINE __m128i quant_words(const char * const * row, size_t at) {
 
 /* scale[4]: of m blocks of 16 rows, m <= 4, the first at `at` bytes; the others are unchanged. */
 PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, size_t at, int m, vf * scale) {
-    for (int i = 0; i < m; i++, at += narrow_quant_bytes(type)) {
+    for (int i = 0; i < m; i++, at += block_bytes(type)) {
         scale[i] = _mm512_cvtph_ps(_mm256_set_m128i(quant_words(row + 8, at), quant_words(row, at)));
     }
 }
+
+/* The same for offsets, of types that have them */
+PLONG_INLINE void quant_block_offsets(
+    const int32_t type, const char * const * row, size_t at, int m, const vf * scale, vf * offset) {
+    if (block_has_min(type)) {
+        quant_scales(type, row, at + sizeof(uint16_t), m, offset);
+        for (int i = 0; i < m; i++) {
+            offset[i] = vf_fma(scale[i], vf_set1(block_middle(type)), offset[i]);
+        }
+    }
+}
+
+/* Whether the integers are multiplied as nibbles, which are 8 larger; else as signed bytes */
+PLONG_INLINE bool quant_nibbles(const int32_t type) { return type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_1; }
 
 /* 32 floats as int16 */
 PLONG_INLINE __m512i quant_int16(vf a, vf b) {
@@ -55,11 +69,14 @@ PLONG_INLINE __m512i quant_pair(const int16_t * p) {
         default: call(type, 1, __VA_ARGS__); break; \
     }
 
-#define QUANT_FOR_TYPE(call, type, rows, ...)                   \
-    if (type == GGML_TYPE_Q8_0) {                               \
-        QUANT_FOR_ROWS(call, GGML_TYPE_Q8_0, rows, __VA_ARGS__) \
-    } else {                                                    \
-        QUANT_FOR_ROWS(call, GGML_TYPE_Q4_0, rows, __VA_ARGS__) \
+#define QUANT_FOR_TYPE(call, type, rows, ...)                                                   \
+    switch (type) {                                                                             \
+        case GGML_TYPE_Q8_0: QUANT_FOR_ROWS(call, GGML_TYPE_Q8_0, rows, __VA_ARGS__) break;     \
+        case GGML_TYPE_Q4_1: QUANT_FOR_ROWS(call, GGML_TYPE_Q4_1, rows, __VA_ARGS__) break;     \
+        case GGML_TYPE_Q5_0: QUANT_FOR_ROWS(call, GGML_TYPE_Q5_0, rows, __VA_ARGS__) break;     \
+        case GGML_TYPE_Q5_1: QUANT_FOR_ROWS(call, GGML_TYPE_Q5_1, rows, __VA_ARGS__) break;     \
+        case GGML_TYPE_IQ4_NL: QUANT_FOR_ROWS(call, GGML_TYPE_IQ4_NL, rows, __VA_ARGS__) break; \
+        default: QUANT_FOR_ROWS(call, GGML_TYPE_Q4_0, rows, __VA_ARGS__) break;                 \
     }
 
 static inline int quant_step(int rows) { return narrow_step(rows < 4 ? rows : 4); }

@@ -1,4 +1,4 @@
-/* narrow_keys.h - logits of a few query rows against q8_0 or q4_0 keys: 16 keys are the lanes, two dims a pair. */
+/* narrow_keys.h - logits of a few query rows against quantized keys: 16 keys are the lanes, two dims a pair. */
 #ifndef PLONG_CPU_AVX512BF16_NARROW_KEYS_H
 #define PLONG_CPU_AVX512BF16_NARROW_KEYS_H
 
@@ -8,7 +8,7 @@
 struct quant_digits {
     int       blocks; /* of a row: d / 32 */
     int16_t * q;      /* [PLONG_NARROW][blocks][16][2] dims 4 g + h and 4 g + h + 2 of each block as pair 2 g + h */
-    int32_t * start;  /* [PLONG_NARROW][blocks] initial values of the sums of a block */
+    int32_t * start;  /* [PLONG_NARROW][blocks] -8 times the sum of a block: initial values of sums with nibbles */
     float *   weight; /* [PLONG_NARROW] value of a unit in a logit, per unit of K */
 };
 
@@ -29,6 +29,7 @@ PLONG_INLINE struct quant_digits quant_digits_from(struct quant_digits x, int ro
 
 /* q [rows][dq], rows <= PLONG_NARROW */
 static void quant_queries(int32_t type, const float * q, int rows, int dq, int d, uint8_t * out) {
+    (void) type;
     const struct quant_digits x     = quant_digits(out, d);
     const __m512i             pairs = _mm512_set_epi16(
         31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18, 16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1,
@@ -39,8 +40,7 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
         x.weight[r]     = max / QUANT_ONE;
         for (int b = 0; b < d / 32; b++) {
             const __m512i y = quant_int16(vf_mul(vf_load(q + 32 * b), f), vf_mul(vf_load(q + 32 * b + 16), f));
-            const __m512i z = _mm512_madd_epi16(y, _mm512_set1_epi16(-8)); /* nibbles are 8 too large */
-            x.start[r * (d / 32) + b] = type == GGML_TYPE_Q4_0 ? _mm512_reduce_add_epi32(z) : 0;
+            x.start[r * (d / 32) + b] = _mm512_reduce_add_epi32(_mm512_madd_epi16(y, _mm512_set1_epi16(-8)));
             _mm512_storeu_si512(x.q + ((size_t) r * (d / 32) + b) * 32, _mm512_permutexvar_epi16(pairs, y));
         }
     }
@@ -48,17 +48,17 @@ static void quant_queries(int32_t type, const float * q, int rows, int dq, int d
 
 PLONG_INLINE vf quant_float(__m512i a, __m512i b) { return _mm512_cvtepi32_ps(_mm512_add_epi32(a, b)); }
 
-/* A block of 16 keys as bytes: x[g] [key][4], the dims 4 g .. of q8_0; of q4_0 nibbles, the low ones dims 4 g .., the
- * high ones 16 + 4 g .. */
+/* A block of 16 keys as bytes: x[g] [key][4], the dims 4 g ..; of nibbles the low ones are dims 4 g .., the high ones
+ * 16 + 4 g .. */
 PLONG_INLINE void quant_keys_bytes(const int32_t type, const char * const * row, size_t at, __m512i * x) {
     for (int j = 0; j < 4; j++) {
-        x[j] = type == GGML_TYPE_Q8_0 ? quant_two(row[j], row[4 + j], at) : quant_four(row + j, 4, at);
+        x[j] = quant_nibbles(type) ? quant_four(row + j, 4, at) : quant_two(type, row[j], row[4 + j], at);
     }
     quant_transpose_words(x);
-    if (type == GGML_TYPE_Q8_0) {
+    if (!quant_nibbles(type)) {
         __m512i y[4];
         for (int j = 0; j < 4; j++) {
-            y[j] = quant_two(row[8 + j], row[12 + j], at);
+            y[j] = quant_two(type, row[8 + j], row[12 + j], at);
         }
         quant_transpose_words(y);
         for (int g = 0; g < 4; g++) {
@@ -84,7 +84,7 @@ PLONG_INLINE void quant_logits_16(
     const __m512i nibble = _mm512_set1_epi16(15);
     const int     nb     = q.blocks;
     const size_t  stride = (size_t) nb * 32; /* from row to row of q */
-    vf            total[4], scale[4];
+    vf            total[4], scale[4], offset[4];
     for (int r = 0; r < rows; r++) {
         total[r] = vf_zero();
     }
@@ -92,15 +92,17 @@ PLONG_INLINE void quant_logits_16(
         const int16_t * qb = q.q + (size_t) b * 32;
         __m512i         x[8], sum[2][4];
         if (b % 4 == 0) {
-            quant_scales(type, row, at + quant_block(type, b), nb - b < 4 ? nb - b : 4, scale);
+            const int m = nb - b < 4 ? nb - b : 4;
+            quant_scales(type, row, at + quant_block(type, b), m, scale);
+            quant_block_offsets(type, row, at + quant_block(type, b), m, scale, offset);
         }
         for (int r = 0; r < rows; r++) {
-            sum[0][r] = type == GGML_TYPE_Q8_0 ? _mm512_setzero_si512() : _mm512_set1_epi32(q.start[r * nb + b]);
+            sum[0][r] = quant_nibbles(type) ? _mm512_set1_epi32(q.start[r * nb + b]) : _mm512_setzero_si512();
             sum[1][r] = _mm512_setzero_si512();
         }
         quant_prefetch(ahead, 16, b, nb);
         quant_keys_bytes(type, row, at + quant_at(type, b), x);
-        if (type == GGML_TYPE_Q8_0) {
+        if (!quant_nibbles(type)) {
 #pragma GCC unroll 8
             for (int g = 0; g < 8; g++) {
                 const __m512i lo = _mm512_srai_epi16(_mm512_slli_epi16(x[g], 8), 8);
@@ -117,6 +119,9 @@ PLONG_INLINE void quant_logits_16(
         }
         for (int r = 0; r < rows; r++) {
             total[r] = vf_fma(quant_float(sum[0][r], sum[1][r]), scale[b % 4], total[r]);
+            if (block_has_min(type)) {
+                total[r] = vf_fma(vf_set1((float) q.start[r * nb + b] / -8), offset[b % 4], total[r]);
+            }
         }
     }
     for (int r = 0; r < rows; r++) {

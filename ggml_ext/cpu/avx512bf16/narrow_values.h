@@ -1,4 +1,4 @@
-/* narrow_values.h - P*V of a few query rows against q8_0 or q4_0 values: 16 dims are the lanes, two keys a pair. */
+/* narrow_values.h - P*V of a few query rows against quantized values: 16 dims are the lanes, two keys a pair. */
 #ifndef PLONG_CPU_AVX512BF16_NARROW_VALUES_H
 #define PLONG_CPU_AVX512BF16_NARROW_VALUES_H
 
@@ -9,11 +9,12 @@ PLONG_INLINE void quant_values_pair(
     const int32_t type, const int rows, const char * const * row, size_t at, const int16_t (*w)[NARROW_BLOCK], int j,
     __m512i (*sum)[4]) {
     __m512i lo, hi;
-    if (type == GGML_TYPE_Q8_0) {
-        const __m512i a = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *) (row[0] + at)));
-        const __m512i b = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *) (row[1] + at)));
-        lo              = _mm512_unpacklo_epi16(a, b);
-        hi              = _mm512_unpackhi_epi16(a, b);
+    if (!quant_nibbles(type)) {
+        const __m512i two = quant_two(type, row[0], row[1], at);
+        const __m512i a   = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(two));
+        const __m512i b   = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(two, 1));
+        lo                = _mm512_unpacklo_epi16(a, b);
+        hi                = _mm512_unpackhi_epi16(a, b);
     } else { /* lo: low nibbles with the high ones above them */
         const __m512i each = _mm512_setr_epi32(
             0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006, 0x00170007, 0x00180008,
@@ -35,6 +36,7 @@ PLONG_INLINE void quant_values_pair(
 struct quant_weights {
     int16_t w[4][4][NARROW_BLOCK]; /* [block][row] */
     float   unit[4][4];            /* what one of a row is worth */
+    float   more[4][4];            /* what the offsets of the block add to each dim of a row */
 };
 
 /* acc[rows][dv] += 32 dims of 64 values: a block of each row */
@@ -68,7 +70,7 @@ PLONG_INLINE void quant_values_block(
     const __m512i odd  = _mm512_add_epi32(even, _mm512_set1_epi32(8));
     for (int r = 0; r < rows; r++, acc += x.dv) {
         __m512i a = sum[0][r], b = sum[1][r];
-        if (type == GGML_TYPE_Q8_0) {
+        if (!quant_nibbles(type)) {
             a = _mm512_permutex2var_epi32(sum[0][r], even, b);
             b = _mm512_permutex2var_epi32(sum[0][r], odd, b);
         } else { /* nibbles are 8 too large */
@@ -79,9 +81,15 @@ PLONG_INLINE void quant_values_block(
             a                   = _mm512_add_epi32(_mm512_sub_epi32(a, _mm512_slli_epi32(b, 4)), start);
             b                   = _mm512_add_epi32(b, start);
         }
-        const vf f = vf_set1(unit[r]);
-        vf_store(acc, vf_fma(_mm512_cvtepi32_ps(a), f, vf_load(acc)));
-        vf_store(acc + 16, vf_fma(_mm512_cvtepi32_ps(b), f, vf_load(acc + 16)));
+        const vf f  = vf_set1(unit[r]);
+        vf       x0 = vf_load(acc), x1 = vf_load(acc + 16);
+        if (block_has_min(type)) {
+            const vf more = vf_set1(weights->more[block % 4][r]);
+            x0            = vf_add(x0, more);
+            x1            = vf_add(x1, more);
+        }
+        vf_store(acc, vf_fma(_mm512_cvtepi32_ps(a), f, x0));
+        vf_store(acc + 16, vf_fma(_mm512_cvtepi32_ps(b), f, x1));
     }
 }
 
@@ -95,9 +103,11 @@ struct quant_normal {
 PLONG_INLINE void quant_weigh(
     const int32_t type, const int rows, int b, int m, const struct quant_rows * v, const struct quant_normal normal,
     struct quant_weights * out) {
-    vf scale[4][4]; /* [16 keys each][block] */
+    vf           scale[4][4], offset[4][4]; /* [16 keys each][block] */
+    const size_t at = v->at + quant_block(type, b);
     for (int i = 0; i < 4; i++) {
-        quant_scales(type, v->row + 16 * i, v->at + quant_block(type, b), m, scale[i]);
+        quant_scales(type, v->row + 16 * i, at, m, scale[i]);
+        quant_block_offsets(type, v->row + 16 * i, at, m, scale[i], offset[i]);
     }
     for (int j = 0; j < m; j++) {
         const vf    each[4] = { scale[0][j], scale[1][j], scale[2][j], scale[3][j] };
@@ -113,6 +123,10 @@ PLONG_INLINE void quant_weigh(
         }
         for (int r = 0; r < rows; r++) {
             out->unit[j][r] = normal.most[r] * largest / QUANT_ONE;
+            if (block_has_min(type)) {
+                const vf all[4] = { offset[0][j], offset[1][j], offset[2][j], offset[3][j] };
+                out->more[j][r] = normal.most[r] * quant_offsets(normal.p + r * NARROW_BLOCK, all);
+            }
         }
     }
 }

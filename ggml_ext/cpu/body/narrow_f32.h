@@ -13,16 +13,13 @@
 #define NARROW_NEAR  8                  /* how many keys ahead are fetched from L2 into L1 */
 #define NARROW_SUMS  (VW == 8 ? 8 : 16) /* sums in flight: as many as fit in registers together with the operands */
 
-PLONG_INLINE bool narrow_is_quant(const int32_t type) { return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0; }
-
-PLONG_INLINE size_t narrow_quant_bytes(const int32_t type) {
-    return type == GGML_TYPE_Q8_0 ? sizeof(struct q8_block) : sizeof(struct q4_block);
+PLONG_INLINE bool narrow_is_quant(const int32_t type) {
+    return type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_BF16;
 }
 
 /* Of d dims in the cache */
 PLONG_INLINE size_t narrow_bytes(const int32_t type, int d) {
-    return narrow_is_quant(type) ? (size_t) (d / 32) * narrow_quant_bytes(type)
-                                 : (size_t) d * (type == GGML_TYPE_F32 ? 4 : 2);
+    return narrow_is_quant(type) ? (size_t) (d / 32) * block_bytes(type) : (size_t) d * (type == GGML_TYPE_F32 ? 4 : 2);
 }
 
 /* K or V of a kv head in the cache: key j is at row[j] + at. */
@@ -32,7 +29,7 @@ struct rows_in {
     size_t               at; /* bytes */
     int32_t              type;
     int                  d;     /* a multiple of VW, of 32 in quantized types */
-    float *              scale; /* [d / 32][NARROW_BLOCK] room for those of quantized types */
+    float *              scale; /* [2][d / 32][NARROW_BLOCK] room for scales, then offsets, of quantized types */
 };
 
 /* Query rows, and the place for their logits. */
@@ -68,35 +65,50 @@ PLONG_INLINE struct values_out values_from(struct values_out x, int row) {
     return x;
 }
 
-/* VW values of a row from dim i + u on, before narrow_scaled() multiplies them by their scale. i: in quantized types a
+/* VW values of a row from dim i + u on, before narrow_scaled() applies their scale and offset. i: in quantized types a
  * multiple of 32; u: below 32. */
 PLONG_INLINE vf narrow_load(const int32_t type, const char * row, int i, int u) {
     switch (type) {
         case GGML_TYPE_F16: return vf_f16((const uint16_t *) row + i + u);
         case GGML_TYPE_BF16: return vf_bf16((const uint16_t *) row + i + u);
-        case GGML_TYPE_Q8_0: return vf_i8(((const struct q8_block *) row)[i / 32].q + u);
-        case GGML_TYPE_Q4_0: return vf_i4(((const struct q4_block *) row)[i / 32].q + u % 16, u >= 16);
-        default: return vf_load((const float *) row + i + u);
+        case GGML_TYPE_F32: return vf_load((const float *) row + i + u);
+        default: return block_integers(type, row + i / 32 * block_bytes(type), u);
     }
 }
 
-/* x times the scale of dim i of key j. scale [d / 32][NARROW_BLOCK] */
-PLONG_INLINE vf narrow_scaled(const int32_t type, vf x, const float * scale, int i, int j) {
-    return narrow_is_quant(type) ? vf_mul(x, vf_set1(scale[i / 32 * NARROW_BLOCK + j])) : x;
+/* x times the scale of dim i of key j of rows, plus their offset */
+PLONG_INLINE vf narrow_scaled(const int32_t type, vf x, struct rows_in rows, int i, int j) {
+    const float * scale = rows.scale + i / 32 * NARROW_BLOCK + j;
+    if (block_has_min(type)) {
+        return vf_fma(x, vf_set1(*scale), vf_set1(scale[rows.d / 32 * NARROW_BLOCK]));
+    }
+    return narrow_is_quant(type) ? vf_mul(x, vf_set1(*scale)) : x;
 }
 
-/* The scales of quantized rows, block by block: gathered first, then converted VW at a time. */
-PLONG_INLINE void narrow_scales(struct rows_in x) {
+/* Halves at the same place of all rows: gathered first, then converted VW at a time. */
+PLONG_INLINE void narrow_halves(struct rows_in x, size_t at, float * out) {
     uint16_t bits[NARROW_BLOCK + VW];
-    size_t   at    = x.at;
-    float *  scale = x.scale;
-    for (int b = 0; narrow_is_quant(x.type) && b < x.d / 32;
-         b++, scale += NARROW_BLOCK, at += narrow_quant_bytes(x.type)) {
-        for (int j = 0; j < x.n; j++) {
-            memcpy(&bits[j], x.row[j] + at, sizeof(bits[j]));
-        }
-        for (int j = 0; j < x.n; j += VW) {
-            vf_store(scale + j, vf_f16(bits + j));
+    for (int j = 0; j < x.n; j++) {
+        memcpy(&bits[j], x.row[j] + at, sizeof(bits[j]));
+    }
+    for (int j = 0; j < x.n; j += VW) {
+        vf_store(out + j, vf_f16(bits + j));
+    }
+}
+
+/* The scales and offsets of quantized rows, block by block */
+PLONG_INLINE void narrow_scales(struct rows_in x) {
+    const vf middle = vf_set1(block_middle(x.type));
+    size_t   at     = x.at;
+    float *  scale  = x.scale;
+    for (int b = 0; narrow_is_quant(x.type) && b < x.d / 32; b++, scale += NARROW_BLOCK, at += block_bytes(x.type)) {
+        float * offset = scale + x.d / 32 * NARROW_BLOCK;
+        narrow_halves(x, at, scale);
+        if (block_has_min(x.type)) {
+            narrow_halves(x, at + sizeof(uint16_t), offset);
+            for (int j = 0; j < x.n; j += VW) {
+                vf_store(offset + j, vf_fma(vf_load(scale + j), middle, vf_load(offset + j)));
+            }
         }
     }
 }
@@ -120,7 +132,7 @@ PLONG_INLINE void narrow_logits_block(
         for (int u = 0; u < unit; u += VW) {
             vf y[16];
             for (int j = 0; j < keys_of; j++) {
-                y[j] = narrow_scaled(type, narrow_load(type, k.row[j] + k.at, i, u), k.scale, i, j);
+                y[j] = narrow_scaled(type, narrow_load(type, k.row[j] + k.at, i, u), k, i, j);
             }
             for (int r = 0; r < rows_of; r++) {
                 const vf q = vf_load(x.q + r * x.dq + i + u);
@@ -190,7 +202,7 @@ PLONG_INLINE void narrow_values_block(
         for (int i = 0; i < vectors_of; i++) {
             const int at_dim = i0 + i * VW;
             const vf  load   = narrow_load(type, v.row[j] + v.at, at_dim & ~31, at_dim & 31);
-            y[i]             = narrow_scaled(type, load, v.scale, at_dim, j);
+            y[i]             = narrow_scaled(type, load, v, at_dim, j);
         }
         for (int r = 0; r < rows_of; r++) {
             const vf p = vf_set1(x.p[r * NARROW_BLOCK + j]);
@@ -219,13 +231,26 @@ PLONG_INLINE void narrow_values_rows(
     }
 }
 
-#define NARROW_FOR_TYPE(call, rows_of, type, ...)                               \
-    switch (type) {                                                             \
-        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, __VA_ARGS__); break;   \
-        case GGML_TYPE_BF16: call(rows_of, GGML_TYPE_BF16, __VA_ARGS__); break; \
-        case GGML_TYPE_Q8_0: call(rows_of, GGML_TYPE_Q8_0, __VA_ARGS__); break; \
-        case GGML_TYPE_Q4_0: call(rows_of, GGML_TYPE_Q4_0, __VA_ARGS__); break; \
-        default: call(rows_of, GGML_TYPE_F32, __VA_ARGS__); break;              \
+#ifdef NARROW_INTEGERS /* this instruction set reads quantized rows in integers */
+#define NARROW_FOR_QUANT(call, rows_of, ...)
+#else
+#define NARROW_FOR_QUANT(call, rows_of, ...)                                \
+    case GGML_TYPE_Q8_0: call(rows_of, GGML_TYPE_Q8_0, __VA_ARGS__); break; \
+    case GGML_TYPE_Q4_0: call(rows_of, GGML_TYPE_Q4_0, __VA_ARGS__); break; \
+    case GGML_TYPE_Q4_1: call(rows_of, GGML_TYPE_Q4_1, __VA_ARGS__); break; \
+    case GGML_TYPE_Q5_0: call(rows_of, GGML_TYPE_Q5_0, __VA_ARGS__); break; \
+    case GGML_TYPE_Q5_1: call(rows_of, GGML_TYPE_Q5_1, __VA_ARGS__); break; \
+    case GGML_TYPE_IQ4_NL: call(rows_of, GGML_TYPE_IQ4_NL, __VA_ARGS__); break;
+#endif
+
+#define NARROW_FOR_TYPE(call, rows_of, type, ...)                             \
+    switch (type) {                                                           \
+        case GGML_TYPE_F16: call(rows_of, GGML_TYPE_F16, __VA_ARGS__); break; \
+        case GGML_TYPE_BF16:                                                  \
+            call(rows_of, GGML_TYPE_BF16, __VA_ARGS__);                       \
+            break;                                                            \
+            NARROW_FOR_QUANT(call, rows_of, __VA_ARGS__)                      \
+        default: call(rows_of, GGML_TYPE_F32, __VA_ARGS__); break;            \
     }
 
 #define NARROW_FOR_ROWS(call, rows_of, type, ...)                   \

@@ -42,6 +42,18 @@ static inline vf vf_i4(const uint8_t * p, bool high) {
     const __m256i y = high ? _mm256_srli_epi32(x, 4) : _mm256_and_si256(x, _mm256_set1_epi32(15));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(y, _mm256_set1_epi32(8)));
 }
+static inline vf vf_i5(const uint8_t * p, bool high, uint32_t bits) {
+    const __m256i x     = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) p));
+    const __m256i y     = high ? _mm256_srli_epi32(x, 4) : _mm256_and_si256(x, _mm256_set1_epi32(15));
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), one = _mm256_set1_epi32(16);
+    const __m256i fifth = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int) (bits << 4)), lanes), one);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_or_si256(y, fifth), one));
+}
+static inline vf vf_nl(const uint8_t * p, bool high) {
+    const __m128i x = _mm_loadl_epi64((const __m128i *) p);
+    const __m128i y = _mm_and_si128(high ? _mm_srli_epi16(x, 4) : x, _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_shuffle_epi8(_mm_setr_epi8(NL_VALUES), y)));
+}
 static inline float f16_one(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
 static inline bool  vf_any_gt(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
 static inline vf    vf_exp2(vf x) {

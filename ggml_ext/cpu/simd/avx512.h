@@ -34,6 +34,15 @@ static inline vf vf_i4(const uint8_t * p, bool high) {
     const __m512i x      = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) p));
     return _mm512_permutexvar_ps(high ? _mm512_srli_epi32(x, 4) : x, digits); /* by the low 4 bits */
 }
+static inline vf vf_i5(const uint8_t * p, bool high, uint32_t bits) {
+    const vf x = _mm512_sub_ps(vf_i4(p, high), _mm512_set1_ps(8));
+    return _mm512_mask_add_ps(x, (__mmask16) bits, x, _mm512_set1_ps(16));
+}
+static inline vf vf_nl(const uint8_t * p, bool high) {
+    const vf      values = { NL_VALUES };
+    const __m512i x      = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) p));
+    return _mm512_permutexvar_ps(high ? _mm512_srli_epi32(x, 4) : x, values);
+}
 static inline float f16_one(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
 static inline bool  vf_any_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 static inline vf    vf_exp2(vf x) {

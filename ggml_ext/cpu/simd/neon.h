@@ -37,6 +37,18 @@ static inline vf vf_i4(const uint8_t * p, bool high) {
     const int8x8_t  x = vsub_s8(vreinterpret_s8_u8(vand_u8(b, vdup_n_u8(15))), vdup_n_s8(8));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(x))));
 }
+static inline vf vf_i5(const uint8_t * p, bool high, uint32_t bits) {
+    static const int32_t lanes[4] = { 0, -1, -2, -3 };
+    const uint32x4_t     fifth    = vandq_u32(vshlq_u32(vdupq_n_u32(bits << 4), vld1q_s32(lanes)), vdupq_n_u32(16));
+    return vaddq_f32(vf_i4(p, high), vsubq_f32(vcvtq_f32_u32(fifth), vdupq_n_f32(8)));
+}
+static inline vf vf_nl(const uint8_t * p, bool high) {
+    static const int8_t values[16] = { NL_VALUES };
+    uint32_t            word;
+    memcpy(&word, p, sizeof(word));
+    const uint8x8_t b = vand_u8(vreinterpret_u8_u32(vdup_n_u32(high ? word >> 4 : word)), vdup_n_u8(15));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vqtbl1_s8(vld1q_s8(values), b)))));
+}
 static inline float f16_one(uint16_t x) { return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x))), 0); }
 static inline bool  vf_any_gt(vf a, vf b) { return vmaxvq_u32(vcgtq_f32(a, b)) != 0; }
 static inline vf    vf_exp2(vf x) {

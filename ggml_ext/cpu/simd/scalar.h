@@ -38,8 +38,15 @@ static inline vf vf_bf16(const uint16_t * p) {
     memcpy(&y, &bits, sizeof(y));
     return y;
 }
-static inline vf    vf_i8(const int8_t * p) { return (float) *p; }
-static inline vf    vf_i4(const uint8_t * p, bool high) { return (float) ((high ? *p >> 4 : *p & 15) - 8); }
+static inline vf vf_i8(const int8_t * p) { return (float) *p; }
+static inline vf vf_i4(const uint8_t * p, bool high) { return (float) ((high ? *p >> 4 : *p & 15) - 8); }
+static inline vf vf_i5(const uint8_t * p, bool high, uint32_t bits) {
+    return vf_i4(p, high) + (float) (bits & 1) * 16.0f - 8.0f;
+}
+static inline vf vf_nl(const uint8_t * p, bool high) {
+    static const int8_t values[16] = { NL_VALUES };
+    return (float) values[high ? *p >> 4 : *p & 15];
+}
 static inline float f16_one(uint16_t x) { return vf_f16(&x); }
 static inline bool  vf_any_gt(vf a, vf b) { return a > b; }
 static inline vf    vf_exp2(vf x) { return x < EXP2_MIN ? 0.0f : exp2f(x); }

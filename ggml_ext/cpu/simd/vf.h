@@ -8,6 +8,8 @@
  *     vf_sum, vf_hmax             over the lanes
  *     vf_f16, vf_bf16, vf_i8      VW values from memory as floats
  *     vf_i4(p, high)              the low or the high nibbles of VW bytes, less 8
+ *     vf_i5(p, high, bits)        the same with a fifth bit each, less 16: the lowest VW of bits
+ *     vf_nl(p, high)              the integers that they stand for in iq4_nl
  *     f16_one                     one half as a float
  *     vf_any_gt(a, b)             whether a > b in some lane
  *     vf_exp2                     2^x; 0 below EXP2_MIN; NaN stays NaN
@@ -36,6 +38,9 @@
 #define EXP2_B1 0.695833541f
 #define EXP2_B2 0.226067155f
 #define EXP2_B3 0.0780245226f
+
+/* The integers of iq4_nl, by nibble */
+#define NL_VALUES -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 
 #define PLONG_INLINE static inline __attribute__((always_inline))
 
