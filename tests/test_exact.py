@@ -66,27 +66,34 @@ def test_cache_types(demo: Model, text_tokens: list[int], kv_type: str) -> None:
     assert error <= 1.05 * np.sqrt(np.mean((b - reference) ** 2)) + 1e-3, "never further off than upstream"
 
 
-def test_greedy_text(demo: Model, text_tokens: list[int]) -> None:
-    """The text equals upstream's, up to a token where the two likeliest are closer than 8-bit activations can
-    tell."""
-    open_to_doubt = 0.25  # of a logit
+def greedy(
+    model: Model, prompt: list[int], n: int, plan: str | None, kv_type: str
+) -> tuple[list[int], list[float]]:
+    """(n likeliest tokens, by how much each leads the next likeliest)"""
+    with model.context(512, plan, kv_type=kv_type) as context:
+        logits, out, leads = context.decode(prompt)[-1], [], []
+        for i in range(n):
+            second, first = np.sort(logits)[-2:]
+            out.append(int(logits.argmax()))
+            leads.append(float(first - second))
+            logits = context.decode(out[-1:], len(prompt) + i)[-1]
+    return out, leads
 
-    def greedy(prompt: list[int], plan: str | None) -> tuple[list[int], list[float]]:
-        with demo.context(512, plan) as context:
-            logits, out, leads = context.decode(prompt)[-1], [], []
-            for i in range(128):
-                second, first = np.sort(logits)[-2:]
-                out.append(int(logits.argmax()))
-                leads.append(float(first - second))
-                logits = context.decode(out[-1:], len(prompt) + i)[-1]
-        return out, leads
 
+@pytest.mark.parametrize(
+    ("kv_type", "n", "doubt"),
+    [("f16", 128, 0.25), *((kind, 48, 0.5) for kind in ("q4_1", "iq4_nl", "q5_0", "q5_1", "q5_1/iq4_nl"))],
+)
+def test_greedy_text(demo: Model, text_tokens: list[int], kv_type: str, n: int, doubt: float) -> None:
+    """The text equals upstream's, up to a token where the two likeliest are closer than 8-bit activations can tell;
+    upstream also rounds queries to 8 bits where keys are quantized. doubt: of a logit"""
     agreed = 0
     for start in (1000, 2000, 3000, 4000):
         prompt = text_tokens[start : start + 100]
-        (ours, _), (theirs, leads) = greedy(prompt, "exact"), greedy(prompt, None)
-        at = next((i for i in range(128) if ours[i] != theirs[i]), 128)
-        assert at == 128 or leads[at] < open_to_doubt
+        ours, _ = greedy(demo, prompt, n, "exact", kv_type)
+        theirs, leads = greedy(demo, prompt, n, None, kv_type)
+        at = next((i for i in range(n) if ours[i] != theirs[i]), n)
+        assert at == n or leads[at] < doubt
         agreed += at
     assert agreed > 100
 
