@@ -104,16 +104,19 @@ def decode(raw: bytes, shape: tuple[int, ...], kv_type: str) -> Array:
     blocks = np.frombuffer(raw, BLOCKS[kv_type])
     scale = blocks["scale"].astype(np.float64)[:, None]
     if kv_type == "q8_0":
-        return (blocks["q"] * scale).reshape(shape)
-    nibbles = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1)
+        values = blocks["q"].astype(np.float64)
+    else:
+        nibbles = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1)
+        values = nibbles.astype(np.float64)
     if kv_type == "iq4_nl":
-        return (_IQ4_NL[nibbles] * scale).reshape(shape)
-    values = nibbles.astype(np.float64)
-    if kv_type.startswith("q5"):
+        values = np.take(_IQ4_NL, nibbles)
+    elif kv_type.startswith("q5"):
         values += 16 * (blocks["fifth"][:, None] >> np.arange(32, dtype=np.uint32) & 1)
     if kv_type.endswith("_1"):
-        return (values * scale + blocks["min"].astype(np.float64)[:, None]).reshape(shape)
-    return ((values - (16 if kv_type == "q5_0" else 8)) * scale).reshape(shape)
+        values = values * scale + blocks["min"].astype(np.float64)[:, None]
+    else:
+        values = (values - {"q4_0": 8, "q5_0": 16}.get(kv_type, 0)) * scale
+    return values.reshape(shape)
 
 
 class CaseBatch:
