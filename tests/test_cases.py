@@ -36,7 +36,7 @@ def test_case(case: Case) -> None:
     assert case.type_v not in QUANTIZED or case.d_v % 32 == 0
     layouts, n_kv = layout(case)
     q, k, v = tensors(case)
-    assert n_kv <= 1600
+    assert n_kv <= 3008
     holders: dict[tuple[int, int], int] = {}
     freqs, magnitude = rope_freqs(rope, case.n_rot, case.base) if case.n_rot else (np.zeros(0), 1.0)
     begin = 0
@@ -71,7 +71,7 @@ def test_case(case: Case) -> None:
         assert out.shape == (seq.n_new, case.n_head, case.d_v)
         assert np.isfinite(out).all()
         reads_nothing = (out == 0).all(axis=-1)
-        assert case.name.startswith(("empty", "part")) or not reads_nothing.any()
+        assert case.name.startswith(("empty", "part", "sinks/empty")) or not reads_nothing.any()
     assert begin == len(q)
 
 
