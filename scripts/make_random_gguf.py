@@ -30,7 +30,7 @@ from random_gguf.shapes import ARCHS, DELTA_PERIOD, LIKE, PRESETS, Arch, Shape, 
 from random_gguf.vocab import add_tokenizer, copy_tokenizer
 from random_gguf.weights import CONV_TOKENS, STATE_SIZE, Tensor, tensors
 
-__all__ = ["ARCHS", "LIKE", "PRESETS", "Shape", "ShapeError", "write"]
+__all__ = ["ARCHS", "LIKE", "PRESETS", "Arch", "Shape", "ShapeError", "write"]
 
 TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in ("f32", "f16", "bf16", "q8_0", "q4_0")}
 FILE_TYPES = {
@@ -95,6 +95,7 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
         writer.add_rope_dimension_count_swa(s.n_rot)
         writer.add_rope_freq_base_swa(10000.0)
         writer.add_embedding_length_per_layer_input(0)
+        writer.add_shared_kv_layers(s.n_shared)
     if s.rope_scaling in ("linear", "yarn", "longrope"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(s.rope_scaling))
         writer.add_rope_scaling_orig_ctx_len(s.n_ctx_original)

@@ -80,6 +80,16 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
     if shape.sliding_window:
         pattern = [True, True] if kind.full_heads else shape.sliding_pattern
         assert there[f"{kind.key}.attention.sliding_window_pattern"] == pattern
+    assert ("altup_proj" in names) == ("laurel_l" in names) == kind.altup
+
+
+def test_layers_that_share_keys_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    maker.write(path, "gemma4", **{**SMALL, "n_layer": 6}, n_shared=3, sliding_pattern=3)
+    names = {name for name in values(path) if "attn_k" in name or "attn_v" in name}
+    kinds = [(i, part) for i in range(3) for part in ("k", "k_norm", "v") if (i, part) != (2, "v")]
+    assert names == {f"blk.{i}.attn_{part}.weight" for i, part in kinds}
+    assert keys(path)["gemma4.attention.shared_kv_layers"] == 3
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -164,6 +174,7 @@ def test_presets_have_the_size_of_the_model_they_are_named_after(preset: str, pa
         ("llama", {"n_head": 3}, "n_head must be a multiple of n_head_kv"),
         ("llama", {"n_embd": 100}, "multiples of 32"),
         ("llama", {"n_vocab": 100}, "at least 261"),
+        ("gemma4", {"n_shared": 2}, "n_layer - n_shared must be a multiple of sliding_pattern"),
         ("llama", {"rope_scaling": "x"}, "one of none, linear"),
         ("qwen2", {"head_dim": 32}, "qwen2 needs head_dim = n_embd / n_head"),
     ],

@@ -35,6 +35,7 @@ class Shape:
     n_expert_used: int = 2
     sliding_window: int = 0
     sliding_pattern: int = 6  # every 6th layer is full
+    n_shared: int = 0  # the last layers, which read the K and V of an earlier one
     head_dim_full: int = 0  # of layers without a window, if it differs
     n_head_kv_full: int = 0
     delta_k: int = 0  # n_head_kv: key heads of a gated delta net
@@ -71,6 +72,11 @@ class Shape:
             "n_vocab must be at least 261": full.n_vocab >= 261,
             f"rope_scaling must be one of {', '.join(SCALINGS)}": full.rope_scaling in SCALINGS,
             "rope_factor must be at least 1": full.rope_factor >= 1,
+            "n_layer - n_shared must be a multiple of sliding_pattern": not full.n_shared
+            or (
+                0 < full.sliding_pattern <= full.n_layer - full.n_shared
+                and (full.n_layer - full.n_shared) % full.sliding_pattern == 0
+            ),
         }
         numbers = (full.n_layer, full.n_embd, full.n_head, full.n_head_kv, full.n_ctx_train)
         checks["n_layer, n_embd, n_head, n_head_kv and n_ctx_train must be positive"] = min(numbers) > 0
@@ -112,6 +118,7 @@ class Arch:
     full_heads: bool = (
         False  # layers without a window have heads of their own shape, whose values are their keys
     )
+    altup: bool = False  # several streams of which a layer reads one, and inputs per layer
 
     def heads_kv(self, s: Shape) -> list[int]:
         """K and V heads of each layer, 0 where it keeps a state."""
@@ -152,6 +159,24 @@ ARCHS = {
         qk_norm=True,
         post_norm=True,
         embd_scaled=True,
+    ),
+    "gemma3n": Arch(  # its layers from the 21st on read the keys of the 19th and the 20th
+        "gemma3n",
+        Shape(
+            n_layer=25,
+            n_embd=64,
+            n_head=2,
+            n_head_kv=1,
+            rope_base=1e6,
+            sliding_window=64,
+            sliding_pattern=5,
+            tied=True,
+        ),
+        qk_norm=True,
+        post_norm=True,
+        embd_scaled=True,
+        unscaled=True,
+        altup=True,
     ),
     "gemma4": Arch(
         "gemma4",

@@ -23,6 +23,7 @@ ATTENTION_STD = 2.5
 LOGIT_STD = 3.0
 CONV_TOKENS = 4  # tokens that a convolution sees
 STATE_SIZE = 16  # values of a state space model per channel
+STREAMS, LAUREL_RANK, LAYER_INPUT = 4, 64, 256  # of Gemma 3n, as llama.cpp has them
 CONTEXT = 1.5  # size of everything that the layers add, relative to the embedding
 
 
@@ -41,7 +42,8 @@ class Tensor:
     def matrix(self) -> bool:
         """A matrix in the model's type; others stay in F32."""
         return len(self.shape) > 1 and not any(
-            part in self.name for part in ("ffn_gate_inp", "conv", "ssm_a", "ssm_x", "ssm_dt", ".bias")
+            part in self.name
+            for part in ("ffn_gate_inp", "conv", "ssm_a", "ssm_x", "ssm_dt", ".bias", "coef", "router")
         )
 
     def blocks(self, seed: int) -> Iterator[Array]:
@@ -92,8 +94,13 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
     if not s.tied:
         yield matrix("output", s.n_vocab, s.n_embd, std=LOGIT_STD * unit)
     yield from rope_tensors(arch, s)
+    if arch.altup:
+        yield from streams(s)
     for i, heads_kv in enumerate(arch.heads_kv(s)):
         blk = f"blk.{i}."
+        shares = i >= s.n_layer - s.n_shared
+        if arch.altup:
+            yield from stream_layer(blk, s, branch)
         whole = arch.full_heads and not arch.windowed(s, i)
         head_dim = s.head_dim_full if whole else s.head_dim
         attention, kv = s.n_head * head_dim, (s.n_head_kv_full if whole else s.n_head_kv) * head_dim
@@ -111,7 +118,7 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
         else:
             queries = attention * (1 + arch.attention_gate)
             for part, n, std in (("q", queries, query * unit), ("k", kv, unit), ("v", kv, unit)):
-                if whole and part == "v":
+                if (whole and part == "v") or (shares and part != "q"):
                     continue
                 yield matrix(blk + f"attn_{part}", n, s.n_embd, std=std)
                 if arch.qkv_bias:
@@ -120,7 +127,8 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield norm(
                 blk + "attn_q_norm", head_dim, ATTENTION_STD * (head_dim**-0.5 if arch.unscaled else 1)
             )
-            yield norm(blk + "attn_k_norm", head_dim)
+            if not shares:
+                yield norm(blk + "attn_k_norm", head_dim)
         if heads_kv:
             # The mean of the values read has roughly half the size of one value; the gate's product 0.6.
             yield matrix(blk + "attn_output", s.n_embd, attention, std=2 * out / math.sqrt(attention))
@@ -188,6 +196,32 @@ def state_space(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
     yield Tensor(blk + "ssm_a", (inner, STATE_SIZE), 0.3, mean=-0.6)
     yield Tensor(blk + "ssm_d", (inner,), 0.1, mean=1.0)
     yield matrix(blk + "ssm_out", s.n_embd, inner, std=3 * out * inner**-0.5)
+
+
+def streams(s: Shape) -> Iterator[Tensor]:
+    """What Gemma 3n has once: the other streams, and each layer's own embedding of the tokens."""
+    unit = s.n_embd**-0.5
+    for name in ("altup_proj", "altup_unembd_proj"):
+        yield matrix(name, STREAMS - 1, s.n_embd, s.n_embd, std=unit)
+    yield matrix("per_layer_token_embd", s.n_vocab, LAYER_INPUT * s.n_layer, std=LAYER_INPUT**-0.5)
+    yield matrix("per_layer_model_proj", LAYER_INPUT * s.n_layer, s.n_embd, std=unit)
+    yield norm("per_layer_proj_norm", LAYER_INPUT)
+
+
+def stream_layer(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
+    """What each layer of Gemma 3n has besides: the mixing of the streams, and a branch of low rank."""
+    unit = s.n_embd**-0.5
+    yield matrix(blk + "altup_router", STREAMS, s.n_embd, std=1.0)
+    yield norm(blk + "altup_router_norm", s.n_embd)
+    yield matrix(blk + "altup_predict_coef", STREAMS * STREAMS, STREAMS, std=0.3)
+    yield matrix(blk + "altup_correct_coef", STREAMS, STREAMS, std=0.3)
+    yield norm(blk + "altup_correct_scale", s.n_embd)
+    yield matrix(blk + "laurel_l", LAUREL_RANK, s.n_embd, std=unit)
+    yield matrix(blk + "laurel_r", s.n_embd, LAUREL_RANK, std=LAUREL_RANK**-0.5)
+    yield norm(blk + "laurel_post_norm", s.n_embd, out)
+    yield matrix(blk + "inp_gate", LAYER_INPUT, s.n_embd, std=unit)
+    yield matrix(blk + "proj", s.n_embd, LAYER_INPUT, std=LAYER_INPUT**-0.5)
+    yield norm(blk + "post_norm", s.n_embd, out)
 
 
 def rope_tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
