@@ -14,7 +14,7 @@ import sys
 from ctypes import CFUNCTYPE, POINTER, c_char, c_char_p, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from typing import Any
 
-LENGTHS, TEXT = 8, 512  # PLONG_PROBE_*
+LENGTHS, TEXT, LAYERS = 8, 512, 65536  # PLONG_PROBE_*
 CPU_SECONDS = 20
 MAX_MEMORY = 8 << 30  # bytes; no weights are loaded here
 _WARN, _CONT = 3, 5  # ggml_log_level
@@ -70,6 +70,7 @@ def answer(lib: Any, asked: dict[str, Any]) -> dict[str, Any]:
             ("no_scaling", c_char * TEXT),
             ("no_map", c_char * TEXT),
             ("error", c_char * TEXT),
+            ("layers", c_char * LAYERS),
         ]
 
     last = [0]
@@ -97,9 +98,8 @@ def answer(lib: Any, asked: dict[str, Any]) -> dict[str, Any]:
     for i, n in enumerate(lengths):
         probe.lengths[i] = n
     code = function(probe, probed)
-    texts = {
-        name: getattr(probed, name).decode(errors="replace") for name in ("no_scaling", "no_map", "error")
-    }
+    names = ("no_scaling", "no_map", "error", "layers")
+    texts = {name: getattr(probed, name).decode(errors="replace") for name in names}
     return {"code": code, "memory": list(probed.memory[: len(lengths)]), **texts}
 
 

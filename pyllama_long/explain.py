@@ -20,6 +20,7 @@ def explain(opened: Opened, factor: float | None = None) -> str:
         f"RoPE: {opened.rope} ({opened.rope_reason})",
         *(f"  {line}" for line in opened.rope.explain().splitlines()),
         *([f"  factor now: {factor:g}"] if opened.rope.dynamic and factor is not None else []),
+        *([f"  not in layers {native}"] if (native := opened.native()) else []),
         *(f"LoRA: {path}, scale {scale:g}" for path, scale in opened.lora),
         *(f"{layers} whatever the plan and the policy" for layers in opened.windows()),
         f"CPU kernels: {kernels(opened)}",

@@ -10,6 +10,8 @@ from pyllama_long.rope_scaling import TENSORS
 
 __all__ = ["Hints", "integers", "read_hints"]
 
+_PARTIAL = ("gemma4",)  # their rope_freqs only says which pairs are never rotated
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -29,6 +31,8 @@ def read_hints(file: GGUFFile, architecture: str) -> Hints:
         if isinstance(value, tuple) and value:
             found.append(integers(file, key, value))
     names = {tensor.name for tensor in file.tensors}
+    if architecture in _PARTIAL:
+        names -= TENSORS.keys()
     factors = next((kind for name, kind in TENSORS.items() if name in names), None)
     return Hints((found[0], found[1]) if len(found) == 2 else None, factors)
 

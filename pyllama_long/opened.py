@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from pyllama_long import _native, interrupts, keywords, log, lora, memory, params
+from pyllama_long import _native, interrupts, keywords, layers, log, lora, memory, params
 from pyllama_long._native import _internals, llama_cpp
 from pyllama_long.context_options import bytes_per_value
 from pyllama_long.errors import ModelError
@@ -72,11 +71,12 @@ class Opened(Settled):
         return int(self.context.n_ctx())
 
     def refused(self) -> str:
-        """How many layers do not run the plan, and why; empty when all do."""
-        if self.upstream:
-            return "all, as asked for"
-        counts = Counter(reason for _, reason in _native.layers(self.ctx) if reason)
-        return "; ".join(f"{n} ({reason})" for reason, n in counts.items())
+        """The layers that do not run the plan, and why; empty when all do."""
+        return "all, as asked for" if self.upstream else layers.describe(_native.layers(self.ctx))
+
+    def native(self) -> str:
+        """The layers whose positions the RoPE policy leaves alone, and why; empty when there are none."""
+        return "" if str(self.rope) == "native" else layers.describe(_native.native_layers(self.ctx))
 
     def windows(self) -> list[str]:
         """What layers with a window of their own read: "5 of 6 layers read the last 1024 tokens"."""
@@ -228,10 +228,11 @@ def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
 
 
 def _warn_refused(opened: Opened) -> None:
-    """Warns about layers that do not run the plan and the RoPE policy, if that changes what they compute."""
+    """Warns about layers that do not run the plan, if that changes what they compute. (A RoPE policy that they
+    could not follow would have been refused.)"""
     found = opened.refused()
-    if found and not opened.upstream and (str(opened.plan), str(opened.rope)) != ("exact", "native"):
-        warnings.warn(f"layers that run neither the plan nor the RoPE policy: {found}", stacklevel=4)
+    if found and not opened.upstream and str(opened.plan) != "exact":
+        warnings.warn(f"layers that do not run the plan: {found}", stacklevel=4)
 
 
 # ---- the context -------------------------------------------------------------------------------------------

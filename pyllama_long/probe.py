@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyllama_long import _library, _probe_child
+from pyllama_long import _library, _probe_child, layers
 from pyllama_long._native import llama_cpp
 from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import split_parts
@@ -34,12 +34,13 @@ _known: dict[tuple[object, ...], Probed] = {}
 class Probed:
     """no_map: why the model supports no position map; no_scaling: why no frequency rule; "" if it does. memory: bytes
     of K, V and states at each requested length, -1 if such a context does not open. refused: llama.cpp's reason for
-    refusing the file, or ""."""
+    refusing the file, or "". layers: those with attention, and why llama.cpp computes it, or ""."""
 
     no_map: str = ""
     no_scaling: str = ""
     memory: tuple[int, ...] = ()
     refused: str = ""
+    layers: tuple[tuple[int, str], ...] = ()
 
 
 def probe(
@@ -128,7 +129,8 @@ def conclude(path: str, code: int, stdout: bytes, stderr: bytes) -> Probed:
         if report["code"] == 1 and any(word in complaint for word in ("alloc", "max_size", "vector::")):
             raise ModelError(_damaged(path, f"{_last(complaint)} (at most {_gib()} GiB are allowed)"))
         refused = said if report["code"] else ""
-        return Probed(report["no_map"], report["no_scaling"], tuple(report["memory"]), refused)
+        found = tuple(layers.read(report["layers"]))
+        return Probed(report["no_map"], report["no_scaling"], tuple(report["memory"]), refused, found)
     if -code == getattr(signal, "SIGXCPU", None):
         raise ModelError(_damaged(path, f"no end after {_probe_child.CPU_SECONDS} s of computing"))
     reason = _last(complaint)

@@ -244,8 +244,8 @@ class Takes:
     no_scaling: str = ""
 
     def refusal(self, policy: RopePolicy) -> str:
-        """Why the model cannot run a policy, or ""."""
-        if policy.map != "absolute" and self.no_map:
+        """Why the model cannot run a policy, or "". Log-n needs the op, as a map does."""
+        if (policy.map != "absolute" or policy.logn) and self.no_map:
             return self.no_map
         return self.no_scaling if policy.freq != "native" else ""
 

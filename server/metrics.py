@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pyllama_long.layers import Reasons, by_reason, spans
+
 if TYPE_CHECKING:
     from pyllama_long.engine import Engine
     from pyllama_long.engine.events import Usage
@@ -83,6 +85,18 @@ class _EngineStats(Collector):
             found = numbers(self._engine.stats())
         for name, value in found.items():
             yield GaugeMetricFamily(f"{_PREFIX}_engine_{name}", f"The engine's {name}", value)
+        yield _layers(self._engine.layers)
+
+
+def _layers(found: Reasons) -> GaugeMetricFamily:
+    """How many layers with attention there are, which, and why the op does not compute them, or ""."""
+    labels = ("layers", "refused")
+    gauge = GaugeMetricFamily(f"{_PREFIX}_attention_layers", "Layers with attention", labels=labels)
+    taken = [layer for layer, reason in found if not reason]
+    for reason, group in [("", taken), *by_reason(found).items()]:
+        if group:
+            gauge.add_metric([spans(group), reason], len(group))
+    return gauge
 
 
 def numbers(stats: Any) -> dict[str, float]:

@@ -42,6 +42,8 @@ class Context:
         n_ubatch: int = 512,
         n_threads: int = 2,
         yarn: float = 0.0,  # a factor of upstream's own YaRN
+        linear: float = 0.0,  # a factor of upstream's own linear scaling
+        base: float = 0.0,  # upstream's own base of RoPE
         precision: str = "f32",  # structural errors would hide behind the rounding of bf16
         swa_full: bool = True,  # windows have a cell for each token, not only for those that they see
         watch: tuple[Any, Any] | None = None,  # a callback for each node of a graph, and what it is given
@@ -65,6 +67,9 @@ class Context:
             params.rope_scaling_type = C.LLAMA_ROPE_SCALING_TYPE_YARN
             params.rope_freq_scale = 1 / yarn
             params.yarn_orig_ctx = model.n_train
+        if linear:
+            params.rope_freq_scale = 1 / linear
+        params.rope_freq_base = base
         log.forget()
         self.ptr: Any = C.llama_init_from_model(model.ptr, params)
         if not self.ptr:

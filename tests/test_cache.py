@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,15 +159,6 @@ def test_a_wrong_configuration_is_refused(deep: Model) -> None:
         config.abi += 1
         with pytest.raises(ValueError, match="different versions"):
             _native.configure(context.ptr, config)
-
-
-def test_position_maps_want_every_layer(tmp_path: Path) -> None:
-    with Model.random(tmp_path, "gemma3", seed=6) as model:
-        with pytest.raises(RuntimeError, match="layer 0 is left to upstream"):
-            Context(model, 512, "exact", "rerope(64)")
-        # frequencies can change for the full layers alone
-        with model.context(512, "exact", "yarn(4)") as context:
-            assert np.isfinite(context.decode(model.tokens(50))).all()
 
 
 @pytest.mark.parametrize(

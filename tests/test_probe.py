@@ -148,7 +148,7 @@ def test_yarn_over_the_whole_length_reaches_further(tmp_path: Path) -> None:
     llm.close()
 
 
-@pytest.mark.filterwarnings("ignore:layers that run neither")
+@pytest.mark.filterwarnings("ignore:layers that do not run the plan")
 @pytest.mark.parametrize("arch", sorted(ARCHS))
 def test_auto_takes_what_the_model_takes_and_inspect_counts_its_memory(tmp_path: Path, arch: str) -> None:
     path = tmp_path / "m.gguf"

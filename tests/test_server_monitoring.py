@@ -32,6 +32,7 @@ def test_metrics_count(client: httpx.Client) -> None:
     assert value('pyllama_long_http_requests_total{method="POST",route="/completion",status="200"}') >= 1
     assert value("pyllama_long_engine_cells_total") == 512
     assert value("pyllama_long_requests_active") == 0
+    assert value('pyllama_long_attention_layers{layers="0-5",refused=""}') == 6
 
 
 def health(url: str) -> tuple[int, str]:

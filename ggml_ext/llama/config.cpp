@@ -34,30 +34,15 @@ std::shared_ptr<plong_state> plong_state_create() {
     return state;
 }
 
-void plong_state_check(const plong_state & state, const llama_hparams & hparams) {
-    if (!state.maps() && !state.scales()) {
-        return;
+static size_t write_layers(const std::map<int32_t, std::string> & layers, char * buf, size_t n) {
+    std::string text;
+    for (const auto & [il, reason] : layers) {
+        text += std::to_string(il) + "\t" + reason + "\n";
     }
-    if (hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
-        throw std::runtime_error(
-            "this RoPE policy needs a model with RoPE, and this one has none: use rope=\"native\"");
+    if (n > 0) {
+        snprintf(buf, n, "%s", text.c_str());
     }
-    if (state.maps() && state.layers.empty()) {
-        throw std::runtime_error(
-            "this RoPE policy needs attention layers with a plain K/V cache, and this model has none: use "
-            "rope=\"native\"");
-    }
-    for (const auto & [il, reason] : state.layers) {
-        if (!reason.empty() && state.maps()) {
-            throw std::runtime_error(
-                "this RoPE policy needs every attention layer, but layer " + std::to_string(il) +
-                " is left to upstream (" + reason + "): use rope=\"native\" or a frequency policy such as \"yarn(4)\"");
-        }
-    }
-}
-
-llama_pos plong_stored_pos(const plong_state * state, llama_pos pos) {
-    return state && state->maps() ? plong_rope_stored(&state->config.rope, pos) : pos;
+    return text.size();
 }
 
 bool plong_is_scaled(const plong_state * state, const llama_ubatch & ubatch) {
@@ -144,16 +129,16 @@ void plong_llama_stats(const llama_context * ctx, plong_stats * stats) { *stats 
 void plong_llama_stats_reset(llama_context * ctx) { ctx->get_cparams().plong->stats = {}; }
 
 size_t plong_llama_layers(const llama_context * ctx, char * buf, size_t n) {
-    std::string         text;
     const plong_state & state = *ctx->get_cparams().plong;
-    for (const auto & [il, reason] : state.layers) {
+    auto                layers = plong_layers(state, ctx->get_model().hparams);
+    for (auto & [il, reason] : layers) {
         const auto window = state.windows.find(il);
-        text +=
-            std::to_string(il) + "\t" + reason + "\t" + (window == state.windows.end() ? "" : window->second) + "\n";
+        reason += "\t" + (window == state.windows.end() ? "" : window->second);
     }
-    if (n > 0) {
-        snprintf(buf, n, "%s", text.c_str());
-    }
-    return text.size();
+    return write_layers(layers, buf, n);
+}
+
+size_t plong_llama_native_layers(const llama_context * ctx, char * buf, size_t n) {
+    return write_layers(plong_native_layers(*ctx->get_cparams().plong, ctx->get_model().hparams), buf, n);
 }
 }

@@ -20,10 +20,7 @@ static const plong_backend * backend_of(const ggml_tensor * k, std::string & nam
     return nullptr;
 }
 
-static std::string refusal(const llm_graph_context & graph, const plong_tensors & tensors, bool swa) {
-    if (swa && graph.cparams.plong->maps()) {
-        return "sliding-window layer beside a position map";
-    }
+static std::string refusal(const llm_graph_context & graph, const plong_tensors & tensors) {
     if (graph.cparams.training) {
         return "training";
     }
@@ -51,22 +48,44 @@ static std::string refusal(const llm_graph_context & graph, const plong_tensors 
     return "";
 }
 
+/* What is known of the K that a layer reads. Layers without one of their own read that of another layer. */
+static plong_stored_k read_by(
+    const llm_graph_context & graph, plong_state & state, const plong_tensors & tensors, int il) {
+    plong_stored_k out;
+    if (tensors.k) {
+        out.head     = (int32_t) tensors.k->ne[0];
+        out.hadamard = tensors.k_rot ? (int32_t) tensors.k_rot->ne[0] : 0;
+    } else {
+        out.unrotated = "its keys are those of another context";
+        for (const uint32_t other : state.cache ? state.cache->get_layer_ids() : std::vector<uint32_t>()) {
+            const auto known = state.stored.find((int32_t) other);
+            if ((int) other != il && known != state.stored.end() &&
+                state.cache->get_k_storage((int32_t) other) == state.cache->get_k_storage(il)) {
+                out = known->second;
+            }
+        }
+    }
+    if (out.unrotated.empty()) {
+        out.rope = plong_rope_of(graph, state, tensors.q, tensors.k, out.rope, out.unrotated);
+    }
+    return out;
+}
+
 plong_layer plong_prepare(
     const llm_graph_context & graph, const plong_tensors & tensors, bool swa, float kq_scale, int il) {
-    ggml_tensor *const q = tensors.q, *const k = tensors.k, *const k_rot = tensors.k_rot;
     plong_layer         layer;
     plong_state * const state = graph.cparams.plong.get();
     if (!state || !state->enabled()) {
         return layer;
     }
-    std::string reason = refusal(graph, tensors, swa);
+    std::string reason = refusal(graph, tensors);
     if (!swa) {
-        std::string rope_reason;
-        layer.rope        = plong_rope_of(graph, *state, q, k, rope_reason);
-        state->stored[il] = { layer.rope, k ? (int32_t) k->ne[0] : 0, k_rot ? (int32_t) k_rot->ne[0] : 0 };
+        const plong_stored_k stored = read_by(graph, *state, tensors, il);
+        layer.rope                  = stored.rope;
         if (reason.empty() && (state->maps() || state->scales())) {
-            reason = rope_reason;
+            reason = stored.unrotated;
         }
+        state->stored[il] = stored;
     }
     state->layers[il] = reason;
     if (swa) {
@@ -77,7 +96,7 @@ plong_layer plong_prepare(
     }
     layer.take            = true;
     layer.swa             = swa;
-    layer.q               = q;
+    layer.q               = tensors.q;
     layer.sink_logits     = tensors.sink_logits;
     layer.params.scale    = kq_scale;
     layer.params.max_bias = graph.hparams.use_alibi ? graph.hparams.f_max_alibi_bias : 0.0f;
@@ -85,7 +104,7 @@ plong_layer plong_prepare(
     layer.params.layer    = il;
     layer.params.n_rot    = layer.rope && state->maps() ? layer.rope->n_rot : 0;
     layer.params.neox     = layer.rope && layer.rope->neox;
-    layer.params.hadamard = k_rot && layer.params.n_rot > 0 ? (int32_t) k_rot->ne[0] : 0;
+    layer.params.hadamard = tensors.k_rot && layer.params.n_rot > 0 ? (int32_t) tensors.k_rot->ne[0] : 0;
     return layer;
 }
 

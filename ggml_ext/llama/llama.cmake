@@ -5,6 +5,8 @@ set(plong_llama_sources
     ${PLONG_EXT_DIR}/llama/graph.cpp
     ${PLONG_EXT_DIR}/llama/images.cpp
     ${PLONG_EXT_DIR}/llama/input.cpp
+    ${PLONG_EXT_DIR}/llama/policy.cpp
+    ${PLONG_EXT_DIR}/llama/positions.cpp
     ${PLONG_EXT_DIR}/llama/probe.cpp
     ${PLONG_EXT_DIR}/llama/cells.cpp
     ${PLONG_EXT_DIR}/llama/pretokenize.cpp

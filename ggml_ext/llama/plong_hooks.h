@@ -15,11 +15,26 @@ class llm_graph_input_plong;
 /* Makes the state of a new context from the thread's pending configuration, which is used up. */
 std::shared_ptr<plong_state> plong_state_create();
 
-/* Throws if a policy cannot work on this model; to be called after a graph was built. */
-void plong_state_check(const plong_state & state, const llama_hparams & hparams);
+/* ---- which layers the op takes, and a policy holds for (policy.cpp) ----------------------------------------------- */
 
-/* The position at which a token is rotated in the graph. */
-llama_pos plong_stored_pos(const plong_state * state, llama_pos pos);
+/* To be called before a graph is built: forgets the layers of the last one. */
+void plong_graph_begins(plong_state * state);
+
+/* To be called by upstream's attention. Records layers that did not come by plong_prepare(). n_kv_max: keys that an
+ * indexer chooses, or 0. */
+void plong_passed(const llm_graph_context & graph, int64_t n_kv_max, int il);
+
+/* All layers of the last graph that have attention -> why upstream computes it, or "". */
+std::map<int32_t, std::string> plong_layers(const plong_state & state, const llama_hparams & hparams);
+
+/* The same layers -> why a RoPE policy leaves their positions alone, by design, or "". */
+std::map<int32_t, std::string> plong_native_layers(const plong_state & state, const llama_hparams & hparams);
+
+/* Why the policy does not hold in the last graph, with the layers that cannot follow it, or "". */
+std::string plong_policy_refusal(const plong_state & state, const llama_hparams & hparams);
+
+/* Throws that. */
+void plong_state_check(const plong_state & state, const llama_hparams & hparams);
 
 /* ---- the cache (shift.cpp factors.cpp saved_factors.cpp); a null state: no policy rotates K in this cache ---- */
 

@@ -50,14 +50,18 @@ LLAMA_API float plong_llama_rope_factor(const struct llama_context * ctx, llama_
 LLAMA_API void plong_llama_stats(const struct llama_context * ctx, struct plong_stats * stats);
 LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
 
-/* One line per layer, "<layer>\t<reason>\t<window>\n", as of the last graph that was built: the reason is empty when the
- * op takes the layer, and the window says what it reads whatever the plan, empty when it follows the plan. Returns the length of the whole text. */
+/* One line per layer with attention, "<layer>\t<reason>\t<window>\n", as of the last graph that was built: the reason is
+ * empty when the op takes the layer, and the window says what it reads whatever the plan, empty when it follows the plan.
+ * Returns the length of the whole text. */
 LLAMA_API size_t plong_llama_layers(const struct llama_context * ctx, char * buf, size_t n);
+/* The same layers, "<layer>\t<reason>\n": why a RoPE policy leaves the layer's positions alone, by design, or nothing. */
+LLAMA_API size_t plong_llama_native_layers(const struct llama_context * ctx, char * buf, size_t n);
 
 /* ---- trying a file out ------------------------------------------------------------------------------------------ */
 
 #define PLONG_PROBE_LENGTHS 8
 #define PLONG_PROBE_TEXT    512
+#define PLONG_PROBE_LAYERS  65536
 
 struct plong_probe {
     const char *                           path;
@@ -73,6 +77,7 @@ struct plong_probed {
     char    no_scaling[PLONG_PROBE_TEXT]; /* why no frequency rule can be used, or "" */
     char    no_map[PLONG_PROBE_TEXT];     /* why no position map can be used, or "" */
     char    error[PLONG_PROBE_TEXT];
+    char    layers[PLONG_PROBE_LAYERS]; /* as from plong_llama_layers() */
 };
 
 /* Bytes of K, V and states of a context. */

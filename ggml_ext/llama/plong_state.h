@@ -11,6 +11,7 @@
 #include "ggml-cpp.h"
 #include "plong_llama.h"
 
+class llama_kv_cache;
 struct llama_memory_i;
 struct llm_graph_context;
 
@@ -40,6 +41,7 @@ struct plong_layer_rope {
     int32_t              n_rot = 0;
     bool                 neox  = false;
     std::vector<uint8_t> sections; /* [n_rot/2], M-RoPE: which of a token's positions rotates the pair; else empty */
+    std::vector<float>   own;      /* [n_rot/2], what the model's file divides the frequencies by; else empty */
     float                base     = 0.0f;
     plong_rope           policy   = {};
     plong_rope_side      sides[2] = {}; /* of queries, of keys */
@@ -51,11 +53,12 @@ struct plong_layer_rope {
     const rotation & at(float factor); /* computes it when it is new */
 };
 
-/* A layer's K in the cache. */
+/* The K in the cache that a layer reads: its own, or that of a layer that shares it. */
 struct plong_stored_k {
     std::shared_ptr<plong_layer_rope> rope;         /* null or n_rot = 0: the layer has no RoPE */
     int32_t                           head     = 0; /* dims of a head */
     int32_t                           hadamard = 0; /* K is Hadamard-rotated in blocks of this many dims; 0: no */
+    std::string                       unrotated;    /* why no RoPE policy can be applied to the layer, or "" */
 };
 
 /* Shared by the context and its graphs; lives until the last of them is gone. */
@@ -66,7 +69,8 @@ struct plong_state {
     std::map<int32_t, std::string>    windows; /* il -> what a layer with a window of its own reads */
     std::map<llama_seq_id, llama_pos> tails;
     std::map<std::string, std::shared_ptr<plong_layer_rope>> ropes;   /* by the parameters of the node */
-    std::map<int32_t, plong_stored_k>                        stored;  /* il -> its cached K */
+    std::map<int32_t, plong_stored_k>                        stored;  /* il -> the cached K that it reads */
+    const llama_kv_cache *                                   cache = nullptr; /* of the layers with full attention */
     std::map<llama_seq_id, float>                            factors; /* of dynamic policies, where set */
     plong_stats                                              stats = {};
 

@@ -179,6 +179,7 @@ extern "C" int32_t plong_llama_probe(const struct plong_probe * ask_for, struct 
         rope.chunk   = 1;
         ask(ctx.get(), rope, out->no_map, sizeof(out->no_map));
         ask(ctx.get(), exact().rope, out->error, sizeof(out->error));
+        plong_llama_layers(ctx.get(), out->layers, sizeof(out->layers));
         decode(ctx.get(), model.get());
         ctx.reset();
         for (int32_t i = 0; i < ask_for->n_lengths && i < PLONG_PROBE_LENGTHS; i++) {

@@ -6,6 +6,7 @@
 
 #include "ggml-cpu.h"
 #include "llama-graph.h"
+#include "positions.h"
 #include "rope_rotate.h"
 #include "yarn.h"
 
@@ -170,6 +171,9 @@ const plong_layer_rope::rotation & plong_layer_rope::at(float factor) {
         r.f.resize(n_rot / 2);
         r.table.resize(PLONG_ROPE_TABLE_FLOATS(n_rot));
         r.magnitude = plong_rope_freqs(&with, n_rot, base, nullptr, r.f.data());
+        for (size_t i = 0; i < own.size(); i++) {
+            r.f[i] /= (double) own[i];
+        }
         still_pairs(sections, r.f);
         plong_rope_table(r.f.data(), n_rot, r.table.data());
         found = rotations.emplace(factor, std::move(r)).first;
@@ -185,21 +189,26 @@ ggml_tensor * plong_constant::tensor(ggml_context * ctx, const char * name) cons
 }
 
 std::shared_ptr<plong_layer_rope> plong_rope_of(
-    const llm_graph_context & graph, plong_state & state, ggml_tensor * q, ggml_tensor * k, std::string & reason) {
-    bool                lost    = false;
-    ggml_tensor * const nodes[] = { find_rope(q, lost), k ? find_rope(k, lost) : nullptr };
-    if (lost || (nodes[0] == nullptr) != (nodes[1] == nullptr)) {
+    const llm_graph_context & graph, plong_state & state, ggml_tensor * q, ggml_tensor * k,
+    const std::shared_ptr<plong_layer_rope> & shared, std::string & reason) {
+    bool                       lost  = false;
+    std::vector<ggml_tensor *> nodes = { find_rope(q, lost) };
+    if (k) {
+        nodes.push_back(find_rope(k, lost));
+    }
+    const bool k_has_rope = k ? nodes[1] != nullptr : shared && shared->n_rot > 0;
+    if (lost || (nodes[0] != nullptr) != k_has_rope) {
         reason = "the layer's RoPE was not found in its graph";
         return nullptr;
     }
     if (!nodes[0]) {
         return std::make_shared<plong_layer_rope>(); /* a layer without RoPE */
     }
-    if (nodes[0] == nodes[1] && state.scales()) {
+    if (k && nodes[0] == nodes[1] && state.scales()) {
         reason = "query and key come from one RoPE node";
         return nullptr;
     }
-    const rope_op op = read_op(nodes[0]), op_k = read_op(nodes[1]);
+    const rope_op op = read_op(nodes[0]), op_k = read_op(nodes.back());
     if (op.n_rot != op_k.n_rot || op.mode != op_k.mode || op.base != op_k.base || op.n_rot > PLONG_MAX_ROT) {
         reason = "query and key have different RoPE";
         return nullptr;
@@ -219,6 +228,7 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
         rope->n_rot    = op.n_rot;
         rope->neox     = op.mode != GGML_ROPE_TYPE_NORMAL;
         rope->sections = pair_sections(op);
+        rope->own      = own;
         rope->base     = op.base;
         rope->policy   = state.config.rope;
         for (int i = 0; i < 2; i++) {
@@ -243,6 +253,16 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
             rope->factors = factors_for_ggml(rope->at(rope->policy.factor), op.n_rot, op.base);
         }
     }
+    if (!k && rope != shared) {
+        reason = "its RoPE is not that of the layer whose keys it reads";
+        return nullptr;
+    }
+    for (ggml_tensor * node : nodes) {
+        if (state.maps() && !plong_fold_positions(graph, node)) {
+            reason = "the positions of its RoPE are not those of the batch";
+            return nullptr;
+        }
+    }
     if (!state.scales() || (state.dynamic() && !graph.cparams.plong_scaled)) {
         return rope;
     }
@@ -253,7 +273,7 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
         factors = rope->factors->tensor(graph.ctx0, "plong_ggml_factors");
         ggml_build_forward_expand(graph.gf, factors);
     }
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < nodes.size(); i++) {
         if (exact) {
             plong_rotate_node(graph, nodes[i], factors, rope->sides[i]);
         } else {

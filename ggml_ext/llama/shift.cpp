@@ -1,11 +1,13 @@
 /* shift.cpp - the cache of a context that belongs to the extension, and shifts of its cells. */
 #include "llama-kv-cache.h"
 #include "plong_hooks.h"
+#include "positions.h"
 #include "rotate_cells.h"
 
 void plong_attach(plong_state * state, llama_memory_i * memory) {
     if (auto * cache = plong_plain_cache(memory)) {
         cache->plong = state;
+        state->cache = cache;
     }
 }
 

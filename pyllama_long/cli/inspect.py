@@ -21,6 +21,7 @@ from pyllama_long.cli.texts import size
 from pyllama_long.context_options import KV_TYPES
 from pyllama_long.context_options import kv_type as number_of
 from pyllama_long.gguf_file import GGUFError
+from pyllama_long.layers import Reasons, by_reason, describe
 from pyllama_long.model_info import ModelInfo
 from pyllama_long.plan import ALL, choose_plan
 from pyllama_long.rope import Takes, choose_rope
@@ -55,22 +56,23 @@ def command(
     info = options.info()
     steps = [min(MAX_CTX, step * info.n_train) for step in _STEPS if info.n_train]
     lengths = [options.n_ctx(0)] if ctx else steps
-    takes, sizes = _ask(info, lengths, kv_type)
+    takes, sizes, refused = _ask(info, lengths, kv_type)
     report = {
         **asdict(info),
         "kv_bytes_per_token": {kind: info.kv_bytes_per_token(kind) for kind in KV_TYPES},
+        "refused_layers": by_reason(refused),
     }
     report["choices"] = [choice(info, n, attention, rope, kv_type, takes, sizes.get(n)) for n in lengths]
     if as_json:
         print(json.dumps(report))
     else:
-        _show(info, report["choices"], kv_type)
+        _show(info, report["choices"], kv_type, describe(refused))
 
 
-def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict[int, int]]:
-    """What llama.cpp and our hooks report about the model: the policies that it supports, and the bytes of K, V and
-    states of contexts. For a file that llama.cpp refuses, the header is shown. Raises ModelError for one that ends a
-    process."""
+def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict[int, int], Reasons]:
+    """What llama.cpp and our hooks report about the model: the policies that it supports, the bytes of K, V and states
+    of contexts, and the layers that the op does not compute. For a file that llama.cpp refuses, the header is shown.
+    Raises ModelError for one that ends a process."""
     from pyllama_long.keywords import options
     from pyllama_long.params import context_params
     from pyllama_long.probe import probe
@@ -80,9 +82,9 @@ def _ask(info: ModelInfo, lengths: list[int], kv_type: str) -> tuple[Takes, dict
     found = probe(info.path, params, tuple(lengths))
     if found.refused:
         print(f"llama.cpp does not load this file: {found.refused}", file=sys.stderr)
-        return Takes(rope=not info.alibi), {}
+        return Takes(rope=not info.alibi), {}, []
     sizes = {n: size for n, size in zip(lengths, found.memory, strict=True) if size >= 0}
-    return Takes(not info.alibi, found.no_map, found.no_scaling), sizes
+    return Takes(not info.alibi, found.no_map, found.no_scaling), sizes, found.layers
 
 
 def choice(
@@ -119,10 +121,13 @@ def choice(
     }
 
 
-def _show(info: ModelInfo, choices: list[dict[str, Any]], kv_type: str) -> None:
+def _show(info: ModelInfo, choices: list[dict[str, Any]], kv_type: str, refused: str) -> None:
     console = Console()
     facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _facts(info):
+    rows = _facts(info)
+    if refused:
+        rows.append(("llama.cpp's own attention", f"layers {refused}"))
+    for name, value in rows:
         facts.add_row(name, Text(value))
     console.print(facts)
     if not choices:

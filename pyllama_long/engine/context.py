@@ -123,6 +123,10 @@ class Context:
     def explain(self) -> str:
         return explain.explain(self.opened)
 
+    def layers(self) -> list[tuple[int, str]]:
+        """The layers with attention, and why llama.cpp computes each, or ""."""
+        return _native.layers(self.ctx)
+
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a text."""
         known = self._eog.get(token)

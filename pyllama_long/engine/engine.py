@@ -62,7 +62,7 @@ class Engine:
         self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(native.vocab))
         self.plan, self.rope, self.model = context.plan, context.rope, context.model
         self.lora = context.lora
-        self._explained = context.explain()
+        self.layers, self._explained = context.layers(), context.explain()
         self._finalizer = weakref.finalize(self, self._loop.close, 0.0)
 
     def submit(self, request: Request) -> Handle:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pyllama_long.layers import read
 from pyllama_long.libllama.library import lib, llama_cpp
 from pyllama_long.libllama.structs import CConfig, CInitParams, CStats
 
@@ -84,17 +86,23 @@ def stats_reset(ctx: int) -> None:
 
 
 def layers(ctx: int) -> list[tuple[int, str]]:
-    """(layer, reason) as of the last graph; the reason is empty when the op takes the layer."""
-    return [(int(layer), reason) for layer, reason, _ in _layer_lines(ctx)]
+    """(layer, reason) of the layers with attention, as of the last graph; the reason is empty when the op takes one."""
+    return read(_text(lib.plong_llama_layers, ctx))
+
+
+def native_layers(ctx: int) -> list[tuple[int, str]]:
+    """The same layers with the reason why a RoPE policy leaves their positions alone, by design, or ""."""
+    return read(_text(lib.plong_llama_native_layers, ctx))
 
 
 def windows(ctx: int) -> dict[int, str]:
     """What layers with a window of their own read, whatever the plan: "the last 1024 tokens"."""
-    return {int(layer): window for layer, _, window in _layer_lines(ctx) if window}
+    rows = (line.split("\t") for line in _text(lib.plong_llama_layers, ctx).splitlines())
+    return {int(layer): window for layer, _, window in rows if window}
 
 
-def _layer_lines(ctx: int) -> list[list[str]]:
-    n = lib.plong_llama_layers(ctx, None, 0)
+def _text(write: Callable[..., int], ctx: int) -> str:
+    n = write(ctx, None, 0)
     text = ctypes.create_string_buffer(n + 1)
-    lib.plong_llama_layers(ctx, text, n + 1)
-    return [line.split("\t") for line in text.value.decode(errors="replace").splitlines()]
+    write(ctx, text, n + 1)
+    return text.value.decode(errors="replace")
