@@ -27,7 +27,6 @@ class Gemma:
         self.keys = {name: field.contents() for name, field in reader.fields.items()}
         self.arch = str(self.keys["general.architecture"])
         self.n_layer, self.n_window = self.key("block_count"), self.key("attention.sliding_window")
-        self.n_head, self.n_kv = self.key("attention.head_count"), self.key("attention.head_count_kv")
         pattern = self.key("attention.sliding_window_pattern")
         windows = pattern if isinstance(pattern, list) else [(i + 1) % pattern for i in range(self.n_layer)]
         self.windows = [bool(w) for w in windows]
@@ -43,11 +42,15 @@ class Gemma:
         for i in range(self.n_layer):
             blk = f"blk.{i}."
             h = norm(x, w[blk + "attn_norm"])
-            q = norm(heads(h @ w[blk + "attn_q"].T, self.n_head), w[blk + "attn_q_norm"])
+            dim = len(w[blk + "attn_q_norm"])
+            q = norm(heads(h @ w[blk + "attn_q"].T, dim), w[blk + "attn_q_norm"])
             if i < self.n_layer - self.shared:
-                k = norm(heads(h @ w[blk + "attn_k"].T, self.n_kv), w[blk + "attn_k_norm"])
-                v = heads(h @ w[blk + "attn_v"].T, self.n_kv)
-                kept[self.windows[i]] = (k, norm(v, 1.0) if self.arch == "gemma4" else v)
+                k = heads(h @ w[blk + "attn_k"].T, dim)
+                v = heads(h @ w[blk + "attn_v"].T, dim) if blk + "attn_v" in w else k
+                kept[self.windows[i]] = (
+                    norm(k, w[blk + "attn_k_norm"]),
+                    norm(v, 1.0) if self.arch == "gemma4" else v,
+                )
             a = self.attention(i, q, *kept[self.windows[i]], policy)
             x = x + norm(a @ w[blk + "attn_output"].T, w[blk + "post_attention_norm"])
             h = norm(x, w[blk + "ffn_norm"])
@@ -76,8 +79,8 @@ class Gemma:
         return out.reshape(len(q), -1)
 
 
-def heads(x: Array, n: int) -> Array:
-    return x.reshape(len(x), n, -1)
+def heads(x: Array, dim: int) -> Array:
+    return x.reshape(len(x), -1, dim)
 
 
 def norm(x: Array, weight: Array | float) -> Array:
