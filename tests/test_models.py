@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import check_policies
 import pytest
 from tiny_models import children, page
 from tiny_models.check import Found
@@ -52,3 +53,22 @@ def test_the_page_says_what_was_found(found: list[Found]) -> None:
     assert len(rows) == total.architectures
     deepseek4 = rows["deepseek4"]
     assert deepseek4[2] == "0" and deepseek4[3]
+
+
+POLICIES = {  # upstream's architecture -> layers that no policy can have
+    "llama": "",
+    "olmo2": "",
+    "gpt-oss": "",
+    "cohere2": "would change no layer",
+    "minimax-m3": "layer 1 (attention of the model's own, without llama.cpp's common function)",
+    "deepseek32": "layers 0-1 (the model's own indexer chooses the keys)",
+}
+
+
+@pytest.mark.parametrize("arch", POLICIES)
+def test_a_rope_policy_runs_in_every_full_layer_or_is_refused(arch: str) -> None:
+    library = Library()
+    found = check_policies.one(library, next(tiny for tiny in library.all() if tiny.arch == arch))
+    assert found.problem == ""
+    assert all(POLICIES[arch] in why for why in found.refused.values())
+    assert len(found.refused) >= 8 if POLICIES[arch] else not found.refused
