@@ -102,7 +102,7 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
     }
     try {
         ctx->plong_changed();
-        plong_state_check(state, ctx->get_model().hparams);
+        plong_state_check(state, ctx->get_model());
     } catch (const std::exception & e) {
         state.config  = before;
         state.layers  = layers_before;
@@ -129,8 +129,8 @@ void plong_llama_stats(const llama_context * ctx, plong_stats * stats) { *stats 
 void plong_llama_stats_reset(llama_context * ctx) { ctx->get_cparams().plong->stats = {}; }
 
 size_t plong_llama_layers(const llama_context * ctx, char * buf, size_t n) {
-    const plong_state & state = *ctx->get_cparams().plong;
-    auto                layers = plong_layers(state, ctx->get_model().hparams);
+    const plong_state & state  = *ctx->get_cparams().plong;
+    auto                layers = plong_layers(state, ctx->get_model());
     for (auto & [il, reason] : layers) {
         const auto window = state.windows.find(il);
         reason += "\t" + (window == state.windows.end() ? "" : window->second);
@@ -139,6 +139,6 @@ size_t plong_llama_layers(const llama_context * ctx, char * buf, size_t n) {
 }
 
 size_t plong_llama_native_layers(const llama_context * ctx, char * buf, size_t n) {
-    return write_layers(plong_native_layers(*ctx->get_cparams().plong, ctx->get_model().hparams), buf, n);
+    return write_layers(plong_native_layers(*ctx->get_cparams().plong, ctx->get_model()), buf, n);
 }
 }

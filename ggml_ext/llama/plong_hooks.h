@@ -3,7 +3,7 @@
 
 #include "plong_state.h"
 
-struct llama_hparams;
+struct llama_model;
 struct llama_ubatch;
 class llama_io_read_i;
 class llama_io_write_i;
@@ -25,16 +25,16 @@ void plong_graph_begins(plong_state * state);
 void plong_passed(const llm_graph_context & graph, int64_t n_kv_max, int il);
 
 /* All layers of the last graph that have attention -> why upstream computes it, or "". */
-std::map<int32_t, std::string> plong_layers(const plong_state & state, const llama_hparams & hparams);
+std::map<int32_t, std::string> plong_layers(const plong_state & state, const llama_model & model);
 
 /* The same layers -> why a RoPE policy leaves their positions alone, by design, or "". */
-std::map<int32_t, std::string> plong_native_layers(const plong_state & state, const llama_hparams & hparams);
+std::map<int32_t, std::string> plong_native_layers(const plong_state & state, const llama_model & model);
 
 /* Why the policy does not hold in the last graph, with the layers that cannot follow it, or "". */
-std::string plong_policy_refusal(const plong_state & state, const llama_hparams & hparams);
+std::string plong_policy_refusal(const plong_state & state, const llama_model & model);
 
 /* Throws that. */
-void plong_state_check(const plong_state & state, const llama_hparams & hparams);
+void plong_state_check(const plong_state & state, const llama_model & model);
 
 /* ---- the cache (shift.cpp factors.cpp saved_factors.cpp); a null state: no policy rotates K in this cache ---- */
 

@@ -68,10 +68,10 @@ struct plong_state {
     std::map<int32_t, std::string>    layers;  /* il -> why upstream's path runs it, empty when the op does */
     std::map<int32_t, std::string>    windows; /* il -> what a layer with a window of its own reads */
     std::map<llama_seq_id, llama_pos> tails;
-    std::map<std::string, std::shared_ptr<plong_layer_rope>> ropes;   /* by the parameters of the node */
-    std::map<int32_t, plong_stored_k>                        stored;  /* il -> the cached K that it reads */
+    std::map<std::string, std::shared_ptr<plong_layer_rope>> ropes;           /* by the parameters of the node */
+    std::map<int32_t, plong_stored_k>                        stored;          /* il -> the cached K that it reads */
     const llama_kv_cache *                                   cache = nullptr; /* of the layers with full attention */
-    std::map<llama_seq_id, float>                            factors; /* of dynamic policies, where set */
+    std::map<llama_seq_id, float>                            factors;         /* of dynamic policies, where set */
     plong_stats                                              stats = {};
 
     bool enabled() const { return config.enabled != 0; }

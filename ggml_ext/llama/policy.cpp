@@ -4,6 +4,7 @@
 
 #include "llama-graph.h"
 #include "llama-hparams.h"
+#include "llama-model.h"
 #include "plong_hooks.h"
 
 namespace {
@@ -74,40 +75,41 @@ void plong_passed(const llm_graph_context & graph, int64_t n_kv_max, int il) {
     state->layers[il] = reason;
 }
 
-std::map<int32_t, std::string> plong_layers(const plong_state & state, const llama_hparams & hparams) {
+std::map<int32_t, std::string> plong_layers(const plong_state & state, const llama_model & model) {
     auto out = state.layers;
     if (!state.enabled()) {
         return out;
     }
-    const int32_t n = (int32_t) (hparams.dec_n_layer > 0 ? hparams.dec_n_layer : hparams.n_layer());
+    const llama_hparams & hparams = model.hparams;
+    const int32_t         n       = (int32_t) (hparams.dec_n_layer > 0 ? hparams.dec_n_layer : hparams.n_layer());
     if (!out.empty() && out.rbegin()->first >= n) { /* a graph of the layers that predict further tokens */
         return out;
     }
-    for (int32_t il = 0; il < n; il++) {
-        if (!hparams.is_recr(il) && hparams.n_head(il) > 0 && hparams.n_head_kv(il) > 0) {
+    for (int32_t il = 0; il < std::min(n, (int32_t) model.layers.size()); il++) {
+        if (!hparams.is_recr(il) && hparams.n_head_kv(il) > 0 && model.layers[il].wo) {
             out.emplace(il, "attention of the model's own, without llama.cpp's common function");
         }
     }
     return out;
 }
 
-std::map<int32_t, std::string> plong_native_layers(const plong_state & state, const llama_hparams & hparams) {
+std::map<int32_t, std::string> plong_native_layers(const plong_state & state, const llama_model & model) {
     std::map<int32_t, std::string> out;
-    for (const auto & [il, reason] : plong_layers(state, hparams)) {
-        out[il] = is_window(hparams, il) ? "sliding window" : has_rope(state, il) ? "" : "no RoPE";
+    for (const auto & [il, reason] : plong_layers(state, model)) {
+        out[il] = is_window(model.hparams, il) ? "sliding window" : has_rope(state, il) ? "" : "no RoPE";
     }
     return out;
 }
 
-std::string plong_policy_refusal(const plong_state & state, const llama_hparams & hparams) {
+std::string plong_policy_refusal(const plong_state & state, const llama_model & model) {
     const bool logn = state.enabled() && state.config.rope.logn;
     if (!state.maps() && !state.scales() && !logn) {
         return "";
     }
-    if ((state.maps() || state.scales()) && hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
+    if ((state.maps() || state.scales()) && model.hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
         return "this RoPE policy needs a model with RoPE, and this one has none: use rope=\"native\"";
     }
-    const auto layers = plong_layers(state, hparams);
+    const auto layers = plong_layers(state, model);
     if (layers.empty()) {
         return "this RoPE policy needs attention layers, and this model has none: use rope=\"native\"";
     }
@@ -115,7 +117,7 @@ std::string plong_policy_refusal(const plong_state & state, const llama_hparams 
     int32_t                        n_held = 0;
     bool                           scales = true; /* whether a frequency rule alone would hold for all layers */
     for (const auto & [il, reason] : layers) {
-        if (is_window(hparams, il)) {
+        if (is_window(model.hparams, il)) {
             continue;
         }
         std::string why = state.maps() || state.scales() ? unrotated(state, il, reason) : "";
@@ -140,8 +142,8 @@ std::string plong_policy_refusal(const plong_state & state, const llama_hparams 
     return "";
 }
 
-void plong_state_check(const plong_state & state, const llama_hparams & hparams) {
-    const std::string refusal = plong_policy_refusal(state, hparams);
+void plong_state_check(const plong_state & state, const llama_model & model) {
+    const std::string refusal = plong_policy_refusal(state, model);
     if (!refusal.empty()) {
         throw std::runtime_error(refusal);
     }
