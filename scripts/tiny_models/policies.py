@@ -11,13 +11,13 @@ import numpy as np
 from raw_model import Context, Logits, Model
 
 from pyllama_long import _native, layers, log
-from tiny_models.check import FACTOR, FLOOR
 from tiny_models.library import Library, Tiny
 
 SCALED = ("linear(4)", "dynamic-yarn", "native+logn")
 WIDE = ("rerope(5000)", "self-extend(4, 5000)", "dca(5000, 100)")  # the model's own RoPE for the text
 NARROW = ("rerope(20)", "self-extend(4, 20)", "dca(40, 8)")
 N_TEXT, N_CTX, CHUNK = 120, 256, 48
+FACTOR, FLOOR = 2.0, 2e-4  # of what upstream's two ways differ by; of the largest logit
 DYNAMIC = 4.0  # the factor of dynamic policies
 
 
