@@ -193,3 +193,13 @@ def test_ctrl_c_during_imports_is_one_line() -> None:
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (130, "pyllama-long: stopped\n")
+
+
+def test_ctrl_c_in_a_command_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(_self: ModelOptions) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelOptions, "info", pressed)
+    assert failed(capsys, ["inspect"], 130) == "pyllama-long: stopped\n"

@@ -35,6 +35,7 @@ except KeyboardInterrupt:  # imports can take seconds, before any code of ours c
 
 __all__ = ["app", "main", "run"]
 
+_STOPPED = 130  # exit code after Ctrl-C
 _KNOWN = (ModelError, Cancelled, DecodeError, QueueFull, EngineClosed)  # with messages for users
 
 app = typer.Typer(
@@ -87,9 +88,11 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         if not arguments:
             return 2
+        if result == _STOPPED:  # newer versions of typer return it in place of raising KeyboardInterrupt
+            return _fail("stopped", _STOPPED)
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
-        return _fail("stopped", 130)
+        return _fail("stopped", _STOPPED)
     except BrokenPipeError:  # the reader of our output is gone, as with `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -108,7 +111,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, (PlanError, RopeError)):
         return _fail(_in_options(str(error)), 2)
     if isinstance(error, typer.Abort):
-        return _fail("stopped", 130)
+        return _fail("stopped", _STOPPED)
     if isinstance(error, ContextOverflow):
         most = f"{error.n_tokens:,} tokens and an answer do not fit into the context of {error.n_ctx:,}"
         return _fail(f"{most}: shorten the text, or use a larger --ctx", 1)
