@@ -39,7 +39,12 @@ class TaskOptions:
         typer.Option(metavar="FILE", help="The text that needles are hidden in, or that is predicted."),
     ] = None
     depths: Annotated[
-        int | None, _own("depths", _RETRIEVAL, "Evenly from the beginning to right before the question.")
+        int | None,
+        _own(
+            "depths",
+            _RETRIEVAL,
+            "Places to hide a needle at, evenly from the beginning to right before the question.",
+        ),
     ] = None
     samples: Annotated[int | None, _own("samples", _RETRIEVAL, "Questions per depth.")] = None
     phrasings: Annotated[

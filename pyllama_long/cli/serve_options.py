@@ -67,13 +67,16 @@ class Network:
         list[str] | None,
         _option(
             _NET,
-            help="A name that requests may come to; without keys on this machine only localhost is. *: any.",
+            help="A host name that requests may be sent to; repeatable; *: any. Without keys and on a loopback "
+            "address, only localhost is.",
             callback=_names,
             metavar="NAME",
         ),
     ] = None
     ssl_certfile: Annotated[Path | None, _option(_NET, help="Certificate, for https.", metavar="FILE")] = None
-    ssl_keyfile: Annotated[Path | None, _option(_NET, help="Its key.", metavar="FILE")] = None
+    ssl_keyfile: Annotated[
+        Path | None, _option(_NET, help="The certificate's private key.", metavar="FILE")
+    ] = None
     page: Annotated[bool, _option(_NET, "--page/--no-page", help="The page at /.")] = True
     log_level: Annotated[
         str,
@@ -101,7 +104,7 @@ class Limits:
     """Who may send requests, and how large they may be."""
 
     api_key: Annotated[
-        list[str] | None, _option(_SAFE, help="A key that opens; repeatable.", metavar="KEY")
+        list[str] | None, _option(_SAFE, help="A key that clients must send; repeatable.", metavar="KEY")
     ] = None
     api_key_file: Annotated[Path | None, _option(_SAFE, help="Keys, one a line.", metavar="FILE")] = None
     max_body: Annotated[int, _option(_SAFE, help="Largest request, MiB.", min=1, metavar="N")] = 64
@@ -157,14 +160,17 @@ class Load:
         float, _option(_LOAD, help="Longest step while answers stream.", metavar="MS", min=1.0, max=1e6)
     ] = 200.0
     cache_ram: Annotated[
-        float, _option(_LOAD, help="Idle texts kept in memory, GiB.", metavar="N", **_UP_TO_1E6)
+        float,
+        _option(
+            _LOAD, help="Texts of finished requests that are kept in memory, GiB.", metavar="N", **_UP_TO_1E6
+        ),
     ] = 1.0
     cache_disk: Annotated[
-        float, _option(_LOAD, help="Idle texts kept on disk, GiB.", metavar="N", **_UP_TO_1E6)
+        float, _option(_LOAD, help="The same on disk, in --cache-dir, GiB.", metavar="N", **_UP_TO_1E6)
     ] = 0.0
     cache_dir: Annotated[
         Path | None,
-        _option(_LOAD, help="Where, and where sessions are kept.", metavar="FOLDER"),
+        _option(_LOAD, help="The folder of --cache-disk, and of named sessions.", metavar="FOLDER"),
     ] = None
     keep_responses: Annotated[
         int,
