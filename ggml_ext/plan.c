@@ -49,7 +49,7 @@ int32_t plong_head_number(int32_t head, int32_t n_head, int32_t n_head_kv) {
 
 /* ---- the phase as a whole ------------------------------------------------------------------------------------- */
 
-static bool is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
+bool plong_phase_is_exact(const struct plong_phase * ph) { return ph->window == PLONG_ALL; }
 
 const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, int32_t i) {
     static const struct plong_phase exact = { .window = PLONG_ALL };
@@ -68,7 +68,7 @@ bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begi
 int plong_phase_branches(const struct plong_phase * ph) { return ph->n_branches; }
 
 int plong_phase_branches_at(const struct plong_phase * ph, int32_t p) {
-    return is_exact(ph) || p < ph->dense_below ? 0 : ph->n_branches;
+    return plong_phase_is_exact(ph) || p < ph->dense_below ? 0 : ph->n_branches;
 }
 
 bool plong_phase_counts(const struct plong_phase * ph) {
@@ -202,7 +202,7 @@ int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, stru
 
 int plong_set_ranges_aligned(
     const struct plong_phase * ph, struct plong_bounds p, int32_t align, struct plong_range out[2], bool * window) {
-    *window = ph->window > 0 && !is_exact(ph) && p.lo >= ph->dense_below;
+    *window = ph->window > 0 && !plong_phase_is_exact(ph) && p.lo >= ph->dense_below;
     if (!*window) {
         return plong_set_ranges(ph, p.lo, p.hi, out);
     }
@@ -307,7 +307,7 @@ int64_t plong_range_count(const struct plong_range * r) {
 int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
     struct plong_range r;
     int64_t            count = set_count(ph, p);
-    if (is_exact(ph) || p < ph->dense_below) {
+    if (plong_phase_is_exact(ph) || p < ph->dense_below) {
         return count;
     }
     for (int k = 0; k < ph->n_branches; k++) {

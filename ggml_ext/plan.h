@@ -33,6 +33,9 @@ PLONG_API const struct plong_phase * plong_batch_phase(const struct plong_batch 
  * At most PLONG_LONGEST, so that a span can be added to it. */
 PLONG_API int32_t plong_sinks_end(const struct plong_phase * ph);
 
+/* Whether every query reads every key. */
+PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
+
 /* Whether the query at p reads the sinks and a window that begins after position 0, and nothing else. */
 PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin);
 

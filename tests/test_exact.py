@@ -66,6 +66,13 @@ def test_cache_types(demo: Model, text_tokens: list[int], kv_type: str) -> None:
     assert error <= 1.05 * np.sqrt(np.mean((b - reference) ** 2)) + 1e-3, "never further off than upstream"
 
 
+def test_dense_layers_of_an_exact_plan_change_no_bit(demo: Model, text_tokens: list[int]) -> None:
+    tokens = text_tokens[:300]
+    with demo.context(512) as plain, demo.context(512, "exact; dense_layers=2") as dense:
+        np.testing.assert_array_equal(plain.decode(tokens), dense.decode(tokens))
+        np.testing.assert_array_equal(plain.decode(tokens[:1], 300), dense.decode(tokens[:1], 300))
+
+
 def greedy(
     model: Model, prompt: list[int], n: int, plan: str | None, kv_type: str
 ) -> tuple[list[int], list[float]]:

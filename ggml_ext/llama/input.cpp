@@ -49,7 +49,12 @@ llm_graph_input_plong::llm_graph_input_plong(
     ggml_set_name(batch, "plong_batch");
 }
 
-bool llm_graph_input_plong::is_dense(int32_t il) const { return il < plan().dense_layers; }
+/* No layer of an exact plan is: all of them share one work. */
+bool llm_graph_input_plong::is_dense(int32_t il) const {
+    const plong_plan & plan  = this->plan();
+    const bool         exact = plong_phase_is_exact(&plan.phase[0]) && plong_phase_is_exact(&plan.phase[1]);
+    return il < plan.dense_layers && !exact;
+}
 
 ggml_tensor * llm_graph_input_plong::work(
     ggml_context * ctx, const plong_shape & shape, const plong_backend & backend) {
