@@ -35,14 +35,33 @@ PLONG_INLINE void quant_scales(const int32_t type, const char * const * row, siz
     }
 }
 
-/* The same for offsets, of types that have them */
-PLONG_INLINE void quant_block_offsets(
-    const int32_t type, const char * const * row, size_t at, int m, const vf * scale, vf * offset) {
-    if (block_has_min(type)) {
-        quant_scales(type, row, at + sizeof(uint16_t), m, offset);
-        for (int i = 0; i < m; i++) {
-            offset[i] = vf_fma(scale[i], vf_set1(block_middle(type)), offset[i]);
-        }
+PLONG_INLINE int quant_two_words(const char * p) {
+    int x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+/* The scales and minimums at `at` of 4 rows, inserted for the same reason */
+PLONG_INLINE __m128i quant_word_pairs(const char * const * row, size_t at) {
+    __m128i x = _mm_cvtsi32_si128(quant_two_words(row[0] + at));
+    x         = _mm_insert_epi32(x, quant_two_words(row[1] + at), 1);
+    x         = _mm_insert_epi32(x, quant_two_words(row[2] + at), 2);
+    return _mm_insert_epi32(x, quant_two_words(row[3] + at), 3);
+}
+
+/* Scales, and offsets of types that have them */
+PLONG_INLINE void quant_lines(const int32_t type, const char * const * row, size_t at, int m, vf * scale, vf * offset) {
+    if (!block_has_min(type)) {
+        quant_scales(type, row, at, m, scale);
+        return;
+    }
+    for (int i = 0; i < m; i++, at += block_bytes(type)) {
+        const __m256i a = _mm256_set_m128i(quant_word_pairs(row + 4, at), quant_word_pairs(row, at));
+        const __m256i b = _mm256_set_m128i(quant_word_pairs(row + 12, at), quant_word_pairs(row + 8, at));
+        const __m512i x = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+        scale[i]        = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
+        offset[i]       = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)));
+        offset[i]       = vf_fma(scale[i], vf_set1(block_middle(type)), offset[i]);
     }
 }
 

@@ -93,8 +93,7 @@ PLONG_INLINE void quant_logits_16(
         __m512i         x[8], sum[2][4];
         if (b % 4 == 0) {
             const int m = nb - b < 4 ? nb - b : 4;
-            quant_scales(type, row, at + quant_block(type, b), m, scale);
-            quant_block_offsets(type, row, at + quant_block(type, b), m, scale, offset);
+            quant_lines(type, row, at + quant_block(type, b), m, scale, offset);
         }
         for (int r = 0; r < rows; r++) {
             sum[0][r] = quant_nibbles(type) ? _mm512_set1_epi32(q.start[r * nb + b]) : _mm512_setzero_si512();

@@ -106,8 +106,7 @@ PLONG_INLINE void quant_weigh(
     vf           scale[4][4], offset[4][4]; /* [16 keys each][block] */
     const size_t at = v->at + quant_block(type, b);
     for (int i = 0; i < 4; i++) {
-        quant_scales(type, v->row + 16 * i, at, m, scale[i]);
-        quant_block_offsets(type, v->row + 16 * i, at, m, scale[i], offset[i]);
+        quant_lines(type, v->row + 16 * i, at, m, scale[i], offset[i]);
     }
     for (int j = 0; j < m; j++) {
         const vf    each[4] = { scale[0][j], scale[1][j], scale[2][j], scale[3][j] };
