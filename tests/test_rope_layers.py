@@ -15,7 +15,7 @@ import pytest
 from gemma_model import Gemma
 from raw_model import Context, Logits, Model
 
-from pyllama_long import LongLlama, cli, layers, log
+from pyllama_long import LongLlama, _native, cli, layers, log
 from pyllama_long._native import llama_cpp as C
 from pyllama_long.errors import ModelError
 from pyllama_long.rope import RopePolicy
@@ -65,6 +65,15 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
         yield model
 
 
+@pytest.fixture(scope="module")
+def before_full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A window layer that reads only the token itself, before a full one: K of that only depends on the token and its
+    position, so that rotating it in the cache can be exact."""
+    shape = {**SHAPE, "n_layer": 2, "sliding_pattern": 2, "sliding_window": 1}
+    with Model.random(tmp_path_factory.mktemp("models"), "gemma3", seed=3, **shape) as model:
+        yield model
+
+
 def same(a: Logits, b: Logits) -> None:
     assert np.sqrt(np.mean((a - b) ** 2)) < CLOSE and np.abs(a - b).max() < 10 * CLOSE
 
@@ -97,21 +106,36 @@ def test_within_a_maps_window_it_is_the_models_own_rope(sharing: Model, rope: st
 
 
 @pytest.mark.parametrize("rope", ["native", "yarn(4)", "rerope(20)", "self-extend(4, 16)", "dca(48, 8)"])
-def test_a_shift_of_full_layers_beside_windows(tmp_path: Path, rope: str) -> None:
-    """A window layer that reads only the token itself, before a full layer: its K then only depends on the token and
-    its position, and a shift can be exact."""
-    shape = {**SHAPE, "n_layer": 2, "sliding_pattern": 2, "sliding_window": 1}
+def test_a_shift_of_full_layers_beside_windows(before_full: Model, rope: str) -> None:
     kept = TEXT[:50] + TEXT[130:]
-    with (
-        Model.random(tmp_path, "gemma3", seed=3, **shape) as model,
-        model.context(N_CTX, "exact", rope, kv_type="f32", n_ubatch=64) as ctx,
-    ):
+    with before_full.context(N_CTX, "exact", rope, kv_type="f32", n_ubatch=64) as ctx:
         ctx.decode(TEXT[:-1])
         assert C.llama_memory_seq_rm(ctx.memory, 0, 50, 130)
         C.llama_memory_seq_add(ctx.memory, 0, 130, -1, -80)
         shifted = ctx.decode(TEXT[-1:], len(kept) - 1)
         ctx.clear()
         np.testing.assert_allclose(shifted[0], ctx.decode(kept)[-1], atol=1e-3)
+
+
+def test_a_dynamic_factor_is_that_of_the_full_layers(gemma: tuple[Model, Gemma]) -> None:
+    model, _ = gemma
+    with model.context(N_CTX, rope="dynamic-yarn", n_ubatch=64) as ctx:
+        np.testing.assert_array_equal(ctx.decode(TEXT), decode(model))
+        ctx.clear()
+        _native.set_rope_factor(ctx.ptr, 0, 4.0)
+        same(ctx.decode(TEXT), decode(model, "yarn(4)"))
+
+
+def test_cached_keys_of_full_layers_are_turned_to_another_factor(before_full: Model) -> None:
+    found = []
+    for first, n in ((2.0, 150), (4.0, 0)):
+        with before_full.context(N_CTX, rope="dynamic-ntk", kv_type="f32", n_ubatch=64) as ctx:
+            _native.set_rope_factor(ctx.ptr, 0, first)
+            if n:
+                ctx.decode(TEXT[:n])
+            _native.set_rope_factor(ctx.ptr, 0, 4.0)
+            found.append(ctx.decode(TEXT[n:], n)[-1])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
 
 
 # ---- policies that do not hold for every layer ---------------------------------------------------------------

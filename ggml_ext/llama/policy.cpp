@@ -94,9 +94,11 @@ std::map<int32_t, std::string> plong_layers(const plong_state & state, const lla
 }
 
 std::map<int32_t, std::string> plong_native_layers(const plong_state & state, const llama_model & model) {
+    const bool                     chunks = model.hparams.swa_type == LLAMA_SWA_TYPE_CHUNKED;
     std::map<int32_t, std::string> out;
     for (const auto & [il, reason] : plong_layers(state, model)) {
-        out[il] = is_window(model.hparams, il) ? "sliding window" : has_rope(state, il) ? "" : "no RoPE";
+        const char * window = chunks ? "attention in chunks" : "sliding window";
+        out[il]             = is_window(model.hparams, il) ? window : has_rope(state, il) ? "" : "no RoPE";
     }
     return out;
 }

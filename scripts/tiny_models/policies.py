@@ -18,6 +18,7 @@ WIDE = ("rerope(5000)", "self-extend(4, 5000)", "dca(5000, 100)")  # the model's
 NARROW = ("rerope(20)", "self-extend(4, 20)", "dca(40, 8)")
 N_TEXT, N_CTX, CHUNK = 120, 256, 48
 FACTOR, FLOOR = 2.0, 2e-4  # of what upstream's two ways differ by; of the largest logit
+IGNORED = ("cogvlm",)  # upstream's graphs of these ignore its own scaling
 DYNAMIC = 4.0  # the factor of dynamic policies
 
 
@@ -83,7 +84,7 @@ def check(library: Library, tiny: Tiny, folder: Path) -> Policies:
             found.kept = runs.kept
             if rope in WIDE:
                 compare(found, rope, logits, native)
-            elif rope == "linear(4)" and not windows:
+            elif rope == "linear(4)" and not windows and tiny.arch not in IGNORED:
                 compare(found, rope, logits, scaled)
             if not np.isfinite(logits[logits > -1e30]).all():
                 found.problem = f"{rope}: logits are not finite"
