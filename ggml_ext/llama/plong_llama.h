@@ -75,7 +75,7 @@ struct plong_probe {
 struct plong_probed {
     int64_t memory[PLONG_PROBE_LENGTHS];  /* bytes of K, V and states; -1: no such context opens */
     char    no_scaling[PLONG_PROBE_TEXT]; /* why no frequency rule can be used, or "" */
-    char    no_map[PLONG_PROBE_TEXT];     /* why no position map can be used, or "" */
+    char    no_map[PLONG_PROBE_TEXT];     /* why no position map can be used with log-n, or "" */
     char    error[PLONG_PROBE_TEXT];
     char    layers[PLONG_PROBE_LAYERS]; /* as from plong_llama_layers() */
 };

@@ -177,6 +177,7 @@ extern "C" int32_t plong_llama_probe(const struct plong_probe * ask_for, struct 
         rope.n_train = 2;
         rope.map     = PLONG_MAP_REROPE;
         rope.chunk   = 1;
+        rope.logn    = 1; /* as `auto` takes it */
         ask(ctx.get(), rope, out->no_map, sizeof(out->no_map));
         ask(ctx.get(), exact().rope, out->error, sizeof(out->error));
         plong_llama_layers(ctx.get(), out->layers, sizeof(out->layers));
