@@ -197,8 +197,9 @@ struct plong_attn_params {
     float   max_bias; /* ALiBi (arXiv 2108.12409): 8 in the paper; 0: none */
     float   soft_cap; /* logits become soft_cap * tanh(logit / soft_cap) (Gemma 2, arXiv 2408.00118); 0: they do not */
     int32_t layer;
-    int32_t n_rot; /* 0: this layer has no RoPE: position maps leave it alone */
-    int32_t neox;  /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
+    int32_t n_rot;     /* 0: this layer has no RoPE: position maps leave it alone */
+    int32_t rot_first; /* first of the n_rot rotated dims of a head */
+    int32_t neox;      /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
     int32_t
         hadamard; /* K was Hadamard-rotated in blocks of this many dims after RoPE, and q was NOT: the op does; 0: no */
 };

@@ -53,7 +53,8 @@ static const char * check(
     if (q->nb[0] != sizeof(float) || k->nb[0] != ggml_type_size(k->type) || v->nb[0] != ggml_type_size(v->type)) {
         return "rows are not contiguous (V is transposed when flash attention is off)";
     }
-    if (params->n_rot < 0 || params->n_rot > k->ne[0] || params->n_rot % 2 || params->n_rot > PLONG_MAX_ROT) {
+    if (params->n_rot < 0 || params->n_rot % 2 || params->n_rot > PLONG_MAX_ROT || params->rot_first < 0 ||
+        params->rot_first > k->ne[0] - params->n_rot) {
         return "rotated dimensions do not fit the head size";
     }
     if (!(params->max_bias >= 0.0f)) {

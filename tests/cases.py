@@ -53,12 +53,14 @@ class Case:
     peaked: float = 1.0  # standard deviation of the logits before the log weights
     neox: bool = True
     n_rot: int = 64
+    rot_first: int = 0  # the first of the rotated dims of a head
     base: float = 10000.0
     hadamard: int = 0  # K is stored Hadamard-rotated in blocks of this many dims; 0: no
     layer: int = 3
     max_bias: float = 0.0  # ALiBi's; such models have no RoPE
     soft_cap: float = 0.0  # of the logits; 0: none
     sink: float | None = None  # the mean of the heads' attention sinks; None: there are none
+    v_in_k: bool = False  # a value is the first dims of its key, as cached (multi-head latent attention)
 
     @property
     def scale(self) -> float:
@@ -147,7 +149,7 @@ def tensors(case: Case) -> Tensors:
     for one in layouts:
         unused[one.stream, one.cell] = False
     k[unused] = v[unused] = np.nan
-    return Tensors(q, k, v)
+    return Tensors(q, k, k[..., : case.d_v] if case.v_in_k else v)
 
 
 def sinks(case: Case) -> Array | None:
@@ -385,8 +387,38 @@ def _cases() -> list[Case]:
             n_rot=32,
             seqs=read,
         )
+    cases += _latent_cases()
     add("long/window", plan="sinks(4)+window(508)", n_train=512, seqs=(Seq(1400, 65),))
     add("long/exact", kv_type="q8_0", seqs=(Seq(1467, 33),))
+    return cases
+
+
+def _latent_cases() -> list[Case]:
+    """Multi-head latent attention: one kv head, whose values are the first dims of its keys."""
+    cases: list[Case] = []
+    latent = Case("", n_head=20, n_head_kv=1, d_k=576, d_v=512, rot_first=512, neox=False, v_in_k=True)
+
+    def add(name: str, **changes: Any) -> None:
+        cases.append(replace(latent, name=f"latent/{name}", **changes))
+
+    for kv_type in KV_TYPES:
+        add(f"type/{kv_type}", kv_type=kv_type, seqs=(Seq(70, 9), Seq(301, 1, tail=1)))
+    for n_head in (1, 7, 16, 33, 128):
+        add(f"heads/{n_head}", n_head=n_head, seqs=(Seq(129, 1, tail=1, reordered=True),))
+    for peaked in (0.0, 16.0):
+        add(f"peaked/{peaked:g}", peaked=peaked, seqs=(Seq(180, 7), Seq(99, 1)))
+    add("sparse/prefill", plan=SPARSE, seqs=(Seq(150, 17),))
+    add("sparse/decode", plan=SPARSE, seqs=(Seq(400, 1, tail=1),), kv_type="q8_0")
+    add("window/many", plan="sinks(4)+window(40)", seqs=SEQUENCES["mixed"], one_stream=True, n_head=4)
+    add("shared", seqs=SEQUENCES["shared"], one_stream=True, n_head=4)
+    for rope in ("dca(40, 8)", "self-extend(4, 32)+logn", "rerope(50)+yarn(2)"):
+        add(f"map/{rope}", rope=rope, seqs=(Seq(120, 5), Seq(200, 1)), n_head=10)
+    add("map/neox", rope="rerope(50)", neox=True, kv_type="q8_0", seqs=(Seq(120, 1),))
+    add("hadamard", kv_type="q4_0", hadamard=64, seqs=(Seq(130, 1), Seq(0, 30)), n_head=10)
+    small = {"n_rot": 16, "seqs": (Seq(333, 1), Seq(90, 37))}
+    add("small/80", d_k=80, d_v=48, rot_first=64, **small)
+    add("small/96", d_k=96, d_v=64, rot_first=80, kv_type="q4_0", **small)
+    add("small/two", n_head_kv=2, d_k=96, d_v=64, rot_first=80, kv_type="q8_0", plan=SPARSE, **small)
     return cases
 
 

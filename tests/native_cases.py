@@ -17,7 +17,7 @@ from op_graph import GGML_TYPES, OpCase
 
 from pyllama_long import _native
 
-HEADER = "12i 3f4i 2f"  # struct header of run_cases.c
+HEADER = "13i 3f5i 2f"  # struct header of run_cases.c
 
 
 def limit(op: OpCase, expected: Array, precision: str) -> float:
@@ -35,24 +35,16 @@ def write(case: Case, path: Path) -> None:
     kinds = GGML_TYPES[case.kv_type], GGML_TYPES[case.type_v]
     sizes = (case.d_k, case.d_v, case.n_head, case.n_head_kv, len(op.q), *kinds, op.n_kv, op.k.shape[0])
     params = op.params()
-    numbers = (
-        params.scale,
-        params.max_bias,
-        params.soft_cap,
-        params.layer,
-        params.n_rot,
-        params.neox,
-        params.hadamard,
-    )
+    numbers = [getattr(params, name) for name, _ in params._fields_]
     counts = (len(batch), 0 if table is None else len(table), 0 if op.sinks is None else len(op.sinks))
-    head = struct.pack(HEADER, *sizes, *counts, *numbers, *allowed)
+    head = struct.pack(HEADER, *sizes, *counts, case.v_in_k, *numbers, *allowed)
     parts = [head, op.q.tobytes(), op.k_bytes, op.v_bytes, batch.tobytes()]
     parts += [values.tobytes() for values in (table, op.sinks) if values is not None]
     path.write_bytes(b"".join([*parts, expected.astype(np.float64).tobytes()]))
 
 
 def main(folder: Path, prefixes: list[str]) -> None:
-    assert struct.calcsize(HEADER) == 56 + ctypes.sizeof(_native.CAttnParams)
+    assert struct.calcsize(HEADER) == 60 + ctypes.sizeof(_native.CAttnParams)
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(CASES):
         if not prefixes or case.name.startswith(tuple(prefixes)):

@@ -42,6 +42,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_init": (c_void_p, [CInitParams]),
     "ggml_free": (None, [c_void_p]),
     "ggml_new_tensor_4d": (c_void_p, [c_void_p, c_int, c_int64, c_int64, c_int64, c_int64]),
+    "ggml_view_4d": (c_void_p, [c_void_p] * 2 + [c_int64] * 4 + [c_size_t] * 4),
     "ggml_new_graph": (c_void_p, [c_void_p]),
     "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
     "ggml_graph_compute_with_ctx": (c_int, [c_void_p, c_void_p, c_int]),
@@ -75,6 +76,14 @@ class Ggml:
 
 
 ggml = Ggml()
+
+
+def value_view(ctx: int, k: int, k_bytes: int, shape: tuple[int, int, int, int]) -> int:
+    """V [d_v, n_head_kv, n_kv, n_stream] as the first dims of K's heads."""
+    _, n_head_kv, n_kv, n_stream = shape
+    stream = k_bytes // n_stream
+    row = stream // n_kv
+    return int(ggml.ggml_view_4d(ctx, k, *shape, row // n_head_kv, row, stream, 0))
 
 
 def encode(x: Array, kv_type: str) -> bytes:
@@ -173,7 +182,14 @@ class CaseBatch:
         case = self.case
         n_rot = case.n_rot if self._maps() else 0
         return _native.CAttnParams(
-            case.scale, case.max_bias, case.soft_cap, case.layer, n_rot, int(case.neox), case.hadamard
+            case.scale,
+            case.max_bias,
+            case.soft_cap,
+            case.layer,
+            n_rot,
+            case.rot_first,
+            int(case.neox),
+            case.hadamard,
         )
 
 
@@ -194,9 +210,13 @@ class OpCase(CaseBatch):
         for one in self.layouts:
             stored = self._store(self.raw.k[one.stream, one.cell], one.pos)
             k[one.stream, one.cell] = reference.hadamard(stored, case.hadamard) if case.hadamard else stored
-        self.k_bytes, self.v_bytes = encode(k, case.kv_type), encode(self.raw.v, case.type_v)
+        self.k_bytes = encode(k, case.kv_type)
+        self.v_bytes = b"" if case.v_in_k else encode(self.raw.v, case.type_v)
         self.k = decode(self.k_bytes, k.shape, case.kv_type)
-        self.v = decode(self.v_bytes, self.raw.v.shape, case.type_v)
+        if case.v_in_k:
+            self.v = self.k[..., : case.d_v]
+        else:
+            self.v = decode(self.v_bytes, self.raw.v.shape, case.type_v)
 
     def _stored_positions(self, pos: Array) -> Array:
         if self.rope.map == "absolute":
@@ -204,7 +224,8 @@ class OpCase(CaseBatch):
         return np.array([_native.rope_stored(self.rope, int(p)) for p in pos])
 
     def _turn(self, x: Array, pos: Array, magnitude: float) -> Array:
-        return reference.rotate(x, pos[:, None], self.freqs, self.case.n_rot, self.case.neox, magnitude)
+        case = self.case
+        return reference.rotate(x, pos[:, None], self.freqs, case.n_rot, case.neox, magnitude, case.rot_first)
 
     def _store(self, x: Array, pos: Array) -> Array:
         """x [n, heads, d] as the model's graph rotates it before the op."""
@@ -239,6 +260,7 @@ class OpCase(CaseBatch):
                     soft_cap=case.soft_cap,
                     sinks=self.sinks,
                     layer=case.layer,
+                    rot_first=case.rot_first,
                     precision=precision,  # type: ignore[arg-type]
                 )
             )
@@ -271,7 +293,12 @@ class OpCase(CaseBatch):
 
             q = tensor(0, self.q.tobytes(), case.d_k, case.n_head, len(self.q))
             k = tensor(GGML_TYPES[case.kv_type], self.k_bytes, case.d_k, case.n_head_kv, self.n_kv, n_stream)
-            v = tensor(GGML_TYPES[case.type_v], self.v_bytes, case.d_v, case.n_head_kv, self.n_kv, n_stream)
+            shape = (case.d_v, case.n_head_kv, self.n_kv, n_stream)
+            v = (
+                value_view(ctx, k, len(self.k_bytes), shape)
+                if case.v_in_k
+                else tensor(GGML_TYPES[case.type_v], self.v_bytes, *shape)
+            )
             values, params = self.table(), self.params()
             inputs = _native.CInputs(
                 tensor(I32, batch.tobytes(), len(batch)),
@@ -283,9 +310,9 @@ class OpCase(CaseBatch):
             assert reason is None, reason
             out = _native.lib.ggml_long_attn(ctx, q, k, v, inputs, params)
             compute(ctx, out)
-            shape = (len(self.q), case.n_head, case.d_v)
-            raw = ctypes.string_at(ggml.ggml_get_data(out), int(np.prod(shape)) * 4)
-            return np.frombuffer(raw, np.float32).reshape(shape)
+            result = (len(self.q), case.n_head, case.d_v)
+            raw = ctypes.string_at(ggml.ggml_get_data(out), int(np.prod(result)) * 4)
+            return np.frombuffer(raw, np.float32).reshape(result)
         finally:
             ggml.ggml_free(ctx)
 

@@ -7,7 +7,7 @@ For a query at position p of head h over the keys t <= p of its own sequence:
 
 Before log_w is added, logits may be capped, and lose ALiBi's bias. An attention sink is a logit without a value.
 
-q and k come un-rotated; R acts on the first n_rot dims. `naive` does the same in a lower precision.
+q and k come un-rotated; R acts on n_rot dims of a head, from rot_first on. `naive` does the same in a lower precision.
 """
 
 from __future__ import annotations
@@ -126,8 +126,16 @@ def logn(policy: RopePolicy, p: Array) -> Array:
     return np.asarray(np.maximum(1.0, np.log(np.asarray(p) + 1.0) / np.log(policy.n_train)))
 
 
-def rotate(x: Array, positions: Array, freqs: Array, n_rot: int, neox: bool, magnitude: float = 1.0) -> Array:
-    """x [..., d] with its first n_rot dims rotated by positions [...] (broadcast) * freqs [n_rot / 2] and
+def rotate(
+    x: Array,
+    positions: Array,
+    freqs: Array,
+    n_rot: int,
+    neox: bool,
+    magnitude: float = 1.0,
+    rot_first: int = 0,
+) -> Array:
+    """x [..., d] with n_rot dims, from rot_first on, rotated by positions [...] (broadcast) * freqs [n_rot / 2] and
     multiplied by magnitude. Pairs are (i, i + n_rot / 2) if neox, else (2i, 2i + 1). Angles are float64, the
     rest has x's dtype."""
     if n_rot == 0:
@@ -135,7 +143,9 @@ def rotate(x: Array, positions: Array, freqs: Array, n_rot: int, neox: bool, mag
     angle = np.asarray(positions, np.float64)[..., None] * freqs
     cos, sin = (magnitude * np.cos(angle)).astype(x.dtype), (magnitude * np.sin(angle)).astype(x.dtype)
     half = n_rot // 2
-    first, second = (slice(0, half), slice(half, n_rot)) if neox else (slice(0, n_rot, 2), slice(1, n_rot, 2))
+    at, end = rot_first, rot_first + n_rot
+    pairs = ((at, at + half, 1), (at + half, end, 1)) if neox else ((at, end, 2), (at + 1, end, 2))
+    first, second = (slice(*part) for part in pairs)
     a, b = x[..., first], x[..., second]
     turned_a, turned_b = a * cos - b * sin, a * sin + b * cos
     out = np.array(np.broadcast_to(x, (*turned_a.shape[:-1], x.shape[-1])))
@@ -204,15 +214,16 @@ def attention(
     soft_cap: float = 0.0,
     sinks: Array | None = None,
     layer: int = 0,
+    rot_first: int = 0,
     precision: Precision = "f64",
 ) -> Array:
     """Attention of one sequence: [n_q, n_head, d_v].
 
     q_raw [n_q, n_head, d] and k_raw [n_k, n_head_kv, d], un-rotated; v [n_k, n_head_kv, d_v]; q_pos [n_q] and
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
-    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer. max_bias: ALiBi's, 0 without. soft_cap c: logits
-    become c * tanh(logit / c), 0 without. sinks [n_head]: one more logit per head, or None. A query that reads no key
-    gives zeros.
+    magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer; else the dims from rot_first on are rotated. max_bias:
+    ALiBi's, 0 without. soft_cap c: logits become c * tanh(logit / c), 0 without. sinks [n_head]: one more logit per
+    head, or None. A query that reads no key gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
     q, k, v = (round_to(x, "f64" if precision == "f64" else "f32") for x in (q_raw, k_raw, v))
@@ -222,15 +233,16 @@ def attention(
     factor = (scale * logn(rope, q_pos)).astype(q.dtype)
     if rope.map == "absolute":
         # R(p - t) = R(-t) R(p): rotating both sides is the same and needs no rotation per pair.
-        q = round_to(rotate(q, q_pos[:, None], freqs, n_rot, neox, magnitude), precision)
-        k = round_to(rotate(k, k_pos[:, None], freqs, n_rot, neox, magnitude), precision)
+        q = round_to(rotate(q, q_pos[:, None], freqs, n_rot, neox, magnitude, rot_first), precision)
+        k = round_to(rotate(k, k_pos[:, None], freqs, n_rot, neox, magnitude, rot_first), precision)
         dots = np.stack([_dots(q[:, None, h], k[None, :, h // group]) for h in range(n_head)])
     else:
         dots = np.zeros((n_head, len(q_pos), len(k_pos)), q.dtype)
         k = np.repeat(round_to(k, precision), group, axis=1)
         for i, p in enumerate(q_pos):
             apart = np.where(k_pos <= p, distance(rope, p, np.minimum(k_pos, p)), 0)
-            turned = round_to(rotate(q[i], apart[:, None], freqs, n_rot, neox, magnitude**2), precision)
+            turned = rotate(q[i], apart[:, None], freqs, n_rot, neox, magnitude**2, rot_first)
+            turned = round_to(turned, precision)
             dots[:, i] = _dots(turned if n_rot else np.broadcast_to(turned, k.shape), k).T
     dense = layer < plan.dense_layers
     phases = [Phase(window=ALL) if dense else phase for phase in (plan.prefill, plan.tail)]

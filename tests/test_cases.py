@@ -13,7 +13,7 @@ from pyllama_long.rope import RopePolicy
 
 def test_the_table_covers_the_op() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
-    assert {case.d_k for case in CASES} == {32, 64, 80, 96, 128, 160, 192, 256}
+    assert {case.d_k for case in CASES} == {32, 64, 80, 96, 128, 160, 192, 256, 576}
     assert {case.kv_type for case in CASES} == set(KV_TYPES) == {case.type_v for case in CASES}
     assert {RopePolicy.parse(case.rope, n_train=case.n_train, n_ctx=900).map for case in CASES} == {
         "absolute",
@@ -67,6 +67,7 @@ def test_case(case: Case) -> None:
             case.n_rot,
             case.neox,
             layer=case.layer,
+            rot_first=case.rot_first,
         )
         assert out.shape == (seq.n_new, case.n_head, case.d_v)
         assert np.isfinite(out).all()

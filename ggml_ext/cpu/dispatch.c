@@ -11,7 +11,10 @@
 #define DILATED_ROWS     2         /* only one row in `rate` uses the keys that a branch has packed */
 #define SPAN             8192      /* keys that wide tiles sum as a whole */
 #define NARROW_SPAN      512       /* the same for narrow tiles, at least */
+#define NARROW_LATENT    128       /* rows of a narrow tile of multi-head latent attention */
 #define NARROW_SPANS     32        /* most spans of a narrow tile, besides the ones at the ends of its keys */
+#define MAX_D_K          576       /* of a head: multi-head latent attention has 512 and 64 */
+#define MAX_D_V          512
 
 /* ---- the backend ---------------------------------------------------------------------------------------------- */
 
@@ -35,10 +38,15 @@ const char * plong_cpu_supports(const struct ggml_tensor * op) {
     if (!takes_type(k->type) || !takes_type(v->type)) {
         return "the K or V cache type is not f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl";
     }
-    if (k->ne[0] > 512 || v->ne[0] > 512 || k->ne[0] % 4 || v->ne[0] % 4) {
-        return "head size over 512 or no multiple of 4";
+    if (k->ne[0] > MAX_D_K || v->ne[0] > MAX_D_V || k->ne[0] % 4 || v->ne[0] % 4) {
+        return "a head of K has more than 576 dims, or one of V more than 512, or no multiple of 4";
     }
     return NULL;
+}
+
+/* A decoded token of multi-head latent attention has all heads in one tile, which only spans can share among threads. */
+static int32_t narrow_limit(const struct plong_shape * s) {
+    return s->n_head_kv == 1 && s->d_k > 256 ? NARROW_LATENT : PLONG_NARROW;
 }
 
 /* Tiles are not made smaller than this for balance, since packing keys would cost too much. */
@@ -57,7 +65,7 @@ struct plong_limits plong_cpu_limits(const struct plong_shape * shape, int n_thr
         .dilated_tiles = tiles / 4,
         .dilated_rows  = DILATED_ROWS,
         .classes       = PLONG_MAX_CLASSES,
-        .narrow        = PLONG_NARROW,
+        .narrow        = narrow_limit(shape),
         .narrow_rows   = PLONG_NARROW_ROWS,
         .span          = SPAN,
         .narrow_span   = NARROW_SPAN,

@@ -63,7 +63,7 @@ static double logit(const struct plong_call * c, int32_t tok, int32_t head, cons
         const int64_t stored = (int64_t) plong_rope_stored(rope, p) - plong_rope_stored(rope, t);
         const int64_t shift  = plong_rope_distance(rope, p, t) - stored;
         plong_rope_angles(c->table, c->params.n_rot, &shift, 1, angles);
-        row_rotate(q, angles, c->params.n_rot, c->params.neox);
+        row_rotate(q + c->params.rot_first, angles, c->params.n_rot, c->params.neox);
     }
     if (c->params.hadamard) {
         row_hadamard(q, c->d_k, c->params.hadamard);

@@ -67,7 +67,7 @@ class CBatch(ctypes.Structure):
 class CAttnParams(ctypes.Structure):
     _fields_ = [
         *((name, c_float) for name in ("scale", "max_bias", "soft_cap")),
-        *_ints("layer n_rot neox hadamard"),
+        *_ints("layer n_rot rot_first neox hadamard"),
     ]
 
 

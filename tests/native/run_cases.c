@@ -16,6 +16,7 @@
 /* Mirrors HEADER in native_cases.py. After it: q, k, v, batch, table, sinks, expected (float64). */
 struct header {
     int32_t d_k, d_v, n_head, n_head_kv, n_tokens, k_type, v_type, n_kv, n_stream, n_words, n_table, n_sinks;
+    int32_t v_in_k; /* V is the first dims of K's heads, and has no numbers of its own */
     struct plong_attn_params params;
     float                    allowed_f32, allowed_bf16; /* the second one where products are of bf16 */
 };
@@ -94,7 +95,9 @@ static double run(const struct input * file, int n_threads) {
     struct ggml_tensor *    k =
         next_tensor(&in, ctx, (enum ggml_type) h->k_type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor * v =
-        next_tensor(&in, ctx, (enum ggml_type) h->v_type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
+        h->v_in_k
+            ? ggml_view_4d(ctx, k, h->d_v, h->n_head_kv, h->n_kv, h->n_stream, k->nb[1], k->nb[2], k->nb[3], 0)
+            : next_tensor(&in, ctx, (enum ggml_type) h->v_type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor * b   = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
     struct ggml_tensor * tab = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
     struct ggml_tensor * snk = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;

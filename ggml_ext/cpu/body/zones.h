@@ -31,7 +31,7 @@ static void load_queries(
                     row_to_f32(GGML_TYPE_F32, src, dst, call->d_k);
                 }
                 if (shift) {
-                    row_rotate(dst, angles, call->params.n_rot, call->params.neox);
+                    row_rotate(dst + call->params.rot_first, angles, call->params.n_rot, call->params.neox);
                 }
                 if (transforms) {
                     row_hadamard(dst, call->d_k, had);
@@ -52,7 +52,7 @@ static void unfold_key(const struct plong_call * call, int32_t pos, float * x, f
         row_hadamard(x, call->d_k, call->params.hadamard);
     }
     plong_rope_angles(call->table, call->params.n_rot, &shift, 1, angles);
-    row_rotate(x, angles, call->params.n_rot, call->params.neox);
+    row_rotate(x + call->params.rot_first, angles, call->params.n_rot, call->params.neox);
 }
 
 #endif
