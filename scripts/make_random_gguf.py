@@ -47,12 +47,15 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     writer.add_context_length(s.n_ctx_train)
     writer.add_embedding_length(s.n_embd)
     writer.add_block_count(s.n_layer)
-    writer.add_feed_forward_length(s.n_ff)
+    writer.add_feed_forward_length(s.n_ff_dense or s.n_ff)
     writer.add_head_count(s.n_head)
     own_heads = arch.full_heads or arch.state in ("conv", "ssm")
     writer.add_head_count_kv(arch.heads_kv(s) if own_heads else s.n_head_kv)
-    writer.add_key_length(s.head_dim_full if arch.full_heads else s.head_dim)
-    writer.add_value_length(s.head_dim_full if arch.full_heads else s.head_dim)
+    if s.kv_rank:
+        add_latent_keys(writer, s)
+    else:
+        writer.add_key_length(s.head_dim_full if arch.full_heads else s.head_dim)
+        writer.add_value_length(s.head_dim_full if arch.full_heads else s.head_dim)
     writer.add_layer_norm_rms_eps(s.rms_eps)
     writer.add_vocab_size(s.n_vocab)
     if arch.max_bias:
@@ -104,6 +107,24 @@ def add_keys(writer: gguf.GGUFWriter, arch: Arch, s: Shape) -> None:
     if s.rope_scaling == "longrope":
         magnitude = math.sqrt(1 + math.log(s.rope_factor) / math.log(max(2, s.n_ctx_original)))
         writer.add_rope_scaling_attn_factors(magnitude)
+
+
+def add_latent_keys(writer: gguf.GGUFWriter, s: Shape) -> None:
+    """Those of multi-head latent attention, and of the experts that such models have."""
+    writer.add_key_length(s.kv_rank + s.n_rot)
+    writer.add_value_length(s.kv_rank)
+    writer.add_key_length_mla(s.head_dim)
+    writer.add_value_length_mla(s.head_dim_v)
+    writer.add_kv_lora_rank(s.kv_rank)
+    writer.add_q_lora_rank(s.q_rank)
+    writer.add_leading_dense_block_count(s.n_dense)
+    writer.add_expert_shared_count(1)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_weights_norm(True)
+    if s.rope_scaling == "yarn":  # the magnitude is part of the scale of all logits
+        writer.add_rope_scaling_yarn_log_mul(0.1)
+    if not s.n_expert:
+        writer.add_expert_feed_forward_length(s.n_ff)
 
 
 def write(

@@ -44,7 +44,8 @@ def values(path: Path) -> dict[str, Any]:
 def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     n_layer = 4 if maker.ARCHS[arch].state == "delta" else 2
-    shape = maker.write(path, arch, type="f32", **{**SMALL, "n_layer": n_layer})
+    heads = {"n_head_kv": 1} if maker.ARCHS[arch].shape.kv_rank else {}
+    shape = maker.write(path, arch, type="f32", **{**SMALL, "n_layer": n_layer, **heads})
     kind, there, stored = maker.ARCHS[arch], keys(path), values(path)
     assert there["general.architecture"] == kind.key
     wanted: dict[str, Any] = {
@@ -56,6 +57,11 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
         wanted["attention.head_count_kv"] = kind.heads_kv(shape)
         lengths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
         wanted |= dict.fromkeys(lengths, shape.head_dim_full)
+    if shape.kv_rank:
+        wanted["attention.head_count_kv"] = 1
+        wanted |= {"attention.key_length": 132, "attention.value_length": 128, "rope.dimension_count": 4}
+        wanted |= {"attention.key_length_mla": 16, "attention.value_length_mla": 16}
+        wanted |= {"attention.kv_lora_rank": 128, "leading_dense_block_count": n_layer}
     assert {name: there[f"{kind.key}.{name}"] for name in wanted} == wanted
     base = there.get(f"{kind.key}.rope.freq_base")
     assert (base is None) if kind.max_bias else base == pytest.approx(shape.rope_base)
@@ -67,8 +73,9 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
     assert ("ffn_norm" in names) == (kind.state != "ssm" and kind.ffn_norm == "ffn_norm")
     assert ("attn_sinks" in names) == kind.sinks
     assert ("attn_qkv" in names) == (kind.fused or kind.state == "delta") and ("attn_q" in names) != (
-        kind.fused or kind.state == "ssm"
+        kind.fused or kind.state == "ssm" or shape.kv_rank > 0
     )
+    assert ("attn_kv_a_mqa" in names) == ("attn_k_b" in names) == (shape.kv_rank > 0)
     assert ("attn_q.bias" in names) == kind.qkv_bias
     assert ("attn_k_norm" in names) == kind.qk_norm
     assert ("post_ffw_norm" in names) == kind.post_norm

@@ -24,7 +24,11 @@ class Shape:
     n_head_kv: int = 2
     head_dim: int = 0  # n_embd / n_head
     n_rot: int = 0  # head_dim; if less, only the first dims of a head are rotated
+    kv_rank: int = 0  # multi-head latent attention: the size of what K and V of all heads are made from
+    q_rank: int = 0  # the same for queries
+    head_dim_v: int = 0  # of a value, there; head_dim
     n_ff: int = 0  # about 8/3 n_embd; if there are experts, the size of one
+    n_ff_dense: int = 0  # of a first layer without experts, there
     n_vocab: int = 512
     n_ctx_train: int = 2048
     rope_base: float = 10000.0
@@ -49,7 +53,8 @@ class Shape:
         full = dataclasses.replace(
             self,
             head_dim=head_dim,
-            n_rot=self.n_rot or head_dim,
+            n_rot=self.n_rot or (head_dim // 8 * 2 if self.kv_rank else head_dim),
+            head_dim_v=self.head_dim_v or head_dim,
             n_ff=self.n_ff or -(-self.n_embd * 8 // 3 // 64) * 64,
             head_dim_full=self.head_dim_full or head_dim,
             n_head_kv_full=self.n_head_kv_full or self.n_head_kv,
@@ -65,6 +70,8 @@ class Shape:
             "head_dim must be even": full.head_dim % 2 == 0,
             "n_rot must be even and at most head_dim": 0 < full.n_rot <= full.head_dim
             and full.n_rot % 2 == 0,
+            "n_rot must be below head_dim and q_rank positive with latent attention": not full.kv_rank
+            or (full.n_rot < full.head_dim and full.q_rank > 0),
             f"{arch} needs head_dim = n_embd / n_head": arch not in ("qwen2", "qwen2vl", "phi3")
             or full.n_head * full.head_dim == full.n_embd,
             "n_expert_used must be at most n_expert": not full.n_expert
@@ -84,6 +91,11 @@ class Shape:
             if not holds:
                 raise ShapeError(what)
         return full
+
+    @property
+    def n_dense(self) -> int:
+        """Layers before the first one with experts."""
+        return self.n_layer if not self.n_expert else min(1, self.n_ff_dense)
 
     @property
     def n_ctx_original(self) -> int:
@@ -210,17 +222,33 @@ ARCHS = {
         sinks=True,
         biases=True,
     ),
+    "deepseek2": Arch("deepseek2", Shape(n_head_kv=1, kv_rank=128, q_rank=96, rope_base=1e6)),
     "phi3": Arch("phi3", fused=True),
     "mpt": Arch("mpt", fused=True, gated=False, max_bias=8.0),
     "lfm2": Arch("lfm2", Shape(rope_base=1e6), qk_norm=True, state="conv"),
     "mamba": Arch("mamba", state="ssm"),
 }
+# GLM-4.7-Flash has 47 layers.
+GLM_FLASH = {"n_layer": 4, "n_embd": 2048, "n_head": 20, "n_head_kv": 1, "head_dim": 256, "n_rot": 64}
 LLAMA3 = {"n_vocab": 128256, "n_ctx_train": 131072, "rope_base": 5e5, "rope_scaling": "llama3"}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2.5-0.5b": (
         "qwen2",
         {"n_layer": 24, "n_embd": 896, "n_head": 14, "n_head_kv": 2, "n_ff": 4864, "n_vocab": 151936}
         | {"n_ctx_train": 32768, "rope_base": 1e6, "tied": True, "rms_eps": 1e-6},
+    ),
+    "glm-4.7-flash-4-layers": (
+        "deepseek2",
+        GLM_FLASH
+        | {
+            "kv_rank": 512,
+            "q_rank": 768,
+            "n_ff": 1536,
+            "n_ff_dense": 10240,
+            "n_expert": 64,
+            "n_expert_used": 4,
+        }
+        | {"n_vocab": 154880, "n_ctx_train": 202752, "rope_base": 1e6},
     ),
     "llama-3.2-1b": (
         "llama",

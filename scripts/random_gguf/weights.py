@@ -103,7 +103,8 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield from stream_layer(blk, s, branch)
         whole = arch.full_heads and not arch.windowed(s, i)
         head_dim = s.head_dim_full if whole else s.head_dim
-        attention, kv = s.n_head * head_dim, (s.n_head_kv_full if whole else s.n_head_kv) * head_dim
+        attention = s.n_head * (s.head_dim_v if s.kv_rank else head_dim)
+        kv = (s.n_head_kv_full if whole else s.n_head_kv) * head_dim
         yield norm(blk + "attn_norm", s.n_embd)
         if arch.state == "ssm":
             yield from state_space(blk, s, branch)
@@ -112,6 +113,8 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
             yield from delta_net(blk, s, branch)
         elif not heads_kv:
             yield from convolution(blk, s, branch)
+        elif s.kv_rank:
+            yield from latent_attention(blk, s)
         elif arch.fused:  # the same deviation for q and k, with the wanted product
             std = math.sqrt(ATTENTION_STD) * unit
             yield matrix(blk + "attn_qkv", attention + 2 * kv, s.n_embd, std=std)
@@ -139,27 +142,51 @@ def tensors(arch: Arch, s: Shape) -> Iterator[Tensor]:
         if arch.post_norm:
             yield norm(blk + "post_attention_norm", s.n_embd, branch)
         yield norm(blk + arch.ffn_norm, s.n_embd)
-        down = out / 0.6 / math.sqrt(s.n_ff)
-        if s.n_expert:
-            # Wide logits, so that if two experts tie for the last place, neither weighs much.
-            yield matrix(blk + "ffn_gate_inp", s.n_expert, s.n_embd, std=4 * unit)
-            yield matrix(blk + "ffn_gate_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
-            yield matrix(blk + "ffn_up_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
-            yield matrix(blk + "ffn_down_exps", s.n_expert, s.n_embd, s.n_ff, std=down)
-            if arch.biases:
-                yield bias(blk + "ffn_gate_inp", s.n_expert)
-                yield bias(blk + "ffn_gate_exps", s.n_expert, s.n_ff)
-                yield bias(blk + "ffn_up_exps", s.n_expert, s.n_ff)
-                yield bias(blk + "ffn_down_exps", s.n_expert, s.n_embd)
+        n_ff = s.n_ff_dense or s.n_ff if i < s.n_dense else s.n_ff
+        down = out / 0.6 / math.sqrt(n_ff)
+        if i >= s.n_dense:
+            yield from experts(blk, arch, s, down)
             continue
         if arch.fused or not arch.gated:
-            yield matrix(blk + "ffn_up", (1 + arch.gated) * s.n_ff, s.n_embd, std=unit)
+            yield matrix(blk + "ffn_up", (1 + arch.gated) * n_ff, s.n_embd, std=unit)
         else:
-            yield matrix(blk + "ffn_gate", s.n_ff, s.n_embd, std=unit)
-            yield matrix(blk + "ffn_up", s.n_ff, s.n_embd, std=unit)
-        yield matrix(blk + "ffn_down", s.n_embd, s.n_ff, std=down)
+            yield matrix(blk + "ffn_gate", n_ff, s.n_embd, std=unit)
+            yield matrix(blk + "ffn_up", n_ff, s.n_embd, std=unit)
+        yield matrix(blk + "ffn_down", s.n_embd, n_ff, std=down)
         if arch.post_norm:
             yield norm(blk + "post_ffw_norm", s.n_embd, branch)
+
+
+def experts(blk: str, arch: Arch, s: Shape, down: float) -> Iterator[Tensor]:
+    """The feed-forward of a layer with experts."""
+    unit = s.n_embd**-0.5
+    # Wide logits, so that if two experts tie for the last place, neither weighs much.
+    yield matrix(blk + "ffn_gate_inp", s.n_expert, s.n_embd, std=4 * unit)
+    yield matrix(blk + "ffn_gate_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
+    yield matrix(blk + "ffn_up_exps", s.n_expert, s.n_ff, s.n_embd, std=unit)
+    yield matrix(blk + "ffn_down_exps", s.n_expert, s.n_embd, s.n_ff, std=down)
+    if arch.biases:
+        yield bias(blk + "ffn_gate_inp", s.n_expert)
+        yield bias(blk + "ffn_gate_exps", s.n_expert, s.n_ff)
+        yield bias(blk + "ffn_up_exps", s.n_expert, s.n_ff)
+        yield bias(blk + "ffn_down_exps", s.n_expert, s.n_embd)
+    if s.kv_rank:  # and one that every token takes
+        yield matrix(blk + "ffn_gate_shexp", s.n_ff, s.n_embd, std=unit)
+        yield matrix(blk + "ffn_up_shexp", s.n_ff, s.n_embd, std=unit)
+        yield matrix(blk + "ffn_down_shexp", s.n_embd, s.n_ff, std=down)
+
+
+def latent_attention(blk: str, s: Shape) -> Iterator[Tensor]:
+    """The tensors of multi-head latent attention before its output (DeepSeek-V2, arXiv 2405.04434), by which q has the
+    wanted deviation, k and v one of 1."""
+    unit = s.n_embd**-0.5
+    yield matrix(blk + "attn_q_a", s.q_rank, s.n_embd, std=unit)
+    yield norm(blk + "attn_q_a_norm", s.q_rank)
+    yield matrix(blk + "attn_q_b", s.n_head * s.head_dim, s.q_rank, std=ATTENTION_STD * s.q_rank**-0.5)
+    yield matrix(blk + "attn_kv_a_mqa", s.kv_rank + s.n_rot, s.n_embd, std=unit)
+    yield norm(blk + "attn_kv_a_norm", s.kv_rank)
+    yield matrix(blk + "attn_k_b", s.n_head, s.kv_rank, s.head_dim - s.n_rot, std=s.kv_rank**-0.5)
+    yield matrix(blk + "attn_v_b", s.n_head, s.head_dim_v, s.kv_rank, std=s.kv_rank**-0.5)
 
 
 def convolution(blk: str, s: Shape, out: float) -> Iterator[Tensor]:
