@@ -33,9 +33,6 @@ static std::string refusal(const llm_graph_context & graph, const plong_tensors 
     if (tensors.kq_b) {
         return "the model adds a bias to the logits";
     }
-    if (tensors.v_mla) {
-        return "multi-head latent attention";
-    }
     if (graph.rope_type == LLAMA_ROPE_TYPE_VISION) {
         return "the model has positions of images only";
     }
@@ -94,17 +91,19 @@ plong_layer plong_prepare(
     if (!reason.empty()) {
         return layer;
     }
-    layer.take            = true;
-    layer.swa             = swa;
-    layer.q               = tensors.q;
-    layer.sink_logits     = tensors.sink_logits;
-    layer.params.scale    = kq_scale;
-    layer.params.max_bias = graph.hparams.use_alibi ? graph.hparams.f_max_alibi_bias : 0.0f;
-    layer.params.soft_cap = graph.hparams.attn_soft_cap ? graph.hparams.f_attn_logit_softcapping : 0.0f;
-    layer.params.layer    = il;
-    layer.params.n_rot    = layer.rope && state->maps() ? layer.rope->n_rot : 0;
-    layer.params.neox     = layer.rope && layer.rope->neox;
-    layer.params.hadamard = tensors.k_rot && layer.params.n_rot > 0 ? (int32_t) tensors.k_rot->ne[0] : 0;
+    layer.take             = true;
+    layer.swa              = swa;
+    layer.q                = tensors.q;
+    layer.sink_logits      = tensors.sink_logits;
+    layer.v_mla            = tensors.v_mla;
+    layer.params.scale     = kq_scale;
+    layer.params.max_bias  = graph.hparams.use_alibi ? graph.hparams.f_max_alibi_bias : 0.0f;
+    layer.params.soft_cap  = graph.hparams.attn_soft_cap ? graph.hparams.f_attn_logit_softcapping : 0.0f;
+    layer.params.layer     = il;
+    layer.params.n_rot     = layer.rope && state->maps() ? layer.rope->n_rot : 0;
+    layer.params.neox      = layer.rope && layer.rope->neox;
+    layer.params.rot_first = layer.params.n_rot > 0 ? layer.rope->first : 0;
+    layer.params.hadamard  = tensors.k_rot && layer.params.n_rot > 0 ? (int32_t) tensors.k_rot->ne[0] : 0;
     return layer;
 }
 
@@ -147,7 +146,24 @@ static ggml_tensor * build(
     };
     ggml_tensor * cur = ggml_long_attn(graph.ctx0, q, k, v, &inputs, &layer.params);
     graph.cb(cur, "long_attn", il);
+    if (layer.v_mla) { /* as upstream does it */
+        cur = ggml_mul_mat(graph.ctx0, layer.v_mla, ggml_permute(graph.ctx0, cur, 0, 2, 1, 3));
+        graph.cb(cur, "fattn_mla", il);
+        cur = ggml_cont(graph.ctx0, ggml_permute(graph.ctx0, cur, 0, 2, 1, 3));
+    }
     return ggml_reshape_2d(graph.ctx0, cur, cur->ne[0] * cur->ne[1], cur->ne[2]);
+}
+
+template <class Input>
+static ggml_tensor * build_iswa(
+    const llm_graph_context & graph, Input & inp, plong_layer & layer, ggml_tensor * q, ggml_tensor * k,
+    ggml_tensor * v) {
+    const auto full   = [&inp] { return inp.mctx->get_base(); };
+    const auto window = [&inp] { return inp.mctx->get_swa(); };
+    if (layer.swa) {
+        return build(graph, { inp.plong_swa, PLONG_WINDOW, window, !inp.plong }, layer, q, k, v);
+    }
+    return build(graph, { inp.plong, PLONG_FULL, full, !inp.plong_swa }, layer, q, k, v);
 }
 
 ggml_tensor * plong_build(
@@ -160,10 +176,18 @@ ggml_tensor * plong_build(
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
     ggml_tensor * k, ggml_tensor * v) {
-    const auto full   = [inp] { return inp->mctx->get_base(); };
-    const auto window = [inp] { return inp->mctx->get_swa(); };
-    if (layer.swa) {
-        return build(graph, { inp->plong_swa, PLONG_WINDOW, window, !inp->plong }, layer, q, k, v);
-    }
-    return build(graph, { inp->plong, PLONG_FULL, full, !inp->plong_swa }, layer, q, k, v);
+    return build_iswa(graph, *inp, layer, q, k, v);
+}
+
+ggml_tensor * plong_build(
+    const llm_graph_context & graph, llm_graph_input_attn_k * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v) {
+    const auto mctx = [inp] { return inp->mctx; };
+    return build(graph, { inp->plong, layer.swa ? PLONG_WINDOW : PLONG_FULL, mctx, true }, layer, q, k, v);
+}
+
+ggml_tensor * plong_build(
+    const llm_graph_context & graph, llm_graph_input_attn_k_iswa * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v) {
+    return build_iswa(graph, *inp, layer, q, k, v);
 }

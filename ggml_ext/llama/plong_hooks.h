@@ -8,6 +8,8 @@ struct llama_ubatch;
 class llama_io_read_i;
 class llama_io_write_i;
 class llama_kv_cache;
+class llm_graph_input_attn_k;
+class llm_graph_input_attn_k_iswa;
 class llm_graph_input_attn_kv;
 class llm_graph_input_attn_kv_iswa;
 class llm_graph_input_plong;
@@ -68,6 +70,7 @@ struct plong_layer {
     plong_attn_params                 params      = {};
     ggml_tensor *                     q           = nullptr; /* before the Hadamard transform */
     ggml_tensor *                     sink_logits = nullptr;
+    ggml_tensor *                     v_mla       = nullptr;
     std::shared_ptr<plong_layer_rope> rope;
 };
 
@@ -78,7 +81,7 @@ struct plong_tensors {
     ggml_tensor * k_rot; /* Hadamard matrix for K */
     ggml_tensor * kq_b;  /* bias of the logits */
     ggml_tensor * sink_logits;
-    ggml_tensor * v_mla;
+    ggml_tensor * v_mla; /* of multi-head latent attention: what a head multiplies its result with */
 };
 
 /* swa: the layer reads a sliding window only. */
@@ -92,4 +95,10 @@ ggml_tensor * plong_build(
     ggml_tensor * k, ggml_tensor * v);
 ggml_tensor * plong_build(
     const llm_graph_context & graph, llm_graph_input_attn_kv_iswa * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v);
+ggml_tensor * plong_build(
+    const llm_graph_context & graph, llm_graph_input_attn_k * inp, plong_layer & layer, ggml_tensor * q,
+    ggml_tensor * k, ggml_tensor * v);
+ggml_tensor * plong_build(
+    const llm_graph_context & graph, llm_graph_input_attn_k_iswa * inp, plong_layer & layer, ggml_tensor * q,
     ggml_tensor * k, ggml_tensor * v);

@@ -28,6 +28,7 @@ struct plong_layer_rope;
 struct plong_rope_side {
     const plong_layer_rope * rope  = nullptr;
     bool                     query = false; /* carries the square of the magnitude, so that cached K has none */
+    int32_t                  first = 0;     /* of the rotated dims in the node's rows */
 };
 
 /* RoPE of one layer as read from its graph node, and the policy on top of it. */
@@ -39,6 +40,7 @@ struct plong_layer_rope {
     };
 
     int32_t              n_rot = 0;
+    int32_t              first = 0; /* of the rotated dims in a head */
     bool                 neox  = false;
     std::vector<uint8_t> sections; /* [n_rot/2], M-RoPE: which of a token's positions rotates the pair; else empty */
     std::vector<float>   own;      /* [n_rot/2], what the model's file divides the frequencies by; else empty */

@@ -17,6 +17,7 @@ struct rope_op {
     int32_t n_past, n_rot, mode, n_ctx, n_ctx_orig;
     float   base, scale, ext_factor, attn_factor, beta_fast, beta_slow;
     int32_t sections[GGML_MROPE_SECTIONS];
+    int32_t first; /* of the rotated dims */
 };
 
 rope_op read_op(const ggml_tensor * node) {
@@ -26,21 +27,43 @@ rope_op read_op(const ggml_tensor * node) {
     return op;
 }
 
-ggml_tensor * find_rope(ggml_tensor * t, bool & lost);
+/* A RoPE node, and the first rotated dim in the rows that were searched. */
+struct found_rope {
+    ggml_tensor * node  = nullptr;
+    int64_t       first = 0;
+};
+
+found_rope find_rope(ggml_tensor * t, bool & lost);
 
 /* The same behind a node that changes directions of pairs: that is harmless only if there is no rotation before it. */
-ggml_tensor * find_none(ggml_tensor * t, bool & lost) {
-    ggml_tensor * before = find_rope(t, lost);
-    lost |= before != nullptr;
+found_rope find_none(ggml_tensor * t, bool & lost) {
+    const found_rope before = find_rope(t, lost);
+    lost |= before.node != nullptr;
     return before;
 }
 
-/* The RoPE node behind t, followed back through nodes that keep the rotated dims first and the directions of pairs.
- * `lost` is set if a node on the way leaves doubt; null without it means that the layer has no RoPE. */
-ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
+/* Rows of two parts side by side, one of which may be rotated (multi-head latent attention). */
+found_rope find_in_parts(ggml_tensor * t, bool & lost) {
+    lost |= t->op_params[0] != 0; /* the dimension in which they are joined */
+    const found_rope a = find_rope(t->src[0], lost), b = find_rope(t->src[1], lost);
+    lost |= a.node && b.node;
+    return b.node ? found_rope { b.node, b.first + t->src[0]->ne[0] } : a;
+}
+
+/* The RoPE node behind t, followed back through nodes that keep the place of the rotated dims and the directions of
+ * pairs. `lost` is set if a node on the way leaves doubt; null without it means that the layer has no RoPE. */
+found_rope find_rope(ggml_tensor * t, bool & lost) {
+    bool       same_rows = true; /* as long as those of the tensor that is searched */
+    const auto found     = [&](found_rope rope) {
+        lost |= rope.first > 0 && !same_rows;
+        return rope;
+    };
     while (t) {
+        same_rows &= !t->src[0] || t->ne[0] == t->src[0]->ne[0] || t->op == GGML_OP_CONCAT;
         switch (t->op) {
-            case GGML_OP_ROPE: return t;
+            case GGML_OP_ROPE: return found({ t, read_op(t).first });
+            case GGML_OP_CONCAT: return found(find_in_parts(t, lost));
+            case GGML_OP_REPEAT:
             case GGML_OP_RESHAPE:
             case GGML_OP_PERMUTE:
             case GGML_OP_CONT:
@@ -64,11 +87,11 @@ ggml_tensor * find_rope(ggml_tensor * t, bool & lost) {
             case GGML_OP_ADD:
             case GGML_OP_CLAMP: return find_none(t->src[0], lost);
             case GGML_OP_MUL_MAT:
-            case GGML_OP_MUL_MAT_ID: return nullptr;
-            default: lost = true; return nullptr;
+            case GGML_OP_MUL_MAT_ID: return {};
+            default: lost = true; return {};
         }
     }
-    return nullptr;
+    return {};
 }
 
 /* Frequencies as ggml's own rope computes them, in double precision; `factors` as in the node. */
@@ -191,10 +214,11 @@ ggml_tensor * plong_constant::tensor(ggml_context * ctx, const char * name) cons
 std::shared_ptr<plong_layer_rope> plong_rope_of(
     const llm_graph_context & graph, plong_state & state, ggml_tensor * q, ggml_tensor * k,
     const std::shared_ptr<plong_layer_rope> & shared, std::string & reason) {
-    bool                       lost  = false;
-    std::vector<ggml_tensor *> nodes = { find_rope(q, lost) };
+    bool                       lost    = false;
+    const found_rope           found[] = { find_rope(q, lost), k ? find_rope(k, lost) : found_rope {} };
+    std::vector<ggml_tensor *> nodes   = { found[0].node };
     if (k) {
-        nodes.push_back(find_rope(k, lost));
+        nodes.push_back(found[1].node);
     }
     const bool k_has_rope = k ? nodes[1] != nullptr : shared && shared->n_rot > 0;
     if (lost || (nodes[0] != nullptr) != k_has_rope) {
@@ -209,7 +233,8 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
         return nullptr;
     }
     const rope_op op = read_op(nodes[0]), op_k = read_op(nodes.back());
-    if (op.n_rot != op_k.n_rot || op.mode != op_k.mode || op.base != op_k.base || op.n_rot > PLONG_MAX_ROT) {
+    if (op.n_rot != op_k.n_rot || op.mode != op_k.mode || op.base != op_k.base || op.n_rot > PLONG_MAX_ROT ||
+        (k && found[0].first != found[1].first)) {
         reason = "query and key have different RoPE";
         return nullptr;
     }
@@ -219,20 +244,23 @@ std::shared_ptr<plong_layer_rope> plong_rope_of(
     }
     const std::vector<float> own = read_factors(nodes[0]->src[2], op.n_rot / 2);
 
-    std::string key((const char *) &op, sizeof(op));
+    const int32_t firsts[] = { op_k.first, (int32_t) found[0].first };
+    std::string   key((const char *) &op, sizeof(op));
+    key.append((const char *) firsts, sizeof(firsts));
     key.append((const char *) own.data(), own.size() * sizeof(float));
     auto &     rope  = state.ropes[key];
     const bool exact = state.dynamic() || only_cpu(graph.sched);
     if (!rope) {
         rope           = std::make_shared<plong_layer_rope>();
         rope->n_rot    = op.n_rot;
+        rope->first    = (int32_t) found[0].first;
         rope->neox     = op.mode != GGML_ROPE_TYPE_NORMAL;
         rope->sections = pair_sections(op);
         rope->own      = own;
         rope->base     = op.base;
         rope->policy   = state.config.rope;
         for (int i = 0; i < 2; i++) {
-            rope->sides[i] = { rope.get(), i == 0 };
+            rope->sides[i] = { rope.get(), i == 0, i == 0 ? op.first : op_k.first };
         }
         std::vector<double> f(op.n_rot / 2);
         if (state.scales()) {

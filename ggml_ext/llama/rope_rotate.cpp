@@ -53,7 +53,7 @@ void rotate_rows(ggml_tensor * dst, int ith, int nth, void * data) {
             char *              to   = static_cast<char *>(dst->data) + h * dst->nb[1] + t * dst->nb[2];
             memcpy(to, from, a->ne[0] * sizeof(float));
             if (!native) {
-                row_rotate(reinterpret_cast<float *>(to), angles.data(), rope.n_rot, rope.neox);
+                row_rotate(reinterpret_cast<float *>(to) + side.first, angles.data(), rope.n_rot, rope.neox);
             }
         }
     }

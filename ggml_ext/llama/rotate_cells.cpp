@@ -38,7 +38,7 @@ class rows_of {
             row_hadamard(x.data(), (int) n, stored.hadamard);
         }
         for (int64_t h = 0; h < n; h += stored.head) {
-            row_rotate(x.data() + h, angles, stored.rope->n_rot, stored.rope->neox);
+            row_rotate(x.data() + h + stored.rope->first, angles, stored.rope->n_rot, stored.rope->neox);
         }
         if (stored.hadamard) {
             row_hadamard(x.data(), (int) n, stored.hadamard);
