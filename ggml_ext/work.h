@@ -173,6 +173,12 @@ struct plong_call {
 
 PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
 
+/* Whether each value is the first dims of its key (multi-head latent attention). */
+static inline bool plong_v_in_k(const struct plong_call * c) {
+    return c->v == c->k && c->v_type == c->k_type && c->v_cell == c->k_cell && c->v_head == c->k_head &&
+           c->v_stream == c->k_stream && c->d_v <= c->d_k;
+}
+
 /* Writes zeros for tokens that belong to no group. Other tokens must not be touched: the result may be in the same
  * place as the queries, which tiles read before they write. */
 PLONG_API void plong_zero_strays(const struct plong_call * call);

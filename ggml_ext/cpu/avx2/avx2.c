@@ -15,4 +15,5 @@ static bool isa_usable(void) {
 #include "cpu/simd/avx2.h"
 #include "cpu/body/wide_f32.h"
 #include "cpu/body/narrow_none.h"
+#include "cpu/body/latent_none.h"
 #include "cpu/body/tile.h"

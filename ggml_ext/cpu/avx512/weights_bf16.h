@@ -44,9 +44,9 @@ PLONG_INLINE void wide_weights(elem * p, const __m512i * e, int n, float * l) {
 
 /* p[n] = 2^(s - m) in the order of value_row(); n is 32 or 64 */
 PLONG_INLINE void wide_exp(const float * s, elem * p, int n, float m, float * l) {
-    const vf      shift = vf_set1(m);
-    const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
-    __m512i       e[CHUNK / 32];
+    const vf      shift         = vf_set1(m);
+    const __m512i order         = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+    __m512i       e[CHUNK / 32] = { _mm512_setzero_si512() }; /* n is at least 32 */
     for (int i = 0; i < n; i += 32) {
         const vf      a = exp2_bf16(vf_sub(vf_load(s + i), shift));
         const vf      b = exp2_bf16(vf_sub(vf_load(s + i + 16), shift));

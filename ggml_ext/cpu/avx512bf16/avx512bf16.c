@@ -26,4 +26,5 @@ static bool isa_usable(void) {
 #include "cpu/avx512bf16/narrow_keys.h"
 #include "cpu/avx512bf16/narrow_values.h"
 #include "cpu/avx512/narrow_jobs.h"
+#include "cpu/avx512bf16/latent.h"
 #include "cpu/body/tile.h"

@@ -11,12 +11,13 @@
 #include "cpu/avx512/weights_bf16.h"
 #include "cpu/body/wide_at_once.h"
 
-/* c[MR][32] (+)= a[MR][n] * b, b [n / 32] pairs of tiles side by side: 16 columns each. Unrolled by pragma: gcc
+/* c[rows][32] (+)= a[rows][n] * b, up to MR rows, b [n / 32] pairs of tiles side by side: 16 columns each. Unrolled by pragma: gcc
  * otherwise keeps the sums in memory, three times slower. */
-PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, float * c, int ldc, const bool add) {
+PLONG_INLINE void bf16_block(
+    const int rows, int n, const elem * a, int lda, const elem * b, float * c, int ldc, const bool add) {
     vf acc[MR][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
+    for (int i = 0; i < rows; i++) {
         for (int j = 0; j < 2; j++) {
             acc[i][j] = add ? vf_load(c + i * ldc + j * VW) : vf_zero();
         }
@@ -26,7 +27,7 @@ PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, flo
             const __m512bh b0 = (__m512bh) _mm512_loadu_si512(b + x * 16);
             const __m512bh b1 = (__m512bh) _mm512_loadu_si512(b + TILE + x * 16);
 #pragma GCC unroll 16
-            for (int i = 0; i < MR; i++) {
+            for (int i = 0; i < rows; i++) {
                 int32_t pair;
                 memcpy(&pair, a + i * lda + k + x, sizeof(pair));
                 const __m512bh y = (__m512bh) _mm512_set1_epi32(pair);
@@ -36,7 +37,7 @@ PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, flo
         }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
+    for (int i = 0; i < rows; i++) {
         for (int j = 0; j < 2; j++) {
             vf_store(c + i * ldc + j * VW, acc[i][j]);
         }
@@ -48,7 +49,7 @@ PLONG_INLINE void bf16_block(int n, const elem * a, int lda, const elem * b, flo
 PLONG_INLINE void bf16_logits(const elem * q, const elem * k, int rows, int n, const int ds, float * s) {
     for (int j = 0; j < n; j += 32) {
         for (int i = 0; i < rows; i += MR) {
-            bf16_block(ds, q + i * ds, ds, k + (size_t) j * ds, s + i * CHUNK + j, CHUNK, false);
+            bf16_block(MR, ds, q + i * ds, ds, k + (size_t) j * ds, s + i * CHUNK + j, CHUNK, false);
         }
     }
 }
@@ -70,7 +71,7 @@ static void wide_values(const elem * p, const elem * v, int rows, int j0, int n,
     v += (size_t) (j0 / 32) * 2 * TILE;
     for (int i = 0; i < dv; i += 32, v += (BLOCK / 32) * 2 * TILE) {
         for (int r = 0; r < rows; r += MR) {
-            bf16_block(n, p + r * BLOCK + j0, BLOCK, v, acc + r * dv + i, dv, true);
+            bf16_block(MR, n, p + r * BLOCK + j0, BLOCK, v, acc + r * dv + i, dv, true);
         }
     }
 }

@@ -115,8 +115,9 @@ static void keys_narrow(
     x.k_step = keys_step(b, c->k_cell);
     x.k_ahead =
         prefetch_queue(next->cell, next->n, n_kv, k_next, c->k_cell, n_kv > 1 ? c->k_head : t->k_bytes, t->one_stream);
-    x.v_ahead =
-        prefetch_queue(next->cell, next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes, t->one_stream);
+    x.v_ahead = prefetch_queue(
+        next->cell, plong_v_in_k(c) ? 0 : next->n, n_kv, v_next, c->v_cell, n_kv > 1 ? c->v_head : t->v_bytes,
+        t->one_stream);
     float * const s[2] = { t->mem.s, t->mem.s + PLONG_NARROW * NARROW_BLOCK };
     /* Logits are computed one head ahead of values, so that there is work while the last products of a head are in
      * flight. */

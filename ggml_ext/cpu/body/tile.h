@@ -8,7 +8,8 @@
  *     isa_usable()           whether this processor has it
  *
  * and includes its vector of floats (the contract is in simd/vf.h), its wide part (wide.h), its narrow part
- * (narrow_jobs.h, or narrow_none.h if it has none), then this file.
+ * (narrow_jobs.h, or narrow_none.h if it has none), its part for values inside keys (latent.h or latent_none.h), then
+ * this file.
  */
 #include "cpu/kernel.h"
 #include "cpu/body/narrow.h"
@@ -159,13 +160,15 @@ static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * s
             run_job_reset(t);
             in_job = true;
         }
-        if (!more && (t->job.narrow || t->one_stream)) {
+        if (!more && (t->job.narrow || takes_latent(t) || t->one_stream)) {
             peek_keys(t, span, cap, next);
         }
         run_counts(t, b);
         t->job.sinks_end = b->range->sinks_end;
         if (t->job.narrow) {
             block_narrow(t, b, next);
+        } else if (takes_latent(t)) {
+            block_latent(t, b, next);
         } else {
             block_wide(t, b, next);
         }
