@@ -5,7 +5,8 @@
 
 One attention layer with 128 dimensions, 32 query heads and 8 KV heads: exact prefill and decode in f16, bf16, q8_0 and
 q4_0 caches, or in those of --kv-types; in f16 also with sink logits, three sparse plans at 131,072 keys, and 8
-sequences in one call. The sides, cache types and plans of a case run alternately, repeat by repeat, so that other load
+sequences in one call; then multi-head latent attention, whose values are the first 512 of a key's 576 dims, for 20
+and 128 query heads. The sides, cache types and plans of a case run alternately, repeat by repeat, so that other load
 on the machine affects all of them alike. Runs of milliseconds are repeated for a tenth of a second. Before they are
 timed, each is compared with upstream, and rows of ours with float64.
 
@@ -36,7 +37,7 @@ COLUMNS += ["% roof", "x upstream", "x exact", "bound"]
 LEFT = 5  # columns of text
 NOTES = """\
 runs       repeats that the median is of; a side that has used up --budget is not repeated any more
-GFLOP/s    4 * D per (query, key) pair read        GB/s    K and V that any query reads, once
+GFLOP/s    2 per dim of K and V and pair read      GB/s    K and V that any query reads, once
 keys       share of the causal pairs that is read  % roof  prefill: of the f32 matmul rate (amx, bf16: of the bf16
 x upstream upstream's exact time / this                    one); decode: of the rate of memory reads in turn
 x exact    a plan's time / the exact time of the same side, to lie below its bound: keys / 0.8,

@@ -7,10 +7,12 @@ from cases import Array
 from op_graph import decode
 
 from attention_bench.graphs import Graphs, Side
-from attention_bench.workloads import N_HEAD, N_HEAD_KV, ROW_BYTES, D
+from attention_bench.workloads import row_bytes
 from pyllama_long import _native
 
 ALLOWED = 2e-2  # as a share of the largest value
+# With more dims, upstream's decode is further off, since it adds V in half precision: 5% at 131,072 keys.
+ALLOWED_LATENT = 1e-1
 
 
 class Disagreement(Exception):
@@ -26,20 +28,21 @@ def agree(graphs: Graphs, side: Side, base: Array | None) -> None:
     if not np.isfinite(got).all():
         raise Disagreement(f"{graphs.workload}: {name} gives numbers that are not finite")
     if base is not None:
-        _compare(f"{graphs.workload}: {name} and upstream", got, base)
+        allowed = ALLOWED_LATENT if graphs.case.v_in_k else ALLOWED
+        _compare(f"{graphs.workload}: {name} and upstream", got, base, allowed)
     if side.name == "ours":
-        last = len(got) - 1
-        for token, head in ((0, N_HEAD - 1), (last // 2, 5), (last, 0)):
+        last, n_head = len(got) - 1, graphs.case.n_head
+        for token, head in ((0, n_head - 1), (last // 2, 5), (last, 0)):
             what = f"{graphs.workload}: row {token} of head {head} of {name} and float64"
             _compare(what, got[token, head], _row(graphs, token, head))
 
 
-def _compare(what: str, got: Array, expected: Array) -> None:
+def _compare(what: str, got: Array, expected: Array, allowed: float = ALLOWED) -> None:
     error = float(np.abs(got - expected).max() / np.abs(expected).max(initial=1e-30))
     if not np.any(expected):
         error = float(np.abs(got).max())
-    if not error <= ALLOWED:
-        raise Disagreement(f"{what} differ by {error:.1e} of the largest value; allowed: {ALLOWED:.0e}")
+    if not error <= allowed:
+        raise Disagreement(f"{what} differ by {error:.1e} of the largest value; allowed: {allowed:.0e}")
 
 
 def _row(graphs: Graphs, token: int, head: int) -> Array:
@@ -48,13 +51,18 @@ def _row(graphs: Graphs, token: int, head: int) -> Array:
     one = batch.layouts[token // graphs.n_new]
     at = token % graphs.n_new
     phase = (batch.plan.prefill, batch.plan.tail)[one.phase[at]]
-    pos, log_w = _native.phase_keys(phase, int(one.q_pos[at]), _native.head_number(head, N_HEAD, N_HEAD_KV))
+    number = _native.head_number(head, batch.case.n_head, batch.case.n_head_kv)
+    pos, log_w = _native.phase_keys(phase, int(one.q_pos[at]), number)
     held = np.isin(pos, one.pos, assume_unique=True)
     cells = one.cell[np.searchsorted(one.pos, pos[held])]
     if not len(cells):
-        return np.zeros(D)
-    q = graphs.view(graphs.q, np.float32).reshape(-1, N_HEAD, D)[token, head].astype(np.float64)
-    k, v = (_keys(graphs, tensor, one.stream, cells, head) for tensor in (graphs.k, graphs.v))
+        return np.zeros(batch.case.d_v)
+    shape = (-1, batch.case.n_head, batch.case.d_k)
+    q = graphs.view(graphs.q, np.float32).reshape(shape)[token, head].astype(np.float64)
+    k = _keys(graphs, graphs.k, one.stream, cells, head, batch.case.d_k)
+    v = k[:, : batch.case.d_v]
+    if not batch.case.v_in_k:
+        v = _keys(graphs, graphs.v, one.stream, cells, head, batch.case.d_v)
     logits = k @ q * batch.case.scale + log_w[held]
     sink = np.float64(-np.inf) if graphs.sinks is None else graphs.sinks[head].astype(np.float64)
     top = max(logits.max(), sink)
@@ -63,9 +71,10 @@ def _row(graphs: Graphs, token: int, head: int) -> Array:
     return found
 
 
-def _keys(graphs: Graphs, tensor: int, stream: int, cells: Array, head: int) -> Array:
-    """[n, d] float64 of these cells, for a query head."""
-    kv_type = graphs.workload.kv_type
-    rows = graphs.view(tensor, np.uint8).reshape(graphs.n_seq, graphs.n_kv, N_HEAD_KV, ROW_BYTES[kv_type])
-    raw = rows[stream, cells, head * N_HEAD_KV // N_HEAD].tobytes()
-    return decode(raw, (len(cells), D), kv_type)
+def _keys(graphs: Graphs, tensor: int, stream: int, cells: Array, head: int, dims: int) -> Array:
+    """[n, dims] float64 of these cells, for a query head."""
+    case = graphs.case
+    shape = (graphs.n_seq, graphs.n_kv, case.n_head_kv, row_bytes(dims, case.kv_type))
+    rows = graphs.view(tensor, np.uint8).reshape(shape)
+    raw = rows[stream, cells, head * case.n_head_kv // case.n_head].tobytes()
+    return decode(raw, (len(cells), dims), case.kv_type)

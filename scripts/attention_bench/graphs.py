@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable
 from ctypes import c_float, c_int, c_int64, c_void_p
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from cases import Array, sinks
-from op_graph import GGML_TYPES, I32, SIGNATURES, CaseBatch, Ggml, encode
+from op_graph import GGML_TYPES, I32, SIGNATURES, CaseBatch, Ggml, encode, value_view
 
-from attention_bench.workloads import N_HEAD, N_HEAD_KV, D, Workload
+from attention_bench.workloads import Workload
 from pyllama_long import _native
 
 PREC_F32 = 10
@@ -72,11 +71,11 @@ class Backend:
 class Graphs:
     """Tensors of a workload, filled, with a graph per side and position. A context manager: it owns memory.
 
-    q F32 [d, n_head, n_new, n_seq]; k, v [d, n_head_kv, n_kv, n_seq], a sequence in each stream.
+    q F32 [d_k, n_head, n_new, n_seq]; k, v [d, n_head_kv, n_kv, n_seq], a sequence in each stream. v may lie in k.
     """
 
     def __init__(self, backend: Backend, workload: Workload) -> None:
-        self.backend, self.workload = backend, workload
+        self.backend, self.workload, self.case = backend, workload, workload.case
         self.batches = [CaseBatch(case) for case in workload.cases]
         first = self.batches[0]
         assert len({batch.n_kv for batch in self.batches}) == 1
@@ -85,14 +84,20 @@ class Graphs:
         self.n_kv = first.n_kv
         self.ctx = ggml.ggml_init(_native.CInitParams(16 << 20, None, True))
         kind = GGML_TYPES[workload.kv_type]
-        self.q = self._tensor(0, D, N_HEAD, self.n_new, self.n_seq)
-        self.k, self.v = (self._tensor(kind, D, N_HEAD_KV, self.n_kv, self.n_seq) for _ in "kv")
+        case = self.case
+        self.q = self._tensor(0, case.d_k, case.n_head, self.n_new, self.n_seq)
+        self.k = self._tensor(kind, case.d_k, case.n_head_kv, self.n_kv, self.n_seq)
+        shape = (case.d_v, case.n_head_kv, self.n_kv, self.n_seq)
+        if case.v_in_k:
+            self.v = value_view(self.ctx, self.k, ggml.ggml_nbytes(self.k), shape)
+        else:
+            self.v = self._tensor(kind, *shape)
         self.words = [batch.batch() for batch in self.batches]
         self.works = [batch.work(backend.n_threads) for batch in self.batches]
         self.word_tensors = [self._tensor(I32, len(words)) for words in self.words]
         self.work_tensors = [self._tensor(I32, len(work)) for work in self.works]
         self.sinks = sinks(workload.cases[0])
-        self.sink_tensor = None if self.sinks is None else self._tensor(0, N_HEAD)
+        self.sink_tensor = None if self.sinks is None else self._tensor(0, case.n_head)
         self.mask: int | None = None
         self.ours = [self._ours(i) for i in range(len(self.batches))]
         self.upstream = self._upstream() if workload.exact else None
@@ -134,7 +139,8 @@ class Graphs:
 
     def _ours(self, i: int) -> tuple[int, int]:
         params = self.batches[i].params()
-        q = ggml.ggml_reshape_3d(self.ctx, self.q, D, N_HEAD, self.n_new * self.n_seq)
+        case = self.case
+        q = ggml.ggml_reshape_3d(self.ctx, self.q, case.d_k, case.n_head, self.n_new * self.n_seq)
         reason = _native.cpu_refusal(q, self.k, self.v, params)
         assert reason is None, reason
         inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None, self.sink_tensor)
@@ -145,7 +151,7 @@ class Graphs:
         n_new."""
         q, k, v = (ggml.ggml_permute(self.ctx, t, 0, 2, 1, 3) for t in (self.q, self.k, self.v))
         self.mask = self._tensor(GGML_TYPES["f16"], self.n_kv, -(-self.n_new // 64) * 64, 1, self.n_seq)
-        out = ggml.ggml_flash_attn_ext(self.ctx, q, k, v, self.mask, 1 / math.sqrt(D), 0.0, 0.0)
+        out = ggml.ggml_flash_attn_ext(self.ctx, q, k, v, self.mask, self.case.scale, 0.0, 0.0)
         ggml.ggml_flash_attn_ext_set_prec(out, PREC_F32)
         return self._graph(out)
 
@@ -157,14 +163,16 @@ class Graphs:
         return Side("ours", isa, run, lambda: self._output(self.ours[-1][0]), lambda: _native.force_isa(isa))
 
     def _output(self, tensor: int) -> Array:
-        return self.view(tensor, np.float32).reshape(self.n_seq * self.n_new, N_HEAD, D)
+        shape = (self.n_seq * self.n_new, self.case.n_head, self.case.d_v)
+        return self.view(tensor, np.float32).reshape(shape)
 
     def _fill(self) -> None:
         random = np.random.default_rng(0)
         q = self.view(self.q, np.float32)
-        q[:] = self.workload.cases[0].peaked * random.standard_normal(len(q), np.float32)
-        for tensor in (self.k, self.v):
-            pool = encode(random.standard_normal((POOL, D)), self.workload.kv_type)
+        q[:] = self.case.peaked * random.standard_normal(len(q), np.float32)
+        filled = [(self.k, self.case.d_k)] + [(self.v, self.case.d_v)] * (not self.case.v_in_k)
+        for tensor, dims in filled:
+            pool = encode(random.standard_normal((POOL, dims)), self.workload.kv_type)
             memory = self.view(tensor, np.uint8)
             for at in range(0, len(memory), len(pool)):
                 part = memory[at : at + len(pool)]

@@ -14,7 +14,7 @@ from cases import Array
 from attention_bench import check, torch_side
 from attention_bench.graphs import Backend, Graphs, Side
 from attention_bench.roofline import Memory, Roofline
-from attention_bench.workloads import ROW_BYTES, Work, Workload, work
+from attention_bench.workloads import Work, Workload, row_bytes, work
 from pyllama_long import _native
 
 # Seconds. After idling, a processor is slow for some milliseconds, which is longer than a short run.
@@ -155,7 +155,7 @@ def _row(entry: _Entry, amount: Work, machine: Roofline, before: list[Row]) -> R
     times = entry.taken or [entry.first]  # a side that is too slow to be repeated only has its first run
     seconds = statistics.median(times)
     kv_type = side.kv_type or workload.kv_type
-    kv_bytes = amount.kv_bytes * ROW_BYTES[kv_type] / ROW_BYTES[workload.kv_type]
+    kv_bytes = amount.kv_bytes * row_bytes(32, kv_type) / row_bytes(32, workload.kv_type)
     gflops, gbps = amount.flops / seconds * 1e-9, kv_bytes / seconds * 1e-9
 
     def exact_time(name: str, isa: str | None) -> float | None:

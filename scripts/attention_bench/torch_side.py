@@ -20,7 +20,8 @@ def importable() -> bool:
 def sides(graphs: Graphs, n_threads: int) -> list[Side]:
     """The sides for a bf16 cache with one sequence. The query heads of a KV head are torch's heads and KV heads are
     its batch, so that K and V are not copied for the heads that share them."""
-    if not graphs.workload.exact or graphs.workload.kv_type != "bf16" or graphs.n_seq != 1:
+    workload = graphs.workload
+    if not workload.exact or workload.kv_type != "bf16" or graphs.n_seq != 1 or workload.case.v_in_k:
         return []
     return [_side(graphs, name, n_threads) for name in ("bf16", "f32")]
 

@@ -20,7 +20,8 @@ POSITIONS = 8  # positions of a decode with a sparse plan: dilation reads other 
 BLOCKS = 0.05
 SINKS = "exact, sink logits"  # to be within 2% of exact
 KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")  # unless others are asked for
-ROW_BYTES = {name: int(D * kind.bits) // 8 for name, kind in context_options.KV_TYPES.items()}
+# Multi-head latent attention of GLM-4.7-Flash, of DeepSeek-V3 with 128 heads.
+LATENT = {"n_head": 20, "n_head_kv": 1, "d_k": 576, "d_v": 512, "v_in_k": True, "n_rot": 64, "rot_first": 512}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Sizes:
     long: tuple[int, int] = (512, 131072)
     decode: int = 131072
     sequences: tuple[int, int] = (8, 16384)
+    latent: tuple[int, int] = (512, 8192)
     window: str = "sinks(64)+window(4096)"
     dilated: str = "dilated()"
 
@@ -38,6 +40,7 @@ QUICK = Sizes(
     long=(128, 8192),
     decode=16384,
     sequences=(8, 2048),
+    latent=(64, 1024),
     window="sinks(64)+window(512)",
     dilated="dilated(w0=256, alpha=2, n=5)",
 )
@@ -52,12 +55,16 @@ class Workload:
     cases: tuple[Case, ...]
 
     @property
+    def case(self) -> Case:
+        return self.cases[0]
+
+    @property
     def kv_type(self) -> str:
-        return self.cases[0].kv_type
+        return self.case.kv_type
 
     @property
     def decode(self) -> bool:
-        return all(seq.n_new == 1 for seq in self.cases[0].seqs)
+        return all(seq.n_new == 1 for seq in self.case.seqs)
 
     @property
     def exact(self) -> bool:
@@ -68,7 +75,12 @@ class Workload:
         return f"{self.name} {self.kv_type} {self.plan}"
 
 
-def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact") -> Workload:
+def row_bytes(dims: int, kv_type: str) -> int:
+    """Of a head in the cache."""
+    return int(dims * context_options.KV_TYPES[kv_type].bits) // 8
+
+
+def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact", **shape: Any) -> Workload:
     blocks, every_key = plan.startswith("blocks"), plan in ("exact", SINKS)
     shifts = [0]
     if not every_key and seqs[0].n_new == 1:
@@ -76,10 +88,7 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
     cases = tuple(
         Case(
             f"{name} {plan}",  # the same for all, since it seeds the layout
-            n_head=N_HEAD,
-            n_head_kv=N_HEAD_KV,
-            d_k=D,
-            d_v=D,
+            **({"n_head": N_HEAD, "n_head_kv": N_HEAD_KV, "d_k": D, "d_v": D} | shape),
             kv_type=kv_type,
             plan="exact" if blocks or every_key else plan,
             sink=0.0 if plan == SINKS else None,
@@ -113,6 +122,13 @@ def workloads(sizes: Sizes, kv_types: Sequence[str] = KV_TYPES) -> list[Workload
     many, n = sizes.sequences
     if "f16" in kv_types:
         found.append(_workload(f"decode {many} sequences x{n}", (Seq(n - 1, 1, tail=1),) * many, "f16"))
+    n_new, n = sizes.latent
+    if "f16" in kv_types:
+        found.append(_workload(f"latent prefill {n_new}x{n}", (Seq(n - n_new, n_new),), "f16", **LATENT))
+    for n_head, kv_type in ((20, "f16"), (20, "bf16"), (20, "q8_0"), (128, "f16")):
+        name = f"latent decode 1x{sizes.decode}, {n_head} heads"
+        if kv_type in kv_types:
+            found.append(_workload(name, one, kv_type, **(LATENT | {"n_head": n_head})))
     return found
 
 
@@ -124,6 +140,7 @@ class Work:
     pairs: float
     causal: float
     kv_bytes: float
+    dims: int  # of a key and of its value
 
     @property
     def share(self) -> float:
@@ -131,18 +148,20 @@ class Work:
 
     @property
     def flops(self) -> float:
-        return 4 * D * self.pairs
+        return 2 * self.dims * self.pairs
 
 
 def work(batches: list[CaseBatch]) -> Work:
     totals = np.zeros(3)
+    case = batches[0].case
+    row = row_bytes(case.d_k if case.v_in_k else case.d_k + case.d_v, case.kv_type)
     for batch in batches:
-        row = 2 * ROW_BYTES[batch.case.kv_type]
         for one, phase, q_pos in _phases(batch):
-            totals += (_pairs(phase, one, q_pos), int((q_pos + 1).sum()) * N_HEAD, 0)
+            pairs = _pairs(phase, one, q_pos, case.n_head)
+            totals += (pairs, int((q_pos + 1).sum()) * case.n_head, 0)
         for one in batch.layouts:
-            totals[2] += row * sum(_distinct(batch, one, h) for h in range(N_HEAD_KV))
-    return Work(*(totals / len(batches)).tolist())
+            totals[2] += row * sum(_distinct(batch, one, h) for h in range(case.n_head_kv))
+    return Work(*(totals / len(batches)).tolist(), dims=case.d_k + case.d_v)
 
 
 def _phases(batch: CaseBatch) -> Iterator[tuple[Layout, Phase, Array]]:
@@ -151,14 +170,14 @@ def _phases(batch: CaseBatch) -> Iterator[tuple[Layout, Phase, Array]]:
             yield one, phase, one.q_pos[one.phase == i]
 
 
-def _pairs(phase: Phase, one: Layout, q_pos: Array) -> int:
+def _pairs(phase: Phase, one: Layout, q_pos: Array, n_head: int) -> int:
     if phase == Phase.parse("exact"):  # share of the cache
-        return int(np.searchsorted(one.pos, q_pos, "right").sum()) * N_HEAD
+        return int(np.searchsorted(one.pos, q_pos, "right").sum()) * n_head
     assert len(one.pos) == one.pos[-1] + 1, "a plan over a cache with holes is not counted"
     period = pattern.period(phase)
     total = 0
-    for head in range(min(period, N_HEAD)):
-        heads = len(range(head, N_HEAD, period))
+    for head in range(min(period, n_head)):
+        heads = len(range(head, n_head, period))
         total += heads * sum(_native.phase_count(phase, int(p), head) for p in q_pos)
     return total
 
@@ -172,7 +191,7 @@ def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
             continue
         far, near = pattern.set_parts(phase, p)
         read |= _cover(np.zeros_like(far), far, len(t)) | _cover(near, p + 1, len(t))
-        for head in range(kv_head, N_HEAD, N_HEAD_KV):  # their numbers
+        for head in range(kv_head, batch.case.n_head, batch.case.n_head_kv):  # their numbers
             for branch, (start, stop) in zip(phase.branches, pattern.spans(phase, p, head), strict=True):
                 on_lattice = pattern.on_lattice(phase, branch, head, t)
                 read |= _cover(start, stop, len(t)) & on_lattice
