@@ -181,6 +181,7 @@ def prepare(
     if logprobs is not None and index(logprobs) < 0:
         raise ValueError(f"logprobs is {logprobs}: give how many of the likeliest tokens to list, 0 or more")
     llama.place_tail(tokens, text, tail)
+    llama.place_marks(tokens)
     stops = [s.encode() for s in ([stop] if isinstance(stop, str) else stop or [])]
     options["temp"] = options.pop("temperature")
     asked = options.pop("max_tokens")

@@ -8,14 +8,16 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from operator import index
 from typing import Any, NoReturn
 
 import numpy as np
 
-from pyllama_long import _native, context_options, explain, keywords, last_turn, log
+from pyllama_long import _native, context_options, explain, keywords, last_turn, log, marks
 from pyllama_long._native import llama_cpp
 from pyllama_long.arrays import FloatArray, IntArray, as_ids, common_prefix
+from pyllama_long.checkpoints import Limits
 from pyllama_long.errors import NotNumbers
 from pyllama_long.model import Model
 from pyllama_long.opened import Opened, Wanted, open_model
@@ -61,12 +63,21 @@ class Evaluator(llama_cpp.Llama):
         kv_type: str = "f16",
         progress: Progress | None = None,
         precision: str = "auto",
+        checkpoints: int = 64,
+        checkpoint_every: int = 2048,
+        checkpoint_ram: int = 2 << 30,
         **llama_kwargs: Any,
     ) -> None:
         self._stack, self.turns = ExitStack(), Turns()
         texts = {"attention": str(attention), "rope": str(rope), "kv_type": kv_type, "precision": precision}
         self.model_path = os.fspath(model_path)
-        self._arguments = {"model_path": self.model_path, "n_ctx": n_ctx, **texts, **llama_kwargs}
+        kept = {
+            "checkpoints": checkpoints,
+            "checkpoint_every": checkpoint_every,
+            "checkpoint_ram": checkpoint_ram,
+        }
+        self._arguments = {"model_path": self.model_path, "n_ctx": n_ctx, **texts, **kept, **llama_kwargs}
+        self._limits = Limits(checkpoints, checkpoint_every, checkpoint_ram)
         o = keywords.options(llama_kwargs)
         if not 0 <= (n_ctx := index(n_ctx)) < 2**31:
             raise ValueError(f"n_ctx is {n_ctx}: give a number of tokens, or 0 for the trained length")
@@ -96,7 +107,14 @@ class Evaluator(llama_cpp.Llama):
         self.n_threads_batch = self.context_params.n_threads_batch
         self._n_ctx, self._n_vocab = opened.n_ctx(), self.n_vocab()
         self.sequence = TokenSequence(
-            self._ctx.ctx, self.model, self._n_ctx, self.n_batch, self.rope, self.turns.outside
+            self._ctx.ctx,
+            self.model,
+            self._n_ctx,
+            self.n_batch,
+            self.rope,
+            self.turns.outside,
+            self._limits,
+            partial(marks.of_tokens, self._model),
         )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch
@@ -288,8 +306,17 @@ class Evaluator(llama_cpp.Llama):
             self.set_tail(last_turn.of_prompt(self._model, tokens, text, tail))
         self._tail_is_found = True
 
+    def place_marks(self, tokens: Sequence[int]) -> None:
+        """Finds where the messages begin of the chat that a prompt was made from."""
+        found = np.empty(0, np.int32)
+        if self._chat is not None and self.sequence.keeps:
+            contents = [last_turn.content(message) for message in self._chat[0]]
+            found = marks.of_messages(self._model, as_ids(tokens), contents)
+        self.sequence.messages = found
+
     def _forget_tail(self) -> None:
-        """Forgets the tail of an earlier completion when a new text begins."""
+        """Forgets the tail and the messages of an earlier completion when a new text begins."""
+        self.sequence.messages = np.empty(0, np.int32)
         if self._tail_is_found:
             self.set_tail(None)
 
@@ -326,20 +353,21 @@ class Evaluator(llama_cpp.Llama):
 
     @looking
     def save_state(self) -> llama_cpp.LlamaState:
-        """The current text and its cache, with the logits that logits_all keeps."""
+        """The current text and its cache, with its checkpoints and the logits that logits_all keeps."""
         size = llama_cpp.llama_state_get_size(self.ctx)
         data = np.empty(size, np.uint8)
         n = llama_cpp.llama_state_get_data(self.ctx, _native.byte_pointer(data), size)
-        kept = 0 if self._rows is None else self.n_tokens
+        n_rows = 0 if self._rows is None else self.n_tokens
+        kept = [one for one in self.sequence.checkpoints if one[0] <= self.n_tokens]
         state = llama_cpp.LlamaState(
             input_ids=self.input_ids[: self.n_tokens].copy(),
-            scores=np.empty((0, self._n_vocab), np.float32) if not kept else self._scores.copy(),
+            scores=np.empty((0, self._n_vocab), np.float32) if not n_rows else self._scores.copy(),
             n_tokens=self.n_tokens,
             llama_state=data[:n].tobytes(),
-            llama_state_size=n,
+            llama_state_size=n + sum(len(one[1]) for one in kept),
             seed=self._seed,
         )
-        state.__dict__["foreign"] = self.sequence.foreign
+        state.__dict__["foreign"], state.__dict__["checkpoints"] = self.sequence.foreign, kept
         return state
 
     @alone
@@ -359,7 +387,7 @@ class Evaluator(llama_cpp.Llama):
         if not n or n != len(data):
             self.sequence.lose()
             raise RuntimeError(f"this state does not fit the context: {log.complaint()}")
-        self.sequence.restore(ids, getattr(state, "foreign", (0, 0)))
+        self.sequence.restore(ids, getattr(state, "foreign", (0, 0)), getattr(state, "checkpoints", ()))
         if self._rows is not None:
             self._rows[: len(ids)] = np.nan
             self._rows[: len(state.scores)] = state.scores

@@ -31,8 +31,8 @@ def of_chat(model: Model, tokens: Sequence[int], messages: Sequence[Any], tail: 
     as for a prompt. tail: the end of the last user message, or any text of the prompt at which the tail begins."""
     if tail is not None:
         return of_prompt(model, tokens, None, tail)
-    content = next((_content(m) for m in reversed(messages) if m.get("role") == "user"), "").strip()
-    start = _last(model, tokens, content) if content else None
+    last = next((content(m) for m in reversed(messages) if m.get("role") == "user"), "").strip()
+    start = _last(model, tokens, last) if last else None
     if start is None or len(tokens) - start > TURN_TOKENS:
         start = _default(model, tokens)
     return max(0, min(start, len(tokens) - MIN_TOKENS))
@@ -72,11 +72,12 @@ def _index(pieces: Sequence[bytes], at: int) -> int:
     return len(pieces)
 
 
-def _content(message: Any) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = next((part.get("text") for part in content if part.get("type") == "text"), "")
-    return content or ""
+def content(message: Any) -> str:
+    """The text of a message, the first one if it has parts."""
+    given = message.get("content")
+    if isinstance(given, list):
+        given = next((part.get("text") for part in given if part.get("type") == "text"), "")
+    return given or ""
 
 
 def _shown(text: str) -> str:

@@ -53,8 +53,10 @@ class LongLlama(Evaluator):
     kv_type: f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1. type_k and type_v take these names too.
     progress: called with (tokens done, tokens in all) after each chunk of a prompt.
     precision: of attention. auto: the fastest that the processor has (bf16 products with float32 sums with AMX,
-    AVX512-BF16 or Arm v8.6); f32: float32 throughout, and no key is skipped. The other arguments are those of Llama;
-    unknown ones are ignored with a warning.
+    AVX512-BF16 or Arm v8.6); f32: float32 throughout, and no key is skipped.
+    checkpoints: most of a text whose memory cannot go back (recurrent states, sliding windows), 0 for none.
+    checkpoint_every: tokens between two of them at most. checkpoint_ram: bytes of all. The other arguments are those
+    of Llama; unknown ones are ignored with a warning.
 
     Besides llama_cpp's attributes: plan, rope, precision, n_train (trained length in tokens).
 

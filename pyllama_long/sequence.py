@@ -4,7 +4,7 @@ prefix."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
@@ -13,10 +13,13 @@ import numpy as np
 from pyllama_long import _native, log
 from pyllama_long._native import Batch, float_view, llama_cpp
 from pyllama_long.arrays import MIN_PREFILL, FloatArray, IntArray, are_numbers, common_prefix
+from pyllama_long.checkpoints import Bytes, Limits, SmallState, spare
 from pyllama_long.errors import Cancelled, ContextOverflow, DecodeError, NotNumbers
 from pyllama_long.rope import RopePolicy
 
 Progress: TypeAlias = Callable[[int, int], None]
+Checkpoint: TypeAlias = tuple[int, Bytes]
+_NO_CHECKPOINTS = Limits(most=0)
 
 
 class TokenSequence:
@@ -24,8 +27,10 @@ class TokenSequence:
 
     length < held after a rewind: the rest stays until something else is written there, and is reused when
     the same tokens come again. length > held if the memory cannot go back, or has lost tokens: these are read again
-    before the next ones. Changes made by others through the raw context are detected by its token counters and by
-    where its memory begins and ends.
+    before the next ones, from the last checkpoint on. Changes made by others through the raw context are detected by
+    its token counters and by where its memory begins and ends.
+
+    checkpoints: (n, data) of the memory after ids[:n], in order.
     """
 
     def __init__(
@@ -36,8 +41,11 @@ class TokenSequence:
         n_batch: int,
         rope: RopePolicy,
         outside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        limits: Limits = _NO_CHECKPOINTS,
+        marks: Callable[[IntArray], IntArray] | None = None,
     ) -> None:
-        """outside: the context manager in which `progress` is called."""
+        """outside: the context manager in which `progress` is called. limits: of checkpoints. marks: finds where
+        messages begin in a text."""
         self.ctx, self.n_ctx, self.n_batch, self.rope, self._outside = ctx, n_ctx, n_batch, rope, outside
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
@@ -49,9 +57,11 @@ class TokenSequence:
         self.blocked = ""  # why nothing can be evaluated
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._memory = llama_cpp.llama_get_memory(ctx)
-        # This also holds if swa_full keeps every token at first: cells that the window has left are reused.
-        self._window = int(llama_cpp.llama_model_n_swa(model))
-        self._has_state = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+        self._small, self._limits, self._marks = SmallState(ctx, model), limits, marks
+        self.checkpoints: list[Checkpoint] = []
+        self.messages: IntArray = np.empty(
+            0, np.int32
+        )  # where messages begin in the next prompt, if that is known
         self._count = self._decoded()
 
     def _decoded(self) -> int:
@@ -74,10 +84,14 @@ class TokenSequence:
             self.held, self.live, self._count = n, 0, self._decoded()
         self.length = n
 
-    def restore(self, ids: IntArray, foreign: tuple[int, int] = (0, 0)) -> None:
-        """Notes that the cache was filled from outside with these tokens [n], and perhaps more after them."""
+    def restore(
+        self, ids: IntArray, foreign: tuple[int, int] = (0, 0), checkpoints: Sequence[Checkpoint] = ()
+    ) -> None:
+        """Notes that the cache was filled from outside with these tokens [n], and perhaps more after them. checkpoints:
+        that were made of this text."""
         n = len(ids)
         self.ids[:n], self.live, self.foreign = ids, 0, foreign
+        self.checkpoints = [] if not self.keeps else [one for one in checkpoints if one[0] <= n]
         self._count = self._decoded()
         self.held = n if self._memory is None else self._end()
         self._go_back(n)
@@ -88,6 +102,7 @@ class TokenSequence:
         if self._memory is not None:
             llama_cpp.llama_memory_clear(self._memory, True)
         self.held = self.live = 0
+        self.checkpoints = []
 
     def _end(self) -> int:
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) + 1
@@ -100,10 +115,10 @@ class TokenSequence:
             return True
         end = self._end()
         mine = self._count == self._decoded() and end == self.held
-        if mine and end and not self._window and not self._has_state:
+        if mine and end and not self._small.window and not self._small.fixed:
             mine = llama_cpp.llama_memory_seq_pos_min(self._memory, 0) == 0
         if not mine:
-            self.held, self.live = min(self.length, end), 0
+            self.held, self.live, self.checkpoints = min(self.length, end), 0, []
         return mine
 
     def begin(self, tokens: IntArray, room: int) -> None:
@@ -138,6 +153,7 @@ class TokenSequence:
     def _set_factor(self, factor: float) -> None:
         if factor != self.factor:
             _native.set_rope_factor(self.ctx, 0, factor)
+            self.checkpoints = []
 
     def match(self, tokens: IntArray, begin: int = 0) -> int:
         """How many of the tokens the cache holds from position begin on."""
@@ -172,23 +188,51 @@ class TokenSequence:
         return min(last, end) if max(first, begin) < min(last, end) else begin
 
     def keep(self, n: int) -> int:
-        """Rewinds to n tokens and drops the rest from the cache. Returns n, or 0 if the memory can only be emptied
-        (recurrent states, or a sliding window that has moved on)."""
+        """Rewinds to n tokens and drops the rest from the cache. Returns n, or how many are left if the memory cannot
+        go back to it (recurrent states, or a sliding window that has moved on): those of a checkpoint, or none."""
         self.length = self._go_back(n)
         return self.length
 
     def _go_back(self, n: int) -> int:
-        """Drops all but n tokens from the cache. Returns how many it then holds: n, fewer if it held fewer, or 0."""
+        """Drops all but n tokens from the cache. Returns how many it then holds: n, or fewer if it held fewer or cannot
+        go back to n."""
+        self.checkpoints = [one for one in self.checkpoints if one[0] <= n]
         if self._memory is not None and n < max(self.held, self._end()):
-            first = llama_cpp.llama_memory_seq_pos_min(self._memory, 0) if self._window else 0
-            moved = first > max(0, n - self._window)
-            if n == 0 or moved or not llama_cpp.llama_memory_seq_rm(self._memory, 0, n, -1):
-                n = 0
-                if not llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1):
-                    llama_cpp.llama_memory_clear(self._memory, True)
+            can = n > 0 and self._small.can_go_back(0, n)
+            if not can or not llama_cpp.llama_memory_seq_rm(self._memory, 0, n, -1):
+                n = self._to_checkpoint()
         self.held = n = min(n, self.held)
         self.live = self.live if self.live == n else 0
         return n
+
+    def _to_checkpoint(self) -> int:
+        """Goes back to the last checkpoint, or empties the cache. Returns how many tokens it then holds."""
+        while self.checkpoints:
+            n, data = self.checkpoints[-1]
+            if self._small.go_back(0, data, n):
+                return n
+            self.checkpoints.pop()
+        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1):
+            llama_cpp.llama_memory_clear(self._memory, True)
+        return 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are made."""
+        return self._small.exists and self._limits.most > 0 and self._limits.n_bytes > 0
+
+    def _keep(self, least: int = 0) -> None:
+        """Makes a checkpoint of the text as it is now, unless there is one near, or less than `least` tokens before."""
+        last = self.checkpoints[-1][0] if self.checkpoints else 0
+        if not self.keeps or self.foreign[1] or self.length - last < max(least, self._limits.near):
+            return
+        data = self._small.read(0)
+        if data is None:
+            return
+        found = self.checkpoints
+        found.append((self.length, data))
+        while len(found) > self._limits.most or sum(len(one[1]) for one in found) > self._limits.n_bytes:
+            found.pop(spare([one[0] for one in found]))
 
     def extend(
         self,
@@ -209,18 +253,25 @@ class TokenSequence:
         self.sync()
         if self._memory is not None and not self.length == self.held == self._end():
             self._settle(progress)
-        total, step = self.length + n, chunk or self.n_batch
+        begin, total, step = self.length, self.length + n, chunk or self.n_batch
+        cuts = self._places(tokens)
         if self.rope.dynamic:
             self._set_factor(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
         try:
-            for i in range(0, n, step):
+            while self.length < total:
                 if self.blocked:
                     raise RuntimeError(self.blocked)
                 if self.cancelled.is_set():
                     raise Cancelled(f"cancelled after {self.length} of {total} tokens")
-                part = tokens[i : i + step]
+                i = self.length - begin
+                cut = next((place for place in cuts if place >= self.length + MIN_PREFILL), total)
+                size = min(step, cut - self.length)
+                if 0 < cut - self.length - size < MIN_PREFILL < size // 2:
+                    size -= MIN_PREFILL
+                part = tokens[i : i + size]
                 wanted = len(part) if visit else min(len(part), max(0, n_logits - (n - i - len(part))))
                 self._decode(part, wanted)
+                self._keep(0 if self.length == cut < total else self._limits.every)
                 if visit:
                     visit(self.length - len(part), self.rows(len(part)))
                 if progress:
@@ -228,6 +279,17 @@ class TokenSequence:
                         progress(self.length, total)
         finally:
             self._count = self._decoded()
+
+    def _places(self, tokens: IntArray) -> list[int]:
+        """Where checkpoints are to be made while these tokens are read after ids[:length], which may have ended a
+        turn."""
+        if not self.keeps or len(tokens) < self._limits.near:
+            return []
+        self._keep()
+        marks = self.messages
+        if self._marks is not None:
+            marks = np.union1d(marks, self._marks(np.concatenate([self.ids[: self.length], tokens])))
+        return self._limits.places(self.length + len(tokens), marks, self.length)
 
     def check(self, tokens: IntArray, begin: int) -> None:
         """Raises ValueError for tokens that the model does not have, ContextOverflow if they do not fit after

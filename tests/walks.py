@@ -15,15 +15,16 @@ from pyllama_long.errors import Cancelled
 
 N_CTX = 1024
 WINDOW = {"sliding_window": 64}
+MANY = {"checkpoint_every": 64}
 # Architecture, its shape, and options of LongLlama.
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "full": ("llama", {}, {}),
     "dynamic": ("llama", {"n_ctx_train": 256}, {"rope": "dynamic-ntk"}),
     "window": ("gemma3", {}, {}),
-    "small window": ("gemma3", {}, {"swa_full": False}),
-    "recurrent": ("mamba", {}, {}),
-    "hybrid": ("lfm2", {}, {}),
-    "hybrid with a window": ("lfm2", WINDOW, {"swa_full": False}),
+    "small window": ("gemma3", {}, {"swa_full": False, **MANY}),
+    "recurrent": ("mamba", {}, MANY),
+    "hybrid": ("lfm2", {}, {**MANY, "checkpoints": 5}),
+    "hybrid with a window": ("lfm2", WINDOW, {"swa_full": False, **MANY}),
     "quantized": ("llama", {}, {"kv_type": "q8_0"}),
 }
 
