@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 
-from pyllama_long import last_turn
+from pyllama_long import last_turn, marks
+from pyllama_long.arrays import as_ids
 from pyllama_long.engine import Request
 from pyllama_long.grammar import Lark
 
@@ -61,11 +62,14 @@ def _requests(
     engine, settings, found = context.loaded.engine, context.state.settings, fitted.prompt
     rules = _grammar(context.loaded, request, tools, found)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    tail_start = None
-    if engine.plan.prefill != engine.plan.tail:
-        shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
-        with engine.using():
+    tail_start = places = None
+    shown = [{"role": m.role, "content": content_text(m)} for m in fitted.messages]
+    with engine.using():
+        if engine.plan.prefill != engine.plan.tail:
             tail_start = last_turn.of_chat(engine.model, found.tokens, shown, None)
+        if engine.keeps_checkpoints:
+            texts = [message["content"] for message in shown]
+            places = marks.of_messages(engine.model, as_ids(found.tokens), texts).tolist()
     requests = [
         Request(
             tokens=found.tokens,
@@ -78,6 +82,7 @@ def _requests(
             priority=request.priority or 0,
             write_s=write_s(request),
             special=found.special,
+            marks=places,
         )
         for seed in seeds(request.seed, request.n or 1)
     ]

@@ -19,6 +19,9 @@ from pyllama_long.cli.embedded import EMBEDDED, embedded_model
 from pyllama_long.cli.hub import download
 from pyllama_long.cli.options import (
     Attention,
+    CheckpointEvery,
+    CheckpointRam,
+    Checkpoints,
     Ctx,
     Hub,
     KvType,
@@ -51,6 +54,9 @@ class ModelOptions:
     kv_type: KvType = "f16"
     precision: Precision = "auto"
     threads: Threads = 0
+    checkpoints: Checkpoints = 64
+    checkpoint_every: CheckpointEvery = 2048
+    checkpoint_ram: CheckpointRam = 2.0
 
     def path(self) -> Path:
         """The model's file, downloaded if it comes from the hub and is not here yet."""
@@ -98,8 +104,17 @@ class ModelOptions:
                 precision=self.precision,
                 progress=progress,
                 **threads,
+                **self.kept(),
                 **self.adapter(),
             )
+
+    def kept(self) -> dict[str, int]:
+        """Limits of checkpoints, as keyword arguments of LongLlama and EngineConfig."""
+        return {
+            "checkpoints": self.checkpoints,
+            "checkpoint_every": self.checkpoint_every,
+            "checkpoint_ram": int(self.checkpoint_ram * 2**30),
+        }
 
     def adapter(self) -> dict[str, Any]:
         """Keyword arguments of LongLlama for an adapter."""

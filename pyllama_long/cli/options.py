@@ -73,6 +73,23 @@ Threads = Annotated[
     int,
     _option(min=0, max=MAX_THREADS, metavar="N", help="CPU threads; 0: chosen."),
 ]
+Checkpoints = Annotated[
+    int,
+    _option(
+        min=0,
+        max=65536,
+        metavar="N",
+        help="Places of a text that recurrent states and sliding windows go back to; 0: none.",
+    ),
+]
+CheckpointEvery = Annotated[
+    int,
+    _option(min=16, max=2**31 - 1, metavar="N", help="Tokens between two checkpoints at most."),
+]
+CheckpointRam = Annotated[
+    float,
+    _option(min=0.0, max=1e6, metavar="N", help="Checkpoints kept in memory, GiB."),
+]
 Lora = Annotated[
     Path | None,
     _option(metavar="FILE", help="A LoRA adapter, as a GGUF file."),

@@ -57,6 +57,7 @@ def command(
         "n_threads": options.threads,
         "embedding": embeddings,
         "lora": added,
+        **options.kept(),
         **load.config(),
     }
     load.check_folder()

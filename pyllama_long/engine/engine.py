@@ -29,7 +29,7 @@ class Engine:
     on_progress: called while the model is loaded, with (percent, 100).
     n_ctx: cells, in tokens; n_train: trained length; name, metadata, chat_template: of the model file;
     token_bos, token_eos, token_eot: -1 where the model has none; plan, rope, lora: what runs; model: for its
-    vocabulary.
+    vocabulary; keeps_checkpoints: whether its memory cannot go back, so that requests with `marks` gain.
 
     Raises ModelError, PlanError, RopeError. `close` it, or use it in a `with`; it also ends with the process.
     """
@@ -61,7 +61,7 @@ class Engine:
         )
         self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(native.vocab))
         self.plan, self.rope, self.model = context.plan, context.rope, context.model
-        self.lora = context.lora
+        self.lora, self.keeps_checkpoints = context.lora, context.keeps
         self.layers, self._explained = context.layers(), context.explain()
         self._finalizer = weakref.finalize(self, self._loop.close, 0.0)
 

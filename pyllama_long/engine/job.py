@@ -71,6 +71,7 @@ class Job:
         self.n_cached = 0
         self.fresh = request.echo_logprobs  # reuses no keys
         self.queued = False
+        self.wait_until: float | None = None  # by time.monotonic, for room to restore what it begins with
         self.passed = 0  # cells of the requests that overtook it while it waited for room
         self.made_at = time.monotonic()
         self.started_at = self.written_at = 0.0

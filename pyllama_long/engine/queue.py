@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -29,7 +30,8 @@ class Queue:
         self._n_parallel, self._wake = n_parallel, wake
         self._jobs: list[Job] = []
         self._fetched: dict[Job, dict[StoredSequence, Future[Bytes | None]]] = {}
-        self._deferred = False  # a request waits for another one that reads the same prompt
+        # a request waits for another one that reads the same prompt, or for a while for room to restore its own
+        self._deferred = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -145,7 +147,11 @@ class Queue:
         while True:
             source = self._match(job)
             if isinstance(source.entry, StoredSequence) and not self._has_room(job, source):
-                source = self._match(job, stored=False)
+                other = self._match(job, stored=False)
+                if self._pays_to_wait(job, source.n - other.n):
+                    self._deferred = True
+                    return None, {}
+                source = other
             if not self._has_room(job, source):
                 return None, {}
             known = self._fetched.get(job, {})
@@ -161,6 +167,13 @@ class Queue:
             if len(data) == len(futures):
                 return source, data
             del self._fetched[job]  # a file was damaged
+
+    def _pays_to_wait(self, job: Job, n: int) -> bool:
+        """Whether it may wait for room to restore n tokens: not longer than it takes to read them."""
+        now = time.monotonic()
+        if job.wait_until is None:
+            job.wait_until = now + self._batching.pace.seconds(job.n, n)
+        return now < job.wait_until
 
     def _has_room(self, job: Job, source: Source) -> bool:
         available, needed = self._batching.pool.available(source), job.reserved
