@@ -15,6 +15,7 @@ checkpoints in memory take no more than --ram. Prints a table, then one JSON lin
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -159,11 +160,16 @@ def serving(args: argparse.Namespace, path: Path, folder: Path, keys: Path) -> I
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(120)
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 class Client:
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=None)
+
+    def close(self) -> None:
+        self.http.close()
 
     def ask(self, messages: Sequence[Message], key: str) -> tuple[Said, int]:
         """The greedy answer, and the prompt tokens that were evaluated for it."""
@@ -199,15 +205,16 @@ def check_server(
                 raise RuntimeError("the checkpoints take more memory than is set")
             yield talk.row(arch, side, k, args.every, evaluated, said.compared(expected[k]))
 
-    with serving(args, path, folder, keys) as url:
-        client, stop = Client(url), threading.Event()
+    with serving(args, path, folder, keys) as url, closing(Client(url)) as client:
+        stop = threading.Event()
         client.ask(talk.messages, "main")
 
         def chatter(other: Talk) -> None:
-            mine, k = Client(url), 0
-            while not stop.is_set():
-                mine.ask(other.edited(k % len(other.messages)), "others")
-                k += 1
+            with closing(Client(url)) as mine:
+                for k in itertools.cycle(range(len(other.messages))):
+                    if stop.is_set():
+                        break
+                    mine.ask(other.edited(k), "others")
 
         threads = [threading.Thread(target=chatter, args=(other,)) for other in others]
         for thread in threads:
@@ -218,8 +225,8 @@ def check_server(
             stop.set()
             for thread in threads:
                 thread.join()
-    with serving(args, path, folder, keys) as url:
-        yield from rows(Client(url), "after a restart", others_of(edits))
+    with serving(args, path, folder, keys) as url, closing(Client(url)) as client:
+        yield from rows(client, "after a restart", others_of(edits))
 
 
 # ---- with LongLlama ----------------------------------------------------------------------------------------

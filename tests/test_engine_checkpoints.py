@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,11 @@ from pyllama_long.engine import Engine, EngineConfig, Request
 EVERY = 128
 BEGIN, END = 3, 4  # the random vocabulary's <|im_start|> and <|im_end|>
 ANSWER = [BEGIN, 300, 301]  # the marks before an answer
-SHAPES = {"qwen35": {"n_layer": 4}, "gemma3": {"n_layer": 3, "sliding_pattern": 3}, "mamba": {"n_layer": 2}}
+SHAPES: dict[str, Any] = {
+    "qwen35": {"n_layer": 4},
+    "gemma3": {"n_layer": 3, "sliding_pattern": 3},
+    "mamba": {"n_layer": 2},
+}
 
 
 @pytest.fixture(scope="module", params=SHAPES)
