@@ -7,6 +7,7 @@ intervals. The cells of full attention are not copied, since they can be cut any
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from pyllama_long import _native, log
 from pyllama_long._native import llama_cpp
 from pyllama_long.arrays import MIN_PREFILL, IntArray
 
+logger = logging.getLogger("pyllama_long.engine")
 Bytes = npt.NDArray[np.uint8]
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 _NEAR = 64  # tokens that are read again at most rather than kept once more
@@ -41,6 +43,11 @@ class Limits:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
                 raise ValueError(f"{name} is {value!r}: give {unit}")
+
+    def __str__(self) -> str:
+        if not self.most or not self.n_bytes:
+            return "none"
+        return f"{self.most} of a text, every {self.every} tokens, {self.n_bytes / 2**30:.3g} GiB in memory at most"
 
     @property
     def near(self) -> int:
@@ -98,6 +105,13 @@ class SmallState:
         self.exists = self._memory is not None and (self.fixed or self.window > 0)
         self._known = self.fixed  # whether it has been seen that the windows have a cache of their own
 
+    def explain(self, limits: Limits) -> str:
+        """What is kept of earlier places, and why."""
+        if not self.exists:
+            return "none, the memory can go back"
+        why = "recurrent states know" if self.fixed else f"windows of {self.window} tokens know"
+        return f"{limits} ({why} only the end of a text)"
+
     def can_go_back(self, seq: int, n: int) -> bool:
         """Whether a sequence can be cut after its first n tokens, fewer than it has, without a checkpoint."""
         if self.fixed:
@@ -114,7 +128,11 @@ class SmallState:
             self.exists = size < int(llama_cpp.llama_state_seq_get_size(self._ctx, seq))
         if not self.exists:
             return None
-        data = np.empty(size, np.uint8)
+        try:
+            data = np.empty(size, np.uint8)
+        except MemoryError:
+            logger.warning("there is no main memory for a checkpoint of %d bytes: lower checkpoint_ram", size)
+            return None
         n = llama_cpp.llama_state_seq_get_data_ext(self._ctx, _native.byte_pointer(data), size, seq, _PARTIAL)
         return data[:n] if 0 < n <= size else None
 

@@ -338,7 +338,7 @@ class Evaluator(llama_cpp.Llama):
     def explain(self) -> str:
         """What runs and why: lengths, plan, RoPE policy, cache, kernels, and layers that upstream
         computes."""
-        return explain.explain(self.opened, self.sequence.factor)
+        return explain.explain(self.opened, self.sequence.explain(), self.sequence.factor)
 
     # ---- state ---------------------------------------------------------------------------------------------
 

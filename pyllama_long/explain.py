@@ -7,9 +7,9 @@ from pyllama_long.context_options import kv_type_name
 from pyllama_long.opened import Opened
 
 
-def explain(opened: Opened, factor: float | None = None) -> str:
+def explain(opened: Opened, checkpoints: str, factor: float | None = None) -> str:
     """Lengths, plan and RoPE policy with reasons, cache, kernels, and the layers that llama.cpp computes.
-    factor: of a dynamic policy, if there is only one text."""
+    checkpoints: what is kept. factor: of a dynamic policy, if there is only one text."""
     params = opened.params
     kinds = dict.fromkeys(map(kv_type_name, (params.type_k, params.type_v)))
     lines = [
@@ -21,6 +21,7 @@ def explain(opened: Opened, factor: float | None = None) -> str:
         *(f"  {line}" for line in opened.rope.explain().splitlines()),
         *([f"  factor now: {factor:g}"] if opened.rope.dynamic and factor is not None else []),
         *([f"  not in layers {native}"] if (native := opened.native()) else []),
+        f"checkpoints: {checkpoints}",
         *(f"LoRA: {path}, scale {scale:g}" for path, scale in opened.lora),
         *(f"{layers} whatever the plan and the policy" for layers in opened.windows()),
         f"CPU kernels: {kernels(opened)}",

@@ -221,6 +221,10 @@ class TokenSequence:
         """Whether checkpoints are made."""
         return self._small.exists and self._limits.most > 0 and self._limits.n_bytes > 0
 
+    def explain(self) -> str:
+        """Which checkpoints are made."""
+        return self._small.explain(self._limits)
+
     def _keep(self, least: int = 0) -> None:
         """Makes a checkpoint of the text as it is now, unless there is one near, or less than `least` tokens before."""
         last = self.checkpoints[-1][0] if self.checkpoints else 0

@@ -121,7 +121,7 @@ class Context:
         self._users.end(self._stack.close, wait_s)
 
     def explain(self) -> str:
-        return explain.explain(self.opened)
+        return explain.explain(self.opened, self.small.explain(self.limits))
 
     def layers(self) -> list[tuple[int, str]]:
         """The layers with attention, and why llama.cpp computes each, or ""."""

@@ -354,7 +354,7 @@ class Pool:
             return other is not held and self._context.reusable(other.seq, other.n, n)
 
         twin, n = self.index.find(held.ids, held.hashes, held.salt, held.factor, wanted=has_all)
-        if held.n == 0 or (twin is not None and n == held.n and not self._context.whole_only):
+        if held.n == 0 or (twin is not None and n == held.n):
             self.drop(held)
 
     def drop(self, held: LiveSequence) -> None:
