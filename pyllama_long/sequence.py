@@ -270,7 +270,7 @@ class TokenSequence:
                 i = self.length - begin
                 cut = next((place for place in cuts if place >= self.length + MIN_PREFILL), total)
                 size = min(step, cut - self.length)
-                if 0 < cut - self.length - size < MIN_PREFILL < size // 2:
+                if cut < total and 0 < cut - self.length - size < MIN_PREFILL < size // 2:
                     size -= MIN_PREFILL
                 part = tokens[i : i + size]
                 wanted = len(part) if visit else min(len(part), max(0, n_logits - (n - i - len(part))))
