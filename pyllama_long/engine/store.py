@@ -346,7 +346,7 @@ class Store:
             assert stored.data is not None
             n = len(stored.data)
             size -= n
-            if limit and writing > limit // 4:
+            if limit and writing + n > limit:
                 self._forget(stored)
             else:
                 writing += n
