@@ -74,7 +74,15 @@ def test_plan_prints_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", "exact; dense_layers=1", *options, "--work", "64"]) == 0
     shown = capsys.readouterr().out
     assert "layers below 1:" in shown and "others:" in shown
-    assert cli.run(["plan", "exact", *options, "--work", "4097"]) == 2
-    assert "--work 4097 is more than the 4096 tokens of --length" in capsys.readouterr().err
+    assert cli.run(["plan", "exact", *options, "--work", "5k"]) == 2
+    assert "--work 5120 is more than the 4096 tokens of --length" in capsys.readouterr().err
     assert cli.run(["plan", "exact", *options[:-1], "3", "--work", "1"]) == 2
     assert "--kv-heads 3 does not divide --heads 8" in capsys.readouterr().err
+
+
+def test_work_that_no_memory_holds_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_native.lib, "plong_work_new", lambda *_: None)
+    assert cli.run(["plan", "exact", "--work", "9"]) == 1
+    assert "not enough memory for --work 9: take fewer tokens" in capsys.readouterr().err

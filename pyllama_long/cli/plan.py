@@ -30,6 +30,7 @@ EXAMPLES = """\b
 """
 _SHARE_LENGTHS = (1024, 4096, 16384, 65536, 262144)
 _MAX_TOKENS = 1 << 24
+_MAX_WORK = 1 << 20  # tokens; no batch is larger
 
 
 def command(
@@ -82,8 +83,7 @@ def command(
     work: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=_MAX_TOKENS,
+            parser=checks.length(1, _MAX_WORK, times=False),
             metavar="N",
             help="Print how the last N tokens of --length are computed instead: tiles, key ranges and the rows "
             "that read them.",
@@ -135,7 +135,10 @@ def command(
             raise typer.BadParameter(f"--kv-heads {kv_heads} does not divide --heads {heads}")
         default = 1 if work == 1 else 0  # a token that is evaluated alone belongs to the answer
         batch = Batch(length, work, default if tail is None else tail)
-        text = work_text(found, batch, (heads, kv_heads), head_size or 128, threads or 1)
+        try:
+            text = work_text(found, batch, (heads, kv_heads), head_size or 128, threads or 1)
+        except MemoryError:
+            raise CommandError(f"not enough memory for --work {work}: take fewer tokens or --heads") from None
         print(json.dumps({"plan": str(found), "work": text}) if as_json else text.removesuffix("\n"))
         return
     shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
