@@ -85,12 +85,12 @@ def settled(options: argparse.Namespace) -> tuple[list[Workload], Settings]:
     """The sides and cases to run. Exits with one line if something requested is impossible."""
     from attention_bench import torch_side
     from attention_bench.measure import Settings
-    from attention_bench.workloads import KV_TYPES, QUICK, ROW_BYTES, Sizes, workloads
+    from attention_bench.workloads import KV_TYPES, QUICK, Sizes, workloads
 
-    from pyllama_long import _native
+    from pyllama_long import _native, context_options
 
-    if strange := [kind for kind in options.kv_types or () if kind not in ROW_BYTES]:
-        sys.exit(f"unknown cache type {', '.join(strange)}; known: {', '.join(ROW_BYTES)}")
+    if strange := [kind for kind in options.kv_types or () if kind not in context_options.KV_TYPES]:
+        sys.exit(f"unknown cache type {', '.join(strange)}; known: {', '.join(context_options.KV_TYPES)}")
     every = workloads(QUICK if options.quick else Sizes(), options.kv_types or KV_TYPES)
     chosen = [workload for workload in every if options.only in str(workload)]
     if not chosen:

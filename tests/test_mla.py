@@ -182,7 +182,7 @@ def test_no_mask_is_made(latent: Model) -> None:
 def test_file_with_experts_and_yarn_of_its_own(tmp_path: Path) -> None:
     """Whose magnitude is part of the scale of all logits."""
     yarn = {"rope_scaling": "yarn", "rope_factor": 4.0}
-    options = {**SHAPE, **yarn, "n_expert": 4, "n_ff_dense": 256, "type": "f32"}
+    options: dict[str, Any] = {**SHAPE, **yarn, "n_expert": 4, "n_ff_dense": 256, "type": "f32"}
     with Model.random(tmp_path, "deepseek2", **options) as model:
         tokens = model.tokens(300)
         with model.context(1024, kv_type="f32") as context:

@@ -21,7 +21,15 @@ BLOCKS = 0.05
 SINKS = "exact, sink logits"  # to be within 2% of exact
 KV_TYPES = ("f16", "bf16", "q8_0", "q4_0")  # unless others are asked for
 # Multi-head latent attention of GLM-4.7-Flash, of DeepSeek-V3 with 128 heads.
-LATENT = {"n_head": 20, "n_head_kv": 1, "d_k": 576, "d_v": 512, "v_in_k": True, "n_rot": 64, "rot_first": 512}
+LATENT: dict[str, Any] = {
+    "n_head": 20,
+    "n_head_kv": 1,
+    "d_k": 576,
+    "d_v": 512,
+    "v_in_k": True,
+    "n_rot": 64,
+    "rot_first": 512,
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,8 @@ def work(batches: list[CaseBatch]) -> Work:
             totals += (pairs, int((q_pos + 1).sum()) * case.n_head, 0)
         for one in batch.layouts:
             totals[2] += row * sum(_distinct(batch, one, h) for h in range(case.n_head_kv))
-    return Work(*(totals / len(batches)).tolist(), dims=case.d_k + case.d_v)
+    pairs, causal, kv_bytes = (totals / len(batches)).tolist()
+    return Work(pairs, causal, kv_bytes, case.d_k + case.d_v)
 
 
 def _phases(batch: CaseBatch) -> Iterator[tuple[Layout, Phase, Array]]:
