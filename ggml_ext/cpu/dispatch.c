@@ -13,8 +13,6 @@
 #define NARROW_SPAN      512       /* the same for narrow tiles, at least */
 #define NARROW_LATENT    128       /* rows of a narrow tile of multi-head latent attention */
 #define NARROW_SPANS     32        /* most spans of a narrow tile, besides the ones at the ends of its keys */
-#define MAX_D_K          576       /* of a head: multi-head latent attention has 512 and 64 */
-#define MAX_D_V          512
 
 /* ---- the backend ---------------------------------------------------------------------------------------------- */
 
@@ -38,7 +36,7 @@ const char * plong_cpu_supports(const struct ggml_tensor * op) {
     if (!takes_type(k->type) || !takes_type(v->type)) {
         return "the K or V cache type is not f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl";
     }
-    if (k->ne[0] > MAX_D_K || v->ne[0] > MAX_D_V || k->ne[0] % 4 || v->ne[0] % 4) {
+    if (k->ne[0] > PLONG_MAX_D_K || v->ne[0] > PLONG_MAX_D_V || k->ne[0] % 4 || v->ne[0] % 4) {
         return "a head of K has more than 576 dims, or one of V more than 512, or no multiple of 4";
     }
     return NULL;

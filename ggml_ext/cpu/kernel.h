@@ -6,6 +6,8 @@
 
 #include "work.h"
 
+#define PLONG_MAX_D_K     576 /* of a head: multi-head latent attention has 512 and 64 */
+#define PLONG_MAX_D_V     512
 #define PLONG_KEYS        256 /* most keys in a block */
 #define PLONG_NARROW      8   /* up to this many query rows per kv head are computed straight from the cache: decode */
 #define PLONG_NARROW_ROWS 256 /* most rows of such a tile, all its kv heads together */

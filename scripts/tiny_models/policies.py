@@ -18,7 +18,9 @@ WIDE = ("rerope(5000)", "self-extend(4, 5000)", "dca(5000, 100)")  # the model's
 NARROW = ("rerope(20)", "self-extend(4, 20)", "dca(40, 8)")
 N_TEXT, N_CTX, CHUNK = 120, 256, 48
 FACTOR, FLOOR = 2.0, 2e-4  # of what upstream's two ways differ by; of the largest logit
-IGNORED = ("cogvlm",)  # upstream's graphs of these ignore its own scaling
+# upstream's graph of the first ignores its own scaling; those of the others multiply the scale of all logits by YaRN's
+# magnitude, even if the scaling is linear
+IGNORED = ("cogvlm", "deepseek2", "mistral4")
 DYNAMIC = 4.0  # the factor of dynamic policies
 
 

@@ -95,9 +95,8 @@ static double run(const struct input * file, int n_threads) {
     struct ggml_tensor *    k =
         next_tensor(&in, ctx, (enum ggml_type) h->k_type, h->d_k, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor * v =
-        h->v_in_k
-            ? ggml_view_4d(ctx, k, h->d_v, h->n_head_kv, h->n_kv, h->n_stream, k->nb[1], k->nb[2], k->nb[3], 0)
-            : next_tensor(&in, ctx, (enum ggml_type) h->v_type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
+        h->v_in_k ? ggml_view_4d(ctx, k, h->d_v, h->n_head_kv, h->n_kv, h->n_stream, k->nb[1], k->nb[2], k->nb[3], 0)
+                  : next_tensor(&in, ctx, (enum ggml_type) h->v_type, h->d_v, h->n_head_kv, h->n_kv, h->n_stream);
     struct ggml_tensor * b   = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
     struct ggml_tensor * tab = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
     struct ggml_tensor * snk = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;

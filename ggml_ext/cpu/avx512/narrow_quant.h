@@ -21,7 +21,7 @@ PLONG_INLINE size_t quant_at(const int32_t type, int b) { return quant_block(typ
 static inline vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 
 /* Replaces the rows of missing keys: blocks whose scale is 0 */
-static const char quant_nothing[16 * (sizeof(uint16_t) + 32)];
+static const char quant_nothing[PLONG_MAX_D_K / 32 * (sizeof(uint16_t) + 32)];
 
 /* Rows of NARROW_BLOCK keys in the cache, each `at` bytes beyond row[j]. n: how many there are; the others are zeros.
  * step: the distance between two rows in bytes, 0 if it is not constant */

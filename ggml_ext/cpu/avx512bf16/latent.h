@@ -11,6 +11,9 @@
 #define LATENT_MOST 48 /* rows of a job; with more, transposed keys are faster */
 #define LATENT_DOTS 6  /* rows whose products with four keys are summed together */
 
+/* 32 dims of CHUNK values, and a cache line, so that columns do not share the sets of the L1 cache */
+#define LATENT_COLUMN (CHUNK / 32 * 2 * TILE + 32)
+
 /* Whether the job's values are the first dims of its keys. */
 static bool takes_latent(const struct tile_run * t) {
     const struct plong_call * c = t->call;
@@ -23,19 +26,43 @@ PLONG_INLINE __m512i latent_load(const int32_t type, const void * row, int i) {
     return type == GGML_TYPE_F32 ? bf16_of(x, x + 16) : row_bf16(type, row, i, NULL, false);
 }
 
-/* Converts n keys to out [n][d]; returns whether all are tame. */
+/* Writes the 32 dims of two keys as values; a column of them is apart from the next. */
+PLONG_INLINE void latent_store(elem * v, __m512i a, __m512i b) {
+    const __m512i lo = _mm512_set_epi16(
+        47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1,
+        32, 0);
+    _mm512_store_si512(v, _mm512_permutex2var_epi16(a, lo, b));
+    _mm512_store_si512(v + TILE, _mm512_permutex2var_epi16(a, _mm512_add_epi16(lo, _mm512_set1_epi16(16)), b));
+}
+
+/* Where keys go: as rows, and their first dims as values. */
+struct latent_out {
+    elem * k; /* [n][d] */
+    elem * v; /* [dv / 32][LATENT_COLUMN] */
+    int    d, dv;
+};
+
+/* Converts n keys, two at a time; missing ones up to a multiple of 32 are zeros. Returns whether all are tame. */
 PLONG_INLINE bool latent_convert(
-    const int32_t type, const void * const * row, int n, int d, elem * out, struct prefetch_queue * ahead) {
-    __m512i top = _mm512_setzero_si512();
-    for (int j = 0; j < n; j++, out += d) {
-        if (j + NARROW_NEAR < n) {
-            prefetch_near(row[j + NARROW_NEAR], narrow_bytes(type, d));
+    const int32_t type, const void * const * row, int n, struct latent_out out, struct prefetch_queue * ahead) {
+    const __m512i none = _mm512_setzero_si512();
+    __m512i       top  = none; /* |x| * 2 as integers */
+    for (int j = 0; j < ((n + 31) & ~31); j += 2) {
+        elem * k = out.k + (size_t) j * out.d;
+        elem * v = out.v + j / 32 * 2 * TILE + value_row(j % 32) * 32;
+        for (int near = j + NARROW_NEAR; near < j + NARROW_NEAR + 2 && near < n; near++) {
+            prefetch_near(row[near], narrow_bytes(type, out.d));
         }
         prefetch_rows_of(ahead, j % 4 == 0);
-        for (int i = 0; i < d; i += 32) {
-            const __m512i x = latent_load(type, row[j], i);
-            top             = _mm512_max_epu16(top, _mm512_add_epi16(x, x)); /* |x| * 2 as integers */
-            _mm512_store_si512(out + i, x);
+        for (int i = 0; i < out.d; i += 32, v += LATENT_COLUMN) {
+            const __m512i a = j < n ? latent_load(type, row[j], i) : none;
+            const __m512i b = j + 1 < n ? latent_load(type, row[j + 1], i) : none;
+            top             = _mm512_max_epu16(top, _mm512_max_epu16(_mm512_add_epi16(a, a), _mm512_add_epi16(b, b)));
+            _mm512_store_si512(k + i, a);
+            _mm512_store_si512(k + out.d + i, b);
+            if (i < out.dv) {
+                latent_store(v, a, b);
+            }
         }
     }
     return _mm512_cmpge_epu16_mask(top, _mm512_set1_epi16((short) (2 * KEYS_TAME))) == 0;
@@ -73,7 +100,7 @@ static inline int latent_step(int rows, int most) {
     return (rows + steps - 1) / steps;
 }
 
-/* s[rows][CHUNK] = q[rows][d] * k[n][d]; k has rows up to the next multiple of 4. */
+/* s[rows][CHUNK] = q[rows][d] * k[n][d]; k has rows up to the next multiple of 32. */
 static void latent_logits(
     int rows, const elem * k, int n, const elem * q, int d, float * s, struct prefetch_queue * ahead) {
     const int step = latent_step(rows, LATENT_DOTS);
@@ -116,7 +143,7 @@ static void latent_block(int rows, int n, const elem * p, const elem * v, float 
 static void latent_values(
     int rows, const elem * p, const elem * v, int n, int dv, float * acc, struct prefetch_queue * ahead) {
     const int step = latent_step(rows, MR);
-    for (int i = 0; i < dv; i += 32, v += (BLOCK / 32) * 2 * TILE) {
+    for (int i = 0; i < dv; i += 32, v += LATENT_COLUMN) {
         prefetch_rows_of(ahead, 1);
         for (int r = 0; r < rows; r += step) {
             latent_block(rows - r < step ? rows - r : step, n, p + r * BLOCK, v, acc + r * dv + i, dv);
@@ -132,7 +159,7 @@ struct latent_rows {
 
 /* Logits, softmax and P*V of some rows for the converted keys k. */
 static void latent_part(
-    struct tile_run * t, const struct keys * b, const struct latent_rows x, enum cover cover, bool tame, bool * packed,
+    struct tile_run * t, const struct keys * b, const struct latent_rows x, enum cover cover, bool tame,
     struct prefetch_queue * ahead) {
     float * s = t->mem.s;
     elem *  p = t->mem.p;
@@ -143,14 +170,6 @@ static void latent_part(
         add_count(t, x.i0 + i, s + i * CHUNK, n, b);
         live |= row_probabilities(t, x.i0 + i, s + i * CHUNK, n, 0, p + i * BLOCK, tame);
     }
-    if (live && !*packed) {
-        const void * row[CHUNK];
-        for (int j = 0; j < b->n; j++) {
-            row[j] = t->mem.k + (size_t) j * t->dk;
-        }
-        wide_pack_values(t->mem.v, GGML_TYPE_BF16, row, b->n, t->call->d_v, t->mem.stage);
-        *packed = true;
-    }
     if (live) {
         latent_values(x.n, p, t->mem.v, n, t->dv, t->mem.js.acc + (size_t) x.i0 * t->dv, ahead);
     }
@@ -160,7 +179,7 @@ static void latent_part(
 static void latent_keys(struct tile_run * t, const struct keys * b, const struct keys * next, const char * k_next) {
     const struct plong_call * c = t->call;
     struct prefetch_queue ahead = prefetch_queue(next->cell, next->n, 1, k_next, c->k_cell, t->k_bytes, t->one_stream);
-    bool                  converted = false, packed = false, tame = false;
+    bool                  converted = false, tame = false;
     for (int sub = 0; sub < t->job.n_sub; sub++) {
         const enum cover cover = job_cover(&t->job, &t->job.subs[sub], b);
         const int        i0 = sub * SUB, left = t->job.n - i0;
@@ -168,13 +187,14 @@ static void latent_keys(struct tile_run * t, const struct keys * b, const struct
             continue;
         }
         if (!converted) {
-            const void * row[CHUNK];
+            const void *            row[CHUNK];
+            const struct latent_out out = { t->mem.k, t->mem.v, t->dk, t->dv };
             cache_rows(row, b, t->k_base, c->k_cell);
-            FOR_TYPE(tame = latent_convert, c->k_type, row, b->n, t->dk, t->mem.k, &ahead)
+            FOR_TYPE(tame = latent_convert, c->k_type, row, b->n, out, &ahead)
             converted = true;
         }
         const struct latent_rows x = { (const elem *) t->jq + (size_t) i0 * t->dk, i0, left < SUB ? left : SUB };
-        latent_part(t, b, x, cover, tame, &packed, &ahead);
+        latent_part(t, b, x, cover, tame, &ahead);
     }
     prefetch_rows_of(&ahead, CHUNK);
 }
