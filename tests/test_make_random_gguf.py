@@ -59,7 +59,7 @@ def test_each_architecture_has_its_keys_and_tensors(arch: str, tmp_path: Path) -
         wanted |= dict.fromkeys(lengths, shape.head_dim_full)
     if shape.kv_rank:
         wanted["attention.head_count_kv"] = 1
-        wanted |= {"attention.key_length": 132, "attention.value_length": 128, "rope.dimension_count": 4}
+        wanted |= {"attention.key_length": 136, "attention.value_length": 128, "rope.dimension_count": 8}
         wanted |= {"attention.key_length_mla": 16, "attention.value_length_mla": 16}
         wanted |= {"attention.kv_lora_rank": 128, "leading_dense_block_count": n_layer}
     assert {name: there[f"{kind.key}.{name}"] for name in wanted} == wanted

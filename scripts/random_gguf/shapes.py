@@ -53,7 +53,7 @@ class Shape:
         full = dataclasses.replace(
             self,
             head_dim=head_dim,
-            n_rot=self.n_rot or (head_dim // 8 * 2 if self.kv_rank else head_dim),
+            n_rot=self.n_rot or (head_dim // 4 * 2 if self.kv_rank else head_dim),
             head_dim_v=self.head_dim_v or head_dim,
             n_ff=self.n_ff or -(-self.n_embd * 8 // 3 // 64) * 64,
             head_dim_full=self.head_dim_full or head_dim,
