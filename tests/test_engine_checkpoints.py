@@ -216,3 +216,20 @@ def test_a_damaged_checkpoint_is_forgotten(config: EngineConfig, caplog: pytest.
         again = ask(engine, prompt(messages))
         assert (again.cached, again.ids) == (0, expected.ids)
     assert "deleted" in caplog.text
+
+
+def test_a_session_goes_back_too(config: EngineConfig) -> None:
+    """The saved text has another answer than the cells."""
+    messages = conversation(6)
+    ids = prompt(messages)
+    answered = prompt([*messages, message(30, 78)])
+    with Engine(replace(config, cache_disk=0)) as engine:
+        ask(engine, ids)
+        saved = engine.sessions.save(answered, "talk")
+        assert saved.n_tokens >= len(ids) - 40
+    with Engine(replace(config, cache_disk=0)) as engine:
+        fresh = ask(engine, answered)
+    with Engine(replace(config, cache_disk=0)) as engine:
+        engine.sessions.restore("talk")
+        got = ask(engine, answered)
+        assert (got.cached, got.ids) == (saved.n_tokens, fresh.ids)

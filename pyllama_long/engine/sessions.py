@@ -152,11 +152,14 @@ class Sessions:
         pool = self._loop.batching.pool
         found = [pool.longest(ids, hashes, salt, factor, False) for factor in pool.index.factors(salt)]
         best = max(found, key=lambda source: source.n, default=Source())
-        held = best.entry
-        if not isinstance(held, LiveSequence) or self._most_stored(ids, hashes, salt)[1] > best.n:
+        if not best.n or self._most_stored(ids, hashes, salt)[1] > best.n:
             return None
-        data = pool.snapshot(best)
-        return None if data is None else (held.ids[: best.n].copy(), held.factor, data)
+        if isinstance(best.entry, LiveSequence):
+            factor, data = best.entry.factor, pool.snapshot(best)
+        else:
+            assert best.checkpoint is not None  # of a recurrent state, which is all that there is
+            factor, data = best.checkpoint.factor, self._store.fetch(best.checkpoint).result()
+        return None if data is None else (ids[: best.n].copy(), factor, data)
 
     def _most_stored(self, ids: IntArray, hashes: Hashes, salt: str) -> tuple[StoredSequence | None, int]:
         factors, store = set(self._store.index.factors(salt)), self._store
