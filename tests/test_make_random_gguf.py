@@ -220,7 +220,7 @@ def test_likes_repeat_a_block_and_fit_into_2_5_gb(
         "n_layer": 1,
         "n_head": 4,
         "n_head_kv": 2,
-        "n_rot": 16,
+        "n_rot": 8,
     }
     maker.write(
         tmp_path / "a.gguf", preset=like, **small, head_dim=16, head_dim_full=16, delta_k=2, delta_v=4

@@ -228,27 +228,12 @@ ARCHS = {
     "lfm2": Arch("lfm2", Shape(rope_base=1e6), qk_norm=True, state="conv"),
     "mamba": Arch("mamba", state="ssm"),
 }
-# GLM-4.7-Flash has 47 layers.
-GLM_FLASH = {"n_layer": 4, "n_embd": 2048, "n_head": 20, "n_head_kv": 1, "head_dim": 256, "n_rot": 64}
 LLAMA3 = {"n_vocab": 128256, "n_ctx_train": 131072, "rope_base": 5e5, "rope_scaling": "llama3"}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2.5-0.5b": (
         "qwen2",
         {"n_layer": 24, "n_embd": 896, "n_head": 14, "n_head_kv": 2, "n_ff": 4864, "n_vocab": 151936}
         | {"n_ctx_train": 32768, "rope_base": 1e6, "tied": True, "rms_eps": 1e-6},
-    ),
-    "glm-4.7-flash-4-layers": (
-        "deepseek2",
-        GLM_FLASH
-        | {
-            "kv_rank": 512,
-            "q_rank": 768,
-            "n_ff": 1536,
-            "n_ff_dense": 10240,
-            "n_expert": 64,
-            "n_expert_used": 4,
-        }
-        | {"n_vocab": 154880, "n_ctx_train": 202752, "rope_base": 1e6},
     ),
     "llama-3.2-1b": (
         "llama",
@@ -296,6 +281,19 @@ LIKE: dict[str, tuple[str, dict[str, Any]]] = {
             "n_ctx_train": 262144,
             "sliding_window": 1024,
         },
+    ),
+    "glm-4.7-flash": (  # 8 of 47 layers, 8 of 64 experts
+        "deepseek2",
+        {"n_layer": 8, "n_embd": 2048, "n_head": 20, "n_head_kv": 1, "head_dim": 256, "n_rot": 64}
+        | {
+            "kv_rank": 512,
+            "q_rank": 768,
+            "n_ff": 1536,
+            "n_ff_dense": 10240,
+            "n_expert": 8,
+            "n_expert_used": 4,
+        }
+        | {"n_vocab": 154880, "n_ctx_train": 202752, "rope_base": 1e6},
     ),
 }
 PRESETS |= LIKE
