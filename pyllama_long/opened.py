@@ -142,6 +142,7 @@ def open_model(
             params=for_context,
             lora=adapters,
         )
+        _check_windows(opened)
         _warn_refused(opened)
         stack.pop_all()
     return opened
@@ -226,6 +227,17 @@ def scaled_by_caller(o: SimpleNamespace, model_base: float) -> bool:
         or o.rope_scaling_type not in unspecified
         or (o.yarn_ext_factor, o.yarn_attn_factor, o.yarn_orig_ctx) != (-1.0, 1.0, 0)
     )
+
+
+def _check_windows(opened: Opened) -> None:
+    """Raises ModelError for a file whose window layers see no key: llama.cpp takes its number as 32 bits with a
+    sign."""
+    if opened.windows() and llama_cpp.llama_model_n_swa(opened.model.model) < 1:
+        key = f"{opened.metadata.get('general.architecture', '')}.attention.sliding_window"
+        raise ModelError(
+            f"cannot load {opened.path}: {key} is {opened.metadata.get(key, 'missing')}, but some layers have a "
+            "sliding window: the file is damaged, download it again"
+        )
 
 
 def _warn_refused(opened: Opened) -> None:

@@ -14,6 +14,7 @@ import pytest
 from raw_model import Context, Logits, Model
 
 from pyllama_long import LongLlama, _native
+from pyllama_long.errors import ModelError
 
 TEXT = [(7 * i * i + 3 * i) % 500 for i in range(900)]
 SMALL: dict[str, Any] = {"n_ctx_train": 2048, "type": "f32"}
@@ -109,6 +110,19 @@ def test_keys_outside_a_window_are_not_visible(oss: Model) -> None:
     assert (stats.n_tokens, stats.n_queries) == (200, 200 * 4 * 4)
     assert stats.keys_visible == 4 * 2 * (full + window)
     assert stats.keys_read == 4 * 2 * (narrow + window)
+
+
+@pytest.mark.parametrize("window", [0, 2**31, 2**32 - 1])
+def test_windows_that_see_no_key_are_refused(tmp_path: Path, window: int) -> None:
+    path = tmp_path / "m.gguf"
+    make_random_gguf.write(path, "gpt-oss", n_layer=2, sliding_window=64, **OSS)
+    raw, key = bytearray(path.read_bytes()), b"gpt-oss.attention.sliding_window"
+    at = raw.index(key + (4).to_bytes(4, "little")) + len(key) + 4  # the number after its type, uint32
+    assert raw[at : at + 4] == (64).to_bytes(4, "little")
+    raw[at : at + 4] = window.to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(ModelError, match=rf"gpt-oss\.attention\.sliding_window is {window}, but"):
+        LongLlama(path, n_ctx=256, verbose=False)
 
 
 def test_explain_names_the_windows(tmp_path: Path) -> None:
