@@ -196,7 +196,7 @@ def test_what_cannot_be_set_is_said(demo: Model) -> None:
 
 
 @pytest.mark.parametrize("factor", [4, 32])
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("kv_type", ["f16", "bf16", "q8_0"])
 @pytest.mark.parametrize("by", ["upstream", "upstream's YaRN, our shift", "policy"])
 def test_shifts_do_not_scale_keys(one_layer: Model, factor: int, kv_type: str, by: str) -> None:
     """Neither those of cells that move nor of others."""
