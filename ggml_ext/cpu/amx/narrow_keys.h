@@ -135,29 +135,37 @@ PLONG_INLINE void quant_scale_q8(const struct quant_keys * k, const int32_t * fr
     }
 }
 
-/* s[rows][NARROW_BLOCK] = or += them, rows <= QUANT_ROWS. m: blocks; sums: quant_sums() from the first on */
+/* What else the products of some blocks need to become logits. */
+struct quant_finish {
+    const float * weight; /* quant_weights() */
+    const float * sums;   /* quant_sums(), from the first of the blocks on */
+    int           m;      /* blocks */
+    bool          more;   /* they are added to the logits of earlier blocks */
+};
+
+/* s[rows][NARROW_BLOCK] = or += them, rows <= QUANT_ROWS */
 PLONG_INLINE void quant_finish_q8(
-    const int32_t type, const int rows, const struct quant_keys * k, const vf * sum, int m, const float * weight,
-    const float * sums, bool more, float * s) {
+    const int32_t type, const int rows, const struct quant_keys * k, const vf * sum, const struct quant_finish x,
+    float * s) {
     vf even[2], odd[2];
     for (int i = 0; i < 2; i++) { /* combines the digits, then separates rows 0 and 2, and 1 and 3 */
-        vf x[2];
+        vf y[2];
         for (int j = 0; j < 2; j++) {
             const vf a = sum[4 * i + 2 * j], b = sum[4 * i + 2 * j + 1];
-            x[j] = vf_fma(_mm512_shuffle_ps(a, b, 0xdd), vf_set1(256.0f), _mm512_shuffle_ps(a, b, 0x88));
+            y[j] = vf_fma(_mm512_shuffle_ps(a, b, 0xdd), vf_set1(256.0f), _mm512_shuffle_ps(a, b, 0x88));
         }
-        even[i] = _mm512_shuffle_ps(x[0], x[1], 0x88);
-        odd[i]  = _mm512_shuffle_ps(x[0], x[1], 0xdd);
+        even[i] = _mm512_shuffle_ps(y[0], y[1], 0x88);
+        odd[i]  = _mm512_shuffle_ps(y[0], y[1], 0xdd);
     }
     const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
     for (int r = 0; r < rows; r++, s += NARROW_BLOCK) {
-        const vf * x = r % 2 ? odd : even;
-        vf         y = r < 2 ? _mm512_shuffle_f32x4(x[0], x[1], 0x88) : _mm512_shuffle_f32x4(x[0], x[1], 0xdd);
+        const vf * two = r % 2 ? odd : even;
+        vf         y = r < 2 ? _mm512_shuffle_f32x4(two[0], two[1], 0x88) : _mm512_shuffle_f32x4(two[0], two[1], 0xdd);
         y            = _mm512_permutexvar_ps(order, y);
-        for (int b = 0; b < m && block_has_min(type); b++) {
-            y = vf_fma(k->offset[b], vf_set1(sums[b * QUANT_ROWS + r]), y);
+        for (int b = 0; b < x.m && block_has_min(type); b++) {
+            y = vf_fma(k->offset[b], vf_set1(x.sums[b * QUANT_ROWS + r]), y);
         }
-        vf_store(s, vf_fma(y, vf_set1(weight[r]), more ? vf_load(s) : vf_zero()));
+        vf_store(s, vf_fma(y, vf_set1(x.weight[r]), x.more ? vf_load(s) : vf_zero()));
     }
 }
 

@@ -86,10 +86,13 @@ PLONG_INLINE void quant_step_q8(
         }
     }
     if (then->m > 0) {
-        const float * weight = quant_weights(run.digits, run.d, group);
-        const float * sums   = quant_sums(run.digits, run.d, group) + then->block * QUANT_ROWS;
-        float *       s      = quant_logits_at(run, group, then->key);
-        quant_finish_q8(type, rows, then->k, sum, then->m, weight, sums, then->block > 0, s);
+        const struct quant_finish finish = {
+            quant_weights(run.digits, run.d, group),
+            quant_sums(run.digits, run.d, group) + then->block * QUANT_ROWS,
+            then->m,
+            then->block > 0,
+        };
+        quant_finish_q8(type, rows, then->k, sum, finish, quant_logits_at(run, group, then->key));
     }
 }
 

@@ -123,19 +123,20 @@ static void latent_logits(
 
 /* acc[rows][32] += p[rows][n] * v */
 static void latent_block(int rows, int n, const elem * p, const elem * v, float * acc, int dv) {
+    const struct bf16_rows weights = { p, BLOCK };
     switch (rows) {
-        case 12: bf16_block(12, n, p, BLOCK, v, acc, dv, true); break;
-        case 11: bf16_block(11, n, p, BLOCK, v, acc, dv, true); break;
-        case 10: bf16_block(10, n, p, BLOCK, v, acc, dv, true); break;
-        case 9: bf16_block(9, n, p, BLOCK, v, acc, dv, true); break;
-        case 8: bf16_block(8, n, p, BLOCK, v, acc, dv, true); break;
-        case 7: bf16_block(7, n, p, BLOCK, v, acc, dv, true); break;
-        case 6: bf16_block(6, n, p, BLOCK, v, acc, dv, true); break;
-        case 5: bf16_block(5, n, p, BLOCK, v, acc, dv, true); break;
-        case 4: bf16_block(4, n, p, BLOCK, v, acc, dv, true); break;
-        case 3: bf16_block(3, n, p, BLOCK, v, acc, dv, true); break;
-        case 2: bf16_block(2, n, p, BLOCK, v, acc, dv, true); break;
-        default: bf16_block(1, n, p, BLOCK, v, acc, dv, true); break;
+        case 12: bf16_block(12, n, weights, v, acc, dv, true); break;
+        case 11: bf16_block(11, n, weights, v, acc, dv, true); break;
+        case 10: bf16_block(10, n, weights, v, acc, dv, true); break;
+        case 9: bf16_block(9, n, weights, v, acc, dv, true); break;
+        case 8: bf16_block(8, n, weights, v, acc, dv, true); break;
+        case 7: bf16_block(7, n, weights, v, acc, dv, true); break;
+        case 6: bf16_block(6, n, weights, v, acc, dv, true); break;
+        case 5: bf16_block(5, n, weights, v, acc, dv, true); break;
+        case 4: bf16_block(4, n, weights, v, acc, dv, true); break;
+        case 3: bf16_block(3, n, weights, v, acc, dv, true); break;
+        case 2: bf16_block(2, n, weights, v, acc, dv, true); break;
+        default: bf16_block(1, n, weights, v, acc, dv, true); break;
     }
 }
 

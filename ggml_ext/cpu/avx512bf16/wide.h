@@ -11,10 +11,16 @@
 #include "cpu/avx512/weights_bf16.h"
 #include "cpu/body/wide_at_once.h"
 
+/* Rows that lie `stride` elements apart. */
+struct bf16_rows {
+    const elem * at;
+    int          stride;
+};
+
 /* c[rows][32] (+)= a[rows][n] * b, up to MR rows, b [n / 32] pairs of tiles side by side: 16 columns each. Unrolled by pragma: gcc
  * otherwise keeps the sums in memory, three times slower. */
 PLONG_INLINE void bf16_block(
-    const int rows, int n, const elem * a, int lda, const elem * b, float * c, int ldc, const bool add) {
+    const int rows, int n, const struct bf16_rows a, const elem * b, float * c, int ldc, const bool add) {
     vf acc[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
@@ -29,7 +35,7 @@ PLONG_INLINE void bf16_block(
 #pragma GCC unroll 16
             for (int i = 0; i < rows; i++) {
                 int32_t pair;
-                memcpy(&pair, a + i * lda + k + x, sizeof(pair));
+                memcpy(&pair, a.at + i * a.stride + k + x, sizeof(pair));
                 const __m512bh y = (__m512bh) _mm512_set1_epi32(pair);
                 acc[i][0]        = _mm512_dpbf16_ps(acc[i][0], b0, y);
                 acc[i][1]        = _mm512_dpbf16_ps(acc[i][1], b1, y);
@@ -49,7 +55,8 @@ PLONG_INLINE void bf16_block(
 PLONG_INLINE void bf16_logits(const elem * q, const elem * k, int rows, int n, const int ds, float * s) {
     for (int j = 0; j < n; j += 32) {
         for (int i = 0; i < rows; i += MR) {
-            bf16_block(MR, ds, q + i * ds, ds, k + (size_t) j * ds, s + i * CHUNK + j, CHUNK, false);
+            bf16_block(
+                MR, ds, (struct bf16_rows) { q + i * ds, ds }, k + (size_t) j * ds, s + i * CHUNK + j, CHUNK, false);
         }
     }
 }
@@ -71,7 +78,7 @@ static void wide_values(const elem * p, const elem * v, int rows, int j0, int n,
     v += (size_t) (j0 / 32) * 2 * TILE;
     for (int i = 0; i < dv; i += 32, v += (BLOCK / 32) * 2 * TILE) {
         for (int r = 0; r < rows; r += MR) {
-            bf16_block(MR, n, p + r * BLOCK + j0, BLOCK, v, acc + r * dv + i, dv, true);
+            bf16_block(MR, n, (struct bf16_rows) { p + r * BLOCK + j0, BLOCK }, v, acc + r * dv + i, dv, true);
         }
     }
 }
