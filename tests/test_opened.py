@@ -338,6 +338,10 @@ def test_ctrl_c_ends_loading_and_is_raised(demo_model: str, monkeypatch: pytest.
         return loaded[-1]
 
     monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", load)
-    with pytest.raises(KeyboardInterrupt):
-        LongLlama(demo_model, n_ctx=256)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            LongLlama(demo_model, n_ctx=256)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert loaded == [None]
