@@ -5,16 +5,28 @@
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 
+#define FEW_SPANS 4 /* with more, threads share the spans of a narrow tile evenly enough */
+
+/* The number of keys that the row at p reads, where plans have no dilated branch. */
+static int64_t keys_of(const struct plong_phase * ph, int32_t p) {
+    int32_t    begin;
+    const bool window = plong_phase_window(ph, p, &begin);
+    return window ? (int64_t) p - begin + 1 + plong_sinks_end(ph) : (int64_t) p + 1;
+}
+
 /* The length of a span in narrow tiles, which depends on the number of keys that the row at p reads. */
 static int32_t narrow_span(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
-    int32_t       begin;
-    const bool    window = plong_phase_window(ph, p, &begin);
-    const int64_t keys   = window ? (int64_t) p - begin + 1 + plong_sinks_end(ph) : (int64_t) p + 1;
-    int32_t       span   = l->narrow_span;
+    const int64_t keys = keys_of(ph, p);
+    int32_t       span = l->narrow_span;
     while (keys > (int64_t) span * l->narrow_spans) {
         span *= 2;
     }
     return span;
+}
+
+/* About how many spans a narrow tile at p reads; at least one. */
+static int32_t narrow_spans(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
+    return 1 + (int32_t) (keys_of(ph, p) / narrow_span(l, ph, p));
 }
 
 /* Spans are at fixed positions, so that a row's sums do not depend on the other rows of the batch. */
@@ -29,6 +41,17 @@ static void set_spans(const struct plong_limits * l, const struct plong_phase * 
         tile->gap           = first > tile->gap_beg ? first - tile->gap_beg : 0;
         tile->n_spans -= tile->gap;
     }
+}
+
+/* How many kv heads a narrow tile of the group has: as many as possible, since their keys are then prefetched together;
+ * fewer where the plan reads so few spans that threads would have nothing to do. */
+static int32_t narrow_kv(
+    const struct plong_planner * p, const struct plong_group * group, const struct plong_phase * ph, int32_t n_group) {
+    const int32_t n_kv  = p->shape->n_head_kv;
+    const int32_t most  = min_i32(p->limits->narrow_rows / (group->n * n_group), n_kv);
+    const int32_t spans = narrow_spans(p->limits, ph, group->pos);
+    const int32_t parts = min_i32(p->limits->tiles / (spans * p->batch->n_groups), n_kv);
+    return spans <= FEW_SPANS && parts > 1 ? min_i32(most, (n_kv + parts - 1) / parts) : most;
 }
 
 /* The end of a tile that begins at the i-th token of a group and has at most `tokens` tokens and n_h heads. A tile does
@@ -55,7 +78,7 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
     const bool                  dilated = plong_phase_branches(ph) > 0;
     const int32_t               n_group = shape->n_head / shape->n_head_kv;
     const bool                  narrow  = !dilated && plong_is_narrow(l, group->n, n_group);
-    const int32_t               most_kv = narrow ? l->narrow_rows / (group->n * n_group) : 1;
+    const int32_t               most_kv = narrow ? narrow_kv(p, group, ph, n_group) : 1;
     const int32_t               most_h  = dilated ? min_i32(n_group, l->classes) : n_group;
     rows *= dilated ? l->dilated_rows : 1;
     for (int32_t kv = 0; kv < shape->n_head_kv; kv += most_kv) {
