@@ -81,10 +81,8 @@ class Opened(Settled):
 
     def windows(self) -> list[str]:
         """What layers with a window of their own read: "5 of 6 layers read the last 1024 tokens"."""
-        counts = Counter(_native.windows(self.ctx).values())
-        return [
-            f"{n} of {len(_native.layers(self.ctx))} layers read {window}" for window, n in counts.items()
-        ]
+        counts, n_layers = Counter(_native.windows(self.ctx).values()), len(_native.layers(self.ctx))
+        return [f"{n} of {n_layers} layers read {window}" for window, n in counts.items()]
 
     def close(self) -> None:
         """Frees both."""
