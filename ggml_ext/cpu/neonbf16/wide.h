@@ -8,11 +8,11 @@
 #include "cpu/body/rows.h"
 #include "cpu/body/softmax.h"
 
-#define BLOCK 256 /* keys that are packed at a time: the row length of probabilities */
-#define CHUNK 64  /* keys between one softmax and the next: the row length of logits */
-#define SUB   32  /* rows whose logits and probabilities stay in the L1 cache: a multiple of 8 */
-#define PAD   32  /* logits of a chunk are padded to a multiple of this */
-#define DEPTH 512 /* most dims, or keys, of a product */
+#define BLOCK 256           /* keys that are packed at a time: the row length of probabilities */
+#define CHUNK 64            /* keys between one softmax and the next: the row length of logits */
+#define SUB   32            /* rows whose logits and probabilities stay in the L1 cache: a multiple of 8 */
+#define PAD   32            /* logits of a chunk are padded to a multiple of this */
+#define DEPTH PLONG_MAX_D_K /* most dims, or keys, of a product */
 
 typedef uint16_t elem; /* bf16 */
 
