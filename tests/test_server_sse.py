@@ -50,10 +50,10 @@ def test_quiet_streams_keep_the_clients_that_count_events(demo_model: str) -> No
 
 
 def test_an_error_inside_a_stream_is_an_event_and_then_the_end(demo_model: str) -> None:
-    settings = Settings(model_name="demo", request_timeout_s=0.1)
-    config = EngineConfig(demo_model, n_ctx=4096, n_threads=1)
+    settings = Settings(model_name="demo", request_timeout_s=1.5)
+    config = EngineConfig(demo_model, n_ctx=32768, n_threads=1)
     messages = [{"role": "user", "content": "Hi"}]
-    body = {"messages": messages, "max_tokens": 4000, "stream": True, "logit_bias": NO_END}
+    body = {"messages": messages, "max_tokens": 30000, "stream": True, "logit_bias": NO_END}
     with running(config, settings) as server, server.client() as client:
         found = events(client.post("/v1/chat/completions", json=body))
         assert found[-1]["error"]["code"] == "timeout" and "choices" in found[-2]
