@@ -14,10 +14,10 @@ from pyllama_long.server.settings import Settings
 
 
 def test_a_limit_of_time_ends_an_answer(demo_model: str) -> None:
-    settings = Settings(model_name="demo", request_timeout_s=0.05)
-    body = {"prompt": PROMPT, "n_predict": 4000, "logit_bias": NO_END}
+    settings = Settings(model_name="demo", request_timeout_s=1)
+    body = {"prompt": PROMPT, "n_predict": 30000, "logit_bias": NO_END}
     with (
-        running(EngineConfig(demo_model, n_ctx=4096, n_threads=1), settings) as server,
+        running(EngineConfig(demo_model, n_ctx=32768, n_threads=1), settings) as server,
         server.client() as client,
     ):
         found = client.post("/completion", json=body)
