@@ -10,6 +10,7 @@
 #   make clang            the op's cases with kernels compiled by clang; CLANG=clang-19 chooses one
 #   make emulate          the op's cases on 64-bit Arm, in qemu-user with gcc's cross compiler
 #   make models           docs/models.md: which layers of each of llama.cpp's architectures the op takes
+#   make real-model       fetch SmolLM2-135M-Instruct for evals, and print where it is
 #   make upstream-tests   llama.cpp's own tests on the patched tree
 #   make build            .venv, and the libraries in pyllama_long/lib
 #   make format           rewrite the sources the way `check` wants them
@@ -32,7 +33,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV LLAMA_CPP_LIB_PATH PYLLAMA_LONG_LIB P
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo install test check format-check lint types warnings format bench sanitize clang emulate models upstream-tests build venv clean distclean
+.PHONY: help demo install test check format-check lint types warnings format bench sanitize clang emulate models real-model upstream-tests build venv clean distclean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -104,6 +105,9 @@ emulate: build
 
 models: build
 	$(BIN)/python scripts/models_table.py
+
+real-model:
+	@$(PYTHON) scripts/real_model.py
 
 upstream-tests: venv
 	$(BIN)/cmake -S . -B build/upstream -G Ninja -DPLONG_UPSTREAM_TESTS=ON -DPython3_EXECUTABLE=$(BIN)/python

@@ -138,7 +138,7 @@ def patched(files: Files, patches: Iterable[Patch]) -> Files:
 
 
 def cache_dir() -> Path:
-    """Where sdists are kept: $PYLLAMA_CACHE, else pyllama-long in the user's cache folder."""
+    """Where downloads are kept: $PYLLAMA_CACHE, else pyllama-long in the user's cache folder."""
     if place := os.environ.get("PYLLAMA_CACHE"):
         return Path(place).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyllama-long"
@@ -165,7 +165,8 @@ def fetch(up: Upstream) -> Path:
         flush=True,
     )
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix="fetch-") as folder:
-        _pip_download(up, Path(folder), kept)
+        # Only this package: `:all:` would also build its build tools, such as CMake, from source.
+        pip_download(f"{up.package}=={up.version}", ["--no-binary", up.package], Path(folder), kept)
         got = Path(folder) / up.sdist
         if not got.is_file():
             raise VendorError(f"pip did not download {up.sdist}: mend `sdist` in UPSTREAM.toml")
@@ -175,15 +176,14 @@ def fetch(up: Upstream) -> Path:
     return kept
 
 
-def _pip_download(up: Upstream, dest: Path, kept: Path) -> None:
+def pip_download(pin: str, options: list[str], dest: Path, kept: Path) -> None:
+    """Downloads PACKAGE==VERSION without what it depends on into a folder. kept: where it can be put by hand."""
     # An isolated build hides the environment's pip behind PYTHONPATH: -I and the cleaned env see past it.
     outer = ("PYTHONPATH", "PIP_BUILD_TRACKER", "_PYPROJECT_HOOKS_", "PEP517_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
     base = getattr(sys, "_base_executable", sys.executable)
     ways = [[sys.executable, "-I", "-m", "pip"], [base, "-I", "-m", "pip"], [shutil.which("pip") or ""]]
-    pin = f"{up.package}=={up.version}"
-    # Only this package: `:all:` would also build its build tools, such as CMake, from source.
-    what = ["download", "--quiet", "--no-deps", "--no-binary", up.package, "-d", str(dest), pin]
+    what = ["download", "--quiet", "--no-deps", *options, "-d", str(dest), pin]
     for way in ways:
         if not way[0] or subprocess.run([*way, "--version"], env=env, capture_output=True).returncode:
             continue
@@ -193,7 +193,7 @@ def _pip_download(up: Upstream, dest: Path, kept: Path) -> None:
         said = done.stderr.splitlines()
         said = [x for x in said if x.startswith("ERROR") and x != "ERROR: Exception:"] or said
         raise VendorError(f"pip could not download {pin} ({' '.join(said[-1:])}); offline, put it at {kept}")
-    raise VendorError(f"no pip found: run `{sys.executable} -m ensurepip`, or put {up.sdist} at {kept}")
+    raise VendorError(f"no pip found: run `{sys.executable} -m ensurepip`, or put {kept.name} at {kept}")
 
 
 # ---- the tree ----------------------------------------------------------------------------------------------
@@ -354,6 +354,15 @@ def _some(paths: Iterable[str]) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -214,7 +214,7 @@ def test_a_download_is_checked_and_kept(folder: Path, monkeypatch: pytest.Monkey
     for data in (b"bad", good):
         sdist.unlink(missing_ok=True)
         monkeypatch.setattr(
-            vendor, "_pip_download", lambda up, dest, kept, d=data: (dest / up.sdist).write_bytes(d)
+            vendor, "pip_download", lambda pin, what, dest, kept, d=data: (dest / up.sdist).write_bytes(d)
         )
         if data == good:
             assert vendor.fetch(up).read_bytes() == good
