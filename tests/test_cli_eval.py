@@ -15,7 +15,7 @@ from pyllama_long.cli.eval_options import choose_phrasings
 from pyllama_long.evals import grid
 from pyllama_long.evals.phrasings import PHRASINGS, Phrasing
 
-COLUMNS = ["rope", "plan", "length", "depth", "samples", "accuracy", "share_of_keys", "seconds"]
+COLUMNS = ["task", "rope", "plan", "length", "depth", "samples", "accuracy", "share_of_keys", "seconds"]
 
 
 @pytest.fixture
@@ -30,17 +30,19 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
     assert cli.run(["eval", *arguments]) == code
     found: dict[str, Any] = json.loads(capsys.readouterr().out.rstrip().splitlines()[-1])
     assert found["task"] == arguments[0] and found["trained_length"] == 512
-    assert all(list(row)[:8] == COLUMNS for row in found["rows"])
+    assert all(list(row)[:9] == COLUMNS for row in found["rows"])
     return found
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["hay"], "known: needle, pairs, perplexity"),
+        (["hay"], "unknown task 'hay'; known: needle, pairs, passkey, niah_single_1"),
         (["perplexity"], "needs --text"),
-        (["perplexity", "--text", "x", "--samples", "3"], "--samples belongs to needle and pairs, not to"),
-        (["needle", "--windows", "3"], "--windows belongs to perplexity"),
+        (["perplexity", "--text", "x", "--samples", "3"], "fwe, not to perplexity"),
+        (["needle", "--windows", "3"], "--windows belongs to perplexity and agreement, not to needle"),
+        (["vt", "fwe", "--text", "x"], "cwe, perplexity and agreement, not to vt and fwe"),
+        (["agreement", "perplexity", "--text", "x", "--answers", "y"], "--answers belongs to tasks with"),
         (["pairs", "--phrasings", "code"], "--phrasings belongs to needle"),
         (["needle", "--phrasings", "code,cod"], "unknown phrasing 'cod'; known: pass-key"),
         (["needle", "--lengths", "4y"], "--lengths: '4y' is no length"),
@@ -63,8 +65,9 @@ def test_help_has_examples() -> None:
 def test_needles(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--lengths", "1x,2x", "--depths", "2", "--samples", "4", "--phrasings", "pass-key,code"]
     assert cli.run(["eval", "needle", *options, "--attention", "skim"]) == 0
-    table, *_, line = capsys.readouterr().out.rstrip().splitlines()
-    assert "512 (1x)" in table and "1,024 (2x)" in table
+    head, short, long, *_, line = capsys.readouterr().out.rstrip().splitlines()
+    assert head.split() == ["task", "tokens", "RoPE", "attention", "result", "nats", "keys", "time", "n"]
+    assert "512 (1x)" in short and "1,024 (2x)" in long and "% [" in long and " ±" in long
     rows = json.loads(line)["rows"]
     assert [(row["length"], row["depth"], row["samples"]) for row in rows] == [
         (n, depth, 4) for n in (512, 1024) for depth in (0.0, 1.0)
@@ -127,12 +130,14 @@ def test_lengths_that_nobody_asked_for_end_with_the_time(capsys: pytest.CaptureF
 
     cells = grid.cells(["auto"], ["auto"], [512, 2048, 819_200])
     for bounded, allowed in ((True, {512, 2048}), (False, {512, 2048, 819_200})):
-        view = View(cells, bounded)
+        view = View(cells, {"needle": 10}, bounded)
         assert view.begin(cells[0])
-        view.estimate(1.0, 10)
+        view.document(0, 10)
+        view.finished(0, 10, 1.0)
         assert view.allowed == allowed
         said = " ".join(capsys.readouterr().err.split())
         assert "about 4 hours in all" in said
+        assert view.remaining() == (", about 49 s left" if bounded else ", about 4 hours left")
         assert ("819,200 tokens are left out; --lengths 1x,4x,16x,32x,100x takes all" in said) == bounded
         assert view.begin(cells[2]) != bounded
 
@@ -158,3 +163,74 @@ def test_phrasings_are_chosen_by_name() -> None:
     assert choose_phrasings("all") == PHRASINGS
     chosen: tuple[Phrasing, ...] = choose_phrasings("room,code,room")
     assert [phrasing.name for phrasing in chosen] == ["room", "code"]
+
+
+def test_several_tasks_and_plans_in_one_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["passkey", "vt", "--lengths", "700", "--samples", "2", "--threads", "1"]
+    options += ["--attention", "exact", "--attention", "window(64)", "--plot", str(tmp_path / "p.png")]
+    assert cli.run(["eval", *options]) == 0
+    *table, line = capsys.readouterr().out.rstrip().splitlines()
+    rows = json.loads(line)["rows"]
+    assert {(row["task"], row["plan"]) for row in rows} == {
+        (task, plan) for task in ("passkey", "vt") for plan in ("exact", "window(64)")
+    }
+    shown = [line.split()[0] for line in table if line.startswith(("passkey", "vt"))]
+    assert shown == ["passkey", "passkey", "vt", "vt"]
+    exact, narrow = (row for row in rows if row["task"] == "passkey")
+    assert exact["share_of_keys"] == 1.0 > 0.5 > narrow["share_of_keys"]
+    assert exact["nats"] + 1 < narrow["nats"]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_agreement_begins_with_exact(capsys: pytest.CaptureFixture[str], book: Path) -> None:
+    options = ["--text", str(book), "--lengths", "512", "--windows", "2", "--last", "20"]
+    found = report(
+        capsys, "agreement", *options, "--attention", "sinks(4)+window(64)", "--attention", "exact"
+    )
+    exact, narrow = found["rows"]
+    assert (exact["plan"], exact["kl"], exact["same"], exact["nats_more"]) == ("exact", 0, 1, 0)
+    assert narrow["kl"] > 0.001 and narrow["same"] < 1 and narrow["samples"] == 2
+
+
+def test_a_stopped_run_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    options = ["passkey", "--lengths", "512,600", "--samples", "3", "--threads", "1"]
+    whole = report(capsys, *options)
+    measured: list[tuple[int, int]] = []
+    most = 4
+    real = grid._measured
+
+    def measure(task: Any, llm: Any, cell: Any, i: int) -> Any:
+        if len(measured) == most:
+            raise KeyboardInterrupt
+        measured.append((cell.length, i))
+        return real(task, llm, cell, i)
+
+    monkeypatch.setattr(grid, "_measured", measure)
+    options += ["--resume", str(path)]
+    stopped = report(capsys, *options, code=130)
+    assert [row["length"] for row in stopped["rows"]] == [512]
+    with path.open("a") as file:
+        file.write('{"task": "passkey", "rope": "au')  # cut by a crash
+    most = 99
+    assert cli.run(["eval", *options]) == 0
+    printed = capsys.readouterr()
+    assert measured == [(512, 0), (512, 1), (512, 2), (600, 0), (600, 1), (600, 2)]
+    assert "(1 documents from the file)" in printed.err
+    found = json.loads(printed.out.rstrip().splitlines()[-1])
+
+    def figures(report: dict[str, Any]) -> list[Any]:
+        return [{key: row[key] for key in row if key != "seconds"} for row in report["rows"]]
+
+    assert figures(found) == figures(whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(grid, "_measured", None)
+        assert figures(report(capsys, *options)) == figures(whole)  # nothing is measured, no model opened
+    more = report(capsys, *["4" if option == "3" else option for option in options])
+    assert [row["samples"] for row in more["rows"]] == [4, 4] and len(measured) == 8
+    assert cli.run(["eval", *options, "--seed", "1"]) == 1
+    assert "other settings (seed 0, now 1)" in capsys.readouterr().err
+    assert cli.run(["eval", "vt", *options[1:]]) == 1
+    assert "other settings (tasks" in capsys.readouterr().err

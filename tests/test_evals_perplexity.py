@@ -8,14 +8,16 @@ from llama_cpp import Llama
 
 from pyllama_long import LongLlama, filler
 from pyllama_long.evals import EvalError
-from pyllama_long.evals.perplexity import Perplexity, measure, score_end
+from pyllama_long.evals.measure import Cell
+from pyllama_long.evals.perplexity import Perplexity, score_end
 
 
 def test_perplexity_is_that_of_upstream(llm: LongLlama, upstream: Llama) -> None:
     windows = Perplexity(" ".join(filler.sentences()), (200, 400), windows=2, last=100)
-    seen: list[tuple[int, int]] = []
-    [row] = measure(windows, llm, 400, lambda i, n: seen.append((i, n)))
-    assert seen == [(0, 2), (1, 2)] and row["samples"] == 2 and row["depth"] is row["accuracy"] is None
+    cell = Cell("auto", "exact", 400, "perplexity")
+    assert windows.count(llm, 400) == 2
+    [row] = windows.rows([windows.unit(llm, cell, i) for i in range(2)])
+    assert row["samples"] == 2 and row["depth"] is row["accuracy"] is None
     logprobs = []
     for i in range(2):
         ids = windows.window(llm, 400, i)
@@ -28,6 +30,8 @@ def test_perplexity_is_that_of_upstream(llm: LongLlama, upstream: Llama) -> None
             logprobs.append(row_before[ids[place]] - np.logaddexp.reduce(row_before))
     assert row["perplexity"] == pytest.approx(np.exp(-np.mean(logprobs)), rel=2e-3)
     assert 2 < row["perplexity"] < 1000
+    halves = [-np.mean(half) for half in (logprobs[:100], logprobs[100:])]
+    assert row["nats_error"] == pytest.approx(1.96 * abs(halves[0] - halves[1]) / 2, rel=1e-2)
 
 
 def test_windows_of_all_lengths_end_at_the_same_places(llm: LongLlama) -> None:
@@ -38,7 +42,7 @@ def test_windows_of_all_lengths_end_at_the_same_places(llm: LongLlama) -> None:
     with pytest.raises(EvalError, match="tokens only"):
         windows.window(llm, 10**6, 0)
     with pytest.raises(EvalError, match="too few to predict the last 100"):
-        windows.window(llm, 101, 0)
+        windows.count(llm, 101)
 
 
 def test_what_is_scored_is_the_tail_of_a_plan(demo_model: str) -> None:

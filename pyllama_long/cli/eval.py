@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pyllama_long.cli.checks import one_of
 from pyllama_long.cli.command_error import CommandError
-from pyllama_long.cli.eval_options import TASKS, FixedModelOptions, TaskOptions
+from pyllama_long.cli.eval_options import FixedModelOptions, TaskOptions, listed, settings_of
 from pyllama_long.cli.eval_table import show
 from pyllama_long.cli.eval_view import LENGTHS, MAX_MINUTES, View
 from pyllama_long.cli.options import Json
 from pyllama_long.cli.texts import read_text, writing
-from pyllama_long.evals import EvalError, grid
-from pyllama_long.evals.grid import Cell, Row
-from pyllama_long.evals.phrasings import PAIRS
+from pyllama_long.evals import EvalError, grid, tasks
+from pyllama_long.evals.agreement import EXACT, Agreement
+from pyllama_long.evals.journal import Journal
+from pyllama_long.evals.measure import Cell, Row, Task
 from pyllama_long.evals.plot import check_plot, write_plot
 from pyllama_long.plan import AttentionPlan
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
+WIDTH = 200  # columns of a table that is not shown on a terminal
+_NAMES = (*tasks.OPTIONS, *tasks.ALIASES)
 EXAMPLES = """\b
 [b]Examples[/b]
   pyllama-long eval needle --lengths 1x,16x,100x
-  pyllama-long eval needle -m model.gguf --rope all --lengths 4x --depths 11
+  pyllama-long eval ruler -m model.gguf --lengths 8k,32k --attention exact --attention skim --resume run.jsonl
+  pyllama-long eval niah_multikey_1 vt -m model.gguf --rope all --lengths 4x --samples 50
   pyllama-long eval pairs --pairs 0 --rope rerope+logn --rope dca+yarn
-  pyllama-long eval perplexity --text book.txt --lengths 512,8192 --json
+  pyllama-long eval perplexity agreement --text book.txt --attention skim --lengths 512,8192 --json
 """
-Measure = Callable[["LongLlama", int], list[Row]]
+
+
+def _tasks(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in _NAMES:
+            raise typer.BadParameter(f"unknown task {name!r}; known: {', '.join(_NAMES)}")
+    return list(tasks.named(names))
 
 
 def command(
     task: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            callback=one_of(tuple(TASKS)), metavar="TASK", help=f"{', '.join(TASKS)}.", show_default=False
+            callback=_tasks,
+            metavar="TASK...",
+            help=f"One or more of {', '.join(_NAMES)}; ruler is all of RULER's.",
+            show_default=False,
         ),
     ],
     *,
@@ -65,6 +78,14 @@ def command(
     ] = None,
     chosen: TaskOptions,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed, other documents.")] = 0,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep what is measured in this file (JSON lines). If the run is stopped, the same command goes on "
+            "from there; it may have more lengths, policies, plans and samples.",
+        ),
+    ] = None,
     answers_to: Annotated[
         Path | None,
         typer.Option(
@@ -76,13 +97,16 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what a model finds (needle, pairs) or predicts (perplexity) beyond its trained length."""
+    """Measure what a model finds or predicts beyond its trained length, and under several attention plans: RULER's
+    tasks, needles, key-value pairs, perplexity, and how far a plan's predictions are from those of exact attention."""
     own = chosen.of(task)
     info = fixed.under().info()
     try:
         tokens = grid.parse_lengths(LENGTHS if lengths is None else lengths, info.n_train)
     except EvalError as error:
         raise typer.BadParameter(str(error), param_hint="--lengths") from None
+    if answers_to is not None and all(name in tasks.PREDICTION for name in task):
+        raise typer.BadParameter(f"--answers belongs to tasks with questions, not to {listed(task)}")
     if plot_to is not None:
         try:
             check_plot(plot_to)
@@ -92,73 +116,120 @@ def command(
     for plan in plans:
         if plan != "upstream":
             AttentionPlan.parse(plan, n_train=info.n_train or None)
-    cells = grid.cells(grid.policies(rope or ["auto"], info.n_train, tokens), plans, tokens)
-    view = View(cells, bounded=lengths is None)
-    answers: list[dict[str, Any]] = []
-    measure = measure_of(task, own, tokens, seed, view, answers)
-    if answers_to is not None:
-        if task == "perplexity":
-            raise typer.BadParameter("--answers belongs to needle and pairs, not to perplexity")
-        write_answers(answers_to, answers)
-
-    def open_model(cell: Cell) -> LongLlama:
-        return fixed.under(cell.plan, cell.rope).open(max(cell.length, info.n_train), view.progress)
-
+    ropes = grid.policies(rope or ["auto"], info.n_train, tokens)
+    cells = cells_of(task, ropes, plans, tokens)
+    view = View(cells, {name: tasks.asked(own[name]) for name in task}, bounded=lengths is None)
+    text = None if chosen.text is None else read_text(chosen.text)
+    models = Models(fixed, info.n_train, view)
+    measured = {name: made(name, own[name], text, chosen.text, tokens, seed, models) for name in task}
     rows: list[Row] = []
+    answers: list[dict[str, Any]] = []
+    if answers_to is not None:
+        write_answers(answers_to, answers)
+    try:
+        journal = Journal(settings_of(fixed, own, text, tokens, seed) if resume else {}, resume)
+    except EvalError as error:
+        raise CommandError(str(error)) from None
     stopped = False
     try:
-        with view.bar:
+        with ExitStack() as stack:
+            stack.enter_context(view.bar)
+            stack.callback(models.close)
+            stack.callback(journal.close)
+            for one in measured.values():
+                if isinstance(one, Agreement):
+                    stack.callback(one.close)
             for cell in cells:
-                if not view.begin(cell):
+                if not view.begin(cell, journal.units(cell)):
                     continue
-                first = len(answers)
-                rows += grid.run(cell, open_model, measure)
-                for answer in answers[first:]:
-                    answer.update(rope=cell.rope, plan=cell.plan, length=cell.length)
+                asked = tasks.asked(own[cell.task])
+                rows += grid.run(cell, measured[cell.task], models.of, view, journal, asked)
                 if answers_to is not None:
+                    answers += answers_of(cell, journal)
                     write_answers(answers_to, answers)
+    except EvalError as error:
+        raise CommandError(str(error)) from None
     except KeyboardInterrupt:
         stopped = True
     if not as_json:
-        show(Console(highlight=False), cells, rows, info.n_train)
+        out = Console(highlight=False)
+        if not out.is_terminal:
+            out = Console(highlight=False, width=WIDTH)
+        show(out, rows, info.n_train)
     if plot_to is not None and any("error" not in row for row in rows):
-        write_plot(plot_to, task, rows, info.n_train)
-    print(json.dumps({"task": task, "model": info.path, "trained_length": info.n_train, "rows": rows}))
+        write_plot(plot_to, rows, info.n_train)
+    print(
+        json.dumps({"task": " ".join(task), "model": info.path, "trained_length": info.n_train, "rows": rows})
+    )
     if stopped:
         raise KeyboardInterrupt
     if all("error" in row for row in rows):
         raise CommandError(f"nothing could be measured: {rows[0]['error']}")
 
 
+class Models:
+    """The model of a cell, opened when it is first asked for, and kept for cells that differ in their task only."""
+
+    def __init__(self, fixed: FixedModelOptions, n_train: int, view: View) -> None:
+        self._fixed, self._n_train, self._view = fixed, n_train, view
+        self._open: tuple[tuple[str, str, int], LongLlama] | None = None
+
+    def of(self, cell: Cell) -> LongLlama:
+        key = (cell.rope, cell.plan, cell.length)
+        if self._open is None or self._open[0] != key:
+            self.close()
+            self._open = key, self.opened(cell, cell.plan)
+        return self._open[1]
+
+    def opened(self, cell: Cell, plan: str) -> LongLlama:
+        """Another model, under another plan; the caller closes it."""
+        return self._fixed.under(plan, cell.rope).open(max(cell.length, self._n_train), self._view.progress)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+
+def cells_of(
+    names: Sequence[str], ropes: Sequence[str], plans: Sequence[str], lengths: Sequence[int]
+) -> list[Cell]:
+    """`agreement` compares with `exact`, which is therefore measured first."""
+    if "agreement" not in names:
+        return grid.cells(ropes, plans, lengths, names)
+    every = grid.cells(ropes, dict.fromkeys((EXACT, *plans)), lengths, names)
+    return [cell for cell in every if cell.plan in plans or cell.task == "agreement"]
+
+
+def made(
+    name: str,
+    own: dict[str, Any],
+    text: str | None,
+    path: Path | None,
+    lengths: Sequence[int],
+    seed: int,
+    models: Models,
+) -> Task:
+    """A task with its options. Raises CommandError when the text cannot be used."""
+    try:
+        task = tasks.make(name, own, text if "text" in own else None, lengths, seed)
+    except EvalError as error:
+        raise CommandError(f"{path}: {error}") from None
+    if isinstance(task, Agreement):
+        task.open_exact = lambda cell: models.opened(cell, EXACT)
+    return task
+
+
+def answers_of(cell: Cell, journal: Journal) -> list[dict[str, Any]]:
+    """The answers of a cell that is finished, in order."""
+    found = []
+    for unit, line in sorted(journal.units(cell).items()):
+        for answer in line["found"].get("answers", ()):
+            what = {"task": cell.task, "rope": cell.rope, "plan": cell.plan, "length": cell.length}
+            found.append({**what, "document": unit, **answer})
+    return found
+
+
 def write_answers(path: Path, answers: Sequence[dict[str, Any]]) -> None:
     with writing(path):
         path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def measure_of(
-    task: str,
-    own: dict[str, Any],
-    lengths: Sequence[int],
-    seed: int,
-    view: View,
-    answers: list[dict[str, Any]],
-) -> Measure:
-    """What a task does with a model at a length. answers: where the model's are kept."""
-    text = None if own["text"] is None else read_text(own["text"])
-    if task == "perplexity":
-        from pyllama_long.evals import perplexity
-
-        windows = perplexity.Perplexity(text or "", tuple(lengths), own["windows"], own["last"], seed)
-        return lambda llm, length: perplexity.measure(windows, llm, length, view.document)
-    from pyllama_long.evals import retrieval
-    from pyllama_long.evals.documents import Retrieval
-    from pyllama_long.evals.haystack import Haystack
-
-    try:
-        haystack = Haystack.of_filler() if text is None else Haystack.of_text(text)
-    except EvalError as error:
-        raise CommandError(f"{own['text']}: {error}") from None
-    needles = Retrieval(
-        haystack, own.get("phrasings", PAIRS), own["depths"], own["samples"], own.get("pairs"), seed
-    )
-    return lambda llm, length: retrieval.measure(needles, llm, length, view.document, answers.append)

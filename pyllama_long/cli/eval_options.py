@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,24 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
+from pyllama_long import __version__
 from pyllama_long.cli.model_options import AdaptedModelOptions
 from pyllama_long.cli.options import Hub, KvType, Lora, LoraScale, Model, Precision, Threads
 from pyllama_long.evals.phrasings import PHRASINGS, Phrasing
+from pyllama_long.evals.tasks import OPTIONS, PREDICTION
 
-# Each task with its own options and their values.
-TASKS: dict[str, dict[str, Any]] = {
-    "needle": {"depths": 5, "samples": 10, "text": None, "phrasings": "all"},
-    "pairs": {"depths": 5, "samples": 10, "text": None, "pairs": 100},
-    "perplexity": {"text": None, "windows": 10, "last": 256},
-}
-_RETRIEVAL, _PERPLEXITY = "Needle and pairs", "Perplexity"
+_DIGESTED = 1 << 20  # bytes at either end of a model's file that tell it from others
+_RETRIEVAL, _PREDICTION = "Questions", "Perplexity and agreement"
 
 
 def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
-    """An option of some tasks; its default is in TASKS."""
-    value = next(str(options[name]) for options in TASKS.values() if name in options)
+    """An option of some tasks; its defaults are in OPTIONS."""
+    values = dict.fromkeys(str(options[name]) for options in OPTIONS.values() if name in options)
     return typer.Option(
-        f"--{name}", min=least, metavar="N", help=text, show_default=value, rich_help_panel=panel
+        f"--{name}", min=least, metavar="N", help=text, show_default=", ".join(values), rich_help_panel=panel
     )
 
 
@@ -46,7 +46,12 @@ class TaskOptions:
             "Places to hide a needle at, evenly from the beginning to right before the question.",
         ),
     ] = None
-    samples: Annotated[int | None, _own("samples", _RETRIEVAL, "Questions per depth.")] = None
+    questions: Annotated[
+        int | None, _own("questions", _RETRIEVAL, "passkey, niah_*, vt: questions that share a document.")
+    ] = None
+    samples: Annotated[
+        int | None, _own("samples", _RETRIEVAL, "Questions: per depth for needle and pairs, else in all.")
+    ] = None
     phrasings: Annotated[
         str | None,
         typer.Option(
@@ -59,24 +64,31 @@ class TaskOptions:
     pairs: Annotated[
         int | None, _own("pairs", _RETRIEVAL, "pairs: lines in a document; 0: nothing but lines.", 0)
     ] = None
-    windows: Annotated[int | None, _own("windows", _PERPLEXITY, "Windows of the text.")] = None
-    last: Annotated[int | None, _own("last", _PERPLEXITY, "Tokens at the end of each window that count.")] = (
+    windows: Annotated[int | None, _own("windows", _PREDICTION, "Windows of the text.")] = None
+    last: Annotated[int | None, _own("last", _PREDICTION, "Tokens at the end of each window that count.")] = (
         None
     )
 
-    def of(self, task: str) -> dict[str, Any]:
-        """The values of a task's own options. Raises BadParameter for those of other tasks."""
-        given = vars(self)
-        for name, value in given.items():
-            if value is not None and name not in TASKS[task]:
-                others = " and ".join(other for other, own in TASKS.items() if name in own)
-                raise typer.BadParameter(f"--{name} belongs to {others}, not to {task}")
-        own = {name: default if given[name] is None else given[name] for name, default in TASKS[task].items()}
-        if task == "perplexity" and own["text"] is None:
-            raise typer.BadParameter("perplexity needs --text FILE, the text that is predicted")
-        if "phrasings" in own:
-            own["phrasings"] = choose_phrasings(own["phrasings"])
-        return own
+    def of(self, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The values of the own options of each task. Raises BadParameter for those of other tasks."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name in given:
+            if not any(name in OPTIONS[task] for task in tasks):
+                others = [other for other, own in OPTIONS.items() if name in own]
+                raise typer.BadParameter(f"--{name} belongs to {listed(others)}, not to {listed(tasks)}")
+        found = {
+            task: {name: given.get(name, value) for name, value in OPTIONS[task].items()} for task in tasks
+        }
+        for task, own in found.items():
+            if task in PREDICTION and own["text"] is None:
+                raise typer.BadParameter(f"{task} needs --text FILE, the text that is predicted")
+            if "phrasings" in own:
+                own["phrasings"] = choose_phrasings(own["phrasings"])
+        return found
+
+
+def listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 @dataclass(frozen=True)
@@ -117,3 +129,49 @@ def choose_phrasings(names: str) -> tuple[Phrasing, ...]:
         if name not in known:
             raise typer.BadParameter(f"unknown phrasing {name!r}; known: {', '.join(known)}")
     return tuple(known[name] for name in dict.fromkeys(asked))
+
+
+def settings_of(
+    fixed: FixedModelOptions,
+    own: dict[str, dict[str, Any]],
+    text: str | None,
+    lengths: Sequence[int],
+    seed: int,
+) -> dict[str, Any]:
+    """What a measured unit depends on besides its cell, as JSON. How many units there are is no part of it, nor are
+    the lengths, unless a text is predicted, whose windows depend on the longest."""
+    size, digest = digest_of(fixed.path)
+    kept = {
+        name: {
+            key: _plain(value) for key, value in options.items() if key not in ("samples", "windows", "text")
+        }
+        for name, options in own.items()
+    }
+    found = {
+        "version": __version__,
+        "model": {"name": fixed.path.name, "bytes": size, "digest": digest},
+        "kv_type": fixed.kv_type,
+        "precision": fixed.precision,
+        "lora": None if fixed.lora is None else [*digest_of(fixed.lora), fixed.lora_scale],
+        "tasks": kept,
+        "text": None if text is None else hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16],
+        "seed": seed,
+    }
+    if any(name in PREDICTION for name in own):
+        found["lengths"] = list(lengths)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return [one.name for one in value] if isinstance(value, tuple) else value
+
+
+def digest_of(path: Path) -> tuple[int, str]:
+    """A file's size, and a digest of its beginning and its end."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256()
+        for at in (0, max(0, size - _DIGESTED)):
+            file.seek(at)
+            digest.update(file.read(_DIGESTED))
+    return size, digest.hexdigest()[:16]

@@ -3,56 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyllama_long.evals.grid import Cell, Row
+from pyllama_long.evals.measure import Row
 
 
-def show(out: Console, cells: Sequence[Cell], rows: Sequence[Row], n_train: int) -> None:
-    """A line per policy and plan, a column per length."""
-    lengths = list(dict.fromkeys(cell.length for cell in cells))
-    titles = (f"{n:,}" + (f" ({n / n_train:.3g}x)" if n_train else "") for n in lengths)
-    table = Table("RoPE", "attention", *titles, box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for rope, plan in dict.fromkeys((cell.rope, cell.plan) for cell in cells):
-        mine = [row for row in rows if (row["rope"], row["plan"]) == (rope, plan)]
-        shown = [figure([row for row in mine if row["length"] == n]) for n in lengths]
-        table.add_row(Text(rope), Text(plan), *shown)
+def show(out: Console, rows: Sequence[Row], n_train: int) -> None:
+    """A line per cell. Those of one task and length stand together, so that policies and plans can be compared."""
+    table = Table("task", box=None, pad_edge=False)
+    table.add_column("tokens", no_wrap=True)
+    table.add_column("RoPE")
+    table.add_column("attention")
+    for title in ("result", "nats", "keys", "time", "n"):
+        table.add_column(title, justify="right", no_wrap=True)
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    ordered = sorted(rows, key=lambda row: (tasks.index(row["task"]), row["length"]))
+    for _, same in groupby(ordered, key=lambda row: (row["task"], row["length"])):
+        for _, cell in groupby(same, key=lambda row: (row["rope"], row["plan"])):
+            table.add_row(*map(Text, line(list(cell), n_train)))
+        table.add_section()
     out.print(table)
-    for line in notes(rows):
-        out.print(Text(line, style="dim"), soft_wrap=True)
+    for note in notes(rows):
+        out.print(Text(note, style="dim"), soft_wrap=True)
     for reason in dict.fromkeys(row["error"] for row in rows if "error" in row):
         out.print(Text(f"refused: {reason}"), soft_wrap=True)
 
 
+def line(cell: Sequence[Row], n_train: int) -> list[str]:
+    """The columns of one cell, whose rows may be of several depths."""
+    row = cell[0]
+    times = f" ({row['length'] / n_train:.3g}x)" if n_train else ""
+    start = [row["task"], f"{row['length']:,}{times}", row["rope"], row["plan"]]
+    if "error" in row:
+        return [*start, "refused", "", "", "", ""]
+    share = row["share_of_keys"]
+    keys = "" if share is None else f"{share:.1%}"
+    n = sum(one["samples"] for one in cell)
+    return [*start, result(cell), nats(cell), keys, f"{row['seconds']:.1f} s", str(n)]
+
+
+def result(cell: Sequence[Row]) -> str:
+    """The accuracy of a cell, its perplexity, or its agreement with exact."""
+    row = cell[0]
+    if "perplexity" in row:
+        return f"{row['perplexity']:.2f}"
+    if "kl" in row:
+        return f"KL {row['kl']:.2g}{around(row['kl_error'], '.1g')}, same {row['same']:.1%}"
+    total = row["total"]
+    low, high = total["interval"]
+    return f"{total['accuracy']:.1%} [{100 * low:.0f}-{100 * high:.0f}]"
+
+
+def nats(cell: Sequence[Row]) -> str:
+    row = cell[0]
+    if "kl" in row:
+        return f"{row['nats_more']:+.3f}{around(row['nats_more_error'])}"
+    found = row.get("total", row)
+    return f"{found['nats']:.3f}{around(found['nats_error'])}"
+
+
+def around(error: float | None, form: str = ".3f") -> str:
+    return "" if error is None else f" ±{error:{form}}"
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
-    """How many questions a figure is based on, and what `auto` chose."""
+    """What the columns mean, how many questions a figure is based on, and what `auto` chose."""
+    measured = [row for row in rows if "error" not in row]
     found = []
-    asked = [row for row in rows if row.get("depth") is not None and "error" not in row]
-    if asked:
-        first = [row for row in asked if all(row[key] == asked[0][key] for key in ("rope", "plan", "length"))]
+    if any("total" in row for row in measured):
+        found.append("nats: of the right answer, per token, 0 is certain; [..] and ± are intervals of 95%")
+    elif measured:
+        found.append("nats: of the text, per token; ± is an interval of 95% over windows")
+    if any("kl" in row for row in measured):
+        found.append("agreement: nats more than under exact; same: the likeliest token is exact's")
+    deep = [row for row in measured if row["depth"] is not None]
+    if deep:
+        keys = ("task", "rope", "plan", "length")
+        first = [row for row in deep if all(row[key] == deep[0][key] for key in keys)]
         depths = ", ".join(f"{row['depth']:.0%}" for row in first)
         n = sum(row["samples"] for row in first)
         found.append(f"n = {n} questions per figure, {first[0]['samples']} at each depth: {depths}")
-    for row in rows:
-        if "auto" in (row["rope"], row["plan"]) and "error" not in row:
+    for row in measured:
+        if "auto" in (row["rope"], row["plan"]):
             used = [f"RoPE {row['rope_used']}"] if row["rope"] == "auto" else []
             used += [f"attention {row['plan_used']}"] if row["plan"] == "auto" else []
             found.append(f"auto at {row['length']:,}: {', '.join(used)}")
     return list(dict.fromkeys(found))
-
-
-def figure(rows: Sequence[Row]) -> str:
-    """The accuracy of one cell over all depths, or its perplexity."""
-    if not rows:
-        return ""
-    if "error" in rows[0]:
-        return "refused"
-    if "perplexity" in rows[0]:
-        return f"{rows[0]['perplexity']:.2f}"
-    asked = sum(row["samples"] for row in rows)
-    return f"{sum(row['accuracy'] * row['samples'] for row in rows) / asked:.1%}"

@@ -7,13 +7,15 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
+from typing import ClassVar
 
 from pyllama_long.evals import EvalError
 from pyllama_long.evals.haystack import Haystack
 from pyllama_long.evals.phrasings import OPENING, PHRASINGS, Phrasing
 from pyllama_long.evals.prompt import ANSWER_TOKENS, Prompt
+from pyllama_long.evals.question import Exam, Question
 
-__all__ = ["Document", "Needle", "Outline", "Retrieval"]
+__all__ = ["Document", "Needle", "Needles", "Outline"]
 
 _DIGITS = 5
 _OPENINGS = (OPENING, "Remember these values.\n")  # needles, pairs
@@ -40,6 +42,12 @@ class Needle:
     def question(self) -> str:
         return self.phrasing.question(self.key, self.variant)
 
+    def as_question(self) -> Question:
+        """Answered in the model's own words."""
+        lead = self.phrasing.reply(self.key, "\0").partition("\0")[0]
+        form = self.phrasing.name
+        return Question(self.question, (self.value,), lead, False, self.key, form, self.depth, self.text)
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -58,7 +66,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class Needles:
     """The needle task, and the pairs task when `pairs` is given.
 
     depths: how many, evenly from 0 to 1; a single one is the middle. samples: questions per depth. pairs: key-value
@@ -72,6 +80,14 @@ class Retrieval:
     samples: int = 10
     pairs: int | None = None
     seed: int = 0
+    by_depth: ClassVar[bool] = True
+
+    def count(self, prompt: Prompt, length: int) -> int:
+        return len(self.outlines(prompt, length))
+
+    def exam(self, prompt: Prompt, length: int, i: int) -> Exam:
+        document = self.build(prompt, length, self.outlines(prompt, length)[i])
+        return Exam(document.tokens, tuple(needle.as_question() for needle in document.asked))
 
     @property
     def all_depths(self) -> tuple[float, ...]:

@@ -1,22 +1,22 @@
-"""The policies, plans and lengths to compare, and one cell of that table: opening a model and measuring it."""
+"""The policies, plans and lengths to compare, and one cell of that table: measuring what is not known yet of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from pyllama_long import lengths
 from pyllama_long.errors import DecodeError
 from pyllama_long.evals import EvalError
+from pyllama_long.evals.journal import Journal
+from pyllama_long.evals.measure import Cell, Found, Row, Task
 from pyllama_long.rope import RopeError, RopePolicy
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
-__all__ = ["POLICIES", "Cell", "Row", "cells", "parse_lengths", "policies", "run"]
+__all__ = ["POLICIES", "Cell", "Row", "Watch", "cells", "parse_lengths", "policies", "run"]
 
 # `--rope all`; policies that this version does not know are left out.
 POLICIES = (
@@ -35,17 +35,7 @@ POLICIES = (
     "rerope",
     "rerope+logn",
 )
-Row: TypeAlias = dict[str, Any]
 _MAX_TOKENS = 1 << 28
-
-
-@dataclass(frozen=True)
-class Cell:
-    """rope and plan as the user wrote them; length in tokens."""
-
-    rope: str
-    plan: str
-    length: int
 
 
 def parse_lengths(text: str, n_train: int) -> tuple[int, ...]:
@@ -80,37 +70,111 @@ def _is_known(text: str, n_train: int, length: int) -> bool:
     return True
 
 
-def cells(ropes: Iterable[str], plans: Sequence[str], at: Sequence[int]) -> list[Cell]:
-    return [Cell(rope, plan, length) for rope in ropes for plan in plans for length in at]
+def cells(
+    ropes: Iterable[str], plans: Iterable[str], at: Sequence[int], tasks: Sequence[str] = ("needle",)
+) -> list[Cell]:
+    """Short lengths first, so that a stopped run has compared all plans at some; tasks last, so that they share a
+    model."""
+    return [
+        Cell(rope, plan, length, task) for length in at for rope in ropes for plan in plans for task in tasks
+    ]
+
+
+class Watch(Protocol):
+    """Follows the units of a cell."""
+
+    def document(self, i: int, n: int) -> None:
+        """The i-th of n begins."""
+
+    def finished(self, i: int, n: int, seconds: float) -> None:
+        """The i-th of n took so long."""
 
 
 def run(
-    cell: Cell, open_model: Callable[[Cell], LongLlama], measure: Callable[[LongLlama, int], list[Row]]
+    cell: Cell,
+    task: Task,
+    open_model: Callable[[Cell], LongLlama],
+    watch: Watch,
+    journal: Journal,
+    asked: int,
 ) -> list[Row]:
-    """The rows of one cell: what `measure` returns for each depth, and what ran. If the model, the policy or the
-    length is refused: one row with the reason as `error`.
+    """The rows of one cell: those of its task, and what ran. Units that are in the journal are not measured again.
+    asked: the number of samples or windows that was asked for. If the model, the policy or the length is refused:
+    one row with the reason as `error`. Raises EvalError for a journal that cannot be used.
     """
-    start = {"rope": cell.rope, "plan": cell.plan, "length": cell.length}
+    start = {"task": cell.task, "rope": cell.rope, "plan": cell.plan, "length": cell.length}
     empty = {"depth": None, "samples": 0, "accuracy": None, "share_of_keys": None, "seconds": None}
+    lines = journal.units(cell)
+    n = _units(lines, asked)
+    if n is None:
+        try:
+            llm = open_model(cell)
+            n = task.count(llm, cell.length)
+            used = {"rope_used": str(llm.rope), "plan_used": "upstream" if llm.upstream else str(llm.plan)}
+        except (ValueError, DecodeError) as error:
+            return [{**start, **empty, "error": " ".join(str(error).split())}]
+        for line in lines.values():
+            _check_same(journal, cell, line, used)
+        for i in range(n):
+            if i in lines:
+                continue
+            watch.document(i, n)
+            try:
+                line = _measured(task, llm, cell, i)
+            except (ValueError, DecodeError) as error:
+                return [{**start, **empty, "error": " ".join(str(error).split())}]
+            journal.add(cell, {"unit": i, "units": n, "asked": asked, **used, **line})
+            watch.finished(i, n, line["seconds"])
+    mine = [lines[i] for i in range(n)]
     try:
-        with closing(open_model(cell)) as llm:
-            began = time.perf_counter()
-            measured = measure(llm, cell.length)
-            ran: Row = {
-                "share_of_keys": None if llm.upstream else llm.attention_stats()["share_of_keys"],
-                "seconds": round(time.perf_counter() - began, 2),
-                "rope_used": str(llm.rope),
-                "plan_used": "upstream" if llm.upstream else str(llm.plan),
-            }
-    except (ValueError, DecodeError) as error:
-        return [{**start, **empty, "error": " ".join(str(error).split())}]
+        measured = task.rows([line["found"] for line in mine])
+    except (KeyError, TypeError, IndexError, ZeroDivisionError):
+        raise EvalError(f"{journal.path} is damaged: name another file") from None
     order = ("depth", "samples", "accuracy")
+    ran = _ran(mine)
     return [
-        {
-            **start,
-            **{key: row[key] for key in order},
-            **ran,
-            **{k: v for k, v in row.items() if k not in order},
-        }
+        {**start, **{k: row[k] for k in order}, **ran, **{k: v for k, v in row.items() if k not in order}}
         for row in measured
     ]
+
+
+def _units(lines: dict[int, Found], asked: int) -> int | None:
+    """How many units a cell has whose lines are all there; None when some are missing, or that is unknown."""
+    for line in lines.values():
+        if line["asked"] == asked and all(i in lines for i in range(line["units"])):
+            return int(line["units"])
+    return None
+
+
+def _check_same(journal: Journal, cell: Cell, line: Found, used: dict[str, str]) -> None:
+    for key, what in (("rope_used", "RoPE"), ("plan_used", "attention")):
+        if line[key] != used[key]:
+            raise EvalError(
+                f"{journal.path} has units of {cell.rope}, {cell.plan} at {cell.length:,} tokens under {what} "
+                f"{line[key]}, which is {used[key]} now: name another file"
+            )
+
+
+def _measured(task: Task, llm: LongLlama, cell: Cell, i: int) -> Found:
+    """The fields of a unit's line that its measurement gives."""
+    llm.attention_stats(reset=True)
+    began = time.perf_counter()
+    found = task.unit(llm, cell, i)
+    seconds = round(time.perf_counter() - began, 3)
+    stats = {"keys_read": 0, "keys_visible": 0} if llm.upstream else llm.attention_stats()
+    return {
+        "keys_read": stats["keys_read"],
+        "keys_visible": stats["keys_visible"],
+        "seconds": seconds,
+        "found": found,
+    }
+
+
+def _ran(lines: Sequence[Found]) -> Row:
+    read, visible = (sum(line[key] for line in lines) for key in ("keys_read", "keys_visible"))
+    return {
+        "share_of_keys": read / visible if visible else None,
+        "seconds": round(sum(line["seconds"] for line in lines), 2),
+        "rope_used": lines[0]["rope_used"],
+        "plan_used": lines[0]["plan_used"],
+    }

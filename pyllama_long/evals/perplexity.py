@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pyllama_long.arrays import FloatArray, IntArray, as_ids
-from pyllama_long.evals import EvalError
-from pyllama_long.logprobs import rows_at_once
+from pyllama_long.evals import EvalError, scores
+from pyllama_long.evals.measure import Cell, Found, Row
+from pyllama_long.evals.statistics import mean_of_groups
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
-__all__ = ["Perplexity", "measure"]
+__all__ = ["Perplexity", "Windows", "read_window", "score_end"]
 
 
 @dataclass
-class Perplexity:
+class Windows:
     """Windows of a text that end at the same random places whatever their length; the last tokens of each count.
 
     lengths: all that will be measured; the longest one that fits into the text limits the places.
@@ -33,6 +32,10 @@ class Perplexity:
     last: int = 256
     seed: int = 0
     _tokens: list[int] = field(default_factory=list, repr=False)
+
+    def count(self, llm: LongLlama, length: int) -> int:
+        self.window(llm, length, 0)
+        return self.windows
 
     def tokens(self, llm: LongLlama) -> list[int]:
         """The tokens of the whole text; all calls are assumed to be for the model of the first."""
@@ -55,44 +58,38 @@ class Perplexity:
         return ids
 
 
-def measure(
-    task: Perplexity, llm: LongLlama, length: int, watch: Callable[[int, int], None]
-) -> list[dict[str, Any]]:
-    """One entry: depth and accuracy None, samples (windows), perplexity. watch: as of retrieval.measure."""
-    logprob = 0.0
-    for i in range(task.windows):
-        ids = task.window(llm, length, i)
-        watch(i, task.windows)
-        logprob += score_end(llm, ids, task.last)
-    perplexity = exp(-logprob / (task.windows * task.last))
-    return [{"depth": None, "samples": task.windows, "accuracy": None, "perplexity": perplexity}]
+class Perplexity(Windows):
+    """The task; a unit is a window."""
+
+    def unit(self, llm: LongLlama, cell: Cell, i: int) -> Found:
+        """logprob: of the window's last tokens, in all."""
+        return {"logprob": score_end(llm, self.window(llm, cell.length, i), self.last)}
+
+    def rows(self, found: Sequence[Found]) -> list[Row]:
+        """One row, with depth and accuracy None; samples are windows."""
+        nats, error = mean_of_groups([[-unit["logprob"] / self.last] for unit in found])
+        row = {"depth": None, "samples": len(found), "accuracy": None, "perplexity": exp(nats)}
+        return [{**row, "nats": nats, "nats_error": error}]
+
+
+def read_window(llm: LongLlama, ids: IntArray, last: int) -> IntArray:
+    """Reads ids [n] up to the token that predicts the first of the last ones. Returns the rest [last + 1], which is
+    the plan's tail."""
+    first = len(ids) - last - 1
+    llm.reset()
+    llm.set_tail(None)
+    llm.eval(ids[:first].tolist())
+    return ids[first:]
 
 
 def score_end(llm: LongLlama, ids: IntArray, last: int) -> float:
     """Sum of the natural log-probabilities of the last tokens of ids [n], which are the plan's tail."""
-    first = len(ids) - last - 1  # starts with the token that predicts the first of them
-    llm.reset()
-    llm.set_tail(None)
-    llm.eval(ids[:first].tolist())
-    llm.mark_tail()
+    rest = read_window(llm, ids, last)
     total = 0.0
 
     def visit(at: int, rows: FloatArray) -> None:
         nonlocal total
-        total += float(_logprobs(rows, ids[at + 1 : at + 1 + len(rows)]).sum())
+        total += float(scores.of_tokens(rows, rest[at + 1 : at + 1 + len(rows)]).sum())
 
-    llm.sequence.extend(
-        ids[first:-1], progress=llm.progress, visit=visit, chunk=rows_at_once(llm.n_batch, llm.n_vocab())
-    )
-    llm.set_tail(None)
+    scores.read_tail(llm, rest[:-1], visit)
     return total
-
-
-def _logprobs(rows: FloatArray, ids: IntArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[n]: the log-probability of ids [n] under logits [n, n_vocab]."""
-    logits = rows.astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    found: np.ndarray[Any, np.dtype[np.float64]] = logits[np.arange(len(ids)), ids] - np.log(
-        np.exp(logits).sum(axis=1)
-    )
-    return found

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from pyllama_long._native import llama_chat_format
+from pyllama_long.arrays import as_ids, common_prefix
 from pyllama_long.evals import EvalError
+from pyllama_long.evals.question import Question
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
 __all__ = ["ANSWER_TOKENS", "Prompt"]
 
-ANSWER_TOKENS = 40  # at most
+ANSWER_TOKENS = 40  # at most, of an answer in the model's own words
+_MORE_TOKENS = 16  # that an answer may take besides its values when its beginning is given
 _TEMPLATE = "tokenizer.chat_template"
 _PLACE = "<<text>>"  # stands for the user's message in a rendered template
 
@@ -49,10 +52,32 @@ class Prompt:
             found = self._known[text] = self.llm.tokenize(plain.encode(), add_bos=False, special=False)
         return found
 
-    def tail(self, question: str) -> list[int]:
+    def tail(self, question: str, answer: str = "") -> list[int]:
         """Tokens of the question, the end of its turn and the beginning of the answer."""
-        text = self._before_question + question + self._after
+        space = " " if answer and not self._after[-1:].isspace() else ""
+        text = self._before_question + question + self._after + space + answer
         return self.llm.tokenize(text.encode(), add_bos=False, special=True)
+
+    def asked(self, question: Question) -> list[int]:
+        """The tail with the words that the answer is given to begin with."""
+        return self.tail(question.text, question.lead.rstrip() if question.given else "")
+
+    def answered(self, question: Question) -> tuple[list[int], int]:
+        """The tail with the right answer, and the index of the first token of its values."""
+        whole = self.tail(question.text, question.lead + question.said)
+        before = self.tail(question.text, question.lead.rstrip())
+        return whole, common_prefix(as_ids(before), as_ids(whole))
+
+    def room(self, question: Question) -> int:
+        """How many tokens the answer may have."""
+        if not question.given:
+            return ANSWER_TOKENS
+        whole, first = self.answered(question)
+        return len(whole) - first + _MORE_TOKENS
+
+    def cost(self, question: Question) -> int:
+        """How many tokens the question and its answer take after a text."""
+        return len(self.asked(question)) + self.room(question)
 
     def text(self, tokens: list[int]) -> str:
         return self.llm.detokenize(tokens, special=True).decode(errors="ignore")

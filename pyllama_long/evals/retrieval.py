@@ -1,89 +1,142 @@
-"""Reads documents, asks about what is hidden in them, and decides which answers are right."""
+"""Reads a text once and asks about it: which answers are right, and how likely the right ones were."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pyllama_long.evals.documents import Document, Needle, Retrieval
-from pyllama_long.evals.prompt import ANSWER_TOKENS, Prompt
+from pyllama_long.arrays import FloatArray, as_ids
+from pyllama_long.evals import scores
+from pyllama_long.evals.measure import Cell, Found, Row
+from pyllama_long.evals.prompt import Prompt
+from pyllama_long.evals.question import Exam, Question
+from pyllama_long.evals.statistics import mean_of_groups, wilson
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
-__all__ = ["ask", "is_right", "measure", "read"]
+__all__ = ["Exams", "Retrieval", "ask", "likelihood", "read"]
 
 
-def measure(
-    task: Retrieval,
-    llm: LongLlama,
-    length: int,
-    watch: Callable[[int, int], None],
-    keep: Callable[[dict[str, Any]], None] = lambda answer: None,
-) -> list[dict[str, Any]]:
-    """For each depth: depth, samples, accuracy, and [right, asked] of each phrasing.
+class Exams(Protocol):
+    """Makes texts with questions; text i of a length is always the same."""
 
-    watch: called with the index of the next document, and how many there are. keep: called with each question, its
-    answer, and whether that is right. Raises EvalError.
-    """
-    prompt = Prompt(llm)
-    outlines = task.outlines(prompt, length)
-    scores: dict[float, dict[str, list[int]]] = {depth: {} for depth in task.all_depths}
-    for i, outline in enumerate(outlines):
-        watch(i, len(outlines))
-        document = task.build(prompt, length, outline)
-        read(llm, document)
-        for needle in document.asked:
-            score = scores[needle.depth].setdefault(needle.phrasing.name, [0, 0])
-            answer = ask(prompt, document, needle)
-            right = is_right(answer, needle)
-            score[0] += right
-            score[1] += 1
-            keep(
-                {
-                    "document": i,
-                    "depth": round(needle.depth, 4),
-                    "phrasing": needle.phrasing.name,
-                    "needle": needle.text,
-                    "question": needle.question,
-                    "value": needle.value,
-                    "answer": answer,
-                    "right": bool(right),
-                }
-            )
-    return [_of_depth(depth, score) for depth, score in scores.items()]
+    by_depth: ClassVar[bool]  # whether the table has a row per depth
+
+    def count(self, prompt: Prompt, length: int) -> int:
+        """How many texts. Raises EvalError when not even one of that length is possible."""
+
+    def exam(self, prompt: Prompt, length: int, i: int) -> Exam:
+        """The i-th, which fills `length` tokens together with its longest question and answer."""
 
 
-def _of_depth(depth: float, score: dict[str, list[int]]) -> dict[str, Any]:
-    right, asked = (sum(counts) for counts in zip(*score.values(), strict=True))
-    phrasings = dict(sorted(score.items()))
-    return {"depth": round(depth, 4), "samples": asked, "accuracy": right / asked, "phrasings": phrasings}
+class Retrieval:
+    """The task of answering questions about texts; a unit is a text."""
+
+    def __init__(self, exams: Exams) -> None:
+        self.exams = exams
+        self._prompt: Prompt | None = None
+
+    def count(self, llm: LongLlama, length: int) -> int:
+        return self.exams.count(self._of(llm), length)
+
+    def unit(self, llm: LongLlama, cell: Cell, i: int) -> Found:
+        """answers: for each question its text, values, the answer, its score, and nats per token of the values."""
+        prompt = self._of(llm)
+        exam = self.exams.exam(prompt, cell.length, i)
+        read(llm, exam)
+        return {"answers": [_answer(prompt, exam, question) for question in exam.questions]}
+
+    def rows(self, found: Sequence[Found]) -> list[Row]:
+        """A row per depth, or one for all; each has the figures of all depths together as `total`."""
+        answers = [answer for unit in found for answer in unit["answers"]]
+        depths = sorted({answer["depth"] for answer in answers}) if self.exams.by_depth else [None]
+        total = _figures([unit["answers"] for unit in found])
+        return [{"depth": depth, **_row(depth, found), "total": total} for depth in depths]
+
+    def _of(self, llm: LongLlama) -> Prompt:
+        if self._prompt is None or self._prompt.llm is not llm:
+            self._prompt = Prompt(llm)
+        return self._prompt
 
 
-def read(llm: LongLlama, document: Document) -> None:
-    """Evaluates the document as a new text."""
+def read(llm: LongLlama, exam: Exam) -> None:
+    """Evaluates the text as a new one."""
     llm.reset()
-    llm.eval(document.tokens)
+    llm.eval(exam.tokens)
 
 
-def ask(prompt: Prompt, document: Document, needle: Needle) -> str:
-    """The likeliest answer; the cached keys of the document are reused."""
-    tail = prompt.tail(needle.question)
+def likelihood(prompt: Prompt, exam: Exam, question: Question) -> float:
+    """The negative log-likelihood of the right answer's values after its first words, in nats per token. They are
+    read in the plan's tail, in one go with the question, and not kept."""
+    whole, first = prompt.answered(question)
+    ids = as_ids(whole)
+    llm, total = prompt.llm, 0.0
+    llm.n_tokens = len(exam.tokens)
+
+    def visit(at: int, rows: FloatArray) -> None:
+        nonlocal total
+        skipped = max(0, first - 1 - at)  # rows that predict the question
+        after = ids[at + skipped + 1 : at + len(rows) + 1]
+        total -= float(scores.of_tokens(rows[skipped : skipped + len(after)], after).sum())
+
+    scores.read_tail(llm, ids[:-1], visit)
+    llm.n_tokens = len(exam.tokens)
+    return total / (len(ids) - first)
+
+
+def ask(prompt: Prompt, exam: Exam, question: Question) -> str:
+    """The likeliest answer; the cached keys of the text are reused."""
+    tail = prompt.asked(question)
     answer: Any = prompt.llm.create_completion(
-        [*document.tokens, *tail],
+        [*exam.tokens, *tail],
         tail=prompt.text(tail),
-        max_tokens=ANSWER_TOKENS,
+        max_tokens=prompt.room(question),
         temperature=0.0,
         stop=prompt.stop,
     )
     return str(answer["choices"][0]["text"])
 
 
-def is_right(answer: str, needle: Needle) -> bool:
-    """Whether the answer contains the value as in the needle, and no other digits; those in the key do not count."""
-    said = re.sub(re.escape(needle.key), " ", answer, flags=re.IGNORECASE)
-    value = needle.value
-    if value.isdigit():
-        return value in said and "".join(c for c in said if c.isdigit()) == value
-    return re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", said, re.IGNORECASE) is not None
+def _answer(prompt: Prompt, exam: Exam, question: Question) -> dict[str, Any]:
+    nats = likelihood(prompt, exam, question)
+    answer = ask(prompt, exam, question)
+    score = question.score(answer)
+    return {
+        "depth": None if question.depth is None else round(question.depth, 4),
+        "phrasing": question.name,
+        "needle": question.needle,
+        "question": question.text,
+        "value": question.said,
+        "answer": answer,
+        "right": score == 1.0,
+        "score": score,
+        "nats": nats,
+    }
+
+
+def _row(depth: float | None, found: Sequence[Found]) -> Row:
+    groups = [[a for a in unit["answers"] if depth is None or a["depth"] == depth] for unit in found]
+    groups = [group for group in groups if group]
+    names: dict[str, list[float]] = {}
+    for group in groups:
+        for answer in group:
+            count = names.setdefault(answer["phrasing"], [0, 0])
+            count[0] += answer["score"]
+            count[1] += 1
+    return {**_figures(groups), "phrasings": dict(sorted(names.items()))}
+
+
+def _figures(groups: Sequence[Sequence[dict[str, Any]]]) -> Row:
+    """groups: the answers about each document. interval: of accuracy, 95%; nats_error: half of nats' interval."""
+    scored = [answer["score"] for group in groups for answer in group]
+    accuracy = sum(scored) / len(scored)
+    nats, error = mean_of_groups([[answer["nats"] for answer in group] for group in groups])
+    interval = [round(bound, 4) for bound in wilson(accuracy, len(scored))]
+    return {
+        "samples": len(scored),
+        "accuracy": accuracy,
+        "interval": interval,
+        "nats": nats,
+        "nats_error": error,
+    }
