@@ -178,7 +178,11 @@ def test_several_tasks_and_plans_in_one_table(capsys: pytest.CaptureFixture[str]
     assert shown == ["passkey", "passkey", "vt", "vt"]
     exact, narrow = (row for row in rows if row["task"] == "passkey")
     assert exact["share_of_keys"] == 1.0 > 0.5 > narrow["share_of_keys"]
-    assert exact["nats"] + 1 < narrow["nats"]
+    assert exact["nats"] + 1 < narrow["nats"] and "difference" not in exact
+    more = narrow["difference"]
+    assert (more["rope"], more["plan"]) == ("auto", "exact") and "Δ nats" in table[0]
+    assert more["nats"] == pytest.approx(narrow["nats"] - exact["nats"]) and more["nats_error"] > 0
+    assert more["accuracy"] == narrow["accuracy"] - exact["accuracy"]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -230,6 +234,10 @@ def test_a_stopped_run_goes_on(
         assert figures(report(capsys, *options)) == figures(whole)  # nothing is measured, no model opened
     more = report(capsys, *["4" if option == "3" else option for option in options])
     assert [row["samples"] for row in more["rows"]] == [4, 4] and len(measured) == 8
+    kept = tmp_path / "answers.json"
+    assert cli.run(["eval", *options, "--answers", str(kept)]) == 0 and len(measured) == 8
+    assert len(json.loads(kept.read_text())) == 6
+    capsys.readouterr()
     assert cli.run(["eval", *options, "--seed", "1"]) == 1
     assert "other settings (seed 0, now 1)" in capsys.readouterr().err
     assert cli.run(["eval", "vt", *options[1:]]) == 1

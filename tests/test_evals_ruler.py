@@ -39,12 +39,11 @@ def test_exams_are_exactly_as_long_as_asked_for(prompt: Prompt, name: str, lengt
     made = exams(prompt, name, length)
     assert made == exams(prompt, name, length) and len({tuple(exam.tokens) for exam in made}) == len(made)
     assert made[0] != exams(prompt, name, length, seed=1)[0]
-    assert made[:1] == exams(prompt, name, length, samples=len(made[0].questions))
-    assert sum(len(exam.questions) for exam in made) == 5
-    whole = exams(prompt, name, length, samples=5 * len(made[0].questions))  # none has fewer questions
-    for exam, more in zip(made, whole, strict=False):
-        assert exam.tokens == more.tokens and exam.questions == more.questions[: len(exam.questions)]
-        assert len(exam.tokens) + max(map(prompt.cost, more.questions)) == length
+    assert made[:1] == exams(prompt, name, length, samples=1)
+    each = len(made[0].questions)
+    assert 5 <= sum(len(exam.questions) for exam in made) == each * len(made) < 5 + each
+    for exam in made:
+        assert len(exam.tokens) + max(map(prompt.cost, exam.questions)) == length
         for question in exam.questions:
             assert all(value in body(prompt, exam) for value in question.values)
             assert question.score(f" {question.said}.") == 1.0

@@ -145,12 +145,13 @@ def command(
                 asked = tasks.asked(own[cell.task])
                 rows += grid.run(cell, measured[cell.task], models.of, view, journal, asked)
                 if answers_to is not None:
-                    answers += answers_of(cell, journal)
+                    answers += answers_of(cell, journal, rows[-1].get("documents", 0))
                     write_answers(answers_to, answers)
     except EvalError as error:
         raise CommandError(str(error)) from None
     except KeyboardInterrupt:
         stopped = True
+    grid.compare(rows, measured, journal)
     if not as_json:
         out = Console(highlight=False)
         if not out.is_terminal:
@@ -220,11 +221,11 @@ def made(
     return task
 
 
-def answers_of(cell: Cell, journal: Journal) -> list[dict[str, Any]]:
-    """The answers of a cell that is finished, in order."""
+def answers_of(cell: Cell, journal: Journal, n: int) -> list[dict[str, Any]]:
+    """The answers about the first n documents of a cell, in order."""
     found = []
-    for unit, line in sorted(journal.units(cell).items()):
-        for answer in line["found"].get("answers", ()):
+    for unit in range(n):
+        for answer in journal.units(cell)[unit]["found"].get("answers", ()):
             what = {"task": cell.task, "rope": cell.rope, "plan": cell.plan, "length": cell.length}
             found.append({**what, "document": unit, **answer})
     return found

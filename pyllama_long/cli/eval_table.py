@@ -18,7 +18,10 @@ def show(out: Console, rows: Sequence[Row], n_train: int) -> None:
     table.add_column("tokens", no_wrap=True)
     table.add_column("RoPE")
     table.add_column("attention")
-    for title in ("result", "nats", "keys", "time", "n"):
+    titles = ["result", "nats", "keys", "time", "n"]
+    if any("difference" in row for row in rows):
+        titles += ["Δ result", "Δ nats"]
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     ordered = sorted(rows, key=lambda row: (tasks.index(row["task"]), row["length"]))
@@ -43,7 +46,16 @@ def line(cell: Sequence[Row], n_train: int) -> list[str]:
     share = row["share_of_keys"]
     keys = "" if share is None else f"{share:.1%}"
     n = sum(one["samples"] for one in cell)
-    return [*start, result(cell), nats(cell), keys, f"{row['seconds']:.1f} s", str(n)]
+    found = [*start, result(cell), nats(cell), keys, f"{row['seconds']:.1f} s", str(n)]
+    return [*found, *more(row["difference"])] if "difference" in row else found
+
+
+def more(difference: Row) -> list[str]:
+    """By how much a cell has more than the first: percentage points of the result, and nats."""
+    points, error = difference.get("accuracy"), difference.get("accuracy_error")
+    half = None if error is None else 100 * error
+    shown = "" if points is None else f"{100 * points:+.1f}{around(half, '.1f')}"
+    return [shown, f"{difference['nats']:+.3f}{around(difference['nats_error'])}"]
 
 
 def result(cell: Sequence[Row]) -> str:
@@ -78,6 +90,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append("nats: of the right answer, per token, 0 is certain; [..] and ± are intervals of 95%")
     elif measured:
         found.append("nats: of the text, per token; ± is an interval of 95% over windows")
+    if any("difference" in row for row in measured):
+        found.append("Δ: more than the first line of the task and length has, on the same questions")
     if any("kl" in row for row in measured):
         found.append("agreement: nats more than under exact; same: the likeliest token is exact's")
     deep = [row for row in measured if row["depth"] is not None]

@@ -92,6 +92,9 @@ class Agreement(Windows):
         scores.read_tail(llm, rest[:-1], visit)
         return dict(zip(("kl", "same", "nats", "exact_nats"), (sums / self.last).tolist(), strict=True))
 
+    def figures(self, unit: Found) -> dict[str, list[float]]:
+        return {"nats": [unit["nats"]]}
+
     def rows(self, found: Sequence[Found]) -> list[Row]:
         """One row: samples are windows; *_error: half of the 95% interval over windows."""
         row: Row = {"depth": None, "samples": len(found), "accuracy": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pyllama_long import lengths
@@ -11,12 +11,13 @@ from pyllama_long.errors import DecodeError
 from pyllama_long.evals import EvalError
 from pyllama_long.evals.journal import Journal
 from pyllama_long.evals.measure import Cell, Found, Row, Task
+from pyllama_long.evals.statistics import mean_of_groups
 from pyllama_long.rope import RopeError, RopePolicy
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
-__all__ = ["POLICIES", "Cell", "Row", "Watch", "cells", "parse_lengths", "policies", "run"]
+__all__ = ["POLICIES", "Cell", "Row", "Watch", "cells", "compare", "parse_lengths", "policies", "run"]
 
 # `--rope all`; policies that this version does not know are left out.
 POLICIES = (
@@ -131,11 +132,35 @@ def run(
     except (KeyError, TypeError, IndexError, ZeroDivisionError):
         raise EvalError(f"{journal.path} is damaged: name another file") from None
     order = ("depth", "samples", "accuracy")
-    ran = _ran(mine)
+    ran = {**_ran(mine), "documents": n}
     return [
         {**start, **{k: row[k] for k in order}, **ran, **{k: v for k, v in row.items() if k not in order}}
         for row in measured
     ]
+
+
+def compare(rows: Sequence[Row], tasks: Mapping[str, Task], journal: Journal) -> None:
+    """Adds `difference` to each row: by how much its cell has more than the first measured one of the same task and
+    length, which got the same documents, with half of the 95% interval over questions."""
+    first: dict[tuple[str, int], tuple[Cell, list[dict[str, list[float]]]]] = {}
+    for row in rows:
+        if "error" in row:
+            continue
+        cell, task = Cell(row["rope"], row["plan"], row["length"], row["task"]), tasks[row["task"]]
+        units = journal.units(cell)
+        mine = [task.figures(units[i]["found"]) for i in range(row["documents"])]
+        other, theirs = first.setdefault((cell.task, cell.length), (cell, mine))
+        if other == cell:
+            continue
+        found: Row = {"rope": other.rope, "plan": other.plan}
+        for key in mine[0]:
+            pairs = [
+                pair
+                for ours, others in zip(mine, theirs, strict=False)
+                for pair in zip(ours[key], others[key], strict=False)
+            ]
+            found[key], found[f"{key}_error"] = mean_of_groups([[a - b] for a, b in pairs])
+        row["difference"] = found
 
 
 def _units(lines: dict[int, Found], asked: int) -> int | None:

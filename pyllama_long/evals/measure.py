@@ -35,5 +35,8 @@ class Task(Protocol):
     def unit(self, llm: LongLlama, cell: Cell, i: int) -> Found:
         """Measures the i-th."""
 
+    def figures(self, unit: Found) -> dict[str, list[float]]:
+        """The figures of a unit in which plans and policies can be compared: a value for each of its questions."""
+
     def rows(self, found: Sequence[Found]) -> list[Row]:
         """The rows of a cell from what its units gave, with at least depth, samples and accuracy."""

@@ -65,6 +65,9 @@ class Perplexity(Windows):
         """logprob: of the window's last tokens, in all."""
         return {"logprob": score_end(llm, self.window(llm, cell.length, i), self.last)}
 
+    def figures(self, unit: Found) -> dict[str, list[float]]:
+        return {"nats": [-unit["logprob"] / self.last]}
+
     def rows(self, found: Sequence[Found]) -> list[Row]:
         """One row, with depth and accuracy None; samples are windows."""
         nats, error = mean_of_groups([[-unit["logprob"] / self.last] for unit in found])

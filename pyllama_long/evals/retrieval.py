@@ -47,6 +47,12 @@ class Retrieval:
         read(llm, exam)
         return {"answers": [_answer(prompt, exam, question) for question in exam.questions]}
 
+    def figures(self, unit: Found) -> dict[str, list[float]]:
+        return {
+            "accuracy": [answer["score"] for answer in unit["answers"]],
+            "nats": [answer["nats"] for answer in unit["answers"]],
+        }
+
     def rows(self, found: Sequence[Found]) -> list[Row]:
         """A row per depth, or one for all; each has the figures of all depths together as `total`."""
         answers = [answer for unit in found for answer in unit["answers"]]

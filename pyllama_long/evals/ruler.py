@@ -27,8 +27,8 @@ _DIGITS = 7
 
 @dataclass(frozen=True)
 class Seeded:
-    """samples: questions in all. questions: about each document, fewer where a document has no room for so many. The
-    i-th document of a length is the same however many there are."""
+    """samples: questions in all, or a few more, to have whole documents. questions: about each document, fewer where
+    a document has no room for so many. The i-th document of a length is the same however many there are."""
 
     haystack: Haystack
     samples: int = 20
@@ -40,10 +40,8 @@ class Seeded:
         return -(-self.samples // self._fitting(prompt, length).questions)
 
     def exam(self, prompt: Prompt, length: int, i: int) -> Exam:
-        """Document i, its last questions left out if they are more than `samples`."""
         mine = self if self.questions == 1 else self._fitting(prompt, length)
-        found = mine.made(prompt, length, i)
-        return Exam(found.tokens, found.questions[: self.samples - i * mine.questions])
+        return mine.made(prompt, length, i)
 
     def made(self, prompt: Prompt, length: int, i: int) -> Exam:
         """Document i with all its questions. Raises EvalError."""
