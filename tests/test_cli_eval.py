@@ -170,12 +170,18 @@ def test_several_tasks_and_plans_in_one_table(capsys: pytest.CaptureFixture[str]
     options += ["--attention", "exact", "--attention", "window(64)", "--plot", str(tmp_path / "p.png")]
     assert cli.run(["eval", *options]) == 0
     *table, line = capsys.readouterr().out.rstrip().splitlines()
-    rows = json.loads(line)["rows"]
+    found = json.loads(line)
+    rows = found["rows"]
     assert {(row["task"], row["plan"]) for row in rows} == {
         (task, plan) for task in ("passkey", "vt") for plan in ("exact", "window(64)")
     }
     shown = [line.split()[0] for line in table if line.startswith(("passkey", "vt"))]
     assert shown == ["passkey", "passkey", "vt", "vt"]
+    for mean in found["means"]:
+        mine = [row for row in rows if row["plan"] == mean["plan"]]
+        assert mean["accuracy"] == np.mean([row["accuracy"] for row in mine]) and mean["samples"] == 4
+        assert any(line.startswith("mean") and f"{mean['nats']:.3f}" in line for line in table)
+    assert [mean["plan"] for mean in found["means"]] == ["exact", "window(64)"]
     exact, narrow = (row for row in rows if row["task"] == "passkey")
     assert exact["share_of_keys"] == 1.0 > 0.5 > narrow["share_of_keys"]
     assert exact["nats"] + 1 < narrow["nats"] and "difference" not in exact
@@ -214,8 +220,11 @@ def test_a_stopped_run_goes_on(
 
     monkeypatch.setattr(grid, "_measured", measure)
     options += ["--resume", str(path)]
-    stopped = report(capsys, *options, code=130)
-    assert [row["length"] for row in stopped["rows"]] == [512]
+    assert cli.run(["eval", *options]) == 130
+    printed = capsys.readouterr()
+    stopped = json.loads(printed.out.rstrip().splitlines()[-1])
+    assert [row["length"] for row in stopped["rows"]] == [512] and stopped["means"] == []
+    assert f"what is measured is in {path}: the same command goes on" in printed.err
     with path.open("a") as file:
         file.write('{"task": "passkey", "rope": "au')  # cut by a crash
     most = 99

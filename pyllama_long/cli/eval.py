@@ -51,7 +51,7 @@ def command(
         list[str],
         typer.Argument(
             callback=_tasks,
-            metavar="TASK...",
+            metavar="TASK",
             help=f"One or more of {', '.join(_NAMES)}; ruler is all of RULER's.",
             show_default=False,
         ),
@@ -159,10 +159,11 @@ def command(
         show(out, rows, info.n_train)
     if plot_to is not None and any("error" not in row for row in rows):
         write_plot(plot_to, rows, info.n_train)
-    print(
-        json.dumps({"task": " ".join(task), "model": info.path, "trained_length": info.n_train, "rows": rows})
-    )
+    about = {"task": " ".join(task), "model": info.path, "trained_length": info.n_train}
+    print(json.dumps({**about, "rows": rows, "means": grid.means(rows)}))
     if stopped:
+        if resume is not None:
+            view.console.print(f"what is measured is in {resume}: the same command goes on", soft_wrap=True)
         raise KeyboardInterrupt
     if all("error" in row for row in rows):
         raise CommandError(f"nothing could be measured: {rows[0]['error']}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyllama_long.evals import grid
 from pyllama_long.evals.measure import Row
 
 
@@ -29,6 +30,12 @@ def show(out: Console, rows: Sequence[Row], n_train: int) -> None:
         for _, cell in groupby(same, key=lambda row: (row["rope"], row["plan"])):
             table.add_row(*map(Text, line(list(cell), n_train)))
         table.add_section()
+    for _, same in groupby(grid.means(ordered), key=lambda row: row["length"]):
+        for mean in same:
+            start = ["mean", at(mean, n_train), mean["rope"], mean["plan"]]
+            figures = [f"{mean['accuracy']:.1%}", f"{mean['nats']:.3f}", "", "", str(mean["samples"])]
+            table.add_row(*map(Text, [*start, *figures]))
+        table.add_section()
     out.print(table)
     for note in notes(rows):
         out.print(Text(note, style="dim"), soft_wrap=True)
@@ -39,8 +46,7 @@ def show(out: Console, rows: Sequence[Row], n_train: int) -> None:
 def line(cell: Sequence[Row], n_train: int) -> list[str]:
     """The columns of one cell, whose rows may be of several depths."""
     row = cell[0]
-    times = f" ({row['length'] / n_train:.3g}x)" if n_train else ""
-    start = [row["task"], f"{row['length']:,}{times}", row["rope"], row["plan"]]
+    start = [row["task"], at(row, n_train), row["rope"], row["plan"]]
     if "error" in row:
         return [*start, "refused", "", "", "", ""]
     share = row["share_of_keys"]
@@ -48,6 +54,10 @@ def line(cell: Sequence[Row], n_train: int) -> list[str]:
     n = sum(one["samples"] for one in cell)
     found = [*start, result(cell), nats(cell), keys, f"{row['seconds']:.1f} s", str(n)]
     return [*found, *more(row["difference"])] if "difference" in row else found
+
+
+def at(row: Row, n_train: int) -> str:
+    return f"{row['length']:,}" + (f" ({row['length'] / n_train:.3g}x)" if n_train else "")
 
 
 def more(difference: Row) -> list[str]:

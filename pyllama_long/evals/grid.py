@@ -17,7 +17,18 @@ from pyllama_long.rope import RopeError, RopePolicy
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
-__all__ = ["POLICIES", "Cell", "Row", "Watch", "cells", "compare", "parse_lengths", "policies", "run"]
+__all__ = [
+    "POLICIES",
+    "Cell",
+    "Row",
+    "Watch",
+    "cells",
+    "compare",
+    "means",
+    "parse_lengths",
+    "policies",
+    "run",
+]
 
 # `--rope all`; policies that this version does not know are left out.
 POLICIES = (
@@ -161,6 +172,24 @@ def compare(rows: Sequence[Row], tasks: Mapping[str, Task], journal: Journal) ->
             ]
             found[key], found[f"{key}_error"] = mean_of_groups([[a - b] for a, b in pairs])
         row["difference"] = found
+
+
+def means(rows: Sequence[Row]) -> list[Row]:
+    """The means over tasks with questions, as RULER reports them: for each policy, plan and length for which all such
+    tasks were measured, if they are several."""
+    tasks = {row["task"] for row in rows if "total" in row}
+    cells: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in rows:
+        if "total" in row:
+            cells.setdefault((row["rope"], row["plan"], row["length"]), {})[row["task"]] = row
+    found = []
+    for (rope, plan, length), mine in cells.items():
+        if len(tasks) > 1 and mine.keys() == tasks:
+            totals = [row["total"] for row in mine.values()]
+            shown = {key: sum(total[key] for total in totals) / len(totals) for key in ("accuracy", "nats")}
+            n = sum(total["samples"] for total in totals)
+            found.append({"rope": rope, "plan": plan, "length": length, **shown, "samples": n})
+    return found
 
 
 def _units(lines: dict[int, Found], asked: int) -> int | None:
