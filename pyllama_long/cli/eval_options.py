@@ -22,11 +22,17 @@ _DIGESTED = 1 << 20  # bytes at either end of a model's file that tell it from o
 _RETRIEVAL, _PREDICTION = "Questions", "Perplexity and agreement"
 
 
-def _own(name: str, panel: str, text: str, least: int = 1) -> Any:
+def _own(name: str, panel: str, text: str, least: int = 1, most: int = 1_000_000) -> Any:
     """An option of some tasks; its defaults are in OPTIONS."""
     values = dict.fromkeys(str(options[name]) for options in OPTIONS.values() if name in options)
     return typer.Option(
-        f"--{name}", min=least, metavar="N", help=text, show_default=", ".join(values), rich_help_panel=panel
+        f"--{name}",
+        min=least,
+        max=most,
+        metavar="N",
+        help=text,
+        show_default=", ".join(values),
+        rich_help_panel=panel,
     )
 
 
@@ -47,7 +53,8 @@ class TaskOptions:
         ),
     ] = None
     questions: Annotated[
-        int | None, _own("questions", _RETRIEVAL, "passkey, niah_*, vt: questions that share a document.")
+        int | None,
+        _own("questions", _RETRIEVAL, "passkey, niah_*, vt: questions that share a document.", most=1000),
     ] = None
     samples: Annotated[
         int | None, _own("samples", _RETRIEVAL, "Questions: per depth for needle and pairs, else in all.")

@@ -36,9 +36,8 @@ def exam(
     """body: tokens between the opening and the questions, at most `room` of them. Empty lines fill the rest."""
     left = room(prompt, length, opening, questions) - len(body)
     line_end = prompt.encode("\n")
-    tokens = [*prompt.head, *prompt.encode(f"{opening}\n"), *body, *line_end]
-    if len(line_end) == 1:
-        tokens += line_end * left
+    # The last token of a line's end is an empty line by itself, also where a space of its own comes before texts.
+    tokens = [*prompt.head, *prompt.encode(f"{opening}\n"), *body, *line_end, *line_end[-1:] * left]
     return Exam(tokens, tuple(questions))
 
 
