@@ -37,13 +37,20 @@ def test_the_likelihood_is_that_of_the_value_after_the_beginning_of_the_answer(
     tokens = [*prompt.head, *prompt.encode("Read it.\n The code for apple is 01234. The river is wide.\n")]
     exam = Exam(tokens, (needle, given))
     read(llm, exam)
-    for question, said in ((needle, "The code for apple is 01234"), (given, "They are 01234, river")):
+    wrong = Question(needle.text, ("98765",), needle.lead, given=False)
+    asked = {
+        needle: "code for apple is 01234",
+        given: "They are 01234, river",
+        wrong: "code for apple is 98765",
+    }
+    for question, said in asked.items():
         whole, first = prompt.answered(question)
         assert prompt.text(whole).endswith(said) and prompt.text(whole[first:]).strip() == question.said
         found = likelihood(prompt, exam, question)
-        assert found == pytest.approx(nats_of(upstream, [*tokens, *whole], len(whole) - first), rel=2e-3)
+        assert found == pytest.approx(
+            nats_of(upstream, [*tokens, *whole], len(whole) - first), rel=5e-3, abs=1e-4
+        )
         assert llm.n_tokens == len(tokens)
-    wrong = Question(needle.text, ("98765",), needle.lead, given=False)
     assert likelihood(prompt, exam, wrong) > likelihood(prompt, exam, needle) + 1
 
 

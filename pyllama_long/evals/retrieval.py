@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pyllama_long.arrays import FloatArray, as_ids
+from pyllama_long.arrays import as_ids
 from pyllama_long.evals import scores
 from pyllama_long.evals.measure import Cell, Found, Row
 from pyllama_long.evals.prompt import Prompt
@@ -74,20 +74,21 @@ def read(llm: LongLlama, exam: Exam) -> None:
 
 def likelihood(prompt: Prompt, exam: Exam, question: Question) -> float:
     """The negative log-likelihood of the right answer's values after its first words, in nats per token. They are
-    read in the plan's tail, in one go with the question, and not kept."""
+    evaluated one by one in the plan's tail, as an answer is written, and not kept."""
     whole, first = prompt.answered(question)
     ids = as_ids(whole)
     llm, total = prompt.llm, 0.0
     llm.n_tokens = len(exam.tokens)
-
-    def visit(at: int, rows: FloatArray) -> None:
-        nonlocal total
-        skipped = max(0, first - 1 - at)  # rows that predict the question
-        after = ids[at + skipped + 1 : at + len(rows) + 1]
-        total -= float(scores.of_tokens(rows[skipped : skipped + len(after)], after).sum())
-
-    scores.read_tail(llm, ids[:-1], visit)
-    llm.n_tokens = len(exam.tokens)
+    llm.mark_tail()
+    try:
+        llm.sequence.extend(ids[:first], progress=llm.progress)
+        for i in range(first, len(ids)):
+            total -= float(scores.of_tokens(llm.sequence.row()[None], ids[i : i + 1])[0])
+            if i + 1 < len(ids):
+                llm.sequence.extend(ids[i : i + 1])
+    finally:
+        llm.set_tail(None)
+        llm.n_tokens = len(exam.tokens)
     return total / (len(ids) - first)
 
 
