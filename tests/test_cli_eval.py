@@ -45,6 +45,8 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
         (["agreement", "perplexity", "--text", "x", "--answers", "y"], "--answers belongs to tasks with"),
         (["pairs", "--phrasings", "code"], "--phrasings belongs to needle"),
         (["needle", "--phrasings", "code,cod"], "unknown phrasing 'cod'; known: pass-key"),
+        (["needle", "--resume", "x", "--answers", "./x"], "are the same file"),
+        (["vt", "--questions", "1001"], "--questions"),
         (["needle", "--lengths", "4y"], "--lengths: '4y' is no length"),
         (["needle", "--depths", "0"], "--depths"),
         (["needle", "--rope", "spiral"], "unknown policy 'spiral'"),

@@ -118,8 +118,9 @@ def test_one_run_at_a_time_and_folders_that_are_there(tmp_path: Path) -> None:
     Journal(SETTINGS, path).close()
     with pytest.raises(EvalError, match="cannot be used"):
         Journal(SETTINGS, tmp_path / "none" / "run.jsonl")
-    with pytest.raises(EvalError, match="cannot be used"):
-        Journal(SETTINGS, tmp_path)
+    for place in (tmp_path, Path("/dev/full")):
+        with pytest.raises(EvalError, match="cannot be used: it is not a file"):
+            Journal(SETTINGS, place)
 
 
 def test_without_a_file_units_are_kept_in_memory() -> None:

@@ -107,6 +107,8 @@ def command(
         raise typer.BadParameter(str(error), param_hint="--lengths") from None
     if answers_to is not None and all(name in tasks.PREDICTION for name in task):
         raise typer.BadParameter(f"--answers belongs to tasks with questions, not to {listed(task)}")
+    if resume is not None and answers_to is not None and resume.resolve() == answers_to.resolve():
+        raise typer.BadParameter("--resume and --answers are the same file: name two")
     if plot_to is not None:
         try:
             check_plot(plot_to)

@@ -17,6 +17,7 @@ from pyllama_long.evals.measure import Cell, Found
 __all__ = ["Journal"]
 
 _KIND = "pyllama-long eval"
+_HEADER_BYTES = 1 << 20  # of the first line at most
 _CELL = ("task", "rope", "plan", "length")
 # Fields of a unit's line, and their types.
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -42,6 +43,8 @@ class Journal:
         if path is None:
             return
         with ExitStack() as stack:
+            if path.exists() and not path.is_file():
+                raise EvalError(f"{path} cannot be used: it is not a file")
             try:
                 self._file = stack.enter_context(path.open("a+b"))
                 self._begin(path, settings)
@@ -55,7 +58,9 @@ class Journal:
         _lock(self._file, path)
         header = json.dumps({"kind": _KIND, "settings": settings}, sort_keys=True).encode() + b"\n"
         self._file.seek(0)
-        data = self._file.read()
+        data = self._file.readline(_HEADER_BYTES)
+        if data.endswith(b"\n"):  # else it is no file of ours, however long
+            data += self._file.read()
         end = data.rfind(b"\n") + 1
         if not end and header.startswith(data):
             self._file.truncate(0)
