@@ -29,7 +29,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  7
+#define PLONG_ABI_VERSION  8
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
@@ -60,6 +60,13 @@ struct plong_phase {
     int32_t n_branches;
     int32_t segment[PLONG_MAX_BRANCHES]; /* w_k, ascending */
     int32_t rate[PLONG_MAX_BRANCHES];    /* r_k >= 1; r_k <= w_k */
+    /* topk: blocks of keys between the sinks and the window, chosen by content for each kv head and query block */
+    int32_t top_blocks; /* at most this many; 0: the phase chooses none; PLONG_ALL: no limit */
+    int32_t top_least;  /* at least this many, also when fewer have the mass */
+    int32_t top_block;  /* keys of a block: 16, 32 or 64 */
+    int32_t top_rows;   /* a query block is the positions [i * top_rows, (i + 1) * top_rows): PLONG_PAGE, or 1 */
+    float   top_share;  /* at most this share of the blocks; 1: no limit */
+    float   top_mass;   /* no more once their estimated share of the softmax reaches this; 1: no limit */
 };
 
 struct plong_plan {
@@ -145,10 +152,19 @@ PLONG_API void plong_rope_table(const double * f, int32_t n_rot, float * table);
 /* Writes cos and sin of f * position for n positions, [n][n_rot/2][2], the way the kernels read the table. */
 PLONG_API void plong_rope_angles(const float * table, int32_t n_rot, const int64_t * pos, int64_t n, float * out);
 
+/* ---- index of keys -------------------------------------------------------------------------------------------- */
+
+/* Where a plan chooses keys by content, each layer has an index: its keys in 4 bits (choose.h), in pages of this many
+ * neighbouring cells, per stream and kv head. */
+#define PLONG_PAGE 64
+
+/* Bytes of an index of keys with d_k dims. */
+PLONG_API size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream);
+
 /* ---- batch ---------------------------------------------------------------------------------------------------- */
 
 /* What the op needs to know about one ubatch, in a flat I32 tensor, so that a graph can be reused with new contents:
- *   struct plong_batch, then slots, groups, runs. */
+ *   struct plong_batch, then slots, groups, runs, pages. */
 struct plong_slot {  /* one sequence of the ubatch */
     int32_t stream;  /* index into dim 3 of K and V */
     int32_t run_beg; /* its cells: runs[run_beg .. run_end), ascending in position */
@@ -169,6 +185,11 @@ struct plong_run { /* cells cell .. cell+n hold the keys at positions pos .. pos
     int32_t n;
 };
 
+struct plong_page { /* cells PLONG_PAGE * page .. of a stream, whose keys the index does not have yet */
+    int32_t stream;
+    int32_t page;
+};
+
 enum plong_precision {
     PLONG_PRECISION_AUTO = 0, /* the fastest that the processor has: bf16 products with float32 sums if any */
     PLONG_PRECISION_F32  = 1, /* float32 throughout, and no key is skipped */
@@ -178,6 +199,7 @@ struct plong_batch {
     int32_t           n_slots;
     int32_t           n_groups;
     int32_t           n_runs;
+    int32_t           n_pages;
     int32_t           n_tokens;
     int32_t           precision; /* enum plong_precision */
     struct plong_plan plan;
@@ -185,10 +207,11 @@ struct plong_batch {
 };
 
 /* int32 words of a batch with these counts. */
-PLONG_API size_t                     plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs);
+PLONG_API size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs, int32_t n_pages);
 PLONG_API const struct plong_slot *  plong_batch_slots(const struct plong_batch * b);
 PLONG_API const struct plong_group * plong_batch_groups(const struct plong_batch * b);
 PLONG_API const struct plong_run *   plong_batch_runs(const struct plong_batch * b);
+PLONG_API const struct plong_page *  plong_batch_pages(const struct plong_batch * b);
 
 /* ---- the op --------------------------------------------------------------------------------------------------- */
 
@@ -210,6 +233,7 @@ struct plong_inputs {
     struct ggml_tensor * work;  /* I32 [words] struct plong_work, of this batch and the layer's shape */
     struct ggml_tensor * table; /* F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)], or NULL when the position map is absolute */
     struct ggml_tensor * sink_logits; /* F32 [n_head] of the model's attention sinks, or NULL */
+    struct ggml_tensor * choices;     /* I32 of ggml_long_choose(), or NULL where the work chooses no keys */
 };
 
 /* q     F32 [d_k, n_head, n_tokens]
@@ -220,6 +244,15 @@ struct plong_inputs {
 PLONG_API struct ggml_tensor * ggml_long_attn(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
     const struct plong_inputs * inputs, const struct plong_attn_params * params);
+
+/* Chooses the keys that the tiles of the work read by content.
+ * q, k   as above
+ * index  I8 [plong_index_bytes] of the layer; the pages that the batch lists are written first
+ * ->     I32 [n_words], at least plong_work_choice_words() of the work: struct plong_choice of each tile, then key ranges
+ * Other layers of the same shape may use the result too. */
+PLONG_API struct ggml_tensor * ggml_long_choose(
+    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * index,
+    const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words);
 
 /* ---- CPU backend ---------------------------------------------------------------------------------------------- */
 

@@ -4,15 +4,16 @@
 
 #include "ggml-impl.h"
 #include "backend.h"
+#include "choose.h"
 
 _Static_assert(sizeof(struct plong_attn_params) <= GGML_MAX_OP_PARAMS, "parameters must fit into op_params");
 _Static_assert(sizeof(struct plong_batch) % sizeof(int32_t) == 0, "a batch is a whole number of I32");
 
 #define WORDS(n, type) ((size_t) (n) * (sizeof(type) / sizeof(int32_t)))
 
-size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs) {
+size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs, int32_t n_pages) {
     return WORDS(1, struct plong_batch) + WORDS(n_slots, struct plong_slot) + WORDS(n_groups, struct plong_group) +
-           WORDS(n_runs, struct plong_run);
+           WORDS(n_runs, struct plong_run) + WORDS(n_pages, struct plong_page);
 }
 
 const struct plong_slot * plong_batch_slots(const struct plong_batch * b) {
@@ -25,6 +26,10 @@ const struct plong_group * plong_batch_groups(const struct plong_batch * b) {
 
 const struct plong_run * plong_batch_runs(const struct plong_batch * b) {
     return (const struct plong_run *) (plong_batch_groups(b) + b->n_groups);
+}
+
+const struct plong_page * plong_batch_pages(const struct plong_batch * b) {
+    return (const struct plong_page *) (plong_batch_runs(b) + b->n_runs);
 }
 
 /* ---- the op --------------------------------------------------------------------------------------------------- */
@@ -107,6 +112,25 @@ struct ggml_tensor * ggml_long_attn(
     result->src[4] = inputs->work;
     result->src[5] = inputs->table;
     result->src[6] = inputs->sink_logits;
+    result->src[7] = inputs->choices;
+    return result;
+}
+
+struct ggml_tensor * ggml_long_choose(
+    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * index,
+    const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words) {
+    GGML_ASSERT(check(q, k, k, params) == NULL);
+    GGML_ASSERT(index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]));
+    GGML_ASSERT(index->ne[1] == k->ne[1] && index->ne[2] * PLONG_PAGE >= k->ne[2] && index->ne[3] == k->ne[3]);
+    struct ggml_tensor * result = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_words);
+    ggml_set_op_params(result, params, sizeof(*params));
+    result->op     = GGML_OP_LONG_CHOOSE;
+    result->src[0] = q;
+    result->src[1] = k;
+    result->src[2] = index;
+    result->src[3] = inputs->batch;
+    result->src[4] = inputs->work;
+    result->src[5] = inputs->table;
     return result;
 }
 
@@ -135,6 +159,36 @@ struct plong_call plong_call_of(const struct ggml_tensor * op) {
         .work        = (const struct plong_work *) op->src[4]->data,
         .table       = op->src[5] ? (const float *) op->src[5]->data : NULL,
         .sink_logits = op->src[6] ? (const float *) op->src[6]->data : NULL,
+        .n_cells     = k->ne[2],
+        .choices     = op->src[7] ? op->src[7]->data : NULL,
+    };
+    memcpy(&c.params, op->op_params, sizeof(c.params));
+    return c;
+}
+
+struct plong_call plong_choosing_call_of(const struct ggml_tensor * op) {
+    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *index = op->src[2];
+    struct plong_call         c = {
+        .q            = q->data,
+        .k            = k->data,
+        .q_head       = q->nb[1],
+        .q_tok        = q->nb[2],
+        .k_head       = k->nb[1],
+        .k_cell       = k->nb[2],
+        .k_stream     = k->nb[3],
+        .k_type       = k->type,
+        .d_k          = (int32_t) q->ne[0],
+        .n_head       = (int32_t) q->ne[1],
+        .n_group      = (int32_t) (q->ne[1] / k->ne[1]),
+        .batch        = (const struct plong_batch *) op->src[3]->data,
+        .work         = (const struct plong_work *) op->src[4]->data,
+        .table        = op->src[5] ? (const float *) op->src[5]->data : NULL,
+        .index        = index->data,
+        .index_head   = index->nb[1],
+        .index_page   = index->nb[2],
+        .index_stream = index->nb[3],
+        .n_cells      = k->ne[2],
+        .choices      = op->data,
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;

@@ -20,6 +20,23 @@ static const char * phase_check(const struct plong_phase * ph) {
     if (ph->n_branches < 0 || ph->n_branches > PLONG_MAX_BRANCHES) {
         return "attention plan: too many dilated branches";
     }
+    if (ph->top_blocks < 0 || ph->top_least < 0) {
+        return "attention plan: negative number of blocks";
+    }
+    if (ph->top_blocks > 0) {
+        if (ph->top_block != 16 && ph->top_block != 32 && ph->top_block != 64) {
+            return "attention plan: blocks have 16, 32 or 64 keys";
+        }
+        if (ph->top_rows != 1 && ph->top_rows != PLONG_PAGE) {
+            return "attention plan: query blocks have 1 or 64 rows";
+        }
+        if (!(ph->top_share > 0.0f && ph->top_share <= 1.0f) || !(ph->top_mass > 0.0f && ph->top_mass <= 1.0f)) {
+            return "attention plan: a share or mass of blocks is not in (0, 1]";
+        }
+        if (ph->n_branches > 0) {
+            return "attention plan: chosen blocks do not go with dilated branches";
+        }
+    }
     for (int i = 0; i < ph->n_branches; i++) {
         if (ph->segment[i] > PLONG_LONGEST) {
             return "attention plan: a dilated segment is longer than 2^30 tokens";
@@ -56,13 +73,41 @@ const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, i
     return i == PLONG_PHASE_EXACT ? &exact : &batch->plan.phase[i];
 }
 
+bool plong_phase_chooses(const struct plong_phase * ph) { return ph->top_blocks > 0; }
+
+int32_t plong_phase_block(const struct plong_phase * ph) { return ph->top_block; }
+int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->top_rows; }
+int32_t plong_phase_least(const struct plong_phase * ph) { return ph->top_least; }
+float   plong_phase_mass(const struct plong_phase * ph) { return ph->top_mass; }
+
+int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n) {
+    const double share = ceil((double) ph->top_share * n);
+    return min_i32(n, max_i32(ph->top_least, min_i32(ph->top_blocks, (int32_t) share)));
+}
+
+/* First position of the window of a query at p; it may be negative. Where keys are chosen, all queries of a block have
+ * the same window, which begins with a page and has at least the keys that the plan gives to each of them. */
+static int64_t window_begin(const struct plong_phase * ph, int32_t p) {
+    if (!plong_phase_chooses(ph) || plong_phase_is_exact(ph)) {
+        return (int64_t) p - ph->window + 1;
+    }
+    const int64_t first = (int64_t) p - p % ph->top_rows - max_i32(ph->window, PLONG_PAGE) + 1;
+    return first < 0 ? first : first / PLONG_PAGE * PLONG_PAGE;
+}
+
 int32_t plong_sinks_end(const struct plong_phase * ph) {
     return min_i32(max_i32(ph->sinks, ph->global), PLONG_LONGEST);
 }
 
 bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin) {
     *begin = p - ph->window + 1;
-    return ph->n_branches == 0 && p >= ph->dense_below && p >= ph->window;
+    return ph->n_branches == 0 && p >= ph->dense_below && p >= ph->window && !plong_phase_chooses(ph);
+}
+
+void plong_phase_candidates(const struct plong_phase * ph, int32_t p, int32_t * beg, int32_t * end) {
+    const int64_t first = p < ph->dense_below ? 0 : window_begin(ph, p);
+    *beg                = plong_sinks_end(ph);
+    *end                = plong_phase_chooses(ph) && first > *beg ? (int32_t) first : *beg;
 }
 
 int plong_phase_branches(const struct plong_phase * ph) { return ph->n_branches; }
@@ -132,7 +177,7 @@ int plong_branch_top(const struct plong_phase * ph, int k, int32_t p, int32_t h)
 }
 
 bool plong_phase_in_set(const struct plong_phase * ph, int32_t p, int32_t t) {
-    return p < ph->dense_below || p - t < ph->window || t < ph->sinks || t < ph->global;
+    return p < ph->dense_below || t >= window_begin(ph, p) || t < ph->sinks || t < ph->global;
 }
 
 float plong_branch_weight(const struct plong_phase * ph, int k, int32_t p, int32_t h, int32_t t) {
@@ -182,9 +227,10 @@ int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, stru
     const int32_t end = p1 + 1;
     /* a range [0, a) and a range [b, end), merged if they touch */
     const int32_t a = min_i32(plong_sinks_end(ph), end);
-    int32_t       b = ph->window == PLONG_ALL || p0 < ph->dense_below ? 0 : max_i32(0, p0 - ph->window + 1);
-    int           n = 0;
-    if (ph->window == 0 && p0 >= ph->dense_below) {
+    const int64_t first = window_begin(ph, p0);
+    int32_t       b     = first <= 0 || p0 < ph->dense_below ? 0 : (int32_t) first;
+    int           n     = 0;
+    if (ph->window == 0 && !plong_phase_chooses(ph) && p0 >= ph->dense_below) {
         b = end;
     }
     if (b <= a) {
@@ -202,22 +248,24 @@ int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, stru
 
 int plong_set_ranges_aligned(
     const struct plong_phase * ph, struct plong_bounds p, int32_t align, struct plong_range out[2], bool * window) {
-    *window = ph->window > 0 && !plong_phase_is_exact(ph) && p.lo >= ph->dense_below;
+    const bool some = ph->window > 0 || plong_phase_chooses(ph);
+    *window         = some && !plong_phase_is_exact(ph) && p.lo >= ph->dense_below;
     if (!*window) {
         return plong_set_ranges(ph, p.lo, p.hi, out);
     }
-    const int32_t sinks_end = plong_sinks_end(ph), end = p.hi + 1, beg = p.lo - ph->window + 1;
-    int           n = 0;
+    const int32_t sinks_end = plong_sinks_end(ph), end = p.hi + 1;
+    const int64_t beg = window_begin(ph, p.lo);
+    int           n   = 0;
     if (sinks_end > 0) {
         out[n++] = (struct plong_range) { .beg = 0, .end = min_i32(sinks_end, end), .stride = 1, .branch = -1 };
     }
-    out[n++] = (struct plong_range) { .beg = beg > 0 ? beg & -align : 0, .end = end, .stride = 1, .branch = -1 };
+    out[n++] = (struct plong_range) { .beg = beg > 0 ? (int32_t) beg & -align : 0, .end = end, .stride = 1, .branch = -1 };
     return n;
 }
 
 struct plong_bounds plong_set_bounds(const struct plong_phase * ph, int32_t p) {
     const int32_t sinks_end = plong_sinks_end(ph);
-    const int64_t first     = (int64_t) p - ph->window + 1;
+    const int64_t first     = window_begin(ph, p);
     return (struct plong_bounds) { p < ph->dense_below || first < sinks_end ? sinks_end : (int32_t) first, p };
 }
 
@@ -278,6 +326,12 @@ static int64_t set_count(const struct plong_phase * ph, int32_t p) {
 int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
     struct plong_range r;
     int64_t            keys = set_count(ph, p);
+    int32_t            beg, end;
+    plong_phase_candidates(ph, p, &beg, &end);
+    if (end > beg) {
+        const int32_t n = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
+        keys += (int64_t) plong_phase_budget(ph, n) * ph->top_block;
+    }
     for (int k = 0; k < ph->n_branches; k++) {
         if (keys <= p && plong_branch_range(ph, k, p, p, h, &r)) {
             keys += plong_range_count(&r);
@@ -290,6 +344,9 @@ int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {
     int32_t cut = p1;
     if (p0 < ph->dense_below && ph->dense_below <= cut) {
         cut = ph->dense_below - 1;
+    }
+    if (plong_phase_chooses(ph)) {
+        cut = min_i32(cut, p0 - p0 % ph->top_rows + (ph->top_rows - 1));
     }
     if (ph->align == PLONG_ALIGN_SEGMENT) {
         for (int k = 0; k < ph->n_branches; k++) {
@@ -309,6 +366,9 @@ int64_t plong_phase_count(const struct plong_phase * ph, int32_t p, int32_t h) {
     int64_t            count = set_count(ph, p);
     if (plong_phase_is_exact(ph) || p < ph->dense_below) {
         return count;
+    }
+    if (plong_phase_chooses(ph)) { /* each layer and kv head chooses its own, as many as it may */
+        return plong_phase_cost(ph, p, h);
     }
     for (int k = 0; k < ph->n_branches; k++) {
         if (!plong_branch_range(ph, k, p, p, h, &r)) {

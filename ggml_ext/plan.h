@@ -39,6 +39,25 @@ PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 /* Whether the query at p reads the sinks and a window that begins after position 0, and nothing else. */
 PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin);
 
+/* Whether the phase chooses keys by content. */
+PLONG_API bool plong_phase_chooses(const struct plong_phase * ph);
+
+/* The keys from which it chooses for the query at p: [beg, end), all of them outside its set parts. Queries of a block
+ * have the same. */
+PLONG_API void plong_phase_candidates(const struct plong_phase * ph, int32_t p, int32_t * beg, int32_t * end);
+
+/* The most blocks that it chooses of n. */
+PLONG_API int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n);
+
+/* Keys of a block, and queries that choose together. */
+PLONG_API int32_t plong_phase_block(const struct plong_phase * ph);
+PLONG_API int32_t plong_phase_rows(const struct plong_phase * ph);
+
+/* What it still chooses when the others have this share of the softmax: nothing once `mass` is reached by `least`
+ * blocks. */
+PLONG_API int32_t plong_phase_least(const struct plong_phase * ph);
+PLONG_API float   plong_phase_mass(const struct plong_phase * ph);
+
 /* Number of dilated branches. */
 PLONG_API int plong_phase_branches(const struct plong_phase * ph);
 

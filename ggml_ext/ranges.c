@@ -8,7 +8,8 @@
 static void add_range(
     struct plong_planner * p, struct plong_tile * tile, const struct plong_tile_range * ranges, int n, int32_t offset,
     int32_t rows) {
-    const int32_t passes = (rows + p->limits->range_rows - 1) / p->limits->range_rows;
+    const bool    whole  = tile->choice_room > 0; /* chosen ranges have one group of readers */
+    const int32_t passes = whole ? 1 : (rows + p->limits->range_rows - 1) / p->limits->range_rows;
     const int32_t tokens = (tile->n_tok + passes - 1) / passes;
     for (int32_t tok = 0; tok < tile->n_tok; tok += tokens) {
         const int32_t             end     = tok + tokens < tile->n_tok ? tok + tokens : tile->n_tok;

@@ -4,6 +4,7 @@
 #include "planner.h"
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #define FEW_SPANS 4 /* with more, threads share the spans of a narrow tile evenly enough */
 
@@ -43,6 +44,19 @@ static void set_spans(const struct plong_limits * l, const struct plong_phase * 
     }
 }
 
+/* Leaves room for the ranges that the tile chooses: in the worst case one for each block, or part of a block where a run
+ * of cells begins or ends. */
+static void set_choice(struct plong_planner * p, const struct plong_phase * ph, struct plong_tile * tile) {
+    int32_t beg, end;
+    plong_phase_candidates(ph, tile->pos, &beg, &end);
+    if (end > beg) {
+        const int64_t most = (int64_t) (end - beg) / plong_phase_block(ph) + 2 * (int64_t) (tile->run_end - tile->run_beg);
+        tile->choice       = p->n_chosen;
+        tile->choice_room  = plong_phase_budget(ph, (int32_t) min_i64(most, INT32_MAX / 2));
+        p->n_chosen += tile->choice_room;
+    }
+}
+
 /* How many kv heads a narrow tile of the group has: as many as possible, since their keys are then prefetched together;
  * fewer where the plan reads so few spans that threads would have nothing to do. */
 static int32_t narrow_kv(
@@ -77,16 +91,19 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
     const struct plong_slot *   slot    = plong_batch_slots(p->batch) + group->slot;
     const bool                  dilated = plong_phase_branches(ph) > 0;
     const int32_t               n_group = shape->n_head / shape->n_head_kv;
-    const bool                  narrow  = !dilated && plong_is_narrow(l, group->n, n_group);
+    const bool                  chooses = plong_phase_chooses(ph); /* then each kv head reads other keys */
+    const bool                  narrow  = !dilated && !chooses && plong_is_narrow(l, group->n, n_group);
     const int32_t               most_kv = narrow ? narrow_kv(p, group, ph, n_group) : 1;
-    const int32_t               most_h  = dilated ? min_i32(n_group, l->classes) : n_group;
+    const int32_t               block_h = chooses && l->max_rows > plong_phase_rows(ph) ? l->max_rows / plong_phase_rows(ph) : 1;
+    const int32_t               most_h  = min_i32(n_group, dilated ? l->classes : chooses ? block_h : n_group);
     rows *= dilated ? l->dilated_rows : 1;
+    rows = chooses ? plong_phase_rows(ph) * most_h : rows; /* a query block is one tile */
     for (int32_t kv = 0; kv < shape->n_head_kv; kv += most_kv) {
         for (int32_t h = 0; h < n_group; h += most_h) {
             const int32_t n_h    = min_i32(most_h, n_group - h);
             const int32_t fit    = rows / n_h > 1 ? rows / n_h : 1;
             const int32_t cuts   = (group->n + fit - 1) / fit;
-            const int32_t tokens = (group->n + cuts - 1) / cuts;
+            const int32_t tokens = chooses ? fit : (group->n + cuts - 1) / cuts;
             for (int32_t i = 0, end; i < group->n; i = end) {
                 end                    = tile_end(l, group, ph, i, tokens, n_h);
                 struct plong_tile tile = {
@@ -102,6 +119,7 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
                     .n_kv    = min_i32(most_kv, shape->n_head_kv - kv),
                 };
                 set_spans(l, ph, &tile);
+                set_choice(p, ph, &tile);
                 plong_append(&p->tiles, &tile);
             }
         }
@@ -168,7 +186,8 @@ void plong_plan_tiles(struct plong_planner * p) {
     const struct plong_group *  groups = plong_batch_groups(p->batch);
     const int32_t               wanted = tiles_wanted(p);
     for (int32_t rows = l->max_rows;; rows = rows / 2 > l->min_rows ? rows / 2 : l->min_rows) {
-        p->tiles.n = 0;
+        p->tiles.n  = 0;
+        p->n_chosen = 0;
         for (int32_t g = 0; g < p->batch->n_groups; g++) {
             cut_group(p, &groups[g], rows);
         }

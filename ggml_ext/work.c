@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "choose.h"
 #include "planner.h"
 
 /* ---- lists ---------------------------------------------------------------------------------------------------- */
@@ -69,6 +70,7 @@ static struct plong_work * pack(const struct plong_planner * p, const struct plo
         const int64_t parts = (int64_t) tiles[i].part + tiles[i].n_spans;
         work->tile_rows     = rows > work->tile_rows ? rows : work->tile_rows;
         work->n_parts       = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX);
+        work->n_chosen += tiles[i].choice_room;
     }
     return work;
 }
@@ -129,6 +131,12 @@ size_t plong_work_words(const struct plong_work * w) {
     return (size_t) (end - (const char *) w) / sizeof(int32_t);
 }
 
+size_t plong_work_choice_words(const struct plong_work * w) {
+    const size_t bytes = (size_t) w->n_tiles * sizeof(struct plong_choice) +
+                         (size_t) w->n_chosen * sizeof(struct plong_tile_range);
+    return w->n_chosen > 0 ? bytes / sizeof(int32_t) : 0;
+}
+
 /* ---- printing ------------------------------------------------------------------------------------------------- */
 
 struct page {
@@ -183,6 +191,9 @@ static void put_tile(struct page * page, const struct plong_work * w, const stru
         put(page, " (%d left out after %d)", t->gap, t->gap_beg);
     }
     put(page, "\n");
+    if (t->choice_room > 0) {
+        put(page, "    and up to %d ranges that each layer chooses\n", t->choice_room);
+    }
     for (int32_t i = t->range_beg; i < t->range_end; i++) {
         const struct plong_range * k = &ranges[i].keys;
         put(page, "    keys [%d, %d)", k->beg, k->end);

@@ -9,8 +9,8 @@
  *
  * once for all layers of the same shape. The planner knows no processor: a backend states its limits in struct
  * plong_limits, and then only executes the work. Everything is int32 without pointers, so that a graph can carry it as
- * a tensor and a GPU can copy it. Ranges may also come from elsewhere, for example as blocks that a layer has chosen by
- * content: these use the readers of a tile's first range, which read all keys between their bounds.
+ * a tensor and a GPU can copy it. Tiles of plans that choose keys by content read more ranges, which each layer finds
+ * when it runs (choose.h); these use the readers of the tile's first range.
  */
 #ifndef PLONG_WORK_H
 #define PLONG_WORK_H
@@ -65,6 +65,7 @@ struct plong_tile {
     int32_t gap_beg, gap; /* from span gap_beg on, `gap` of them hold no key of the tile and are not numbered */
     int32_t n_spans;
     int32_t part; /* number of spans in the tiles before this one */
+    int32_t choice, choice_room; /* its ranges among those of the choices: the first, and the most; room 0: none */
 };
 
 /* Keys of a tile, and the rows that read them. */
@@ -107,6 +108,7 @@ struct plong_work {
     int32_t            n_tiles, n_ranges, n_readers, n_rows, n_counts;
     int32_t            tile_rows; /* of the largest tile */
     int32_t            n_parts;   /* spans of all tiles */
+    int32_t            n_chosen;  /* the most ranges of all choices together */
     struct plong_shape shape;
 };
 
@@ -117,6 +119,9 @@ PLONG_API void plong_work_free(struct plong_work * work);
 
 /* The size of the work in int32 words. */
 PLONG_API size_t plong_work_words(const struct plong_work * work);
+
+/* The size of the choices of the work in int32 words; 0 if it chooses no keys. */
+PLONG_API size_t plong_work_choice_words(const struct plong_work * work);
 
 PLONG_API const struct plong_tile *       plong_work_tiles(const struct plong_work * work);
 PLONG_API const struct plong_tile_range * plong_work_ranges(const struct plong_work * work);
@@ -169,9 +174,16 @@ struct plong_call {
     const struct plong_work *  work;
     const float *              table;       /* rotation table, NULL when the position map is absolute */
     const float *              sink_logits; /* [n_head], or NULL */
+    char *                     index;       /* keys in 4 bits, by page; NULL outside plong_choose() */
+    size_t                     index_head, index_page, index_stream;
+    int64_t                    n_cells; /* of a stream of K */
+    void *                     choices; /* of keys; NULL where the work chooses none */
 };
 
 PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);
+
+/* The same for ggml_long_choose(): there is no V, and the result are the choices. */
+PLONG_API struct plong_call plong_choosing_call_of(const struct ggml_tensor * op);
 
 /* Whether each value is the first dims of its key (multi-head latent attention). */
 static inline bool plong_v_in_k(const struct plong_call * c) {

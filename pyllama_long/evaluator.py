@@ -115,6 +115,7 @@ class Evaluator(llama_cpp.Llama):
             self.turns.outside,
             self._limits,
             partial(marks.of_tokens, self._model),
+            self.plan.page,
         )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch

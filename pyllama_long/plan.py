@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from pyllama_long import notation
 from pyllama_long.notation import ALL
-from pyllama_long.phase import MAX_BRANCHES, PART_NAMES, PARTS, Branch, Phase, PlanError
+from pyllama_long.phase import MAX_BRANCHES, PAGE, PART_NAMES, PARTS, Branch, Phase
+from pyllama_long.plan_error import PlanError
 
 __all__ = ["ALL", "MAX_BRANCHES", "PRESETS", "AttentionPlan", "Branch", "Phase", "PlanError", "choose_plan"]
 
@@ -52,6 +53,12 @@ class AttentionPlan:
     def reach(self) -> int:
         """How many tokens back a query reads at most, including itself; ALL if that is unlimited."""
         return ALL if self.dense_layers else max(self.prefill.reach, self.tail.reach)
+
+    @property
+    def page(self) -> int:
+        """A prompt must be cut, and its beginning reused, at multiples of this many positions, so that the result does not
+        depend on the cuts: queries of a page choose keys together."""
+        return PAGE if self.prefill.topk else 1
 
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None) -> AttentionPlan:

@@ -43,9 +43,11 @@ class TokenSequence:
         outside: Callable[[], AbstractContextManager[None]] = nullcontext,
         limits: Limits = _NO_CHECKPOINTS,
         marks: Callable[[IntArray], IntArray] | None = None,
+        page: int = 1,
     ) -> None:
         """outside: the context manager in which `progress` is called. limits: of checkpoints. marks: finds where
-        messages begin in a text."""
+        messages begin in a text. page: of the plan (AttentionPlan.page)."""
+        self._page = page
         self.ctx, self.n_ctx, self.n_batch, self.rope, self._outside = ctx, n_ctx, n_batch, rope, outside
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
@@ -167,7 +169,8 @@ class TokenSequence:
         begin = self.length
         n = self.match(tokens, begin)
         if not (n == len(tokens) and begin + n == self.live == self.held):
-            n = self._readable(begin + n, begin + min(n, max(0, len(tokens) - MIN_PREFILL))) - begin
+            end = begin + min(n, max(0, len(tokens) - MIN_PREFILL))
+            n = self._readable(begin + n, max(begin, end - end % self._page)) - begin
         self.length = begin + n
         return tokens[n:]
 
@@ -272,6 +275,9 @@ class TokenSequence:
                 size = min(step, cut - self.length)
                 if cut < total and 0 < cut - self.length - size < MIN_PREFILL < size // 2:
                     size -= MIN_PREFILL
+                if size < total - self.length:
+                    beyond = (self.length + size) % self._page
+                    size -= beyond if beyond < size else 0
                 part = tokens[i : i + size]
                 wanted = len(part) if visit else min(len(part), max(0, n_logits - (n - i - len(part))))
                 self._decode(part, wanted)

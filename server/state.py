@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
 
-from pyllama_long.phase import PlanError
+from pyllama_long.plan_error import PlanError
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopeError, RopePolicy
 

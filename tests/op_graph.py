@@ -25,6 +25,8 @@ from pyllama_long.rope import RopePolicy
 
 GGML_TYPES = {name: kind.number for name, kind in KV_TYPES.items()}
 I32 = 26
+I8 = 24
+_HEAD, _TILE, _RANGE = 13, 19, 6  # words of struct plong_work, plong_tile and plong_tile_range (work.h)
 FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 # A block of 32 values, by the definition of each type: nibbles have the first half in their low bits.
 _SCALE, _MIN, _FIFTH, _NIBBLES = ("scale", "<f2"), ("min", "<f2"), ("fifth", "<u4"), ("q", "u1", 16)
@@ -154,7 +156,14 @@ class CaseBatch:
             slots.append((one.stream, len(runs), len(runs) + len(one.runs())))
             runs += one.runs()
             groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
-        return _native.c_batch(self.plan, self.rope, slots, groups, runs, self.precision)
+        return _native.c_batch(self.plan, self.rope, slots, groups, runs, self.precision, self._pages())
+
+    def _pages(self) -> list[tuple[int, int]]:
+        """(stream, page) of all pages, where keys are chosen by content."""
+        if not (self.plan.prefill.topk or self.plan.tail.topk):
+            return []
+        streams = {one.stream for one in self.layouts}
+        return [(stream, page) for stream in sorted(streams) for page in range(-(-self.n_kv // 64))]
 
     def shape(self) -> _native.CShape:
         case = self.case
@@ -163,8 +172,11 @@ class CaseBatch:
 
     def work(self, n_threads: int) -> Array:
         """The op's I32 work tensor, for the CPU."""
+        return self.planned(n_threads).words
+
+    def planned(self, n_threads: int) -> _native.Work:
         shape = self.shape()
-        return _native.Work(self.batch(), shape, _native.cpu_limits(shape, n_threads)).words
+        return _native.Work(self.batch(), shape, _native.cpu_limits(shape, n_threads))
 
     def _maps(self) -> bool:
         return self.rope.map != "absolute" and self.case.n_rot > 0
@@ -192,6 +204,27 @@ class CaseBatch:
             case.hadamard,
         )
 
+    def index_shape(self, n_stream: int) -> tuple[int, int, int, int]:
+        pages, heads = -(-self.n_kv // 64), self.case.n_head_kv
+        size = _native.lib.plong_index_bytes(self.case.d_k, heads, self.n_kv, n_stream)
+        return size // (pages * heads * n_stream), heads, pages, n_stream
+
+    def chosen_keys(self, work: Array, choices: Array) -> Array:
+        """[n_tokens, n_head, positions] of the choices of all tiles."""
+        last = max(int(one.pos[-1]) for one in self.layouts)
+        n_tokens = sum(len(one.q_pos) for one in self.layouts)
+        found = np.zeros((n_tokens, self.case.n_head, last + 1), bool)
+        n_tiles = int(work[0])
+        ranges = choices[2 * n_tiles :].reshape(-1, _RANGE)
+        for i, tile in enumerate(work[_HEAD : _HEAD + n_tiles * _TILE].reshape(-1, _TILE)):
+            tok, n_tok, head, n_h, room = (int(tile[i]) for i in (4, 6, 7, 8, 18))
+            begin, n = (choices[2 * i : 2 * i + 2]) if room else (0, 0)
+            assert n <= room
+            for start, end, step, *_ in ranges[begin : begin + n]:
+                assert step == 1 and start < end
+                found[tok : tok + n_tok, head : head + n_h, start:end] = True
+        return found
+
 
 class OpCase(CaseBatch):
     """A case with its cache filled: run() gives the op's output, expected() the float64 reference's."""
@@ -199,6 +232,7 @@ class OpCase(CaseBatch):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.raw = tensors(case)
+        self.chosen: Array | None = None  # [n_tokens, n_head, positions]: what the last run read by content
         self.sinks = sinks(case)
         self.q = np.concatenate(
             [
@@ -235,7 +269,7 @@ class OpCase(CaseBatch):
         return self._turn(x, -self._stored_positions(pos), 1 / self.magnitude)
 
     def expected(self, precision: str = "f64") -> Array:
-        """[n_tokens, n_head, d_v]"""
+        """[n_tokens, n_head, d_v]; where keys are chosen by content, with those that the last run chose."""
         case = self.case
         outs = []
         for one, (a, b) in zip(self.layouts, self._spans(), strict=True):
@@ -261,6 +295,7 @@ class OpCase(CaseBatch):
                     sinks=self.sinks,
                     layer=case.layer,
                     rot_first=case.rot_first,
+                    chosen=None if self.chosen is None else self.chosen[a:b, :, one.pos],
                     precision=precision,  # type: ignore[arg-type]
                 )
             )
@@ -269,15 +304,17 @@ class OpCase(CaseBatch):
     def run(self, n_threads: int = 2) -> Array:
         """[n_tokens, n_head, d_v] float32, computed by the op in the instruction set in use."""
 
-        def compute(ctx: int, out: int) -> None:
+        def compute(ctx: int, out: int, _: int | None) -> None:
             graph = ggml.ggml_new_graph(ctx)
             ggml.ggml_build_forward_expand(graph, out)
             assert ggml.ggml_graph_compute_with_ctx(ctx, graph, n_threads) == 0
 
-        return self.computed(self.work(n_threads), compute)
+        return self.computed(self.planned(n_threads), compute)
 
-    def computed(self, planned: Array, compute: Callable[[int, int], None]) -> Array:
-        """The same by compute(ctx, the op's tensor), which executes the planned work."""
+    def computed(self, work: _native.Work, compute: Callable[[int, int, int | None], None]) -> Array:
+        """The same by compute(ctx, the op's tensor, the tensor with the keys that it chooses or None), which executes the
+        planned work."""
+        planned = work.words
         case = self.case
         n_stream = self.k.shape[0]
         batch = self.batch()
@@ -306,15 +343,27 @@ class OpCase(CaseBatch):
                 None if values is None else tensor(0, values.tobytes(), len(values)),
                 None if self.sinks is None else tensor(0, self.sinks.tobytes(), len(self.sinks)),
             )
+            choices = None
+            if work.choice_words:
+                index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
+                words = work.choice_words
+                choices = _native.lib.ggml_long_choose(ctx, q, k, index, inputs, params, words)
+                inputs.choices = choices
             reason = _native.cpu_refusal(q, k, v, params)
             assert reason is None, reason
             out = _native.lib.ggml_long_attn(ctx, q, k, v, inputs, params)
-            compute(ctx, out)
+            compute(ctx, out, choices)
+            if choices is not None:
+                data = ctypes.string_at(ggml.ggml_get_data(choices), 4 * work.choice_words)
+                self.chosen = self.chosen_keys(work.words, np.frombuffer(data, np.int32))
             result = (len(self.q), case.n_head, case.d_v)
             raw = ctypes.string_at(ggml.ggml_get_data(out), int(np.prod(result)) * 4)
             return np.frombuffer(raw, np.float32).reshape(result)
         finally:
             ggml.ggml_free(ctx)
+
+    def _index(self, n_stream: int) -> bytes:
+        return bytes(np.full(self.index_shape(n_stream), 0xAB, np.uint8))
 
 
 @cache

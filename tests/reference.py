@@ -24,13 +24,16 @@ Array = npt.NDArray[Any]
 Precision = Literal["f64", "f32", "f16", "bf16"]
 
 
-def log_weights(phase: Phase, p: Array, h: int, t: Array) -> Array:
-    """[n_q, n_k] float64: log weight of keys t [n_k] for queries p [n_q] of head number h; -inf: not read."""
+def log_weights(phase: Phase, p: Array, h: int, t: Array, rows: int = 1) -> Array:
+    """[n_q, n_k] float64: log weight of keys t [n_k] for queries p [n_q] of head number h; -inf: not read. rows: how
+    many positions choose keys together, in phases that do; the keys that they choose are left out."""
     p, t = np.asarray(p)[:, None], np.asarray(t)[None, :]
     visible = t <= p
-    in_set = visible & (
-        (t < phase.sinks) | (t < phase.global_) | (p - t < phase.window) | (p < phase.dense_below)
-    )
+    begin = p - phase.window + 1
+    if phase.topk:  # queries that choose together have one window, of whole pages of 64
+        first = p // rows * rows - max(phase.window, 64) + 1
+        begin = np.where(first > 0, first // 64 * 64, first)
+    in_set = visible & ((t < phase.sinks) | (t < phase.global_) | (t >= begin) | (p < phase.dense_below))
     readers = np.zeros(visible.shape)
     owned = np.zeros(visible.shape, bool)
     log_stride = np.full(visible.shape, -np.inf)
@@ -215,6 +218,7 @@ def attention(
     sinks: Array | None = None,
     layer: int = 0,
     rot_first: int = 0,
+    chosen: Array | None = None,
     precision: Precision = "f64",
 ) -> Array:
     """Attention of one sequence: [n_q, n_head, d_v].
@@ -223,7 +227,7 @@ def attention(
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
     magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer; else the dims from rot_first on are rotated. max_bias:
     ALiBi's, 0 without. soft_cap c: logits become c * tanh(logit / c), 0 without. sinks [n_head]: one more logit per
-    head, or None. A query that reads no key gives zeros.
+    head, or None. chosen [n_q, n_head, n_k]: the keys that are read by content. A query that reads no key gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
     q, k, v = (round_to(x, "f64" if precision == "f64" else "f32") for x in (q_raw, k_raw, v))
@@ -248,10 +252,13 @@ def attention(
     phases = [Phase(window=ALL) if dense else phase for phase in (plan.prefill, plan.tail)]
     log_w = np.empty((len(q_pos), len(k_pos)))
     for h in range(n_head):
-        if h == 0 or any(phase.branches for phase in phases):
+        if h == 0 or any(phase.branches or phase.topk for phase in phases):
             for index, phase in enumerate(phases):
                 rows = np.asarray(phase_of_query) == index
-                log_w[rows] = log_weights(phase, q_pos[rows], number(h, n_head, group), k_pos)
+                together = 1 if index else 64
+                log_w[rows] = log_weights(phase, q_pos[rows], number(h, n_head, group), k_pos, together)
+            if chosen is not None:
+                log_w[chosen[:, h]] = 0.0
         reading = np.flatnonzero((log_w > -np.inf).any(axis=1))
         logits = factor[reading, None] * dots[h, reading]
         if soft_cap:

@@ -21,7 +21,8 @@ from pyllama_long.errors import ModelError
 from pyllama_long.gguf_file import GGUFError
 from pyllama_long.model_info import model_info
 from pyllama_long.params import context_params
-from pyllama_long.phase import Branch, PlanError
+from pyllama_long.phase import Branch
+from pyllama_long.plan_error import PlanError
 from pyllama_long.probe import probe
 from pyllama_long.rope import RopeError, RopePolicy, Takes
 from pyllama_long.rope_scaling import read_scaling

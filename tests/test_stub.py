@@ -38,13 +38,16 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library.plong_stub_supports.restype, library.plong_stub_supports.argtypes = c_char_p, [c_void_p]
     library.plong_stub_scratch.restype, library.plong_stub_scratch.argtypes = c_size_t, [c_void_p]
     library.plong_stub_compute.restype, library.plong_stub_compute.argtypes = None, [c_void_p, c_char_p]
+    library.plong_stub_choose.restype, library.plong_stub_choose.argtypes = None, [c_void_p]
     return library
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gcc's command line")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_plain_loops_execute_the_work(stub: ctypes.CDLL, case: Case) -> None:
-    def compute(_: int, out: int) -> None:
+    def compute(_: int, out: int, choices: int | None) -> None:
+        if choices is not None:
+            stub.plong_stub_choose(choices)
         assert stub.plong_stub_supports(out) is None
         stub.plong_stub_compute(out, ctypes.create_string_buffer(stub.plong_stub_scratch(out)))
 
@@ -52,4 +55,4 @@ def test_plain_loops_execute_the_work(stub: ctypes.CDLL, case: Case) -> None:
     shape = op.shape()
     work = _native.Work(op.batch(), shape, stub.plong_stub_limits(shape, 1))
     expected, allowed = known(case)
-    assert np.abs(op.computed(work.words, compute) - expected).max() <= allowed
+    assert np.abs(op.computed(work, compute) - expected).max() <= allowed

@@ -16,6 +16,10 @@ struct plong_limits plong_cpu_limits(const struct plong_shape * shape, int n_thr
 size_t              plong_cpu_scratch(const struct ggml_tensor * op, int n_threads);
 void                plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op);
 
+/* The same for the op that chooses keys (choose.c). */
+size_t plong_cpu_choose_scratch(const struct ggml_tensor * op, int n_threads);
+void   plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_tensor * op);
+
 #ifdef __cplusplus
 }
 #endif

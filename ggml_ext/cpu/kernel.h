@@ -4,7 +4,7 @@
 #ifndef PLONG_CPU_KERNEL_H
 #define PLONG_CPU_KERNEL_H
 
-#include "work.h"
+#include "choose.h"
 
 #define PLONG_MAX_D_K     576 /* of a head: multi-head latent attention has 512 and 64 */
 #define PLONG_MAX_D_V     512
@@ -34,6 +34,13 @@ struct plong_kernel {
     void (*run)(
         const struct plong_call * call, const struct plong_queue * queue, const struct plong_item * item,
         struct plong_softmax * state, void * scratch);
+    /* Scratch bytes that weigh() needs for this many rows and pieces. */
+    size_t (*weigh_scratch)(int32_t d_k, int32_t rows, int64_t pieces, bool maps);
+    /* Estimates the share of the softmax over n pieces that each of them gets, from the index, as a mean over the rows of
+     * some tokens of the tile: weights [n]. */
+    void (*weigh)(
+        const struct plong_call * call, const struct plong_tile * tile, const struct plong_piece * pieces, int32_t n,
+        float * weights, void * scratch);
     /* Merges b into a, one row of d values (a multiple of 32): exact. */
     void (*merge)(float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d);
 };
@@ -55,6 +62,13 @@ static inline int32_t plong_pad16(int32_t d) { return (d + 15) & ~15; }
 
 /* Padded row length of accumulators and packed rows. */
 static inline int32_t plong_pad32(int32_t d) { return (d + 31) & ~31; }
+
+/* Takes the next `size` bytes of scratch, in whole cache lines. */
+static inline void * take_scratch(uintptr_t * at, size_t size) {
+    void * part = (void *) *at;
+    *at += (size + 63) & ~(size_t) 63;
+    return part;
+}
 
 /* Most query rows in a tile: as many as share one pass over the packed keys while their queries and accumulators stay
  * in a core's L2 cache. */

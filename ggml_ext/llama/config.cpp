@@ -7,6 +7,7 @@
 #include "llama-hparams.h"
 #include "llama-impl.h"
 #include "llama-model.h"
+#include "plan.h"
 #include "plong_hooks.h"
 
 static thread_local std::unique_ptr<plong_config> pending;
@@ -97,6 +98,10 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
     state.layers.clear();
     state.ropes.clear();
     state.stored.clear();
+    if (!plong_phase_chooses(&wanted.plan.phase[0]) && !plong_phase_chooses(&wanted.plan.phase[1])) {
+        state.indexes.clear();
+        plong_forget(&state);
+    }
     if (other_rope) {
         state.factors.clear();
     }

@@ -1,4 +1,5 @@
 /* graph.cpp - the hooks in upstream's graph: which layers the op takes, and its node in them. */
+#include "index.h"
 #include "input.h"
 #include "llama-context.h"
 #include "llama-hparams.h"
@@ -138,12 +139,20 @@ static ggml_tensor * build(
     const plong_shape shape = {
         (int32_t) k->ne[0], (int32_t) v->ne[0], (int32_t) q->ne[1], (int32_t) k->ne[1], input->is_dense(il),
     };
-    const plong_inputs inputs = {
+    plong_inputs inputs = {
         input->batch,
         input->work(graph.ctx0, shape, *backend),
         layer.params.n_rot > 0 ? layer.rope->table->tensor(graph.ctx0, "plong_table") : nullptr,
         layer.sink_logits,
+        nullptr,
     };
+    if (const int64_t words = input->choice_words(shape, *backend); words > 0) {
+        const llama_kv_cache & cache = *state->cache;
+        const plong_index &    index = plong_index_of(*state, k, cache.get_size(), cache.get_n_stream());
+        inputs.choices               = ggml_long_choose(
+            graph.ctx0, q, k, index.tensor(graph.ctx0, input->first_stream(), k->ne[3]), &inputs, &layer.params, words);
+        graph.cb(inputs.choices, "long_choose", il);
+    }
     ggml_tensor * cur = ggml_long_attn(graph.ctx0, q, k, v, &inputs, &layer.params);
     graph.cb(cur, "long_attn", il);
     if (layer.v_mla) { /* as upstream does it */

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "cells.h"
+#include "index.h"
 #include "llama-context.h"
 
 namespace {
@@ -44,7 +45,9 @@ llm_graph_input_plong::llm_graph_input_plong(
     while (n_runs < (int32_t) parts.runs.size()) {
         n_runs *= 2;
     }
-    batch = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs));
+    const int32_t n_pages = (int32_t) parts.pages.size() + n_tokens / PLONG_PAGE + 16;
+    batch                 = ggml_new_tensor_1d(
+        graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs, n_pages));
     ggml_set_input(batch);
     ggml_set_name(batch, "plong_batch");
 }
@@ -56,16 +59,34 @@ bool llm_graph_input_plong::is_dense(int32_t il) const {
     return il < plan.dense_layers && !exact;
 }
 
+llm_graph_input_plong::planned * llm_graph_input_plong::find(const plong_shape & shape, const plong_backend & backend) {
+    for (planned & known : works) {
+        if (memcmp(&known.shape, &shape, sizeof(shape)) == 0 && known.backend == &backend) {
+            return &known;
+        }
+    }
+    return nullptr;
+}
+
+int64_t llm_graph_input_plong::choice_words(const plong_shape & shape, const plong_backend & backend) {
+    planned & p = *find(shape, backend);
+    if (p.choice_words == 0) {
+        const int64_t words = (int64_t) plong_work_choice_words(p.work.get());
+        p.choice_words      = words > 0 ? words + words / 4 + 1024 : 0;
+    }
+    return p.choice_words;
+}
+
+uint32_t llm_graph_input_plong::first_stream() const { return mctx()->plong_first_stream(); }
+
 ggml_tensor * llm_graph_input_plong::work(
     ggml_context * ctx, const plong_shape & shape, const plong_backend & backend) {
     n_layers++;
     n_dense += shape.dense;
-    for (const planned & known : works) {
-        if (memcmp(&known.shape, &shape, sizeof(shape)) == 0 && known.backend == &backend) {
-            return known.tensor;
-        }
+    if (const planned * known = find(shape, backend)) {
+        return known->tensor;
     }
-    planned fresh = { shape, &backend, nullptr, { nullptr, plong_work_free } };
+    planned fresh = { shape, &backend, nullptr, { nullptr, plong_work_free }, 0 };
     plan(fresh);
     /* with room to grow before the graph must be built anew */
     const int64_t words = (int64_t) plong_work_words(fresh.work.get());
@@ -88,6 +109,10 @@ void llm_graph_input_plong::set_input(const llama_ubatch * ubatch) {
     ggml_backend_tensor_set(batch, packed.data(), 0, packed.size() * sizeof(int32_t));
     for (const planned & p : works) {
         ggml_backend_tensor_set(p.tensor, p.work.get(), 0, plong_work_words(p.work.get()) * sizeof(int32_t));
+    }
+    for (plong_page page : parts.pages) { /* they will be when the graph has run */
+        page.stream += (int32_t) first_stream();
+        plong_set_indexed(*state, page);
     }
     count();
 }
@@ -136,6 +161,9 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
         }
         parts.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
     }
+    if (plong_phase_chooses(&plan().phase[0]) || plong_phase_chooses(&plan().phase[1])) {
+        parts.pages = plong_missing_pages(*state, plan(), parts, first_stream());
+    }
 }
 
 void llm_graph_input_plong::pack() {
@@ -143,6 +171,7 @@ void llm_graph_input_plong::pack() {
     head.n_slots     = (int32_t) parts.slots.size();
     head.n_groups    = (int32_t) parts.groups.size();
     head.n_runs      = (int32_t) parts.runs.size();
+    head.n_pages     = (int32_t) parts.pages.size();
     head.n_tokens    = n_tokens;
     head.precision   = state->config.precision;
     head.plan        = plan();
@@ -150,7 +179,7 @@ void llm_graph_input_plong::pack() {
     if (scope == PLONG_FULL) {
         head.rope = state->config.rope;
     }
-    packed.resize(plong_batch_words(head.n_slots, head.n_groups, head.n_runs));
+    packed.resize(plong_batch_words(head.n_slots, head.n_groups, head.n_runs, head.n_pages));
     char *     at  = (char *) packed.data();
     const auto put = [&](const void * data, size_t size) {
         if (size > 0) {
@@ -162,6 +191,7 @@ void llm_graph_input_plong::pack() {
     put(parts.slots.data(), parts.slots.size() * sizeof(plong_slot));
     put(parts.groups.data(), parts.groups.size() * sizeof(plong_group));
     put(parts.runs.data(), parts.runs.size() * sizeof(plong_run));
+    put(parts.pages.data(), parts.pages.size() * sizeof(plong_page));
 }
 
 void llm_graph_input_plong::prepare(const llama_ubatch & ubatch, const llama_cparams & cparams) {
@@ -192,7 +222,8 @@ void llm_graph_input_plong::plan(planned & p) const {
 bool llm_graph_input_plong::fits() const {
     bool fits = (int64_t) packed.size() <= batch->ne[0];
     for (const planned & p : works) {
-        fits = fits && (int64_t) plong_work_words(p.work.get()) <= p.tensor->ne[0];
+        fits = fits && (int64_t) plong_work_words(p.work.get()) <= p.tensor->ne[0] &&
+               (int64_t) plong_work_choice_words(p.work.get()) <= p.choice_words;
     }
     return fits;
 }

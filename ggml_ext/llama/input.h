@@ -16,6 +16,7 @@ struct plong_batch_parts {
     std::vector<plong_slot>  slots;
     std::vector<plong_group> groups;
     std::vector<plong_run>   runs;
+    std::vector<plong_page>  pages;
 };
 
 /* Which layers share an input. */
@@ -40,6 +41,12 @@ class llm_graph_input_plong : public llm_graph_input_i {
     /* The I32 tensor with the work of a layer of this shape, planned for its backend. */
     ggml_tensor * work(ggml_context * ctx, const plong_shape & shape, const plong_backend & backend);
 
+    /* Words of the choices of such a layer, with room to grow; 0: it chooses no keys in this ubatch. */
+    int64_t choice_words(const plong_shape & shape, const plong_backend & backend);
+
+    /* The stream of the cache from which those of the ubatch are counted. */
+    uint32_t first_stream() const;
+
     /* Each token of a ubatch is counted once, by one of the graph's inputs. */
     bool counts_tokens = true;
 
@@ -55,7 +62,10 @@ class llm_graph_input_plong : public llm_graph_input_i {
         const plong_backend *                                   backend;
         ggml_tensor *                                           tensor;
         std::unique_ptr<plong_work, decltype(&plong_work_free)> work;
+        int64_t                                                 choice_words; /* that there is room for */
     };
+
+    planned * find(const plong_shape & shape, const plong_backend & backend);
 
     const plong_plan & plan() const { return scope == PLONG_FULL ? state->config.plan : swa; }
 

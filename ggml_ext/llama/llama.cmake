@@ -4,6 +4,7 @@ set(plong_llama_sources
     ${PLONG_EXT_DIR}/llama/config.cpp
     ${PLONG_EXT_DIR}/llama/graph.cpp
     ${PLONG_EXT_DIR}/llama/images.cpp
+    ${PLONG_EXT_DIR}/llama/index.cpp
     ${PLONG_EXT_DIR}/llama/input.cpp
     ${PLONG_EXT_DIR}/llama/policy.cpp
     ${PLONG_EXT_DIR}/llama/positions.cpp

@@ -38,6 +38,12 @@ std::string plong_policy_refusal(const plong_state & state, const llama_model & 
 /* Throws that. */
 void plong_state_check(const plong_state & state, const llama_model & model);
 
+/* ---- the index of keys (index.cpp); a null state: there is none ------------------------------------------------- */
+
+/* To be called when a cell gets another key, and when any of them may have got one. */
+void plong_touch(plong_state * state, uint32_t stream, uint32_t cell);
+void plong_forget(plong_state * state);
+
 /* ---- the cache (shift.cpp factors.cpp saved_factors.cpp); a null state: no policy rotates K in this cache ---- */
 
 /* Tells the K/V cache with full attention in a context's memory whose it is. */

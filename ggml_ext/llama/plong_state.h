@@ -55,6 +55,14 @@ struct plong_layer_rope {
     const rotation & at(float factor); /* computes it when it is new */
 };
 
+/* The index of the keys in a K tensor of the cache (choose.h). */
+struct plong_index {
+    ggml_backend_buffer_ptr buffer;
+    int64_t                 ne[4] = {}; /* bytes of a page, kv heads, pages, streams */
+    /* I8, of the streams from `stream` on */
+    ggml_tensor * tensor(ggml_context * ctx, int64_t stream, int64_t n_stream) const;
+};
+
 /* The K in the cache that a layer reads: its own, or that of a layer that shares it. */
 struct plong_stored_k {
     std::shared_ptr<plong_layer_rope> rope;         /* null or n_rot = 0: the layer has no RoPE */
@@ -75,6 +83,9 @@ struct plong_state {
     const llama_kv_cache *                                   cache = nullptr; /* of the layers with full attention */
     std::map<llama_seq_id, float>                            factors;         /* of dynamic policies, where set */
     plong_stats                                              stats = {};
+
+    std::map<const ggml_tensor *, std::shared_ptr<plong_index>> indexes; /* by K; none where the plan chooses no keys */
+    std::vector<std::vector<bool>> indexed; /* [stream][page]: all indexes have the keys that are in its cells */
 
     bool enabled() const { return config.enabled != 0; }
     bool maps() const { return enabled() && config.rope.map != PLONG_MAP_ABSOLUTE; }

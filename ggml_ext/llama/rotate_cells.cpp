@@ -9,6 +9,7 @@
 #include "llama-kv-cache.h"
 #include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-hybrid.h"
+#include "plong_hooks.h"
 #include "rotate.h"
 
 namespace {
@@ -105,6 +106,9 @@ llama_kv_cache * plong_plain_cache(llama_memory_i * memory) {
 void plong_rotate_cells(
     plong_state & state, const llama_kv_cache & cache, const std::vector<plong_move> & moves,
     const std::vector<plong_change> & changes) {
+    for (const plong_move & m : moves) {
+        plong_touch(&state, m.stream, m.cell);
+    }
     std::map<plong_layer_rope *, std::vector<std::pair<int32_t, const plong_stored_k *>>> groups;
     for (const uint32_t il : cache.get_layer_ids()) {
         const auto found = state.stored.find((int32_t) il);

@@ -3,9 +3,12 @@
  * work.h, and proves that a backend needs nothing else. Only tests compile it.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend.h"
+#include "choose.h"
+#include "position_map.h"
 #include "rotate.h"
 
 enum { MAX_D = 1024 };
@@ -156,6 +159,9 @@ PLONG_API void plong_stub_compute(struct ggml_tensor * op, void * scratch) {
         for (int32_t i = tile->range_beg; i < tile->range_end; i++) {
             add_range(&c, tile, &ranges[i], s);
         }
+        for (int32_t i = 0; tile->choice_room > 0 && i < plong_choices(&c, n)->n; i++) {
+            add_range(&c, tile, plong_choice_ranges(&c) + plong_choices(&c, n)->beg + i, s);
+        }
         for (int32_t r = 0; r < plong_tile_rows(tile); r++) {
             const int32_t tok = plong_row_tok(tile, r), head = plong_row_head(c.work, tile, r);
             float *       out = (float *) c.out + ((size_t) tok * c.n_head + head) * c.d_v;
@@ -165,4 +171,95 @@ PLONG_API void plong_stub_compute(struct ggml_tensor * op, void * scratch) {
             }
         }
     }
+}
+
+/* ---- choosing keys ---------------------------------------------------------------------------------------------- */
+
+/* Dim i of the key of a page's cell j, as the index has it. */
+static double indexed(const struct plong_index_page * page, int32_t j, int32_t i) {
+    const uint8_t byte   = page->nibbles[(size_t) (i / 4 * 2 + j / 32) * PLONG_PAGE + j % 16 * 4 + i % 4];
+    const int     nibble = j / 16 % 2 ? byte >> 4 : byte & 15;
+    return (double) page->lo[i] * (double) page->lo_unit + (double) page->step[i] * (double) page->step_unit * nibble;
+}
+
+/* The logit of the best key of a piece, for the row of a token and head; no query asks keys of the zone in which they are
+ * rotated first. */
+static double piece_logit(
+    const struct plong_call * c, const struct plong_tile * tile, int32_t tok, int32_t head,
+    const struct plong_piece * piece) {
+    const struct plong_rope * rope = &c->batch->rope;
+    const int32_t map = c->params.n_rot > 0 ? rope->map : PLONG_MAP_ABSOLUTE, p = tile->pos + tok, kv = head / c->n_group;
+    const char *  at = c->index + tile->stream * c->index_stream + piece->cell / PLONG_PAGE * c->index_page;
+    const struct plong_index_page page = plong_page_at(at + kv * c->index_head, c->d_k);
+    int32_t                       zone = plong_map_zone(rope, map, p, piece->pos);
+    float                         q[MAX_D], angles[PLONG_MAX_ROT];
+    double                        best = -INFINITY;
+    read_row(
+        GGML_TYPE_F32, c->q + (size_t) (tile->tok + tok) * c->q_tok + (size_t) head * c->q_head, q, c->d_k);
+    zone += plong_map_unfolds(map, zone);
+    if (c->params.n_rot > 0) {
+        const int64_t shift = plong_map_query(rope, map, zone, p) - plong_map_stored(rope, map, p);
+        plong_rope_angles(c->table, c->params.n_rot, &shift, 1, angles);
+        row_rotate(q + c->params.rot_first, angles, c->params.n_rot, c->params.neox);
+    }
+    if (c->params.hadamard) {
+        row_hadamard(q, c->d_k, c->params.hadamard);
+    }
+    for (int32_t j = 0; j < piece->n; j++) {
+        double sum = 0;
+        for (int32_t i = 0; i < c->d_k; i++) {
+            sum += (double) q[i] * indexed(&page, piece->cell % PLONG_PAGE + j, i);
+        }
+        best = sum > best ? sum : best;
+    }
+    best *= (double) c->params.scale * (double) plong_rope_logn(rope, p);
+    if (c->params.soft_cap > 0.0f) {
+        best = (double) c->params.soft_cap * tanh(best / (double) c->params.soft_cap);
+    }
+    return best - (double) plong_alibi_slope(c->params.max_bias, c->n_head, head) * (p - piece->pos);
+}
+
+/* Writes the pages that the batch lists, then chooses for each tile. */
+PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
+    const struct plong_call    c      = plong_choosing_call_of(op);
+    const struct plong_tile *  tiles  = plong_work_tiles(c.work);
+    const struct plong_page *  pages  = plong_batch_pages(c.batch);
+    const size_t               most   = (size_t) plong_pieces_most(c.n_cells, c.batch->n_runs);
+    struct plong_piece * const pieces = malloc(most * sizeof(*pieces));
+    float * const              weights = malloc(most * sizeof(float)), *const rows = malloc(PLONG_PAGE * MAX_D * sizeof(float));
+    double * const             logits = malloc(most * sizeof(double));
+    int32_t * const            order  = malloc(most * sizeof(int32_t));
+    for (int32_t i = 0; i < c.batch->n_pages; i++) {
+        for (int32_t kv = 0; kv < c.n_head / c.n_group; kv++) {
+            plong_page_write(&c, pages[i], kv, rows);
+        }
+    }
+    for (int32_t n = 0; n < c.work->n_tiles; n++) {
+        int32_t       tokens[PLONG_ASKED];
+        const int32_t n_pieces = tiles[n].choice_room > 0 ? plong_pieces(&c, &tiles[n], pieces) : 0;
+        const int32_t n_tokens = plong_asked(&c, &tiles[n], tokens);
+        memset(weights, 0, (size_t) n_pieces * sizeof(float));
+        for (int32_t r = 0; n_pieces > 0 && r < n_tokens * tiles[n].n_h; r++) {
+            double most_logit = -INFINITY, sum = 0;
+            for (int32_t i = 0; i < n_pieces; i++) {
+                logits[i]  = piece_logit(&c, &tiles[n], tokens[r / tiles[n].n_h], tiles[n].head + r % tiles[n].n_h, &pieces[i]);
+                most_logit = logits[i] > most_logit ? logits[i] : most_logit;
+            }
+            for (int32_t i = 0; i < n_pieces; i++) {
+                logits[i] = exp(logits[i] - most_logit);
+                sum += logits[i];
+            }
+            for (int32_t i = 0; i < n_pieces; i++) {
+                weights[i] += (float) (logits[i] / sum / (n_tokens * tiles[n].n_h));
+            }
+        }
+        if (tiles[n].choice_room > 0) {
+            plong_choose(&c, n, pieces, weights, n_pieces, order);
+        }
+    }
+    free(pieces);
+    free(weights);
+    free(rows);
+    free(logits);
+    free(order);
 }

@@ -27,7 +27,7 @@ try:
         QueueFull,
     )
     from pyllama_long.gguf_file import GGUFError
-    from pyllama_long.phase import PlanError
+    from pyllama_long.plan_error import PlanError
     from pyllama_long.rope import RopeError
 except KeyboardInterrupt:  # imports can take seconds, before any code of ours could report Ctrl-C
     print("pyllama-long: stopped", file=sys.stderr)

@@ -84,6 +84,8 @@ class Context:
         # A ubatch must be finished if it cannot be undone, or if it has overwritten the cells of earlier tokens.
         self.can_stop = not self.whole_only and self._memory is not None
         self.n_ubatch = min(self.n_batch, opened.params.n_ubatch)
+        if self.plan.page > 1:  # llama.cpp cuts a batch into ubatches anywhere
+            self.n_batch = self.n_ubatch
         self.has_phases = self.plan.prefill != self.plan.tail
         self.batch, self.candidates = Batch(self.n_batch), Candidates(self.n_vocab)
         self.rows_at_once = rows_at_once(self.n_batch, self.n_vocab)

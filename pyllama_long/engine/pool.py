@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -108,6 +108,9 @@ class Pool:
         best = self.longest(ids, hashes, salt, factor, stored)
         if self._context.rope.dynamic and best.n < len(ids) // 2:
             best = self._smaller_factor(ids, hashes, salt, factor, best)
+        whole = best.n - best.n % self._context.plan.page
+        if best.checkpoint is None and whole < best.n:
+            best = replace(best, n=whole) if whole else Source()
         return best
 
     def longest(

@@ -124,7 +124,15 @@ class Step:
             n = unread
         if n > most:
             n = most if unread - most >= MIN_PREFILL or most < 2 * MIN_PREFILL else most - MIN_PREFILL
-        return min(n, unread)
+        return self._whole_pages(job, min(n, unread), most)
+
+    def _whole_pages(self, job: Job, n: int, most: int) -> int:
+        """n, or what ends with a page of the plan unless the prompt ends there: at least one page."""
+        page = self._context.plan.page
+        beyond = (self._depth(job) + n) % page
+        if beyond == 0 or self._depth(job) + n == job.n:
+            return n
+        return n - beyond if n > beyond else n - beyond + page if n - beyond + page <= most else 0
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 

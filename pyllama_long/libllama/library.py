@@ -17,6 +17,7 @@ from pyllama_long.libllama.structs import (
     CInitParams,
     CInputs,
     CLimits,
+    CPage,
     CPhase,
     CPlan,
     CRope,
@@ -53,16 +54,19 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_rope_logn": (c_float, [POINTER(CRope), c_int32]),
     "plong_rope_table": (None, [POINTER(c_double), c_int32, POINTER(c_float)]),
     "plong_rope_angles": (None, [POINTER(c_float), c_int32, POINTER(c_int64), c_int64, POINTER(c_float)]),
-    "plong_batch_words": (c_size_t, [c_int32, c_int32, c_int32]),
+    "plong_batch_words": (c_size_t, [c_int32] * 4),
     "plong_batch_slots": (POINTER(CSlot), [POINTER(CBatch)]),
     "plong_batch_groups": (POINTER(CGroup), [POINTER(CBatch)]),
     "plong_batch_runs": (POINTER(CRun), [POINTER(CBatch)]),
     "plong_work_new": (c_void_p, [POINTER(CBatch), POINTER(CShape), POINTER(CLimits)]),
     "plong_work_free": (None, [c_void_p]),
     "plong_work_words": (c_size_t, [c_void_p]),
+    "plong_work_choice_words": (c_size_t, [c_void_p]),
     "plong_work_print": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_cpu_limits": (CLimits, [POINTER(CShape), ctypes.c_int]),
     "ggml_long_attn": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams)]),
+    "ggml_long_choose": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams), c_int64]),
+    "plong_index_bytes": (c_size_t, [c_int32, c_int32, c_int64, c_int64]),
     "plong_backend_supports": (c_char_p, [c_void_p] * 4 + [POINTER(CAttnParams)]),
     "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),
     "plong_cpu_isa_usable": (c_bool, [ctypes.c_int]),
@@ -128,9 +132,10 @@ def address(name: str) -> int:
 
 def _check_layout() -> None:
     words = lib.plong_batch_words
-    head = words(0, 0, 0)
-    native = [4 * head, *(4 * (words(*counts) - head) for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))]
-    mine = [ctypes.sizeof(kind) for kind in (CBatch, CSlot, CGroup, CRun)]
+    head = words(0, 0, 0, 0)
+    one_of_each = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))
+    native = [4 * head, *(4 * (words(*counts) - head) for counts in one_of_each)]
+    mine = [ctypes.sizeof(kind) for kind in (CBatch, CSlot, CGroup, CRun, CPage)]
     if native != mine:
         raise ImportError(
             f"{PATH} has structs of {native} bytes, this pyllama-long of {mine}: reinstall the wheel"

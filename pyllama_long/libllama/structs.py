@@ -7,11 +7,11 @@ from ctypes import c_bool, c_float, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 from pyllama_long.context_options import PRECISIONS
-from pyllama_long.phase import MAX_BRANCHES, Phase
+from pyllama_long.phase import MAX_BRANCHES, PAGE, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 MAX_ROT = 512
 
@@ -30,6 +30,8 @@ class CPhase(ctypes.Structure):
         *_ints("sinks window global dense_below weight align n_branches"),
         ("segment", c_int32 * MAX_BRANCHES),
         ("rate", c_int32 * MAX_BRANCHES),
+        *_ints("top_blocks top_least top_block top_rows"),
+        *((name, c_float) for name in ("top_share", "top_mass")),
     ]
 
 
@@ -58,10 +60,18 @@ class CRun(ctypes.Structure):
     _fields_ = _ints("pos cell n")
 
 
-class CBatch(ctypes.Structure):
-    """The head of a batch; slots, groups and runs follow it in memory."""
+class CPage(ctypes.Structure):
+    _fields_ = _ints("stream page")
 
-    _fields_ = [*_ints("n_slots n_groups n_runs n_tokens precision"), ("plan", CPlan), ("rope", CRope)]
+
+class CBatch(ctypes.Structure):
+    """The head of a batch; slots, groups, runs and pages follow it in memory."""
+
+    _fields_ = [
+        *_ints("n_slots n_groups n_runs n_pages n_tokens precision"),
+        ("plan", CPlan),
+        ("rope", CRope),
+    ]
 
 
 class CAttnParams(ctypes.Structure):
@@ -72,7 +82,7 @@ class CAttnParams(ctypes.Structure):
 
 
 class CInputs(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table", "sink_logits")]
+    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table", "sink_logits", "choices")]
 
 
 class CShape(ctypes.Structure):
@@ -98,7 +108,8 @@ class CInitParams(ctypes.Structure):
     _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
 
 
-def c_phase(phase: Phase) -> CPhase:
+def c_phase(phase: Phase, rows: int = 1) -> CPhase:
+    """rows: how many positions choose their blocks together."""
     c = CPhase(
         phase.sinks,
         phase.window,
@@ -110,11 +121,15 @@ def c_phase(phase: Phase) -> CPhase:
     )
     for k, branch in enumerate(phase.branches):
         c.segment[k], c.rate[k] = branch.segment, branch.rate
+    if phase.topk:
+        topk = phase.topk
+        c.top_blocks, c.top_least, c.top_block, c.top_rows = topk.blocks, topk.least, topk.block, rows
+        c.top_share, c.top_mass = topk.share, topk.mass
     return c
 
 
 def c_plan(plan: AttentionPlan) -> CPlan:
-    return CPlan((CPhase * 2)(c_phase(plan.prefill), c_phase(plan.tail)), plan.dense_layers)
+    return CPlan((CPhase * 2)(c_phase(plan.prefill, PAGE), c_phase(plan.tail)), plan.dense_layers)
 
 
 def c_rope(rope: RopePolicy) -> CRope:

@@ -24,12 +24,16 @@ def c_batch(
     groups: Sequence[Sequence[int]],
     runs: Sequence[Sequence[int]],
     precision: int = 0,
+    pages: Sequence[Sequence[int]] = (),
 ) -> Words:
-    """The int32 words of a struct plong_batch; slots, groups and runs have the fields of CSlot, CGroup and CRun."""
+    """The int32 words of a struct plong_batch; slots, groups and runs have the fields of CSlot, CGroup and CRun. pages:
+    (stream, page) of those that the index of keys lacks."""
     n_tokens = sum(group[3] for group in groups)
-    head = CBatch(len(slots), len(groups), len(runs), n_tokens, precision, c_plan(plan), c_rope(rope))
+    head = CBatch(
+        len(slots), len(groups), len(runs), len(pages), n_tokens, precision, c_plan(plan), c_rope(rope)
+    )
     words = [np.frombuffer(bytes(head), np.int32)]
-    words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs)]
+    words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs, pages)]
     return np.concatenate(words)
 
 
@@ -51,6 +55,11 @@ class Work:
             )
         finally:
             lib.plong_work_free(work)
+
+    @property
+    def choice_words(self) -> int:
+        """int32 words of the keys that are chosen by content; 0: there are none."""
+        return int(lib.plong_work_choice_words(self.words.ctypes.data_as(c_void_p)))
 
     def __str__(self) -> str:
         work = self.words.ctypes.data_as(c_void_p)

@@ -53,6 +53,11 @@ def _row(graphs: Graphs, token: int, head: int) -> Array:
     phase = (batch.plan.prefill, batch.plan.tail)[one.phase[at]]
     number = _native.head_number(head, batch.case.n_head, batch.case.n_head_kv)
     pos, log_w = _native.phase_keys(phase, int(one.q_pos[at]), number)
+    choices = graphs.choices[-1]
+    if choices is not None:
+        chosen = batch.chosen_keys(graphs.works[-1], graphs.view(choices, np.int32))
+        pos = np.union1d(pos, np.flatnonzero(chosen[token, head]))
+        log_w = np.zeros(len(pos), np.float32)
     held = np.isin(pos, one.pos, assume_unique=True)
     cells = one.cell[np.searchsorted(one.pos, pos[held])]
     if not len(cells):

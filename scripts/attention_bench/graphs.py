@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from cases import Array, sinks
-from op_graph import GGML_TYPES, I32, SIGNATURES, CaseBatch, Ggml, encode, value_view
+from op_graph import GGML_TYPES, I8, I32, SIGNATURES, CaseBatch, Ggml, encode, value_view
 
 from attention_bench.workloads import Workload
 from pyllama_long import _native
@@ -18,6 +18,7 @@ from pyllama_long import _native
 PREC_F32 = 10
 # rows of random numbers: a prime number, so that their repetition is not in step with heads or cells
 POOL = 4099
+_N_PAGES = 3  # its word in struct plong_batch
 
 ggml = Ggml(
     SIGNATURES
@@ -93,11 +94,17 @@ class Graphs:
         else:
             self.v = self._tensor(kind, *shape)
         self.words = [batch.batch() for batch in self.batches]
-        self.works = [batch.work(backend.n_threads) for batch in self.batches]
+        planned = [batch.planned(backend.n_threads) for batch in self.batches]
+        self.works = [work.words for work in planned]
         self.word_tensors = [self._tensor(I32, len(words)) for words in self.words]
         self.work_tensors = [self._tensor(I32, len(work)) for work in self.works]
         self.sinks = sinks(workload.cases[0])
         self.sink_tensor = None if self.sinks is None else self._tensor(0, case.n_head)
+        self.index: int | None = None  # of the keys, shared by all positions
+        if planned[0].choice_words:
+            self.index = self._tensor(I8, *first.index_shape(self.n_seq))
+        self.choice_words = [work.choice_words for work in planned]
+        self.choices: list[int | None] = []
         self.mask: int | None = None
         self.ours = [self._ours(i) for i in range(len(self.batches))]
         self.upstream = self._upstream() if workload.exact else None
@@ -144,6 +151,12 @@ class Graphs:
         reason = _native.cpu_refusal(q, self.k, self.v, params)
         assert reason is None, reason
         inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None, self.sink_tensor)
+        if self.index is not None:
+            words = self.choice_words[i]
+            inputs.choices = _native.lib.ggml_long_choose(
+                self.ctx, q, self.k, self.index, inputs, params, words
+            )
+        self.choices.append(inputs.choices)
         return self._graph(_native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, inputs, params))
 
     def _upstream(self) -> tuple[int, int]:
@@ -182,6 +195,10 @@ class Graphs:
             self.view(tensor, np.int32)[:] = words
         if self.sink_tensor is not None:
             self.view(self.sink_tensor, np.float32)[:] = self.sinks
+        if self.index is not None:  # it is written once, as in a context
+            self.backend.compute(self.ours[0][1])
+            for tensor in self.word_tensors:
+                self.view(tensor, np.int32)[_N_PAGES] = 0
         if self.mask is not None:
             mask = self.view(self.mask, np.float16).reshape(self.n_seq, -1, self.n_kv)
             mask[:] = -np.inf

@@ -41,6 +41,7 @@ class Sizes:
     latent: tuple[int, int] = (512, 8192)
     window: str = "sinks(64)+window(4096)"
     dilated: str = "dilated()"
+    topk: str = "sinks(64)+window(1024)+topk(3%)"
 
 
 QUICK = Sizes(
@@ -51,6 +52,7 @@ QUICK = Sizes(
     latent=(64, 1024),
     window="sinks(64)+window(512)",
     dilated="dilated(w0=256, alpha=2, n=5)",
+    topk="sinks(64)+window(256)+topk(5%)",
 )
 
 
@@ -112,7 +114,7 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
 
 def workloads(sizes: Sizes, kv_types: Sequence[str] = KV_TYPES) -> list[Workload]:
     """Each exact workload comes before the plans that are compared with it, which are in f16."""
-    plans = (sizes.window, sizes.dilated, f"blocks {BLOCKS:.0%}")
+    plans = (sizes.window, sizes.dilated, sizes.topk, f"blocks {BLOCKS:.0%}")
     found = []
     n_new, n = sizes.short
     for kv_type in kv_types:
@@ -127,6 +129,8 @@ def workloads(sizes: Sizes, kv_types: Sequence[str] = KV_TYPES) -> list[Workload
         found.append(_workload(f"decode 1x{sizes.decode}", one, kv_type))
         if kv_type == "f16":
             found += [_workload(f"decode 1x{sizes.decode}", one, kv_type, plan) for plan in (SINKS, *plans)]
+        elif kv_type in ("q8_0", "q4_0"):
+            found.append(_workload(f"decode 1x{sizes.decode}", one, kv_type, sizes.topk))
     many, n = sizes.sequences
     if "f16" in kv_types:
         found.append(_workload(f"decode {many} sequences x{n}", (Seq(n - 1, 1, tail=1),) * many, "f16"))
@@ -200,6 +204,9 @@ def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
             continue
         far, near = pattern.set_parts(phase, p)
         read |= _cover(np.zeros_like(far), far, len(t)) | _cover(near, p + 1, len(t))
+        if phase.topk:  # at most; other queries may choose other keys
+            chosen = _native.phase_count(phase, int(p[-1]), 0) - int((far + p + 1 - near)[-1])
+            read[np.flatnonzero(~read)[: max(0, chosen)]] = True
         for head in range(kv_head, batch.case.n_head, batch.case.n_head_kv):  # their numbers
             for branch, (start, stop) in zip(phase.branches, pattern.spans(phase, p, head), strict=True):
                 on_lattice = pattern.on_lattice(phase, branch, head, t)

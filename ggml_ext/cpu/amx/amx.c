@@ -35,4 +35,5 @@ static bool isa_usable(void) {
 #include "cpu/amx/narrow_values.h"
 #include "cpu/avx512/narrow_jobs.h"
 #include "cpu/body/latent_none.h"
+#include "cpu/avx512bf16/scores.h"
 #include "cpu/body/tile.h"

@@ -16,4 +16,5 @@ static bool isa_usable(void) {
 #include "cpu/body/wide_f32.h"
 #include "cpu/body/narrow_none.h"
 #include "cpu/body/latent_none.h"
+#include "cpu/avx2/scores.h"
 #include "cpu/body/tile.h"

@@ -27,4 +27,5 @@ static bool isa_usable(void) {
 #include "cpu/avx512bf16/narrow_values.h"
 #include "cpu/avx512/narrow_jobs.h"
 #include "cpu/avx512bf16/latent.h"
+#include "cpu/avx512bf16/scores.h"
 #include "cpu/body/tile.h"

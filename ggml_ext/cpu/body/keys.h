@@ -30,6 +30,8 @@ struct key_walk {
     int32_t                         cap; /* keys per block */
     const struct plong_tile_range * range;
     const struct plong_tile_range * end;
+    const struct plong_tile_range * chosen; /* what follows the ranges of the plan: NULL once the walk is there */
+    int32_t                         n_chosen;
     int64_t                         lo, hi; /* of the span */
     struct plong_range              keys;   /* those of the current range at positions [lo, hi) */
     int64_t                         next;   /* next index into it */
@@ -37,6 +39,11 @@ struct key_walk {
 
 /* Moves on to the next range. */
 static void key_walk_range(struct key_walk * w, const struct plong_tile_range * range) {
+    if (range == w->end && w->chosen) {
+        range     = w->chosen;
+        w->end    = range + w->n_chosen;
+        w->chosen = NULL;
+    }
     w->range = range;
     w->next  = 0;
     if (range < w->end) {
@@ -59,6 +66,13 @@ static void key_walk_begin(
     w->run                                 = 0;
     w->cap                                 = cap;
     w->end                                 = ranges + tile->range_end;
+    w->chosen                              = NULL;
+    w->n_chosen                            = 0;
+    if (tile->choice_room > 0) {
+        const struct plong_choice * choice = plong_choices(call, (int32_t) (tile - plong_work_tiles(call->work)));
+        w->chosen                          = plong_choice_ranges(call) + choice->beg;
+        w->n_chosen                        = choice->n;
+    }
     w->lo                                  = item->whole ? 0 : plong_span_begin(tile, span);
     w->hi                                  = item->whole ? PLONG_ALL : w->lo + tile->span;
     key_walk_range(w, ranges + tile->range_beg);
@@ -82,6 +96,10 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
     return lo;
 }
 
+/* Whether the walk has reached the chosen ranges, which share blocks: they have the same readers, and what holds for the
+ * last of some ranges holds for all of them. */
+static inline bool key_walk_chosen(const struct key_walk * w) { return w->n_chosen > 0 && !w->chosen; }
+
 /* Gets the next block; false when there are no more keys. Blocks of ranges with stride > 2 are half as long: their keys
  * are at the same place in each page and share few sets of the L2 cache, into which they are prefetched. */
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
@@ -90,6 +108,7 @@ static bool key_walk_next(struct key_walk * w, struct key_block * b) {
         const struct plong_range * r     = &w->keys;
         const int64_t              count = plong_range_count(r);
         int                        room  = r->stride > 2 ? w->cap / 2 : w->cap;
+        const bool               chosen = key_walk_chosen(w);
         b->range                         = w->range;
         while (w->next < count && b->n < room) {
             const int32_t t = r->beg + (int32_t) w->next * r->stride;
@@ -105,7 +124,7 @@ static bool key_walk_next(struct key_walk * w, struct key_block * b) {
                 w->next += skip;
                 continue;
             }
-            if (b->n == 0 && r->branch < 0) { /* blocks end at multiples of their size */
+            if (b->n == 0 && r->branch < 0 && !chosen) { /* blocks end at multiples of their size */
                 room = w->cap - t % w->cap;
             }
             int64_t take = ((int64_t) run->pos + run->n - t + r->stride - 1) / r->stride;
@@ -121,11 +140,11 @@ static bool key_walk_next(struct key_walk * w, struct key_block * b) {
         if (w->next >= count) {
             key_walk_range(w, w->range + 1);
         }
-        if (b->n > 0) { /* a block never mixes ranges */
+        if (b->n > 0 && (!chosen || b->n == w->cap)) { /* a block never mixes ranges of the plan */
             return true;
         }
     }
-    return false;
+    return b->n > 0;
 }
 
 #endif

@@ -8,21 +8,15 @@
  *     isa_usable()           whether this processor has it
  *
  * and includes its vector of floats (the contract is in simd/vf.h), its wide part (wide.h), its narrow part
- * (narrow_jobs.h, or narrow_none.h if it has none), its part for values inside keys (latent.h or latent_none.h), then
- * this file.
+ * (narrow_jobs.h, or narrow_none.h if it has none), its part for values inside keys (latent.h or latent_none.h), its part
+ * for the index of keys (scores.h, or scores_plain.h if it has none), then this file.
  */
 #include "cpu/kernel.h"
 #include "cpu/body/narrow.h"
 #include "cpu/body/wide.h"
 #include "cpu/body/keys.h"
 #include "cpu/body/queries.h"
-
-/* Takes the next `size` bytes of scratch, in whole cache lines. */
-static void * take(uintptr_t * at, size_t size) {
-    void * part = (void *) *at;
-    *at += (size + 63) & ~(size_t) 63;
-    return part;
-}
+#include "cpu/body/weigh.h"
 
 /* Lays the parts of scratch out from `base` on, and returns their size. */
 static size_t tile_layout(struct tile_mem * t, uintptr_t base, int32_t d_k, int32_t d_v, int32_t rows, bool maps) {
@@ -35,27 +29,27 @@ static size_t tile_layout(struct tile_mem * t, uintptr_t base, int32_t d_k, int3
     _Static_assert(
         SUB * CHUNK >= 2 * PLONG_NARROW * NARROW_BLOCK, "logits of two kv heads have room in those of a sub");
     uintptr_t at = base;
-    t->k         = take(&at, BLOCK * dk * sizeof(elem));
-    t->v         = take(&at, BLOCK * dv * sizeof(elem));
-    t->s         = take(&at, (1 + AHEAD) * wide_s);
-    t->s_zone    = take(&at, maps ? wide_s : 0);
-    t->p         = take(&at, SUB * BLOCK * sizeof(elem));
-    t->f32       = take(&at, BLOCK * d * sizeof(float));
-    t->stage     = take(&at, 16 * d * sizeof(float));
-    t->digits    = take(&at, narrow_rows * quant_size((int) dk));
-    t->q         = take(&at, zones * (size_t) rows * dk * sizeof(float));
-    t->packed    = take(&at, zones * dk * wide);
-    t->jq        = take(&at, zones * dk * (wide > narrow ? wide : narrow));
-    t->js.m      = take(&at, padded * sizeof(float));
-    t->js.l      = take(&at, padded * VW * sizeof(float));
-    t->js.acc    = take(&at, padded * dv * sizeof(float));
-    t->reach     = take(&at, (size_t) rows * sizeof(float));
-    t->shift     = take(&at, (size_t) rows * sizeof(float));
-    t->counts    = take(&at, PLONG_MAX_COUNTS * PLONG_KEYS * sizeof(float));
-    t->slope     = take(&at, (size_t) rows * sizeof(float));
-    t->subs      = take(&at, (size_t) rows * sizeof(struct sub));
-    t->k_near    = take(&at, maps ? BLOCK * dk * sizeof(elem) : 0);
-    t->angles    = take(&at, maps ? PLONG_MAX_ROT * sizeof(float) : 0);
+    t->k         = take_scratch(&at, BLOCK * dk * sizeof(elem));
+    t->v         = take_scratch(&at, BLOCK * dv * sizeof(elem));
+    t->s         = take_scratch(&at, (1 + AHEAD) * wide_s);
+    t->s_zone    = take_scratch(&at, maps ? wide_s : 0);
+    t->p         = take_scratch(&at, SUB * BLOCK * sizeof(elem));
+    t->f32       = take_scratch(&at, BLOCK * d * sizeof(float));
+    t->stage     = take_scratch(&at, 16 * d * sizeof(float));
+    t->digits    = take_scratch(&at, narrow_rows * quant_size((int) dk));
+    t->q         = take_scratch(&at, zones * (size_t) rows * dk * sizeof(float));
+    t->packed    = take_scratch(&at, zones * dk * wide);
+    t->jq        = take_scratch(&at, zones * dk * (wide > narrow ? wide : narrow));
+    t->js.m      = take_scratch(&at, padded * sizeof(float));
+    t->js.l      = take_scratch(&at, padded * VW * sizeof(float));
+    t->js.acc    = take_scratch(&at, padded * dv * sizeof(float));
+    t->reach     = take_scratch(&at, (size_t) rows * sizeof(float));
+    t->shift     = take_scratch(&at, (size_t) rows * sizeof(float));
+    t->counts    = take_scratch(&at, PLONG_MAX_COUNTS * PLONG_KEYS * sizeof(float));
+    t->slope     = take_scratch(&at, (size_t) rows * sizeof(float));
+    t->subs      = take_scratch(&at, (size_t) rows * sizeof(struct sub));
+    t->k_near    = take_scratch(&at, maps ? BLOCK * dk * sizeof(elem) : 0);
+    t->angles    = take_scratch(&at, maps ? PLONG_MAX_ROT * sizeof(float) : 0);
     return at - base;
 }
 
@@ -218,4 +212,7 @@ const struct plong_kernel PLONG_NAME(plong_kernel) = {
     .scratch = tile_scratch,
     .run     = tile_run,
     .merge   = softmax_merge,
+
+    .weigh_scratch = weigh_scratch,
+    .weigh         = weigh,
 };

@@ -79,9 +79,11 @@ struct part {
     enum cover  cover;
 };
 
-/* The end of the chunk of key j: a multiple of CHUNK, counted from the tile of the matrix unit that holds the key. */
+/* The end of the chunk of key j: a multiple of CHUNK, counted from the tile of the matrix unit that holds the key, or from
+ * the block's first key where blocks do not end at multiples of their size (chosen keys). */
 static int chunk_end(const struct tile_run * t, const struct keys * all, int j) {
-    const int before = t->job.readers->branch < 0 ? all->pos[0] % CHUNK & ~31 : 0;
+    const bool aligned = t->job.readers->branch < 0 && all->pos[0] % BLOCK + all->n <= BLOCK;
+    const int  before  = aligned ? all->pos[0] % CHUNK & ~31 : 0;
     const int end    = (j + before) / CHUNK * CHUNK + CHUNK - before;
     return end < all->n ? end : all->n;
 }

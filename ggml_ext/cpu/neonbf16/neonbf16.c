@@ -37,4 +37,5 @@ static bool isa_usable(void) { return false; /* there is no way to find out */ }
 #include "cpu/neonbf16/wide.h"
 #include "cpu/body/narrow_none.h"
 #include "cpu/body/latent_none.h"
+#include "cpu/body/scores_plain.h"
 #include "cpu/body/tile.h"

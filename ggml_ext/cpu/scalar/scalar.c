@@ -11,4 +11,5 @@ static bool isa_usable(void) { return true; }
 #include "cpu/body/wide_f32.h"
 #include "cpu/body/narrow_none.h"
 #include "cpu/body/latent_none.h"
+#include "cpu/body/scores_plain.h"
 #include "cpu/body/tile.h"

@@ -1,0 +1,249 @@
+/* choose.c - the index of keys, and the choice of blocks by their weights. */
+#include "choose.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ggml.h"
+
+static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
+
+/* ---- index ---------------------------------------------------------------------------------------------------- */
+
+size_t plong_page_bytes(int32_t d_k) {
+    const size_t quads = (size_t) plong_quads(d_k);
+    const size_t bytes = quads * (2 * PLONG_PAGE + 4 * sizeof(int16_t) + 4) + 2 * sizeof(float);
+    return (bytes + 63) & ~(size_t) 63;
+}
+
+size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream) {
+    const int64_t pages = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
+    return plong_page_bytes(d_k) * (size_t) (n_head_kv * pages * n_stream);
+}
+
+struct plong_index_page plong_page_at(const char * page, int32_t d_k) {
+    const size_t            quads = (size_t) plong_quads(d_k);
+    struct plong_index_page p     = { .nibbles = (const uint8_t *) page };
+    float                   units[2];
+    p.lo   = (const int16_t *) (page + quads * 2 * PLONG_PAGE);
+    p.step = (const uint8_t *) (p.lo + 4 * quads);
+    memcpy(units, p.step + 4 * quads, sizeof(units));
+    p.lo_unit   = units[0];
+    p.step_unit = units[1];
+    return p;
+}
+
+/* Row j of K, of one page, as float32; values that are no finite numbers become 0. */
+static void read_row(const struct plong_call * c, const char * from, float * x) {
+    if (c->k_type == GGML_TYPE_F32) {
+        memcpy(x, from, (size_t) c->d_k * sizeof(float));
+    } else {
+        ggml_get_type_traits((enum ggml_type) c->k_type)->to_float(from, x, c->d_k);
+    }
+    for (int32_t i = 0; i < c->d_k; i++) {
+        x[i] = x[i] - x[i] == 0.0f ? x[i] : 0.0f;
+    }
+}
+
+/* The bounds of each dim, and the units of all of them. */
+struct bounds {
+    float lo[4 * 256], hi[4 * 256];
+    float lo_unit, step_unit;
+};
+
+static void find_bounds(const float * rows, int32_t n, int32_t d, struct bounds * b) {
+    float most = 0.0f, widest = 0.0f;
+    for (int32_t i = 0; i < d; i++) {
+        b->lo[i] = b->hi[i] = rows[i];
+    }
+    for (int32_t j = 1; j < n; j++) {
+        const float * x = rows + (size_t) j * d;
+        for (int32_t i = 0; i < d; i++) {
+            b->lo[i] = x[i] < b->lo[i] ? x[i] : b->lo[i];
+            b->hi[i] = x[i] > b->hi[i] ? x[i] : b->hi[i];
+        }
+    }
+    for (int32_t i = 0; i < d; i++) {
+        most   = fabsf(b->lo[i]) > most ? fabsf(b->lo[i]) : most;
+        widest = b->hi[i] - b->lo[i] > widest ? b->hi[i] - b->lo[i] : widest;
+    }
+    b->lo_unit   = most / PLONG_LO_MOST;
+    b->step_unit = widest / (15 * 255);
+}
+
+void plong_page_write(const struct plong_call * c, struct plong_page page, int32_t kv, float * rows) {
+    char *              at    = c->index + page.stream * c->index_stream + page.page * c->index_page + kv * c->index_head;
+    const int32_t       d     = c->d_k, quads = plong_quads(d);
+    const int64_t       first = (int64_t) page.page * PLONG_PAGE;
+    const int32_t       n     = (int32_t) (c->n_cells - first < PLONG_PAGE ? c->n_cells - first : PLONG_PAGE);
+    uint8_t *           nibbles = (uint8_t *) at;
+    int16_t *           lo      = (int16_t *) (at + (size_t) quads * 2 * PLONG_PAGE);
+    uint8_t *           step    = (uint8_t *) (lo + 4 * quads);
+    struct bounds       b;
+    float               from[4], scale[4];
+    for (int32_t j = 0; j < n; j++) {
+        read_row(c, c->k + page.stream * c->k_stream + (first + j) * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
+    }
+    find_bounds(rows, n, d, &b);
+    memset(lo, 0, (size_t) quads * 4 * sizeof(*lo));
+    memset(step, 0, (size_t) quads * 4);
+    for (int32_t q = 0; q < quads; q++) {
+        uint8_t * line = nibbles + (size_t) q * 2 * PLONG_PAGE;
+        for (int32_t i = 0; i < 4; i++) {
+            const int32_t x = 4 * q + i;
+            from[i] = scale[i] = 0.0f;
+            if (x < d) {
+                lo[x]    = (int16_t) (b.lo_unit > 0.0f ? floorf(b.lo[x] / b.lo_unit) : 0.0f);
+                from[i]  = lo[x] * b.lo_unit;
+                step[x]  = (uint8_t) (b.step_unit > 0.0f ? fminf(ceilf((b.hi[x] - from[i]) / (15 * b.step_unit)), 255) : 0);
+                scale[i] = step[x] > 0 ? 1 / (step[x] * b.step_unit) : 0.0f;
+            }
+        }
+        memset(line, 0, 2 * PLONG_PAGE);
+        for (int32_t j = 0; j < n; j++) {
+            uint8_t * out = line + j / 32 * PLONG_PAGE + j % 16 * 4;
+            for (int32_t i = 0; i < 4 && 4 * q + i < d; i++) {
+                const float   y = (rows[(size_t) j * d + 4 * q + i] - from[i]) * scale[i] + 0.5f;
+                const uint8_t v = (uint8_t) (y < 15.0f ? y : 15.0f);
+                out[i] |= j / 16 % 2 ? (uint8_t) (v << 4) : v;
+            }
+        }
+    }
+    memcpy(step + 4 * quads, (float[2]) { b.lo_unit, b.step_unit }, 2 * sizeof(float));
+}
+
+/* ---- pieces --------------------------------------------------------------------------------------------------- */
+
+int64_t plong_pieces_most(int64_t n_cells, int64_t n_runs) { return n_cells / 16 + 2 * n_runs + 1; }
+
+int32_t plong_pieces(const struct plong_call * c, const struct plong_tile * tile, struct plong_piece * pieces) {
+    const struct plong_phase * ph    = plong_batch_phase(c->batch, tile->phase);
+    const struct plong_run *   runs  = plong_batch_runs(c->batch);
+    const int32_t              block = plong_phase_block(ph);
+    int32_t                    beg, end, n = 0;
+    plong_phase_candidates(ph, tile->pos, &beg, &end);
+    for (int32_t r = tile->run_beg; r < tile->run_end; r++) {
+        int32_t       pos  = max_i32(runs[r].pos, beg);
+        const int32_t last = min_i32(runs[r].pos + runs[r].n, end);
+        while (pos < last) {
+            const int32_t cell = runs[r].cell + (pos - runs[r].pos), room = block - cell % block;
+            pieces[n++] = (struct plong_piece) { pos, cell, min_i32(room, last - pos) };
+            pos += pieces[n - 1].n;
+        }
+    }
+    return n;
+}
+
+int32_t plong_asked(const struct plong_call * c, const struct plong_tile * tile, int32_t * tokens) {
+    const struct plong_phase * ph     = plong_batch_phase(c->batch, tile->phase);
+    const int32_t              rows   = plong_phase_rows(ph), step = rows / PLONG_ASKED;
+    int32_t                    n      = 0;
+    for (int32_t i = 0; i < tile->n_tok && step > 0; i++) {
+        if ((tile->pos + i) % step == step / 2) {
+            tokens[n++] = i;
+        }
+    }
+    if (n == 0) {
+        tokens[n++] = tile->n_tok - 1;
+    }
+    return n;
+}
+
+/* ---- choice --------------------------------------------------------------------------------------------------- */
+
+const struct plong_choice * plong_choices(const struct plong_call * c, int32_t tile) {
+    return (const struct plong_choice *) c->choices + tile;
+}
+
+const struct plong_tile_range * plong_choice_ranges(const struct plong_call * c) {
+    return (const struct plong_tile_range *) ((const struct plong_choice *) c->choices + c->work->n_tiles);
+}
+
+/* Whether piece a is better than b: of equal ones the later. */
+static bool better(const float * weights, int32_t a, int32_t b) {
+    return weights[a] > weights[b] || (weights[a] == weights[b] && a > b);
+}
+
+/* Moves the best `k` of order[n] to its front (quickselect). */
+static void select_best(const float * weights, int32_t * order, int32_t n, int32_t k) {
+    int32_t lo = 0, hi = n - 1;
+    while (lo < hi) {
+        const int32_t pivot = order[lo + (hi - lo) / 2];
+        int32_t       i = lo, j = hi;
+        while (i <= j) {
+            while (better(weights, order[i], pivot)) {
+                i++;
+            }
+            while (better(weights, pivot, order[j])) {
+                j--;
+            }
+            if (i <= j) {
+                const int32_t x = order[i];
+                order[i++]      = order[j];
+                order[j--]      = x;
+            }
+        }
+        if (k - 1 <= j) {
+            hi = j;
+        } else if (k - 1 >= i) {
+            lo = i;
+        } else {
+            return;
+        }
+    }
+}
+
+static int by_index(const void * a, const void * b) {
+    const int32_t x = *(const int32_t *) a, y = *(const int32_t *) b;
+    return (x > y) - (x < y);
+}
+
+/* Drops the last of the best pieces while the others have the mass. They are sorted, as few as may be. */
+static int32_t cut_mass(const struct plong_phase * ph, const float * weights, int32_t * order, int32_t k) {
+    const int32_t least = min_i32(plong_phase_least(ph), k);
+    double        have  = 0;
+    if (plong_phase_mass(ph) >= 1.0f) {
+        return k;
+    }
+    for (int32_t i = 0; i < k; i++) {
+        if (i >= least && have >= plong_phase_mass(ph)) {
+            return i;
+        }
+        select_best(weights, order + i, k - i, 1);
+        have += (double) weights[order[i]];
+    }
+    return k;
+}
+
+void plong_choose(
+    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
+    int32_t * order) {
+    const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
+    const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
+    struct plong_choice *      choice = (struct plong_choice *) c->choices + tile;
+    struct plong_tile_range *  ranges = (struct plong_tile_range *) plong_choice_ranges(c) + t->choice;
+    int32_t                    k      = min_i32(plong_phase_budget(ph, n), t->choice_room);
+    const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
+    *choice               = (struct plong_choice) { t->choice, 0 };
+    for (int32_t i = 0; i < n; i++) {
+        order[i] = i;
+    }
+    if (k < n) {
+        select_best(weights, order, n, k);
+    }
+    k = cut_mass(ph, weights, order, k);
+    qsort(order, (size_t) k, sizeof(*order), by_index);
+    for (int32_t i = 0; i < k; i++) {
+        const struct plong_piece * p    = pieces + order[i];
+        struct plong_tile_range *  last = ranges + choice->n - 1;
+        if (choice->n > 0 && last->keys.end == p->pos) {
+            last->keys.end = last->sinks_end = p->pos + p->n;
+        } else {
+            ranges[choice->n++] = (struct plong_tile_range) {
+                .keys = { p->pos, p->pos + p->n, 1, -1 }, .readers = readers, .sinks_end = p->pos + p->n
+            };
+        }
+    }
+}

@@ -1,0 +1,88 @@
+/*
+ * choose.h - keys that a layer chooses by content: the index of keys that it looks at, and the blocks that it takes.
+ *
+ * The index has each key in 4 bits, in pages of PLONG_PAGE neighbouring cells of a kv head. Within a page, dim d of a key
+ * is about lo[d] + step[d] * nibble, so the bounds of a dim are its own: keys have a few dims that are much larger than
+ * the others, but vary little from key to key (KIVI, arXiv 2402.02750). Nibbles are in groups of four dims, so that a
+ * processor multiplies four at a time, and may look at some groups only (SparQ, arXiv 2312.04985).
+ *
+ * The candidates of a tile are cut into pieces: the blocks of the plan, or parts of these where the cells of a sequence
+ * do not follow one another. A backend estimates the share of the softmax that each piece gets (its weight), averaged over
+ * some rows of the tile; plong_choose() takes the best.
+ */
+#ifndef PLONG_CHOOSE_H
+#define PLONG_CHOOSE_H
+
+#include "work.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- index ---------------------------------------------------------------------------------------------------- */
+
+/* A page: [quads][2][PLONG_PAGE] bytes, where byte 4 * j + i of line l has dim i of the quad, of key 32 * l + j in its low
+ * half and of key 32 * l + 16 + j in its high half; then lo[4 * quads] int16, step[4 * quads] uint8, and their units. */
+struct plong_index_page {
+    const uint8_t * nibbles;
+    const int16_t * lo;   /* times lo_unit */
+    const uint8_t * step; /* times step_unit */
+    float           lo_unit, step_unit;
+};
+
+#define PLONG_LO_MOST 2047 /* of lo: sums of products of two such numbers fit into int32 */
+
+static inline int32_t plong_quads(int32_t d_k) { return (d_k + 3) / 4; }
+
+/* Bytes of a page; a multiple of 64. */
+PLONG_API size_t plong_page_bytes(int32_t d_k);
+
+/* Its parts; page is 64-byte aligned. */
+PLONG_API struct plong_index_page plong_page_at(const char * page, int32_t d_k);
+
+/* Writes a page of the call's index for a kv head, from K. rows: f32 [PLONG_PAGE][d_k] of scratch. */
+PLONG_API void plong_page_write(const struct plong_call * call, struct plong_page page, int32_t kv, float * rows);
+
+/* ---- pieces --------------------------------------------------------------------------------------------------- */
+
+/* Keys at positions pos .. pos + n, in cells cell .. cell + n of one page. */
+struct plong_piece {
+    int32_t pos;
+    int32_t cell;
+    int32_t n;
+};
+
+/* Most pieces of any tile when keys are in n_cells cells and n_runs runs. */
+PLONG_API int64_t plong_pieces_most(int64_t n_cells, int64_t n_runs);
+
+/* Writes the pieces of a tile's candidates, ascending, and returns their number. */
+PLONG_API int32_t
+plong_pieces(const struct plong_call * call, const struct plong_tile * tile, struct plong_piece * pieces);
+
+/* The tokens of a tile, counted from its first, whose rows are asked for the weights of pieces: at most most_rows rows, but
+ * one token at least. Returns their number, at most PLONG_ASKED. */
+#define PLONG_ASKED 4
+PLONG_API int32_t plong_asked(const struct plong_call * call, const struct plong_tile * tile, int32_t * tokens);
+
+/* ---- choice --------------------------------------------------------------------------------------------------- */
+
+/* Of a tile: its keys are ranges[beg .. beg + n) of the choices. */
+struct plong_choice {
+    int32_t beg;
+    int32_t n;
+};
+
+PLONG_API const struct plong_choice *     plong_choices(const struct plong_call * call, int32_t tile);
+PLONG_API const struct plong_tile_range * plong_choice_ranges(const struct plong_call * call);
+
+/* Writes the choice of a tile: the pieces with the largest weights [n], by the budget of its phase. order: scratch of n
+ * int32. The result only depends on the pieces. */
+PLONG_API void plong_choose(
+    const struct plong_call * call, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
+    int32_t * order);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,64 @@
+/* choose.c - runs the op that chooses keys: it writes the pages of the index that the batch lists, then each thread takes
+ * one tile after another. */
+#include "cpu/dispatch.h"
+
+#include "ggml-cpu-impl.h"
+#include "cpu/kernel.h"
+
+/* Scratch of one thread, in floats and int32. */
+struct choosing {
+    struct plong_piece * pieces;  /* [most] */
+    float *              weights; /* [most, padded to 16] */
+    int32_t *            order;   /* [most] */
+    float *              rows;    /* [PLONG_PAGE][d_k], and scratch of the kernel */
+};
+
+static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tensor * op) {
+    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *batch = op->src[3];
+    const int64_t words_per_run = sizeof(struct plong_run) / sizeof(int32_t);
+    const int64_t most = plong_pieces_most(k->ne[2], batch->ne[0] / words_per_run);
+    const int32_t d_k = (int32_t) k->ne[0], heads = (int32_t) (q->ne[1] / k->ne[1]);
+    size_t        kernel = PLONG_PAGE * (size_t) d_k * sizeof(float);
+    for (int i = 0; plong_kernels[i]; i++) {
+        const size_t n = plong_kernels[i]->weigh_scratch(d_k, heads, most, op->src[5] != NULL);
+        kernel         = n > kernel ? n : kernel;
+    }
+    uintptr_t at = base;
+    c->pieces    = take_scratch(&at, (size_t) most * sizeof(*c->pieces));
+    c->weights   = take_scratch(&at, ((size_t) most + 16) * sizeof(float));
+    c->order     = take_scratch(&at, (size_t) most * sizeof(int32_t));
+    c->rows      = take_scratch(&at, kernel);
+    return at - base;
+}
+
+size_t plong_cpu_choose_scratch(const struct ggml_tensor * op, int n_threads) {
+    struct choosing c;
+    return layout(&c, 0, op) * (size_t) n_threads + 64;
+}
+
+void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_tensor * op) {
+    const struct plong_call     call   = plong_choosing_call_of(op);
+    const struct plong_kernel * kernel = plong_kernel_in_use();
+    const struct plong_page *   pages  = plong_batch_pages(call.batch);
+    const struct plong_tile *   tiles  = plong_work_tiles(call.work);
+    const int32_t               n_kv   = call.n_head / call.n_group;
+    struct choosing             mine;
+    const size_t                size = layout(&mine, 0, op);
+    layout(&mine, (((uintptr_t) params->wdata + 63) & ~(uintptr_t) 63) + (size_t) params->ith * size, op);
+    GGML_ASSERT(params->wsize >= size * (size_t) params->nth + 64);
+    GGML_ASSERT((size_t) op->ne[0] >= plong_work_choice_words(call.work));
+    for (int64_t i = params->ith; i < (int64_t) call.batch->n_pages * n_kv; i += params->nth) {
+        plong_page_write(&call, pages[i / n_kv], (int32_t) (i % n_kv), mine.rows);
+    }
+    if (params->ith == 0) {
+        ggml_threadpool_chunk_set(params->threadpool, 0);
+    }
+    ggml_barrier(params->threadpool);
+    for (int64_t i; (i = ggml_threadpool_chunk_add(params->threadpool, 1)) < call.work->n_tiles;) {
+        if (tiles[i].choice_room > 0) {
+            const int32_t n = plong_pieces(&call, &tiles[i], mine.pieces);
+            kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
+            plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order);
+        }
+    }
+}
