@@ -13,8 +13,8 @@ static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 /* ---- index ---------------------------------------------------------------------------------------------------- */
 
 size_t plong_page_bytes(int32_t d_k) {
-    const size_t quads = (size_t) plong_quads(d_k);
-    const size_t bytes = quads * (2 * PLONG_PAGE + 4 * sizeof(int16_t) + 4) + 2 * sizeof(float);
+    const size_t quads = (size_t) plong_quads(d_k), dims = (size_t) plong_bounded(d_k);
+    const size_t bytes = quads * 2 * PLONG_PAGE + dims * (sizeof(int16_t) + 1) + 2 * sizeof(float);
     return (bytes + 63) & ~(size_t) 63;
 }
 
@@ -24,12 +24,12 @@ size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_
 }
 
 struct plong_index_page plong_page_at(const char * page, int32_t d_k) {
-    const size_t            quads = (size_t) plong_quads(d_k);
+    const size_t            quads = (size_t) plong_quads(d_k), dims = (size_t) plong_bounded(d_k);
     struct plong_index_page p     = { .nibbles = (const uint8_t *) page };
     float                   units[2];
     p.lo   = (const int16_t *) (page + quads * 2 * PLONG_PAGE);
-    p.step = (const uint8_t *) (p.lo + 4 * quads);
-    memcpy(units, p.step + 4 * quads, sizeof(units));
+    p.step = (const uint8_t *) (p.lo + dims);
+    memcpy(units, p.step + dims, sizeof(units));
     p.lo_unit   = units[0];
     p.step_unit = units[1];
     return p;
@@ -80,15 +80,15 @@ void plong_page_write(const struct plong_call * c, struct plong_page page, int32
     const int32_t       n     = (int32_t) (c->n_cells - first < PLONG_PAGE ? c->n_cells - first : PLONG_PAGE);
     uint8_t *           nibbles = (uint8_t *) at;
     int16_t *           lo      = (int16_t *) (at + (size_t) quads * 2 * PLONG_PAGE);
-    uint8_t *           step    = (uint8_t *) (lo + 4 * quads);
+    uint8_t *           step    = (uint8_t *) (lo + plong_bounded(d));
     struct bounds       b;
     float               from[4], scale[4];
     for (int32_t j = 0; j < n; j++) {
         read_row(c, c->k + page.stream * c->k_stream + (first + j) * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
     }
     find_bounds(rows, n, d, &b);
-    memset(lo, 0, (size_t) quads * 4 * sizeof(*lo));
-    memset(step, 0, (size_t) quads * 4);
+    memset(lo, 0, (size_t) plong_bounded(d) * sizeof(*lo));
+    memset(step, 0, (size_t) plong_bounded(d));
     for (int32_t q = 0; q < quads; q++) {
         uint8_t * line = nibbles + (size_t) q * 2 * PLONG_PAGE;
         for (int32_t i = 0; i < 4; i++) {
@@ -111,7 +111,7 @@ void plong_page_write(const struct plong_call * c, struct plong_page page, int32
             }
         }
     }
-    memcpy(step + 4 * quads, (float[2]) { b.lo_unit, b.step_unit }, 2 * sizeof(float));
+    memcpy(step + plong_bounded(d), (float[2]) { b.lo_unit, b.step_unit }, 2 * sizeof(float));
 }
 
 /* ---- pieces --------------------------------------------------------------------------------------------------- */

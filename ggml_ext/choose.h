@@ -22,7 +22,8 @@ extern "C" {
 /* ---- index ---------------------------------------------------------------------------------------------------- */
 
 /* A page: [quads][2][PLONG_PAGE] bytes, where byte 4 * j + i of line l has dim i of the quad, of key 32 * l + j in its low
- * half and of key 32 * l + 16 + j in its high half; then lo[4 * quads] int16, step[4 * quads] uint8, and their units. */
+ * half and of key 32 * l + 16 + j in its high half; then lo int16 and step uint8 of each dim, padded to 32 with zeros, and
+ * their units. */
 struct plong_index_page {
     const uint8_t * nibbles;
     const int16_t * lo;   /* times lo_unit */
@@ -33,6 +34,7 @@ struct plong_index_page {
 #define PLONG_LO_MOST 2047 /* of lo: sums of products of two such numbers fit into int32 */
 
 static inline int32_t plong_quads(int32_t d_k) { return (d_k + 3) / 4; }
+static inline int32_t plong_bounded(int32_t d_k) { return (d_k + 31) & ~31; }
 
 /* Bytes of a page; a multiple of 64. */
 PLONG_API size_t plong_page_bytes(int32_t d_k);

@@ -247,7 +247,7 @@ PLONG_API struct ggml_tensor * ggml_long_attn(
 
 /* Chooses the keys that the tiles of the work read by content.
  * q, k   as above
- * index  I8 [plong_index_bytes] of the layer; the pages that the batch lists are written first
+ * index  I8 [bytes of a page, pages, n_head_kv, n_stream] of the layer; the pages that the batch lists are written first
  * ->     I32 [n_words], at least plong_work_choice_words() of the work: struct plong_choice of each tile, then key ranges
  * Other layers of the same shape may use the result too. */
 PLONG_API struct ggml_tensor * ggml_long_choose(

@@ -121,7 +121,7 @@ struct ggml_tensor * ggml_long_choose(
     const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words) {
     GGML_ASSERT(check(q, k, k, params) == NULL);
     GGML_ASSERT(index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]));
-    GGML_ASSERT(index->ne[1] == k->ne[1] && index->ne[2] * PLONG_PAGE >= k->ne[2] && index->ne[3] == k->ne[3]);
+    GGML_ASSERT(index->ne[1] * PLONG_PAGE >= k->ne[2] && index->ne[2] == k->ne[1] && index->ne[3] == k->ne[3]);
     struct ggml_tensor * result = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_words);
     ggml_set_op_params(result, params, sizeof(*params));
     result->op     = GGML_OP_LONG_CHOOSE;
@@ -184,8 +184,8 @@ struct plong_call plong_choosing_call_of(const struct ggml_tensor * op) {
         .work         = (const struct plong_work *) op->src[4]->data,
         .table        = op->src[5] ? (const float *) op->src[5]->data : NULL,
         .index        = index->data,
-        .index_head   = index->nb[1],
-        .index_page   = index->nb[2],
+        .index_head   = index->nb[2],
+        .index_page   = index->nb[1],
         .index_stream = index->nb[3],
         .n_cells      = k->ne[2],
         .choices      = op->data,

@@ -207,7 +207,7 @@ class CaseBatch:
     def index_shape(self, n_stream: int) -> tuple[int, int, int, int]:
         pages, heads = -(-self.n_kv // 64), self.case.n_head_kv
         size = _native.lib.plong_index_bytes(self.case.d_k, heads, self.n_kv, n_stream)
-        return size // (pages * heads * n_stream), heads, pages, n_stream
+        return size // (pages * heads * n_stream), pages, heads, n_stream
 
     def chosen_keys(self, work: Array, choices: Array) -> Array:
         """[n_tokens, n_head, positions] of the choices of all tiles."""

@@ -21,8 +21,8 @@ const plong_index & plong_index_of(plong_state & state, const ggml_tensor * k, u
         auto         fresh = std::make_shared<plong_index>();
         const size_t size  = plong_index_bytes((int32_t) k->ne[0], (int32_t) k->ne[1], n_cells, n_stream);
         fresh->ne[0]       = (int64_t) plong_page_bytes((int32_t) k->ne[0]);
-        fresh->ne[1]       = k->ne[1];
-        fresh->ne[2]       = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
+        fresh->ne[1]       = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
+        fresh->ne[2]       = k->ne[1];
         fresh->ne[3]       = n_stream;
         fresh->buffer.reset(ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size));
         if (!fresh->buffer) {

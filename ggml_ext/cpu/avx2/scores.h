@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "cpu/kernel.h"
+#include "cpu/body/digits_plain.h"
 
 /* sum[8] += four nibbles of each of 8 keys times four digits; two products are at most 2 * 15 * 127 */
 PLONG_INLINE __m256i scores_four(__m256i sum, __m256i nibbles, __m256i digits) {
@@ -14,7 +14,8 @@ PLONG_INLINE __m256i scores_four(__m256i sum, __m256i nibbles, __m256i digits) {
 
 /* One line of a page, 32 keys, for up to 2 rows */
 PLONG_INLINE void scores_rows(
-    const int rows, const uint8_t * nibbles, int quads, const int8_t * digits, int stride, int32_t * out) {
+    const int rows, const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride,
+    int32_t * out) {
     const __m256i low = _mm256_set1_epi8(15);
     __m256i       sum[2][4];
     for (int r = 0; r < rows; r++) {
@@ -22,7 +23,8 @@ PLONG_INLINE void scores_rows(
             sum[r][j] = _mm256_setzero_si256();
         }
     }
-    for (int q = 0; q < quads; q++, nibbles += 2 * PLONG_PAGE) {
+    for (int q = 0; q < quads; q++, nibbles += 2 * PLONG_PAGE, ahead += 2 * PLONG_PAGE) {
+        __builtin_prefetch(ahead, 0, 3);
         const __m256i a    = _mm256_loadu_si256((const __m256i *) nibbles);
         const __m256i b    = _mm256_loadu_si256((const __m256i *) (nibbles + 32));
         const __m256i x[4] = {
@@ -48,16 +50,18 @@ PLONG_INLINE void scores_rows(
 }
 
 static void index_scores(
-    const uint8_t * nibbles, int quads, const int8_t * digits, int stride, int rows, int32_t * out) {
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows, int32_t * out, int32_t * tops) {
+    int32_t * const sums = out;
     for (int r = 0; r < rows; r += 2, digits += 2 * stride, out += 2 * PLONG_PAGE) {
         for (int l = 0; l < 2; l++) {
             if (rows - r == 1) {
-                scores_rows(1, nibbles + l * PLONG_PAGE, quads, digits, stride, out + 32 * l);
+                scores_rows(1, nibbles + l * PLONG_PAGE, ahead + l * PLONG_PAGE, quads, digits, stride, out + 32 * l);
             } else {
-                scores_rows(2, nibbles + l * PLONG_PAGE, quads, digits, stride, out + 32 * l);
+                scores_rows(2, nibbles + l * PLONG_PAGE, ahead + l * PLONG_PAGE, quads, digits, stride, out + 32 * l);
             }
         }
     }
+    index_tops(sums, rows, tops);
 }
 
 #endif

@@ -4,9 +4,24 @@
 
 #include "cpu/kernel.h"
 
+PLONG_INLINE int32_t
+index_digits(const int16_t * q16, const int16_t * q12, const struct plong_index_page * page, int n, int8_t * digits) {
+    const __m512i half = _mm512_set1_epi16(64);
+    __m512i       sum  = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += 32) {
+        const __m512i step = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *) (page->step + i)));
+        const __m512i x    = _mm512_mulhi_epi16(_mm512_loadu_si512(q16 + i), _mm512_slli_epi16(step, 7));
+        const __m512i y    = _mm512_srai_epi16(_mm512_add_epi16(x, half), 7);
+        _mm256_storeu_si256((__m256i *) (digits + i), _mm512_cvtepi16_epi8(y));
+        sum = _mm512_dpwssd_epi32(sum, _mm512_loadu_si512(q12 + i), _mm512_loadu_si512(page->lo + i));
+    }
+    return _mm512_reduce_add_epi32(sum);
+}
+
 /* Up to 4 rows; sums [rows][4] are 16 keys each. */
 PLONG_INLINE void scores_rows(
-    const int rows, const uint8_t * nibbles, int quads, const int8_t * digits, int stride, int32_t * out) {
+    const int rows, const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride,
+    int32_t * out, int32_t * tops) {
     const __m512i low = _mm512_set1_epi8(15);
     __m512i       sum[4][4];
     for (int r = 0; r < rows; r++) {
@@ -14,7 +29,9 @@ PLONG_INLINE void scores_rows(
             sum[r][j] = _mm512_setzero_si512();
         }
     }
-    for (int q = 0; q < quads; q++, nibbles += 2 * PLONG_PAGE) {
+    for (int q = 0; q < quads; q++, nibbles += 2 * PLONG_PAGE, ahead += 2 * PLONG_PAGE) {
+        __builtin_prefetch(ahead, 0, 3);
+        __builtin_prefetch(ahead + PLONG_PAGE, 0, 3);
         const __m512i a = _mm512_loadu_si512(nibbles), b = _mm512_loadu_si512(nibbles + PLONG_PAGE);
         const __m512i x[4] = {
             _mm512_and_si512(a, low),
@@ -34,18 +51,19 @@ PLONG_INLINE void scores_rows(
     for (int r = 0; r < rows; r++) {
         for (int j = 0; j < 4; j++) {
             _mm512_storeu_si512(out + r * PLONG_PAGE + 16 * j, sum[r][j]);
+            tops[r * (PLONG_PAGE / 16) + j] = _mm512_reduce_max_epi32(sum[r][j]);
         }
     }
 }
 
 static void index_scores(
-    const uint8_t * nibbles, int quads, const int8_t * digits, int stride, int rows, int32_t * out) {
-    for (int r = 0; r < rows; r += 4, digits += 4 * stride, out += 4 * PLONG_PAGE) {
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows, int32_t * out, int32_t * tops) {
+    for (int r = 0; r < rows; r += 4, digits += 4 * stride, out += 4 * PLONG_PAGE, tops += PLONG_PAGE / 4) {
         switch (rows - r) {
-            case 1: scores_rows(1, nibbles, quads, digits, stride, out); break;
-            case 2: scores_rows(2, nibbles, quads, digits, stride, out); break;
-            case 3: scores_rows(3, nibbles, quads, digits, stride, out); break;
-            default: scores_rows(4, nibbles, quads, digits, stride, out); break;
+            case 1: scores_rows(1, nibbles, ahead, quads, digits, stride, out, tops); break;
+            case 2: scores_rows(2, nibbles, ahead, quads, digits, stride, out, tops); break;
+            case 3: scores_rows(3, nibbles, ahead, quads, digits, stride, out, tops); break;
+            default: scores_rows(4, nibbles, ahead, quads, digits, stride, out, tops); break;
         }
     }
 }

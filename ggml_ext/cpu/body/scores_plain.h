@@ -2,10 +2,14 @@
 #ifndef PLONG_CPU_BODY_SCORES_PLAIN_H
 #define PLONG_CPU_BODY_SCORES_PLAIN_H
 
-#include "cpu/kernel.h"
+#include "cpu/body/digits_plain.h"
 
 static void index_scores(
-    const uint8_t * nibbles, int quads, const int8_t * digits, int stride, int rows, int32_t * out) {
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows, int32_t * out, int32_t * tops) {
+    int32_t * const sums = out;
+    for (int i = 0; i < 2 * quads; i++) {
+        __builtin_prefetch(ahead + i * PLONG_PAGE, 0, 3);
+    }
     for (int r = 0; r < rows; r++, digits += stride, out += PLONG_PAGE) {
         memset(out, 0, PLONG_PAGE * sizeof(*out));
         for (int q = 0; q < quads; q++) {
@@ -21,6 +25,7 @@ static void index_scores(
             }
         }
     }
+    index_tops(sums, rows, tops);
 }
 
 #endif

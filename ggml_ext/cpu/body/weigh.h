@@ -4,13 +4,17 @@
  *
  * The part of an instruction set before it (scores.h, or scores_plain.h) defines
  *
- *     index_scores(nibbles, quads, digits, stride, rows, out)
- *         out [rows][PLONG_PAGE] int32: for each key of a page the sum of digit * nibble over all dims
- *         digits [rows][stride] int8, up to 127
+ *     index_digits(q16, q12, page, n, digits)
+ *         digits [n] = q16 * step / 2^16, rounded, of n dims (a multiple of 32); returns the sum of q12 * lo
+ *     index_scores(nibbles, ahead, quads, digits, stride, rows, sums, tops)
+ *         sums [rows][PLONG_PAGE] int32: for each key of a page the sum of digit * nibble over all dims;
+ *         tops [rows][PLONG_PAGE / 16]: the largest of each 16; digits [rows][stride] int8, up to 127
+ *         ahead: as many bytes as there are nibbles, which are to be prefetched
  */
 #ifndef PLONG_CPU_BODY_WEIGH_H
 #define PLONG_CPU_BODY_WEIGH_H
 
+#include "cpu/body/prefetch.h"
 #include "cpu/body/zones.h"
 
 #define WEIGH_ROWS 32 /* about as many rows of a tile are asked */
@@ -18,8 +22,8 @@
 /* Queries of the rows that are asked, in integers. A query is q16 * unit / 2^15, and about q12 * unit / PLONG_LO_MOST. */
 struct asked {
     int            tokens, heads, rows, zones; /* rows = tokens * heads */
-    int            d4;                         /* dims, padded to 4 */
-    int            stride;                     /* dims, padded to 64 */
+    int            dims;                       /* padded to 32 */
+    int            stride;                     /* padded to 64 */
     const int32_t * pos;                       /* [tokens] */
     const float *  unit;                       /* [zones][rows] */
     const int16_t * q16;                       /* [zones][rows][stride] */
@@ -36,6 +40,7 @@ struct weigh_mem {
     int16_t * q12;
     int8_t *  digits; /* [rows][stride] of one page */
     int32_t * sums;   /* [rows][PLONG_PAGE] */
+    int32_t * tops;   /* [rows][PLONG_PAGE / 16] */
     float *   logits; /* [rows][pieces, padded to 16] */
 };
 
@@ -52,6 +57,7 @@ static size_t weigh_layout(struct weigh_mem * m, uintptr_t base, int32_t d_k, in
     m->q12              = take_scratch(&at, zones * rows * stride * sizeof(int16_t));
     m->digits           = take_scratch(&at, rows * stride);
     m->sums             = take_scratch(&at, rows * PLONG_PAGE * sizeof(int32_t));
+    m->tops             = take_scratch(&at, rows * PLONG_PAGE / 16 * sizeof(int32_t));
     m->logits           = take_scratch(&at, rows * padded * sizeof(float));
     return at - base;
 }
@@ -105,23 +111,20 @@ static void weigh_page(
     float * scale) {
     for (int r = 0; r < a->rows; r++) {
         const size_t    row = (size_t) (zone * a->rows + r), at = row * (size_t) a->stride;
-        const int16_t * q16 = a->q16 + at, *q12 = a->q12 + at;
-        int8_t *        out = digits + (size_t) r * a->stride;
-        int32_t         sum = 0;
-        for (int i = 0; i < a->d4; i++) {
-            out[i] = (int8_t) ((q16[i] * (int32_t) page->step[i] + (1 << 15)) >> 16);
-            sum += q12[i] * page->lo[i];
-        }
+        const int32_t sum = index_digits(a->q16 + at, a->q12 + at, page, a->dims, digits + (size_t) r * a->stride);
         start[r] = a->unit[row] * page->lo_unit / PLONG_LO_MOST * (float) sum;
         scale[r] = a->unit[row] * page->step_unit * (65536.0f / 32767);
     }
 }
 
 /* The largest sum of the keys beg .. end of a page. */
-PLONG_INLINE int32_t weigh_most(const int32_t * sums, int beg, int end) {
-    int32_t most = sums[beg];
-    for (int j = beg + 1; j < end; j++) {
-        most = sums[j] > most ? sums[j] : most;
+PLONG_INLINE int32_t weigh_most(const int32_t * sums, const int32_t * tops, int beg, int end) {
+    const bool      whole = (beg | end) % 16 == 0;
+    const int       step  = whole ? 16 : 1;
+    const int32_t * x     = whole ? tops : sums;
+    int32_t         most  = x[beg / step];
+    for (int j = beg / step + 1; j < end / step; j++) {
+        most = x[j] > most ? x[j] : most;
     }
     return most;
 }
@@ -173,7 +176,7 @@ static void weigh(
     struct asked     a = { .tokens = plong_asked(c, tile, tokens), .heads = tile->n_h, .zones = plong_map_zones(map) };
     weigh_layout(&m, (uintptr_t) scratch, c->d_k, tile->n_h, n, c->table != NULL);
     a.rows   = a.tokens * a.heads;
-    a.d4     = 4 * plong_quads(c->d_k);
+    a.dims   = plong_pad32(c->d_k);
     a.stride = (plong_pad32(c->d_k) + 63) & ~63;
     a.pos    = pos;
     a.unit   = m.unit;
@@ -186,6 +189,7 @@ static void weigh(
         a.slope[h] = plong_alibi_slope(c->params.max_bias, c->n_head, tile->head + h) * 1.44269504f;
     }
     weigh_queries(&a, &m, c, tile, map, tokens);
+    const char * const base = c->index + tile->stream * c->index_stream + kv * c->index_head;
     float * const start = m.q, *const scale = m.q + a.rows; /* the queries are not needed any more */
     for (int32_t i = 0, next; i < n; i = next) {
         const int32_t page = pieces[i].cell / PLONG_PAGE;
@@ -194,14 +198,16 @@ static void weigh(
                            weigh_zone(c, map, pos[0], &pieces[next]) == zone;) {
             next++;
         }
-        const char * at = c->index + tile->stream * c->index_stream + page * c->index_page + kv * c->index_head;
-        const struct plong_index_page x = plong_page_at(at, c->d_k);
+        const struct plong_index_page x = plong_page_at(base + page * c->index_page, c->d_k);
+        const char * ahead = base + (next < n ? pieces[next].cell / PLONG_PAGE : page) * c->index_page;
+        prefetch_near(ahead + ((const char *) x.lo - (const char *) x.nibbles), 3 * (size_t) a.dims + 8);
         weigh_page(&a, &x, zone, m.digits, start, scale);
-        index_scores(x.nibbles, plong_quads(c->d_k), m.digits, a.stride, a.rows, m.sums);
+        index_scores(x.nibbles, (const uint8_t *) ahead, plong_quads(c->d_k), m.digits, a.stride, a.rows, m.sums, m.tops);
         for (int r = 0; r < a.rows; r++) {
             for (int32_t j = i; j < next; j++) {
                 const int     beg  = pieces[j].cell % PLONG_PAGE;
-                const int32_t most = weigh_most(m.sums + r * PLONG_PAGE, beg, beg + pieces[j].n);
+                const int32_t most = weigh_most(
+                    m.sums + r * PLONG_PAGE, m.tops + r * (PLONG_PAGE / 16), beg, beg + pieces[j].n);
                 m.logits[(size_t) r * padded + j] =
                     weigh_logit(c, &a, r, pos[r / a.heads] - pieces[j].pos, start[r] + scale[r] * (float) most);
             }
