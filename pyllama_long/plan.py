@@ -56,8 +56,8 @@ class AttentionPlan:
 
     @property
     def page(self) -> int:
-        """A prompt must be cut, and its beginning reused, at multiples of this many positions, so that the result does not
-        depend on the cuts: queries of a page choose keys together."""
+        """A prompt must be cut, and its beginning reused, at multiples of this many positions, so that the result does
+        not depend on the cuts: queries of a page choose keys together."""
         return PAGE if self.prefill.topk else 1
 
     @classmethod

@@ -261,6 +261,7 @@ class TokenSequence:
         if self._memory is not None and not self.length == self.held == self._end():
             self._settle(progress)
         begin, total, step = self.length, self.length + n, chunk or self.n_batch
+        step = max(step, min(self._page, self.n_batch))
         cuts = self._places(tokens)
         if self.rope.dynamic:
             self._set_factor(max(self.factor, self.rope.factor_for(total, self.n_ctx)))
@@ -299,7 +300,8 @@ class TokenSequence:
         marks = self.messages
         if self._marks is not None:
             marks = np.union1d(marks, self._marks(np.concatenate([self.ids[: self.length], tokens])))
-        return self._limits.places(self.length + len(tokens), marks, self.length)
+        found = self._limits.places(self.length + len(tokens), marks, self.length)
+        return found if self._page == 1 else sorted({n - n % self._page for n in found} - {0})
 
     def check(self, tokens: IntArray, begin: int) -> None:
         """Raises ValueError for tokens that the model does not have, ContextOverflow if they do not fit after

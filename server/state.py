@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
 
-from pyllama_long.plan_error import PlanError
 from pyllama_long.plan import AttentionPlan
+from pyllama_long.plan_error import PlanError
 from pyllama_long.rope import RopeError, RopePolicy
 
 from . import call_formats, calls, channels, errors, lanes, logs, vocabulary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Any, NamedTuple
@@ -422,4 +423,61 @@ def _latent_cases() -> list[Case]:
     return cases
 
 
+_CHOOSING_MAPS = ("native", "dca(96, 16)", "rerope(64)+logn", "self-extend(4, 40)", "native+logn")
+
+
+def _choosing() -> Iterator[Case]:
+    """Plans that choose keys by content."""
+    plan = "sinks(4)+window(64)+topk(3)"
+    yield Case("choose/prefill", plan=plan, seqs=(Seq(0, 700),))
+    yield Case("choose/chunk", plan=plan, seqs=(Seq(500, 100),))
+    yield Case("choose/decode", plan=plan, seqs=(Seq(700, 1, tail=1),))
+    yield Case("choose/tail", plan=plan, seqs=(Seq(600, 40, tail=21),))
+    yield Case("choose/share", plan="window(70)+topk(20%, block=16)", seqs=(Seq(0, 500),))
+    yield Case(
+        "mass", plan="sinks(64)+window(1)+topk(mass=0.5, least=2, block=64)", seqs=(Seq(0, 700),), peaked=3
+    )
+    yield Case("choose/all", plan="sinks(5)+window(100)+topk(100%)", seqs=(Seq(300, 200),))
+    yield Case("choose/below", plan="window(64)+topk(2); dense_below=400", seqs=(Seq(330, 170),))
+    yield Case(
+        "phases", plan="prefill: window(64)+topk(2) | tail: topk(9, block=16)", seqs=(Seq(600, 80, tail=9),)
+    )
+    yield Case("choose/one", plan="prefill: window(99) | tail: topk(4)", seqs=(Seq(600, 80, tail=9),))
+    yield Case("choose/many", plan=plan, seqs=(Seq(0, 300), Seq(500, 1, tail=1), Seq(400, 70, tail=5)))
+    yield Case("choose/unified", plan=plan, seqs=(Seq(300, 70), Seq(500, 1, tail=1)), one_stream=True)
+    yield Case("choose/holes", plan=plan, seqs=(Seq(900, 70, holes=True, reordered=True),))
+    yield Case("choose/shared", plan=plan, seqs=(Seq(400, 9), Seq(430, 30, shared=300)), one_stream=True)
+    yield Case("choose/gone", plan=plan, seqs=(Seq(900, 12, gone=300),))
+    for n_head, n_head_kv in ((1, 1), (7, 1), (15, 5), (32, 4), (48, 1)):
+        yield Case(
+            f"heads/{n_head}/{n_head_kv}",
+            n_head=n_head,
+            n_head_kv=n_head_kv,
+            plan=plan,
+            seqs=(Seq(400, 70, tail=3),),
+        )
+    for kv_type in ("f32", "bf16", *QUANTIZED):
+        yield Case(f"choose/type/{kv_type}", kv_type=kv_type, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    for d in (32, 80, 96, 128, 256):
+        yield Case(f"choose/dims/{d}", d_k=d, d_v=d, n_rot=32, plan=plan, seqs=(Seq(400, 70, tail=2),))
+    for rope in _CHOOSING_MAPS:
+        yield Case(f"choose/map/{rope}", rope=rope, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    yield Case(
+        "map/hadamard",
+        rope="rerope(50)",
+        kv_type="q8_0",
+        hadamard=64,
+        plan=plan,
+        seqs=(Seq(600, 70, tail=2),),
+    )
+    yield Case("choose/alibi", max_bias=8.0, n_rot=0, n_head=8, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    yield Case("choose/cap", soft_cap=5.0, peaked=4.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    yield Case("choose/sinks", sink=2.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    latent = Case(
+        "choose/latent", n_head=20, n_head_kv=1, d_k=576, d_v=512, rot_first=512, neox=False, v_in_k=True
+    )
+    yield replace(latent, plan=plan, seqs=(Seq(300, 70, tail=2),))
+
+
 CASES = _cases()
+CHOOSING = list(_choosing())

@@ -312,8 +312,8 @@ class OpCase(CaseBatch):
         return self.computed(self.planned(n_threads), compute)
 
     def computed(self, work: _native.Work, compute: Callable[[int, int, int | None], None]) -> Array:
-        """The same by compute(ctx, the op's tensor, the tensor with the keys that it chooses or None), which executes the
-        planned work."""
+        """The same by compute(ctx, the op's tensor, the tensor with the keys that it chooses or None), which executes
+        the planned work."""
         planned = work.words
         case = self.case
         n_stream = self.k.shape[0]

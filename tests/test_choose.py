@@ -2,78 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
-from cases import QUANTIZED, Case, Seq
+from cases import CHOOSING, Array, Case, Seq, layout
 from op_graph import FLOOR, OpCase
-from test_op import ISAS, NAIVE, forced  # noqa: F401
 
-MAPS = ("native", "dca(96, 16)", "rerope(64)+logn", "self-extend(4, 40)", "native+logn")
+from pyllama_long import _native
 
-
-def _cases() -> Iterator[Case]:
-    plan = "sinks(4)+window(64)+topk(3)"
-    yield Case("prefill", plan=plan, seqs=(Seq(0, 700),))
-    yield Case("chunk", plan=plan, seqs=(Seq(500, 100),))
-    yield Case("decode", plan=plan, seqs=(Seq(700, 1, tail=1),))
-    yield Case("tail", plan=plan, seqs=(Seq(600, 40, tail=21),))
-    yield Case("share", plan="window(70)+topk(20%, block=16)", seqs=(Seq(0, 500),))
-    yield Case(
-        "mass", plan="sinks(64)+window(1)+topk(mass=0.5, least=2, block=64)", seqs=(Seq(0, 700),), peaked=3
-    )
-    yield Case("all", plan="sinks(5)+window(100)+topk(100%)", seqs=(Seq(300, 200),))
-    yield Case("below", plan="window(64)+topk(2); dense_below=400", seqs=(Seq(330, 170),))
-    yield Case(
-        "phases", plan="prefill: window(64)+topk(2) | tail: topk(9, block=16)", seqs=(Seq(600, 80, tail=9),)
-    )
-    yield Case("one", plan="prefill: window(99) | tail: topk(4)", seqs=(Seq(600, 80, tail=9),))
-    yield Case("many", plan=plan, seqs=(Seq(0, 300), Seq(500, 1, tail=1), Seq(400, 70, tail=5)))
-    yield Case("unified", plan=plan, seqs=(Seq(300, 70), Seq(500, 1, tail=1)), one_stream=True)
-    yield Case("holes", plan=plan, seqs=(Seq(900, 70, holes=True, reordered=True),))
-    yield Case("shared", plan=plan, seqs=(Seq(400, 9), Seq(430, 30, shared=300)), one_stream=True)
-    yield Case("gone", plan=plan, seqs=(Seq(900, 12, gone=300),))
-    for n_head, n_head_kv in ((1, 1), (7, 1), (15, 5), (32, 4), (48, 1)):
-        yield Case(
-            f"heads/{n_head}/{n_head_kv}",
-            n_head=n_head,
-            n_head_kv=n_head_kv,
-            plan=plan,
-            seqs=(Seq(400, 70, tail=3),),
-        )
-    for kv_type in ("f32", "bf16", *QUANTIZED):
-        yield Case(f"type/{kv_type}", kv_type=kv_type, plan=plan, seqs=(Seq(600, 70, tail=2),))
-    for d in (32, 80, 96, 128, 256):
-        yield Case(f"dims/{d}", d_k=d, d_v=d, n_rot=32, plan=plan, seqs=(Seq(400, 70, tail=2),))
-    for rope in MAPS:
-        yield Case(f"map/{rope}", rope=rope, plan=plan, seqs=(Seq(600, 70, tail=2),))
-    yield Case(
-        "map/hadamard",
-        rope="rerope(50)",
-        kv_type="q8_0",
-        hadamard=64,
-        plan=plan,
-        seqs=(Seq(600, 70, tail=2),),
-    )
-    yield Case("alibi", max_bias=8.0, n_rot=0, n_head=8, plan=plan, seqs=(Seq(600, 70, tail=2),))
-    yield Case("cap", soft_cap=5.0, peaked=4.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
-    yield Case("sinks", sink=2.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
-    latent = Case("latent", n_head=20, n_head_kv=1, d_k=576, d_v=512, rot_first=512, neox=False, v_in_k=True)
-    yield replace(latent, plan=plan, seqs=(Seq(300, 70, tail=2),))
+ISAS = [name for name, usable in _native.isas().items() if usable]
+NAIVE = {"amx": "bf16", "avx512bf16": "bf16", "neonbf16": "bf16"}
 
 
-CASES = list(_cases())
-BY_NAME = {case.name: case for case in CASES}
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("forced", ISAS, indirect=True)
-def test_equals_the_reference_with_the_chosen_keys(forced: str, case: Case) -> None:  # noqa: F811
+@cache
+def ran(case: Case, isa: str) -> tuple[OpCase, Array]:
+    """A case with the keys that it chose, and the op's output."""
+    assert _native.lib.plong_cpu_isa_force(isa.encode())
     op = OpCase(case)
     got = op.run()
+    assert _native.lib.plong_cpu_isa_force(b"")
+    return op, got
+
+
+def softmax(logits: Array) -> Array:
+    weights: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("case", CHOOSING, ids=lambda case: case.name)
+@pytest.mark.parametrize("isa", ISAS)
+def test_equals_the_reference_with_the_chosen_keys(isa: str, case: Case) -> None:
+    op, got = ran(case, isa)
     assert op.chosen is not None and op.chosen.any()
     expected = op.expected()
-    naive = np.abs(op.expected(NAIVE.get(forced, "f32")) - expected).max()
+    naive = np.abs(op.expected(NAIVE.get(isa, "f32")) - expected).max()
     assert np.abs(got - expected).max() <= 3 * naive + FLOOR
+
+
+@pytest.mark.parametrize("case", CHOOSING, ids=lambda case: case.name)
+def test_every_instruction_set_chooses_the_same_keys(case: Case) -> None:
+    first = ran(case, ISAS[0])[0].chosen
+    assert first is not None
+    for isa in ISAS[1:]:
+        assert np.array_equal(ran(case, isa)[0].chosen, first), isa
+
+
+def test_everything_equals_exact() -> None:
+    plan = "sinks(4)+window(64)+topk(100%)"
+    case = Case("choose/everything", plan=plan, seqs=(Seq(500, 100, tail=3),), kv_type="f32")
+    op, _ = ran(case, ISAS[0])
+    assert op.chosen is not None
+    for isa in ISAS:
+        _, got = ran(case, isa)
+        exact = Case("choose/everything", seqs=case.seqs, kv_type="f32")
+        expected = OpCase(exact).expected()
+        naive = np.abs(OpCase(exact).expected(NAIVE.get(isa, "f32")) - expected).max()
+        assert np.abs(got - expected).max() <= 3 * naive + FLOOR
+
+
+@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize("kv_type", ["f16", "q4_0"])
+def test_the_blocks_with_the_largest_share_are_chosen(block: int, kv_type: str) -> None:
+    """A token's choice has at least 97% of the softmax that the best blocks have."""
+    case = Case(
+        f"choose/best/{block}/{kv_type}",
+        plan=f"window(64)+topk(8, block={block})",
+        seqs=(Seq(2000, 1, tail=1),),
+        kv_type=kv_type,
+        n_head=8,
+        peaked=2.0,
+    )
+    op, _ = ran(case, ISAS[0])
+    assert op.chosen is not None
+    one = op.layouts[0]
+    end = (2000 - 63) // 64 * 64
+    shares = []
+    for kv in range(case.n_head_kv):
+        heads = slice(kv * 4, kv * 4 + 4)
+        logits = op.q[0, heads].astype(np.float64) @ op.k[0, one.cell[:end], kv].T * case.scale
+        mass = softmax(logits).mean(axis=0)
+        blocks = mass.reshape(-1, block).sum(axis=1)
+        chosen = op.chosen[0, kv * 4, :end]
+        assert chosen.sum() == 8 * block
+        shares.append(mass[chosen].sum() / np.sort(blocks)[-8:].sum())
+    assert min(shares) > 0.97
+
+
+def test_a_mass_ends_the_choice() -> None:
+    """A query that matches one key takes its block and nothing else."""
+    case = Case("choose/mass", plan="window(64)+topk(mass=0.9)", seqs=(Seq(1000, 1, tail=1),), kv_type="f32")
+    op = OpCase(case)
+    key = np.array(op.k)[0, 333]
+    op.q[0] = 40 * np.repeat(key, 2, axis=0) / np.linalg.norm(key, axis=-1).repeat(2)[:, None]
+    op.run()
+    assert op.chosen is not None
+    for head in range(case.n_head):
+        assert np.flatnonzero(op.chosen[0, head]).tolist() == list(range(320, 352))
+
+
+def test_numbers_that_are_not_finite_do_no_harm() -> None:
+    """A NaN among the keys of a page is left out of its bounds; a query with one chooses something."""
+    case = Case("choose/nan", plan="window(64)+topk(2)", seqs=(Seq(700, 3),), kv_type="f32")
+    op = OpCase(case)
+    k = np.array(op.k)
+    k[0, 100, 0, 3], k[0, 200, 0, 5] = np.nan, np.inf
+    op.k_bytes = k.astype(np.float32).tobytes()
+    op.q[1, 0, 0] = np.nan
+    op.run()
+    assert op.chosen is not None and op.chosen[2].any()
+
+
+def test_layouts_have_candidates() -> None:
+    assert all(max(int(one.pos[-1]) for one in layout(case)[0]) > 200 for case in CHOOSING)

@@ -104,7 +104,25 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("topk(64)", "unknown part 'topk'; known: exact, sinks(n), window(n), global(n), dilated(...)"),
+        (
+            "lsh(64)",
+            "unknown part 'lsh'; known: exact, sinks(n), window(n), global(n), dilated(...), topk(...)",
+        ),
+        ("topk", "topk needs a number of blocks, a share or a mass"),
+        ("topk()", "topk needs a number of blocks, a share or a mass"),
+        ("topk(0)", "topk: '0' is not a whole number from 1"),
+        ("topk(0%)", "topk: a share is from 0% to 100%, and a mass from 0 to 1"),
+        ("topk(101%)", "topk: a share is from 0% to 100%"),
+        ("topk(x%)", "topk: 'x' is not a number"),
+        ("topk(3, 4)", "topk: '4' is a second limit of the same kind"),
+        ("topk(mass=0)", "topk: a share is from 0% to 100%, and a mass from 0 to 1"),
+        ("topk(mass=nan)", "topk: mass: 'nan' is not a number"),
+        ("topk(8, least=9)", "topk: 8 blocks and least=9 do not go together"),
+        ("topk(8, block=20)", "topk: block=20 is not one of 16, 32, 64"),
+        ("topk(8, blocks=20)", "topk: unknown 'blocks'; write topk(64), topk(3%) or topk(mass=0.95)"),
+        ("topk(8)+dilated()", "topk and dilated do not go together"),
+        ("topk(8)+topk(9)", "topk is given twice"),
+        ("exact+topk(9)", "exact reads every key: leave the other parts out"),
         ("sinks(4)+slash(1, 2)", "unknown part 'slash'; known: exact"),
         (
             "hyper",

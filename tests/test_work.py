@@ -10,8 +10,8 @@ from op_graph import OpCase
 from pyllama_long import _native, cli
 
 BY_NAME = {case.name: case for case in CASES}
-SIZES = (17, 6, 7, 5, 2)  # int32 words of a tile, range, readers, row and count
-HEAD = 12
+SIZES = (19, 6, 7, 5, 2)  # int32 words of a tile, range, readers, row and count
+HEAD = 13
 
 
 class Parts:

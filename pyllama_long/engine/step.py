@@ -127,12 +127,17 @@ class Step:
         return self._whole_pages(job, min(n, unread), most)
 
     def _whole_pages(self, job: Job, n: int, most: int) -> int:
-        """n, or what ends with a page of the plan unless the prompt ends there: at least one page."""
-        page = self._context.plan.page
+        """n, or fewer that end with a page of the plan, unless the prompt ends there; if none does, those up to the end
+        of the page or of the prompt."""
+        page, left = self._context.plan.page, job.n - self._depth(job)
         beyond = (self._depth(job) + n) % page
-        if beyond == 0 or self._depth(job) + n == job.n:
+        if beyond == 0 or n == left:
             return n
-        return n - beyond if n > beyond else n - beyond + page if n - beyond + page <= most else 0
+        if n > beyond:
+            return n - beyond
+        n += page - beyond
+        n = left if left - n < MIN_PREFILL else n
+        return n if n <= most else 0
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ static int32_t index_digits(
     const int16_t * q16, const int16_t * q12, const struct plong_index_page * page, int n, int8_t * digits) {
     int32_t sum = 0;
     for (int i = 0; i < n; i++) {
-        digits[i] = (int8_t) ((q16[i] * (int32_t) page->step[i] + (1 << 15)) >> 16);
+        digits[i] = (int8_t) (((q16[i] * (int32_t) page->step[i] >> 9) + 64) >> 7); /* as vectors do it */
         sum += q12[i] * page->lo[i];
     }
     return sum;
