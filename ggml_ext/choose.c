@@ -25,7 +25,7 @@ size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_
 
 struct plong_index_page plong_page_at(const char * page, int32_t d_k) {
     const size_t            quads = (size_t) plong_quads(d_k), dims = (size_t) plong_bounded(d_k);
-    struct plong_index_page p     = { .nibbles = (const uint8_t *) page };
+    struct plong_index_page p = { .nibbles = (const uint8_t *) page };
     float                   units[2];
     p.lo   = (const int16_t *) (page + quads * 2 * PLONG_PAGE);
     p.step = (const uint8_t *) (p.lo + dims);
@@ -74,15 +74,15 @@ static void find_bounds(const float * rows, int32_t n, int32_t d, struct bounds 
 }
 
 void plong_page_write(const struct plong_call * c, struct plong_page page, int32_t kv, float * rows) {
-    char *              at    = c->index + page.stream * c->index_stream + page.page * c->index_page + kv * c->index_head;
-    const int32_t       d     = c->d_k, quads = plong_quads(d);
-    const int64_t       first = (int64_t) page.page * PLONG_PAGE;
-    const int32_t       n     = (int32_t) (c->n_cells - first < PLONG_PAGE ? c->n_cells - first : PLONG_PAGE);
-    uint8_t *           nibbles = (uint8_t *) at;
-    int16_t *           lo      = (int16_t *) (at + (size_t) quads * 2 * PLONG_PAGE);
-    uint8_t *           step    = (uint8_t *) (lo + plong_bounded(d));
-    struct bounds       b;
-    float               from[4], scale[4];
+    char *        at = c->index + page.stream * c->index_stream + page.page * c->index_page + kv * c->index_head;
+    const int32_t d = c->d_k, quads = plong_quads(d);
+    const int64_t first   = (int64_t) page.page * PLONG_PAGE;
+    const int32_t n       = (int32_t) (c->n_cells - first < PLONG_PAGE ? c->n_cells - first : PLONG_PAGE);
+    uint8_t *     nibbles = (uint8_t *) at;
+    int16_t *     lo      = (int16_t *) (at + (size_t) quads * 2 * PLONG_PAGE);
+    uint8_t *     step    = (uint8_t *) (lo + plong_bounded(d));
+    struct bounds b;
+    float         from[4], scale[4];
     for (int32_t j = 0; j < n; j++) {
         read_row(c, c->k + page.stream * c->k_stream + (first + j) * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
     }
@@ -95,9 +95,10 @@ void plong_page_write(const struct plong_call * c, struct plong_page page, int32
             const int32_t x = 4 * q + i;
             from[i] = scale[i] = 0.0f;
             if (x < d) {
-                lo[x]    = (int16_t) (b.lo_unit > 0.0f ? floorf(b.lo[x] / b.lo_unit) : 0.0f);
-                from[i]  = lo[x] * b.lo_unit;
-                step[x]  = (uint8_t) (b.step_unit > 0.0f ? fminf(ceilf((b.hi[x] - from[i]) / (15 * b.step_unit)), 255) : 0);
+                lo[x]   = (int16_t) (b.lo_unit > 0.0f ? floorf(b.lo[x] / b.lo_unit) : 0.0f);
+                from[i] = lo[x] * b.lo_unit;
+                step[x] =
+                    (uint8_t) (b.step_unit > 0.0f ? fminf(ceilf((b.hi[x] - from[i]) / (15 * b.step_unit)), 255) : 0);
                 scale[i] = step[x] > 0 ? 1 / (step[x] * b.step_unit) : 0.0f;
             }
         }
@@ -137,9 +138,9 @@ int32_t plong_pieces(const struct plong_call * c, const struct plong_tile * tile
 }
 
 int32_t plong_asked(const struct plong_call * c, const struct plong_tile * tile, int32_t * tokens) {
-    const struct plong_phase * ph     = plong_batch_phase(c->batch, tile->phase);
-    const int32_t              rows   = plong_phase_rows(ph), step = rows / PLONG_ASKED;
-    int32_t                    n      = 0;
+    const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
+    const int32_t              rows = plong_phase_rows(ph), step = rows / PLONG_ASKED;
+    int32_t                    n = 0;
     for (int32_t i = 0; i < tile->n_tok && step > 0; i++) {
         if ((tile->pos + i) % step == step / 2) {
             tokens[n++] = i;
@@ -195,6 +196,23 @@ static void select_best(const float * weights, int32_t * order, int32_t n, int32
     }
 }
 
+int32_t plong_closer_look(const struct plong_call * c, const struct plong_tile * tile, int32_t n) {
+    const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
+    const int32_t              keep = max_i32(n / 4, 3 * plong_phase_budget(ph, n));
+    return n < 256 || keep > n / 2 ? n : keep; /* of few pieces, a rough look saves nothing */
+}
+
+void plong_best_pieces(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left) {
+    for (int32_t i = 0; i < n; i++) {
+        order[i] = i;
+    }
+    select_best(weights, order, n, keep);
+    memset(left, 0, (size_t) n);
+    for (int32_t i = 0; i < keep; i++) {
+        left[order[i]] = 1;
+    }
+}
+
 static int by_index(const void * a, const void * b) {
     const int32_t x = *(const int32_t *) a, y = *(const int32_t *) b;
     return (x > y) - (x < y);
@@ -227,11 +245,19 @@ void plong_choose(
     int32_t                    k      = min_i32(plong_phase_budget(ph, n), t->choice_room);
     const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
     *choice               = (struct plong_choice) { t->choice, 0 };
+    int32_t some          = 0; /* pieces with a weight, after which the others come */
     for (int32_t i = 0; i < n; i++) {
-        order[i] = i;
+        if (weights[i] > 0.0f) {
+            order[some++] = i;
+        }
     }
-    if (k < n) {
-        select_best(weights, order, n, k);
+    for (int32_t i = n - 1, at = some; i >= 0 && some < k; i--) {
+        if (!(weights[i] > 0.0f)) {
+            order[at++] = i;
+        }
+    }
+    if (k < some) {
+        select_best(weights, order, some, k);
     }
     k = cut_mass(ph, weights, order, k);
     qsort(order, (size_t) k, sizeof(*order), by_index);
@@ -241,9 +267,9 @@ void plong_choose(
         if (choice->n > 0 && last->keys.end == p->pos) {
             last->keys.end = last->sinks_end = p->pos + p->n;
         } else {
-            ranges[choice->n++] = (struct plong_tile_range) {
-                .keys = { p->pos, p->pos + p->n, 1, -1 }, .readers = readers, .sinks_end = p->pos + p->n
-            };
+            ranges[choice->n++] = (struct plong_tile_range) { .keys      = { p->pos, p->pos + p->n, 1, -1 },
+                                                              .readers   = readers,
+                                                              .sinks_end = p->pos + p->n };
         }
     }
 }

@@ -61,10 +61,17 @@ PLONG_API int64_t plong_pieces_most(int64_t n_cells, int64_t n_runs);
 PLONG_API int32_t
 plong_pieces(const struct plong_call * call, const struct plong_tile * tile, struct plong_piece * pieces);
 
-/* The tokens of a tile, counted from its first, whose rows are asked for the weights of pieces: at most most_rows rows, but
- * one token at least. Returns their number, at most PLONG_ASKED. */
+/* The tokens of a tile, counted from its first, whose rows are asked for the weights of pieces. Returns their number, at
+ * most PLONG_ASKED. */
 #define PLONG_ASKED 4
 PLONG_API int32_t plong_asked(const struct plong_call * call, const struct plong_tile * tile, int32_t * tokens);
+
+/* How many of a tile's n pieces, those with the largest rough weights, are weighed again with all dims; n if all are
+ * weighed at once. */
+PLONG_API int32_t plong_closer_look(const struct plong_call * call, const struct plong_tile * tile, int32_t n);
+
+/* Marks the `keep` pieces with the largest weights in left [n]; order: scratch of n int32. */
+PLONG_API void plong_best_pieces(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left);
 
 /* ---- choice --------------------------------------------------------------------------------------------------- */
 

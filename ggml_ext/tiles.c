@@ -18,8 +18,8 @@ static int64_t keys_of(const struct plong_phase * ph, int32_t p) {
 /* The length of a span in narrow tiles, which depends on the number of keys that the row at p reads. */
 static int32_t narrow_span(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
     const int64_t keys = keys_of(ph, p);
-    int32_t       span = l->narrow_span;
-    while (keys > (int64_t) span * l->narrow_spans) {
+    int32_t       span = l->narrow_span, most = plong_phase_chooses(ph) ? l->narrow_spans / 4 : l->narrow_spans;
+    while (keys > (int64_t) span * (most > 1 ? most : 1)) {
         span *= 2;
     }
     return span;
@@ -50,9 +50,10 @@ static void set_choice(struct plong_planner * p, const struct plong_phase * ph, 
     int32_t beg, end;
     plong_phase_candidates(ph, tile->pos, &beg, &end);
     if (end > beg) {
-        const int64_t most = (int64_t) (end - beg) / plong_phase_block(ph) + 2 * (int64_t) (tile->run_end - tile->run_beg);
-        tile->choice       = p->n_chosen;
-        tile->choice_room  = plong_phase_budget(ph, (int32_t) min_i64(most, INT32_MAX / 2));
+        const int64_t most =
+            (int64_t) (end - beg) / plong_phase_block(ph) + 2 * (int64_t) (tile->run_end - tile->run_beg);
+        tile->choice      = p->n_chosen;
+        tile->choice_room = plong_phase_budget(ph, (int32_t) min_i64(most, INT32_MAX / 2));
         p->n_chosen += tile->choice_room;
     }
 }
@@ -94,8 +95,8 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
     const bool                  chooses = plong_phase_chooses(ph); /* then each kv head reads other keys */
     const bool                  narrow  = !dilated && !chooses && plong_is_narrow(l, group->n, n_group);
     const int32_t               most_kv = narrow ? narrow_kv(p, group, ph, n_group) : 1;
-    const int32_t               block_h = chooses && l->max_rows > plong_phase_rows(ph) ? l->max_rows / plong_phase_rows(ph) : 1;
-    const int32_t               most_h  = min_i32(n_group, dilated ? l->classes : chooses ? block_h : n_group);
+    const int32_t block_h = chooses && l->max_rows > plong_phase_rows(ph) ? l->max_rows / plong_phase_rows(ph) : 1;
+    const int32_t most_h  = min_i32(n_group, dilated ? l->classes : chooses ? block_h : n_group);
     rows *= dilated ? l->dilated_rows : 1;
     rows = chooses ? plong_phase_rows(ph) * most_h : rows; /* a query block is one tile */
     for (int32_t kv = 0; kv < shape->n_head_kv; kv += most_kv) {

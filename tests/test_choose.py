@@ -64,7 +64,7 @@ def test_everything_equals_exact() -> None:
 @pytest.mark.parametrize("block", [16, 32, 64])
 @pytest.mark.parametrize("kv_type", ["f16", "q4_0"])
 def test_the_blocks_with_the_largest_share_are_chosen(block: int, kv_type: str) -> None:
-    """A token's choice has at least 97% of the softmax that the best blocks have."""
+    """A token's choice has at least 95% of the softmax that the best blocks have."""
     case = Case(
         f"choose/best/{block}/{kv_type}",
         plan=f"window(64)+topk(8, block={block})",
@@ -86,7 +86,7 @@ def test_the_blocks_with_the_largest_share_are_chosen(block: int, kv_type: str) 
         chosen = op.chosen[0, kv * 4, :end]
         assert chosen.sum() == 8 * block
         shares.append(mass[chosen].sum() / np.sort(blocks)[-8:].sum())
-    assert min(shares) > 0.97
+    assert min(shares) > 0.95
 
 
 def test_a_mass_ends_the_choice() -> None:

@@ -8,8 +8,7 @@
 
 /* sum[8] += four nibbles of each of 8 keys times four digits; two products are at most 2 * 15 * 127 */
 PLONG_INLINE __m256i scores_four(__m256i sum, __m256i nibbles, __m256i digits) {
-    return _mm256_add_epi32(
-        sum, _mm256_madd_epi16(_mm256_maddubs_epi16(nibbles, digits), _mm256_set1_epi16(1)));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(nibbles, digits), _mm256_set1_epi16(1)));
 }
 
 /* One line of a page, 32 keys, for up to 2 rows */
@@ -23,10 +22,11 @@ PLONG_INLINE void scores_rows(
             sum[r][j] = _mm256_setzero_si256();
         }
     }
-    for (int q = 0; q < quads; q++, nibbles += 2 * PLONG_PAGE, ahead += 2 * PLONG_PAGE) {
-        __builtin_prefetch(ahead, 0, 3);
-        const __m256i a    = _mm256_loadu_si256((const __m256i *) nibbles);
-        const __m256i b    = _mm256_loadu_si256((const __m256i *) (nibbles + 32));
+    for (int q = 0; q < quads; q++) {
+        const size_t  at = (size_t) q * 2 * PLONG_PAGE;
+        const __m256i a  = _mm256_loadu_si256((const __m256i *) (nibbles + at));
+        const __m256i b  = _mm256_loadu_si256((const __m256i *) (nibbles + at + 32));
+        __builtin_prefetch(ahead + at, 0, 3);
         const __m256i x[4] = {
             _mm256_and_si256(a, low),
             _mm256_and_si256(b, low),
@@ -50,7 +50,8 @@ PLONG_INLINE void scores_rows(
 }
 
 static void index_scores(
-    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows, int32_t * out, int32_t * tops) {
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows,
+    int32_t * out, int32_t * tops) {
     int32_t * const sums = out;
     for (int r = 0; r < rows; r += 2, digits += 2 * stride, out += 2 * PLONG_PAGE) {
         for (int l = 0; l < 2; l++) {

@@ -18,6 +18,16 @@ index_digits(const int16_t * q16, const int16_t * q12, const struct plong_index_
     return _mm512_reduce_add_epi32(sum);
 }
 
+PLONG_INLINE int32_t index_above(const int8_t * digits, int n) {
+    const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi8(1);
+    __m256i       sum = zero;
+    for (int i = 0; i < n; i += 32) {
+        const __m256i x = _mm256_max_epi8(_mm256_loadu_si256((const __m256i *) (digits + i)), zero);
+        sum             = _mm256_dpbusd_epi32(sum, x, one);
+    }
+    return _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
+}
+
 /* Up to 4 rows; sums [rows][4] are 16 keys each. */
 PLONG_INLINE void scores_rows(
     const int rows, const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride,
@@ -29,10 +39,11 @@ PLONG_INLINE void scores_rows(
             sum[r][j] = _mm512_setzero_si512();
         }
     }
-    for (int q = 0; q < quads; q++, nibbles += 2 * PLONG_PAGE, ahead += 2 * PLONG_PAGE) {
-        __builtin_prefetch(ahead, 0, 3);
-        __builtin_prefetch(ahead + PLONG_PAGE, 0, 3);
-        const __m512i a = _mm512_loadu_si512(nibbles), b = _mm512_loadu_si512(nibbles + PLONG_PAGE);
+    for (int q = 0; q < quads; q++) {
+        const size_t at = (size_t) q * 2 * PLONG_PAGE;
+        __builtin_prefetch(ahead + at, 0, 3);
+        __builtin_prefetch(ahead + at + PLONG_PAGE, 0, 3);
+        const __m512i a = _mm512_loadu_si512(nibbles + at), b = _mm512_loadu_si512(nibbles + at + PLONG_PAGE);
         const __m512i x[4] = {
             _mm512_and_si512(a, low),
             _mm512_and_si512(_mm512_srli_epi16(a, 4), low),
@@ -57,7 +68,8 @@ PLONG_INLINE void scores_rows(
 }
 
 static void index_scores(
-    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows, int32_t * out, int32_t * tops) {
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows,
+    int32_t * out, int32_t * tops) {
     for (int r = 0; r < rows; r += 4, digits += 4 * stride, out += 4 * PLONG_PAGE, tops += PLONG_PAGE / 4) {
         switch (rows - r) {
             case 1: scores_rows(1, nibbles, ahead, quads, digits, stride, out, tops); break;

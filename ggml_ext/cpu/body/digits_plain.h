@@ -14,6 +14,14 @@ static int32_t index_digits(
     return sum;
 }
 
+static int32_t index_above(const int8_t * digits, int n) {
+    int32_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += digits[i] > 0 ? digits[i] : 0;
+    }
+    return sum;
+}
+
 static void index_tops(const int32_t * sums, int rows, int32_t * tops) {
     for (int i = 0; i < rows * (PLONG_PAGE / 16); i++, sums += 16) {
         tops[i] = sums[0];

@@ -5,7 +5,8 @@
 #include "cpu/body/digits_plain.h"
 
 static void index_scores(
-    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows, int32_t * out, int32_t * tops) {
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows,
+    int32_t * out, int32_t * tops) {
     int32_t * const sums = out;
     for (int i = 0; i < 2 * quads; i++) {
         __builtin_prefetch(ahead + i * PLONG_PAGE, 0, 3);
