@@ -226,7 +226,7 @@ int64_t plong_phase_keys(
 int plong_set_ranges(const struct plong_phase * ph, int32_t p0, int32_t p1, struct plong_range out[2]) {
     const int32_t end = p1 + 1;
     /* a range [0, a) and a range [b, end), merged if they touch */
-    const int32_t a = min_i32(plong_sinks_end(ph), end);
+    const int32_t a     = min_i32(plong_sinks_end(ph), end);
     const int64_t first = window_begin(ph, p0);
     int32_t       b     = first <= 0 || p0 < ph->dense_below ? 0 : (int32_t) first;
     int           n     = 0;
@@ -259,7 +259,8 @@ int plong_set_ranges_aligned(
     if (sinks_end > 0) {
         out[n++] = (struct plong_range) { .beg = 0, .end = min_i32(sinks_end, end), .stride = 1, .branch = -1 };
     }
-    out[n++] = (struct plong_range) { .beg = beg > 0 ? (int32_t) beg & -align : 0, .end = end, .stride = 1, .branch = -1 };
+    out[n++] =
+        (struct plong_range) { .beg = beg > 0 ? (int32_t) beg & -align : 0, .end = end, .stride = 1, .branch = -1 };
     return n;
 }
 

@@ -132,8 +132,8 @@ size_t plong_work_words(const struct plong_work * w) {
 }
 
 size_t plong_work_choice_words(const struct plong_work * w) {
-    const size_t bytes = (size_t) w->n_tiles * sizeof(struct plong_choice) +
-                         (size_t) w->n_chosen * sizeof(struct plong_tile_range);
+    const size_t bytes =
+        (size_t) w->n_tiles * sizeof(struct plong_choice) + (size_t) w->n_chosen * sizeof(struct plong_tile_range);
     return w->n_chosen > 0 ? bytes / sizeof(int32_t) : 0;
 }
 

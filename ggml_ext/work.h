@@ -64,7 +64,7 @@ struct plong_tile {
     int32_t span;         /* keys at positions [i * span, (i + 1) * span) are summed as a whole */
     int32_t gap_beg, gap; /* from span gap_beg on, `gap` of them hold no key of the tile and are not numbered */
     int32_t n_spans;
-    int32_t part; /* number of spans in the tiles before this one */
+    int32_t part;                /* number of spans in the tiles before this one */
     int32_t choice, choice_room; /* its ranges among those of the choices: the first, and the most; room 0: none */
 };
 

@@ -50,7 +50,8 @@ class Topk:
     def most(self, n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many of n blocks are read at most."""
         share = np.ceil(self.share * n).astype(np.int64)
-        return np.minimum(n, np.maximum(self.least, np.minimum(self.blocks, share)))
+        found: npt.NDArray[np.int64] = np.minimum(n, np.maximum(self.least, np.minimum(self.blocks, share)))
+        return found
 
     def __str__(self) -> str:
         values = [str(self.blocks)] if self.blocks != ALL else []

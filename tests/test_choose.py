@@ -26,8 +26,9 @@ def ran(case: Case, isa: str) -> tuple[OpCase, Array]:
 
 
 def softmax(logits: Array) -> Array:
-    weights: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Array = weights / weights.sum(axis=-1, keepdims=True)
+    return shares
 
 
 @pytest.mark.parametrize("case", CHOOSING, ids=lambda case: case.name)
@@ -45,7 +46,8 @@ def test_every_instruction_set_chooses_the_same_keys(case: Case) -> None:
     first = ran(case, ISAS[0])[0].chosen
     assert first is not None
     for isa in ISAS[1:]:
-        assert np.array_equal(ran(case, isa)[0].chosen, first), isa
+        chosen = ran(case, isa)[0].chosen
+        assert chosen is not None and np.array_equal(chosen, first), isa
 
 
 def test_everything_equals_exact() -> None:

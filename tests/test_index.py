@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_model import C, Context, Logits, Model
+from raw_model import Context, Logits, Model
 
 from pyllama_long import _native
+from pyllama_long._native import llama_cpp as C
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 

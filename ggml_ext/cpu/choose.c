@@ -15,10 +15,10 @@ struct choosing {
 
 static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tensor * op) {
     const struct ggml_tensor *q = op->src[0], *k = op->src[1], *batch = op->src[3];
-    const int64_t words_per_run = sizeof(struct plong_run) / sizeof(int32_t);
-    const int64_t most = plong_pieces_most(k->ne[2], batch->ne[0] / words_per_run);
-    const int32_t d_k = (int32_t) k->ne[0], heads = (int32_t) (q->ne[1] / k->ne[1]);
-    size_t        kernel = PLONG_PAGE * (size_t) d_k * sizeof(float);
+    const int64_t             words_per_run = sizeof(struct plong_run) / sizeof(int32_t);
+    const int64_t             most          = plong_pieces_most(k->ne[2], batch->ne[0] / words_per_run);
+    const int32_t             d_k = (int32_t) k->ne[0], heads = (int32_t) (q->ne[1] / k->ne[1]);
+    size_t                    kernel = PLONG_PAGE * (size_t) d_k * sizeof(float);
     for (int i = 0; plong_kernels[i]; i++) {
         const size_t n = plong_kernels[i]->weigh_scratch(d_k, heads, most, op->src[5] != NULL);
         kernel         = n > kernel ? n : kernel;

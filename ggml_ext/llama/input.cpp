@@ -46,8 +46,8 @@ llm_graph_input_plong::llm_graph_input_plong(
         n_runs *= 2;
     }
     const int32_t n_pages = (int32_t) parts.pages.size() + n_tokens / PLONG_PAGE + 16;
-    batch                 = ggml_new_tensor_1d(
-        graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs, n_pages));
+    batch =
+        ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs, n_pages));
     ggml_set_input(batch);
     ggml_set_name(batch, "plong_batch");
 }

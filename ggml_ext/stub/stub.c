@@ -188,14 +188,14 @@ static double piece_logit(
     const struct plong_call * c, const struct plong_tile * tile, int32_t tok, int32_t head,
     const struct plong_piece * piece) {
     const struct plong_rope * rope = &c->batch->rope;
-    const int32_t map = c->params.n_rot > 0 ? rope->map : PLONG_MAP_ABSOLUTE, p = tile->pos + tok, kv = head / c->n_group;
-    const char *  at = c->index + tile->stream * c->index_stream + piece->cell / PLONG_PAGE * c->index_page;
+    const int32_t             map = c->params.n_rot > 0 ? rope->map : PLONG_MAP_ABSOLUTE, p = tile->pos + tok,
+                              kv = head / c->n_group;
+    const char *              at = c->index + tile->stream * c->index_stream + piece->cell / PLONG_PAGE * c->index_page;
     const struct plong_index_page page = plong_page_at(at + kv * c->index_head, c->d_k);
     int32_t                       zone = plong_map_zone(rope, map, p, piece->pos);
     float                         q[MAX_D], angles[PLONG_MAX_ROT];
     double                        best = -INFINITY;
-    read_row(
-        GGML_TYPE_F32, c->q + (size_t) (tile->tok + tok) * c->q_tok + (size_t) head * c->q_head, q, c->d_k);
+    read_row(GGML_TYPE_F32, c->q + (size_t) (tile->tok + tok) * c->q_tok + (size_t) head * c->q_head, q, c->d_k);
     zone += plong_map_unfolds(map, zone);
     if (c->params.n_rot > 0) {
         const int64_t shift = plong_map_query(rope, map, zone, p) - plong_map_stored(rope, map, p);
@@ -226,9 +226,9 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
     const struct plong_page *  pages  = plong_batch_pages(c.batch);
     const size_t               most   = (size_t) plong_pieces_most(c.n_cells, c.batch->n_runs);
     struct plong_piece * const pieces = malloc(most * sizeof(*pieces));
-    float * const              weights = malloc(most * sizeof(float)), *const rows = malloc(PLONG_PAGE * MAX_D * sizeof(float));
-    double * const             logits = malloc(most * sizeof(double));
-    int32_t * const            order  = malloc(most * sizeof(int32_t));
+    float *const weights = malloc(most * sizeof(float)), *const rows = malloc(PLONG_PAGE * MAX_D * sizeof(float));
+    double * const  logits = malloc(most * sizeof(double));
+    int32_t * const order  = malloc(most * sizeof(int32_t));
     for (int32_t i = 0; i < c.batch->n_pages; i++) {
         for (int32_t kv = 0; kv < c.n_head / c.n_group; kv++) {
             plong_page_write(&c, pages[i], kv, rows);
@@ -242,7 +242,8 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
         for (int32_t r = 0; n_pieces > 0 && r < n_tokens * tiles[n].n_h; r++) {
             double most_logit = -INFINITY, sum = 0;
             for (int32_t i = 0; i < n_pieces; i++) {
-                logits[i]  = piece_logit(&c, &tiles[n], tokens[r / tiles[n].n_h], tiles[n].head + r % tiles[n].n_h, &pieces[i]);
+                logits[i] =
+                    piece_logit(&c, &tiles[n], tokens[r / tiles[n].n_h], tiles[n].head + r % tiles[n].n_h, &pieces[i]);
                 most_logit = logits[i] > most_logit ? logits[i] : most_logit;
             }
             for (int32_t i = 0; i < n_pieces; i++) {

@@ -2,7 +2,7 @@
 #ifndef PLONG_CPU_AVX512BF16_SCORES_H
 #define PLONG_CPU_AVX512BF16_SCORES_H
 
-#include "cpu/kernel.h"
+#include "cpu/body/index_rows.h"
 
 PLONG_INLINE int32_t
 index_digits(const int16_t * q16, const int16_t * q12, const struct plong_index_page * page, int n, int8_t * digits) {
@@ -28,10 +28,10 @@ PLONG_INLINE int32_t index_above(const int8_t * digits, int n) {
     return _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
 }
 
-/* Up to 4 rows; sums [rows][4] are 16 keys each. */
+/* The first rows, up to 4; sums [rows][4] are 16 keys each. */
 PLONG_INLINE void scores_rows(
-    const int rows, const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride,
-    int32_t * out, int32_t * tops) {
+    const int rows, const uint8_t * nibbles, const uint8_t * ahead, int quads, const struct index_rows q,
+    const struct index_sums out) {
     const __m512i low = _mm512_set1_epi8(15);
     __m512i       sum[4][4];
     for (int r = 0; r < rows; r++) {
@@ -39,8 +39,8 @@ PLONG_INLINE void scores_rows(
             sum[r][j] = _mm512_setzero_si512();
         }
     }
-    for (int q = 0; q < quads; q++) {
-        const size_t at = (size_t) q * 2 * PLONG_PAGE;
+    for (int i = 0; i < quads; i++) {
+        const size_t at = (size_t) i * 2 * PLONG_PAGE;
         __builtin_prefetch(ahead + at, 0, 3);
         __builtin_prefetch(ahead + at + PLONG_PAGE, 0, 3);
         const __m512i a = _mm512_loadu_si512(nibbles + at), b = _mm512_loadu_si512(nibbles + at + PLONG_PAGE);
@@ -52,7 +52,7 @@ PLONG_INLINE void scores_rows(
         };
         for (int r = 0; r < rows; r++) {
             int32_t four;
-            memcpy(&four, digits + r * stride + 4 * q, sizeof(four));
+            memcpy(&four, q.digits + r * q.stride + 4 * i, sizeof(four));
             const __m512i y = _mm512_set1_epi32(four);
             for (int j = 0; j < 4; j++) {
                 sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], x[j], y);
@@ -61,22 +61,24 @@ PLONG_INLINE void scores_rows(
     }
     for (int r = 0; r < rows; r++) {
         for (int j = 0; j < 4; j++) {
-            _mm512_storeu_si512(out + r * PLONG_PAGE + 16 * j, sum[r][j]);
-            tops[r * (PLONG_PAGE / 16) + j] = _mm512_reduce_max_epi32(sum[r][j]);
+            _mm512_storeu_si512(out.sums + r * PLONG_PAGE + 16 * j, sum[r][j]);
+            out.tops[r * (PLONG_PAGE / 16) + j] = _mm512_reduce_max_epi32(sum[r][j]);
         }
     }
 }
 
 static void index_scores(
-    const uint8_t * nibbles, const uint8_t * ahead, int quads, const int8_t * digits, int stride, int rows,
-    int32_t * out, int32_t * tops) {
-    for (int r = 0; r < rows; r += 4, digits += 4 * stride, out += 4 * PLONG_PAGE, tops += PLONG_PAGE / 4) {
-        switch (rows - r) {
-            case 1: scores_rows(1, nibbles, ahead, quads, digits, stride, out, tops); break;
-            case 2: scores_rows(2, nibbles, ahead, quads, digits, stride, out, tops); break;
-            case 3: scores_rows(3, nibbles, ahead, quads, digits, stride, out, tops); break;
-            default: scores_rows(4, nibbles, ahead, quads, digits, stride, out, tops); break;
+    const uint8_t * nibbles, const uint8_t * ahead, int quads, struct index_rows q, struct index_sums out) {
+    for (; q.rows > 0; q.rows -= 4) {
+        switch (q.rows) {
+            case 1: scores_rows(1, nibbles, ahead, quads, q, out); break;
+            case 2: scores_rows(2, nibbles, ahead, quads, q, out); break;
+            case 3: scores_rows(3, nibbles, ahead, quads, q, out); break;
+            default: scores_rows(4, nibbles, ahead, quads, q, out); break;
         }
+        q.digits += 4 * q.stride;
+        out.sums += 4 * PLONG_PAGE;
+        out.tops += 4 * (PLONG_PAGE / 16);
     }
 }
 

@@ -2,7 +2,7 @@
 #ifndef PLONG_CPU_BODY_DIGITS_PLAIN_H
 #define PLONG_CPU_BODY_DIGITS_PLAIN_H
 
-#include "cpu/kernel.h"
+#include "cpu/body/index_rows.h"
 
 static int32_t index_digits(
     const int16_t * q16, const int16_t * q12, const struct plong_index_page * page, int n, int8_t * digits) {

@@ -73,8 +73,8 @@ static void key_walk_begin(
         w->chosen                          = plong_choice_ranges(call) + choice->beg;
         w->n_chosen                        = choice->n;
     }
-    w->lo                                  = item->whole ? 0 : plong_span_begin(tile, span);
-    w->hi                                  = item->whole ? PLONG_ALL : w->lo + tile->span;
+    w->lo = item->whole ? 0 : plong_span_begin(tile, span);
+    w->hi = item->whole ? PLONG_ALL : w->lo + tile->span;
     key_walk_range(w, ranges + tile->range_beg);
 }
 
@@ -105,11 +105,11 @@ static inline bool key_walk_chosen(const struct key_walk * w) { return w->n_chos
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
     b->n = 0;
     while (w->range < w->end) {
-        const struct plong_range * r     = &w->keys;
-        const int64_t              count = plong_range_count(r);
-        int                        room  = r->stride > 2 ? w->cap / 2 : w->cap;
-        const bool               chosen = key_walk_chosen(w);
-        b->range                         = w->range;
+        const struct plong_range * r      = &w->keys;
+        const int64_t              count  = plong_range_count(r);
+        int                        room   = r->stride > 2 ? w->cap / 2 : w->cap;
+        const bool                 chosen = key_walk_chosen(w);
+        b->range                          = w->range;
         while (w->next < count && b->n < room) {
             const int32_t t = r->beg + (int32_t) w->next * r->stride;
             w->run          = key_walk_run(w, t);

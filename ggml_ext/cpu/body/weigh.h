@@ -8,14 +8,14 @@
  *         digits [n] = q16 * step / 2^16, rounded, of n dims (a multiple of 32); returns the sum of q12 * lo
  *     index_above(digits, n)
  *         the sum of the digits [n] above 0
- *     index_scores(nibbles, ahead, quads, digits, stride, rows, sums, tops)
- *         sums [rows][PLONG_PAGE] int32: for each key of a page the sum of digit * nibble over all dims;
- *         tops [rows][PLONG_PAGE / 16]: the largest of each 16; digits [rows][stride] int8, up to 127
- *         ahead: as many bytes as there are nibbles, which are to be prefetched
+ *     index_scores(nibbles, ahead, quads, rows, out)
+ *         struct index_sums out of struct index_rows against the nibbles of a page; ahead: as many bytes, which are to be
+ *         prefetched
  */
 #ifndef PLONG_CPU_BODY_WEIGH_H
 #define PLONG_CPU_BODY_WEIGH_H
 
+#include "cpu/body/index_rows.h"
 #include "cpu/body/prefetch.h"
 #include "cpu/body/zones.h"
 
@@ -296,7 +296,8 @@ static void weigh_pieces(struct weighing * x, const uint8_t * left, bool rough, 
             weigh_bounds(x, v, &w, padded);
         } else {
             index_scores(
-                w.page.nibbles, (const uint8_t *) ahead, a->quads, m->digits, a->stride, a->rows, m->sums, m->tops);
+                w.page.nibbles, (const uint8_t *) ahead, a->quads,
+                (struct index_rows) { m->digits, a->stride, a->rows }, (struct index_sums) { m->sums, m->tops });
             weigh_logits(x, v, &w, padded);
         }
     }

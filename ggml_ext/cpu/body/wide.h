@@ -84,7 +84,7 @@ struct part {
 static int chunk_end(const struct tile_run * t, const struct keys * all, int j) {
     const bool aligned = t->job.readers->branch < 0 && all->pos[0] % BLOCK + all->n <= BLOCK;
     const int  before  = aligned ? all->pos[0] % CHUNK & ~31 : 0;
-    const int end    = (j + before) / CHUNK * CHUNK + CHUNK - before;
+    const int  end     = (j + before) / CHUNK * CHUNK + CHUNK - before;
     return end < all->n ? end : all->n;
 }
 
