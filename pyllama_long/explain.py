@@ -17,6 +17,7 @@ def explain(opened: Opened, checkpoints: str, factor: float | None = None) -> st
         f"context window: {opened.n_ctx()} tokens, {'/'.join(kinds)} cache",
         f"attention: {opened.plan} ({opened.plan_reason})",
         *(f"  {line}" for line in opened.plan.explain().splitlines()),
+        *([f"  index of keys: up to {index / 2**20:,.0f} MiB"] if (index := opened.index_memory()) else []),
         f"RoPE: {opened.rope} ({opened.rope_reason})",
         *(f"  {line}" for line in opened.rope.explain().splitlines()),
         *([f"  factor now: {factor:g}"] if opened.rope.dynamic and factor is not None else []),

@@ -79,6 +79,10 @@ class Opened(Settled):
         """The layers whose positions the RoPE policy leaves alone, and why; empty when there are none."""
         return "" if str(self.rope) == "native" else layers.describe(_native.native_layers(self.ctx))
 
+    def index_memory(self) -> int:
+        """Bytes that the indexes of keys may take; 0 if the plan chooses no keys by content."""
+        return _native.index_memory(self.ctx)
+
     def windows(self) -> list[str]:
         """What layers with a window of their own read: "5 of 6 layers read the last 1024 tokens"."""
         counts, n_layers = Counter(_native.windows(self.ctx).values()), len(_native.layers(self.ctx))

@@ -49,7 +49,7 @@ class Topk:
 
     def most(self, n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many of n blocks are read at most."""
-        share = np.ceil(self.share * n).astype(np.int64)
+        share = np.ceil(self.share * n * (1 - 1e-6)).astype(np.int64)
         found: npt.NDArray[np.int64] = np.minimum(n, np.maximum(self.least, np.minimum(self.blocks, share)))
         return found
 

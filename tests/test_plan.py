@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import keys
 
-from pyllama_long import pattern
+from pyllama_long import _native, pattern
 from pyllama_long.phase import Align, Weight
 from pyllama_long.plan import ALL, PRESETS, AttentionPlan, Branch, Phase, PlanError, choose_plan
+from pyllama_long.topk import Topk
 
 
 def both(phase: Phase, dense_layers: int = 0) -> AttentionPlan:
@@ -256,3 +258,32 @@ def test_reach_is_the_furthest_that_a_query_reads(text: str, reach: int) -> None
     furthest = max(p - int(pattern.keys(plan.tail, p, h)[0]) + 1 for p in range(n) for h in range(2))
     # a lattice need not contain the furthest place
     assert plan.dense_layers or furthest in (min(reach, n), min(reach, n) - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "topk"),
+    [
+        ("topk(64)", Topk(blocks=64)),
+        ("topk(3%)", Topk(share=0.03)),
+        ("topk(100%)", Topk()),
+        ("topk(2.5%, mass=0.9, least=4, block=16)", Topk(share=0.025, mass=0.9, least=4, block=16)),
+        ("topk(9, 50%, block=64)", Topk(blocks=9, share=0.5, block=64)),
+    ],
+)
+def test_topk_is_read_and_written(text: str, topk: Topk) -> None:
+    plan = AttentionPlan.parse(f"window(64)+{text}")
+    assert plan.prefill.topk == plan.tail.topk == topk
+    assert AttentionPlan.parse(str(plan)) == plan and str(plan) == f"window(64)+{text}"
+    assert plan.page == 64 and AttentionPlan.parse(f"prefill: exact | tail: {text}").page == 1
+    assert plan.reach == ALL and "blocks of" in plan.explain()
+
+
+@pytest.mark.parametrize(
+    "text", ["window(9)+topk(2)", "sinks(70)+window(200)+topk(10%, block=16)", "topk(100%)"]
+)
+def test_shares_with_topk_count_what_the_kernel_may_read(text: str) -> None:
+    plan = AttentionPlan.parse(text)
+    n = 700
+    counts = pattern.counts(plan.prefill, n)
+    assert counts.tolist() == [_native.phase_count(plan.prefill, p, 0, rows=64) for p in range(n)]
+    assert (counts <= np.arange(1, n + 1)).all()

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <new>
+#include <set>
 
 #include "choose.h"
+#include "llama-context.h"
 #include "llama-kv-cache.h"
 
 ggml_tensor * plong_index::tensor(ggml_context * ctx, int64_t stream, int64_t n_stream) const {
@@ -92,4 +94,27 @@ void plong_forget(plong_state * state) {
     if (state) {
         state->indexed.clear();
     }
+}
+
+extern "C" int64_t plong_llama_index_memory(const llama_context * ctx) {
+    const plong_state &           state = *ctx->get_cparams().plong;
+    const plong_plan &            plan  = state.config.plan;
+    std::set<const ggml_tensor *> seen;
+    int64_t                       total   = 0;
+    const bool                    chooses = plong_phase_chooses(&plan.phase[0]) || plong_phase_chooses(&plan.phase[1]);
+    if (!state.enabled() || !state.cache || !chooses) {
+        return 0;
+    }
+    for (const uint32_t il : state.cache->get_layer_ids()) {
+        const auto          known = state.stored.find((int32_t) il);
+        const ggml_tensor * k     = state.cache->get_k_storage((int32_t) il);
+        const bool          taken = state.layers.count((int32_t) il) && state.layers.at((int32_t) il).empty();
+        if ((int32_t) il >= plan.dense_layers && taken && known != state.stored.end() && known->second.head > 0 &&
+            seen.insert(k).second) {
+            const int32_t head = known->second.head;
+            total += (int64_t) plong_index_bytes(
+                head, (int32_t) k->ne[0] / head, state.cache->get_size(), state.cache->get_n_stream());
+        }
+    }
+    return total;
 }

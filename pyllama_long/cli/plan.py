@@ -170,6 +170,10 @@ def command(
         f"rows: queries 0 to {length - 1:,}; columns: keys; head {head}; █ ▓ ▒ ░ all to some read, · none",
         soft_wrap=True,
     )
+    if found.prefill.topk or found.tail.topk:
+        console.print(
+            "not drawn: the blocks of topk, which depend on the text; shares count as many as it may read"
+        )
     console.print()
     table = Table("prompt", "share of keys read", box=None, pad_edge=False)
     for n, share in shares.items():
@@ -177,8 +181,10 @@ def command(
     console.print(table)
     hops = "some tokens never reach the last one, however many layers"
     if path is not None:
+        by_topk = " without the blocks of topk" if found.prefill.topk else ""
         hops = (
             f"{path} layer{'s' if path != 1 else ''} join{'' if path != 1 else 's'} any token to the last one"
+            f"{by_topk}"
         )
     console.print(f"\nlongest path at {length:,}: {hops}", soft_wrap=True)
     if away is not None and length > 1:

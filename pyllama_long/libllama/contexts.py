@@ -81,6 +81,11 @@ def stats(ctx: int) -> Stats:
     return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens, c.n_runs)
 
 
+def index_memory(ctx: int) -> int:
+    """Bytes that the indexes of keys take once the whole context was read; 0 if the plan chooses no keys."""
+    return int(lib.plong_llama_index_memory(ctx))
+
+
 def stats_reset(ctx: int) -> None:
     lib.plong_llama_stats_reset(ctx)
 

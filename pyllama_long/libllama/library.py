@@ -82,6 +82,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_llama_stats_reset": (None, [c_void_p]),
     "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_llama_native_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
+    "plong_llama_index_memory": (c_int64, [c_void_p]),
     "plong_llama_memory": (c_int64, [c_void_p]),
     "ggml_init": (c_void_p, [CInitParams]),
     "ggml_free": (None, [c_void_p]),

@@ -36,8 +36,9 @@ def phase_keys(phase: Phase, p: int, h: int) -> tuple[npt.NDArray[np.int32], npt
     return pos, log_w
 
 
-def phase_count(phase: Phase, p: int, h: int) -> int:
-    return int(lib.plong_phase_count(c_phase(phase), p, h))
+def phase_count(phase: Phase, p: int, h: int, rows: int = 1) -> int:
+    """How many keys the query reads; rows: how many positions choose keys together."""
+    return int(lib.plong_phase_count(c_phase(phase, rows), p, h))
 
 
 def rope_freqs(
