@@ -6,9 +6,7 @@
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-#define FEW_SPANS   4   /* with more, threads share the spans of a narrow tile evenly enough */
-#define SHORT_SPAN  128 /* keys: where a row only reads a window, spans are made shorter, down to this */
-#define SHORT_SPANS 8   /* as long as it has fewer than this many of them */
+#define FEW_SPANS 4 /* with more, threads share the spans of a narrow tile evenly enough */
 
 /* The number of keys that the row at p reads, where plans have no dilated branch. */
 static int64_t keys_of(const struct plong_phase * ph, int32_t p) {
@@ -21,12 +19,8 @@ static int64_t keys_of(const struct plong_phase * ph, int32_t p) {
 static int32_t narrow_span(const struct plong_limits * l, const struct plong_phase * ph, int32_t p) {
     const int64_t keys = keys_of(ph, p);
     int32_t       span = l->narrow_span, most = plong_phase_chooses(ph) ? l->narrow_spans / 4 : l->narrow_spans;
-    int32_t       begin;
     while (keys > (int64_t) span * (most > 1 ? most : 1)) {
         span *= 2;
-    }
-    while (plong_phase_window(ph, p, &begin) && keys < (int64_t) span * SHORT_SPANS && span >= 2 * SHORT_SPAN) {
-        span /= 2;
     }
     return span;
 }
