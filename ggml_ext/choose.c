@@ -226,7 +226,7 @@ static int32_t cut_mass(const struct plong_phase * ph, const float * weights, in
         return k;
     }
     for (int32_t i = 0; i < k; i++) {
-        if (i >= least && have >= plong_phase_mass(ph)) {
+        if (i >= least && have >= (double) plong_phase_mass(ph)) {
             return i;
         }
         select_best(weights, order + i, k - i, 1);
@@ -241,7 +241,7 @@ void plong_choose(
     const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
     const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
     struct plong_choice *      choice = (struct plong_choice *) c->choices + tile;
-    struct plong_tile_range *  ranges = (struct plong_tile_range *) plong_choice_ranges(c) + t->choice;
+    struct plong_tile_range *  ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
     int32_t                    k      = min_i32(plong_phase_budget(ph, n), t->choice_room);
     const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
     *choice               = (struct plong_choice) { t->choice, 0 };
