@@ -39,7 +39,7 @@ Attention = Annotated[
     str,
     _option(
         metavar="PLAN",
-        help="Which keys are read: auto, exact, skim, streaming, 'sinks(4)+window(4096)', ..., or upstream.",
+        help="Which keys are read: auto, exact, skim, streaming, 'sinks(64)+window(1024)+topk(3%)', ..., or upstream.",
     ),
 ]
 Rope = Annotated[
