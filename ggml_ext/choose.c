@@ -218,19 +218,42 @@ static int by_index(const void * a, const void * b) {
     return (x > y) - (x < y);
 }
 
-/* Drops the last of the best pieces while the others have the mass. They are sorted, as few as may be. */
+/* Sorts order[n], the best last (heapsort). */
+static void sort_best(const float * weights, int32_t * order, int32_t n) {
+    for (int32_t beg = n / 2, end = n; end > 1;) {
+        if (beg > 0) {
+            beg--;
+        } else {
+            const int32_t x = order[--end];
+            order[end]      = order[0];
+            order[0]        = x;
+        }
+        for (int32_t root = beg, child; (child = 2 * root + 1) < end; root = child) {
+            child += child + 1 < end && better(weights, order[child + 1], order[child]);
+            if (!better(weights, order[child], order[root])) {
+                break;
+            }
+            const int32_t x = order[root];
+            order[root]     = order[child];
+            order[child]    = x;
+        }
+    }
+}
+
+/* Drops the last of the best pieces while the others have the mass: moves those that are kept to the front. */
 static int32_t cut_mass(const struct plong_phase * ph, const float * weights, int32_t * order, int32_t k) {
     const int32_t least = min_i32(plong_phase_least(ph), k);
     double        have  = 0;
     if (plong_phase_mass(ph) >= 1.0f) {
         return k;
     }
+    sort_best(weights, order, k);
     for (int32_t i = 0; i < k; i++) {
         if (i >= least && have >= (double) plong_phase_mass(ph)) {
+            memmove(order, order + k - i, (size_t) i * sizeof(*order));
             return i;
         }
-        select_best(weights, order + i, k - i, 1);
-        have += (double) weights[order[i]];
+        have += (double) weights[order[k - 1 - i]];
     }
     return k;
 }

@@ -23,7 +23,7 @@ struct plong_planner {
     const struct plong_shape *  shape;
     const struct plong_limits * limits;
     struct plong_list           tiles, ranges, readers, rows, counts;
-    int32_t                     n_chosen; /* room for chosen ranges of the tiles so far */
+    int64_t                     n_chosen; /* room for chosen ranges of the tiles so far */
 };
 
 /* tiles.c: cuts the batch into tiles and chooses their spans. It leaves their ranges empty. */

@@ -6,6 +6,8 @@
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 
+#define MOST_CHOSEN (1 << 26) /* ranges of all tiles of a batch */
+
 #define FEW_SPANS 4 /* with more, threads share the spans of a narrow tile evenly enough */
 
 /* The number of keys that the row at p reads, where plans have no dilated branch. */
@@ -50,11 +52,17 @@ static void set_choice(struct plong_planner * p, const struct plong_phase * ph, 
     int32_t beg, end;
     plong_phase_candidates(ph, tile->pos, &beg, &end);
     if (end > beg) {
-        const int64_t most =
-            (int64_t) (end - beg) / plong_phase_block(ph) + 2 * (int64_t) (tile->run_end - tile->run_beg);
-        tile->choice      = p->n_chosen;
+        const struct plong_run * runs = plong_batch_runs(p->batch);
+        int64_t                  most = 0;
+        for (int32_t i = tile->run_beg; i < tile->run_end; i++) {
+            const int64_t from = runs[i].pos > beg ? runs[i].pos : beg, last = (int64_t) runs[i].pos + runs[i].n;
+            const int64_t keys = min_i64(last, end) - from;
+            most += keys > 0 ? keys / plong_phase_block(ph) + 2 : 0;
+        }
+        tile->choice      = (int32_t) p->n_chosen;
         tile->choice_room = plong_phase_budget(ph, (int32_t) min_i64(most, INT32_MAX / 2));
         p->n_chosen += tile->choice_room;
+        p->tiles.failed |= p->n_chosen > MOST_CHOSEN;
     }
 }
 

@@ -116,6 +116,7 @@ class Evaluator(llama_cpp.Llama):
             self._limits,
             partial(marks.of_tokens, self._model),
             self.plan.page,
+            self.context_params.n_ubatch,
         )
         self.sequence.blocked = "only the vocabulary is loaded (vocab_only)" if o.vocab_only else ""
         self._batch = self.sequence.batch

@@ -44,10 +44,14 @@ class TokenSequence:
         limits: Limits = _NO_CHECKPOINTS,
         marks: Callable[[IntArray], IntArray] | None = None,
         page: int = 1,
+        n_ubatch: int = 0,
     ) -> None:
         """outside: the context manager in which `progress` is called. limits: of checkpoints. marks: finds where
-        messages begin in a text. page: of the plan (AttentionPlan.page)."""
-        self._page = page
+        messages begin in a text. page: of the plan (AttentionPlan.page), at multiples
+        of which llama.cpp must cut too, every n_ubatch tokens."""
+        self._page, self._step = page, n_batch
+        if 1 < page <= n_ubatch < n_batch and n_ubatch % page:
+            self._step = n_ubatch - n_ubatch % page
         self.ctx, self.n_ctx, self.n_batch, self.rope, self._outside = ctx, n_ctx, n_batch, rope, outside
         self.ids: IntArray = np.zeros(n_ctx, np.int32)
         self.length = self.held = 0
@@ -260,7 +264,7 @@ class TokenSequence:
         self.sync()
         if self._memory is not None and not self.length == self.held == self._end():
             self._settle(progress)
-        begin, total, step = self.length, self.length + n, chunk or self.n_batch
+        begin, total, step = self.length, self.length + n, min(chunk or self._step, self._step)
         step = max(step, min(self._page, self.n_batch))
         cuts = self._places(tokens)
         if self.rope.dynamic:

@@ -26,6 +26,7 @@ __all__ = ["BLOCKS", "Topk", "read_topk"]
 
 BLOCKS = (16, 32, 64)
 _NAMES = ("mass", "least", "block")
+_DIGITS = 6  # of a percentage and of a mass, after the point
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Topk:
 
     def __str__(self) -> str:
         values = [str(self.blocks)] if self.blocks != ALL else []
-        values += [f"{notation.show(round(100 * self.share, 6))}%"] if self.share < 1 else []
+        values += [f"{notation.show(round(100 * self.share, _DIGITS))}%"] if self.share < 1 else []
         values += [f"mass={notation.show(self.mass)}"] if self.mass < 1 else []
         values += [f"least={self.least}"] if self.least else []
         values += [f"block={self.block}"] if self.block != 32 else []
@@ -63,7 +64,7 @@ class Topk:
 
     def explain(self) -> str:
         most = [f"{self.blocks}"] if self.blocks != ALL else []
-        most += [f"{notation.show(round(100 * self.share, 6))}%"] if self.share < 1 else []
+        most += [f"{notation.show(round(100 * self.share, _DIGITS))}%"] if self.share < 1 else []
         text = f"the best {' or '.join(most) or '100%'} of the blocks of {self.block} tokens before them"
         if self.mass < 1:
             text += f", as few as have {notation.show(self.mass)} of their share of the softmax"
@@ -88,11 +89,11 @@ def read_topk(call: notation.Call) -> Topk:
         if key in found:
             raise PlanError(f"topk: {text!r} is a second limit of the same kind")
         if key == "share":
-            found[key] = notation.number(text[:-1], "topk", PlanError) / 100
+            found[key] = round(notation.number(text[:-1], "topk", PlanError) / 100, _DIGITS + 2)
         else:
             found[key] = notation.integer(text, "topk", PlanError)
     if "mass" in call.named:
-        found["mass"] = notation.number(call.named["mass"], "topk: mass", PlanError)
+        found["mass"] = round(notation.number(call.named["mass"], "topk: mass", PlanError), _DIGITS)
     for key in ("least", "block"):
         if key in call.named:
             found[key] = notation.integer(call.named[key], f"topk: {key}", PlanError, low=0)

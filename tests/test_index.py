@@ -45,7 +45,7 @@ def context(request: pytest.FixtureRequest, model: Model) -> Iterator[Context]:
 def probe(context: Context, seq: int = 0) -> Logits:
     """The logits of one more token, which is taken back."""
     n = C.llama_memory_seq_pos_max(context.memory, seq) + 1
-    logits = context.decode([777], n, seq)
+    logits = context.decode([270], n, seq)
     assert C.llama_memory_seq_rm(context.memory, seq, n, -1)
     return logits
 
@@ -122,6 +122,30 @@ def test_a_choice_is_that_of_an_index_made_anew(context: Context, change: Change
     configure(context, PLAN)
     for seq, logits in zip(seqs, after, strict=True):
         assert np.array_equal(probe(context, seq), logits)
+
+
+@pytest.mark.parametrize("n_ubatch", [32, 512])
+def test_window_models_have_all_pages(tmp_path: Path, n_ubatch: int) -> None:
+    """Their graphs are reused while the cache grows, as there is no mask."""
+    with (
+        Model.random(tmp_path, "gemma3") as random,
+        random.context(2048, PLAN, n_ubatch=n_ubatch) as context,
+    ):
+        context.decode(random.tokens(1500, 2))
+        after = probe(context)
+        for plan in ("exact", PLAN):
+            rope = RopePolicy.parse("native", n_train=random.n_train, n_ctx=2048)
+            parsed = AttentionPlan.parse(plan)
+            _native.configure(context.ptr, _native.c_config(parsed, rope, precision="f32"))
+        assert np.array_equal(probe(context), after)
+
+
+def test_more_layers_that_choose_have_their_index(context: Context) -> None:
+    configure(context, f"{PLAN}; dense_layers=1")
+    probe(context)
+    configure(context, PLAN)
+    first = probe(context)
+    assert np.array_equal(probe(context), first)
 
 
 def test_it_matters_which_keys_are_chosen(context: Context) -> None:

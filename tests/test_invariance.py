@@ -79,3 +79,20 @@ def test_company_changes_no_bit(demo_model: str, kv_type: str, plan: str) -> Non
         assert engine.stats().prefix_hits >= sum(len(ids) - 9 >= page for ids in texts)
     assert together == alone
     assert again == alone
+
+
+@pytest.mark.parametrize("plan", [TOPK, f"prefill: exact | tail: {TOPK}"])
+def test_a_full_cache_changes_no_choice(demo_model: str, plan: str) -> None:
+    """Sequences that are asked for again, one at a time, while the cells of others must make room for them."""
+    config = EngineConfig(demo_model, n_ctx=2560, n_batch=32, n_parallel=2, attention=plan)
+    with Engine(config) as engine:
+        texts = [prose(engine, n, seed) for seed, n in enumerate((900, 333, 750, 513, 700))]
+
+        def ask(i: int, salt: str) -> list[int]:
+            return [
+                token.id for token in answer(engine.submit(Request(texts[i], 20, GREEDY, salt=salt))).tokens
+            ]
+
+        alone = [ask(i, f"alone {i}") for i in range(len(texts))]
+        for _ in range(2):
+            assert [ask(i, "again") for i in range(len(texts))] == alone

@@ -274,7 +274,7 @@ def test_topk_is_read_and_written(text: str, topk: Topk) -> None:
     plan = AttentionPlan.parse(f"window(64)+{text}")
     assert plan.prefill.topk == plan.tail.topk == topk
     assert AttentionPlan.parse(str(plan)) == plan and str(plan) == f"window(64)+{text}"
-    assert plan.page == 64 and AttentionPlan.parse(f"prefill: exact | tail: {text}").page == 1
+    assert plan.page == AttentionPlan.parse(f"prefill: exact | tail: {text}").page == 64
     assert plan.reach == ALL and "blocks of" in plan.explain()
 
 

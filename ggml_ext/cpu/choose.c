@@ -7,6 +7,7 @@
 
 /* Scratch of one thread, in floats and int32. */
 struct choosing {
+    int64_t              most;    /* pieces */
     struct plong_piece * pieces;  /* [most] */
     float *              weights; /* [most, padded to 16] */
     int32_t *            order;   /* [most] */
@@ -24,6 +25,7 @@ static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tens
         kernel         = n > kernel ? n : kernel;
     }
     uintptr_t at = base;
+    c->most      = most;
     c->pieces    = take_scratch(&at, (size_t) most * sizeof(*c->pieces));
     c->weights   = take_scratch(&at, ((size_t) most + 16) * sizeof(float));
     c->order     = take_scratch(&at, (size_t) most * sizeof(int32_t));
@@ -57,6 +59,7 @@ void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_ten
     for (int64_t i; (i = ggml_threadpool_chunk_add(params->threadpool, 1)) < call.work->n_tiles;) {
         if (tiles[i].choice_room > 0) {
             const int32_t n = plong_pieces(&call, &tiles[i], mine.pieces);
+            GGML_ASSERT(n <= mine.most);
             kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
             plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order);
         }

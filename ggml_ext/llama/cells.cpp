@@ -48,7 +48,8 @@ class slot_finder {
 /* Cells assigned to the tokens of one ubatch, which the cache does not know about yet. */
 class placing {
   public:
-    placing(const llama_kv_cells & cells, std::vector<uint32_t> & out) : cells(cells), out(out) {}
+    placing(const llama_kv_cells & cells, bool whole, std::vector<uint32_t> & out)
+        : cells(cells), whole(whole), out(out) {}
 
     bool place(llama_seq_id seq) {
         int64_t at = -1;
@@ -57,10 +58,10 @@ class placing {
         } else if (const auto & held = cells.seq_pos_get(seq); !held.empty()) {
             at = (int64_t) held.rbegin()->second + 1;
         }
-        if (at < 0 || !is_free(at)) {
+        if (at < 0 || !is_free(at) || (whole && at % BLOCK == 0 && !is_free_block(at))) {
             at = free_block();
         }
-        if (at < 0) {
+        if (at < 0 && !whole) {
             at = free_cell();
         }
         if (at < 0) {
@@ -77,16 +78,19 @@ class placing {
         return i < (int64_t) cells.size() && cells.is_empty(i) && !std::binary_search(taken.begin(), taken.end(), i);
     }
 
+    bool is_free_block(int64_t begin) const {
+        int64_t i = begin;
+        while (i < begin + BLOCK && is_free(i)) {
+            i++;
+        }
+        return i == begin + BLOCK;
+    }
+
     /* The first cell of the first block that is completely empty; blocks before `block` are known not to be. */
     int64_t free_block() {
         for (; (block + 1) * BLOCK <= cells.size(); block++) {
-            const int64_t begin = (int64_t) block * BLOCK;
-            int64_t       i     = begin;
-            while (i < begin + BLOCK && is_free(i)) {
-                i++;
-            }
-            if (i == begin + BLOCK) {
-                return begin;
+            if (is_free_block((int64_t) block * BLOCK)) {
+                return (int64_t) block * BLOCK;
             }
         }
         return -1;
@@ -102,6 +106,7 @@ class placing {
     }
 
     const llama_kv_cells &          cells;
+    bool                            whole; /* a sequence begins and goes on with whole blocks */
     std::vector<uint32_t> &         out;
     std::map<llama_seq_id, int64_t> last;
     std::vector<int64_t>            taken; /* ascending */
@@ -138,8 +143,8 @@ std::vector<std::vector<plong_run>> plong_runs(
     return out;
 }
 
-bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & out) {
-    placing places(cells, out);
+bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, bool whole, std::vector<uint32_t> & out) {
+    placing places(cells, whole, out);
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
         if (!places.place(ubatch.seq_id[i][0])) {
             out.clear();

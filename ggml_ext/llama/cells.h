@@ -15,5 +15,6 @@ std::vector<std::vector<plong_run>> plong_runs(
     const llama_kv_cells & cells, uint32_t n_kv, const std::vector<llama_seq_id> & seqs);
 
 /* Chooses cells for a ubatch's tokens: after the sequence's last one, or in an empty block, so that sequences which
- * write at the same time keep long runs; else wherever a cell is free. False when there are too few. O(cells). */
-bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & out);
+ * write at the same time keep long runs; else wherever a cell is free, or nowhere if whole blocks are wanted. False when
+ * there are too few. O(cells). */
+bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, bool whole, std::vector<uint32_t> & out);

@@ -98,9 +98,9 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
     state.layers.clear();
     state.ropes.clear();
     state.stored.clear();
+    plong_forget(&state); /* other layers may choose now, whose indexes have nothing yet */
     if (!plong_phase_chooses(&wanted.plan.phase[0]) && !plong_phase_chooses(&wanted.plan.phase[1])) {
         state.indexes.clear();
-        plong_forget(&state);
     }
     if (other_rope) {
         state.factors.clear();

@@ -90,6 +90,11 @@ void plong_touch(plong_state * state, uint32_t stream, uint32_t cell) {
     }
 }
 
+bool plong_by_blocks(const plong_state * state) {
+    return state && state->enabled() &&
+           (plong_phase_chooses(&state->config.plan.phase[0]) || plong_phase_chooses(&state->config.plan.phase[1]));
+}
+
 void plong_forget(plong_state * state) {
     if (state) {
         state->indexed.clear();

@@ -39,6 +39,7 @@ llm_graph_input_plong::llm_graph_input_plong(
     const llm_graph_context & graph, plong_scope scope, mctx_fn mctx, int32_t n_head)
     : state(graph.cparams.plong), scope(scope), swa(window_plan(graph.hparams)), mctx(std::move(mctx)),
       n_tokens((int32_t) graph.ubatch.n_tokens), n_head(n_head) {
+    n_kv = this->mctx()->get_n_kv();
     prepare(graph.ubatch, graph.cparams);
     const int32_t n_slots = std::max((int32_t) parts.slots.size(), (int32_t) graph.ubatch.n_seqs_unq);
     int32_t       n_runs  = 64; /* with room to grow before the graph must be built anew */
@@ -50,6 +51,10 @@ llm_graph_input_plong::llm_graph_input_plong(
         ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs, n_pages));
     ggml_set_input(batch);
     ggml_set_name(batch, "plong_batch");
+}
+
+bool llm_graph_input_plong::chooses() const {
+    return plong_phase_chooses(&plan().phase[0]) || plong_phase_chooses(&plan().phase[1]);
 }
 
 /* No layer of an exact plan is: all of them share one work. */
@@ -121,6 +126,9 @@ bool llm_graph_input_plong::can_reuse(const llm_graph_params & params) {
     if (params.ubatch.n_tokens != (uint32_t) n_tokens) {
         return false;
     }
+    if (chooses() && mctx()->get_n_kv() != n_kv) { /* where there is no mask, upstream does not check it */
+        return false;
+    }
     prepare(params.ubatch, params.cparams);
     return fits();
 }
@@ -161,7 +169,7 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
         }
         parts.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
     }
-    if (plong_phase_chooses(&plan().phase[0]) || plong_phase_chooses(&plan().phase[1])) {
+    if (chooses()) {
         parts.pages = plong_missing_pages(*state, plan(), parts, first_stream());
     }
 }

@@ -67,6 +67,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
 
     planned * find(const plong_shape & shape, const plong_backend & backend);
 
+    bool               chooses() const; /* whether the plan chooses keys by content */
     const plong_plan & plan() const { return scope == PLONG_FULL ? state->config.plan : swa; }
 
     void prepare(const llama_ubatch & ubatch, const llama_cparams & cparams);
@@ -83,6 +84,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
     mctx_fn                      mctx;
     int32_t                      n_tokens;
     int32_t                      n_head;
+    uint32_t                     n_kv      = 0; /* cells of K in the graph */
     int32_t                      n_layers  = 0; /* that use this input */
     int32_t                      n_dense   = 0; /* of them */
     int32_t                      n_threads = 1;

@@ -44,6 +44,10 @@ void plong_state_check(const plong_state & state, const llama_model & model);
 void plong_touch(plong_state * state, uint32_t stream, uint32_t cell);
 void plong_forget(plong_state * state);
 
+/* Whether sequences must have whole blocks of cells for themselves: a page of the index then has the keys of one sequence,
+ * at positions that begin with a multiple of its size, so that a choice does not depend on what else is in the cache. */
+bool plong_by_blocks(const plong_state * state);
+
 /* ---- the cache (shift.cpp factors.cpp saved_factors.cpp); a null state: no policy rotates K in this cache ---- */
 
 /* Tells the K/V cache with full attention in a context's memory whose it is. */

@@ -20,6 +20,7 @@ from pyllama_long.logprobs import rows_at_once
 from pyllama_long.model import Model
 from pyllama_long.opened import Wanted, open_model
 from pyllama_long.params import context_params
+from pyllama_long.phase import PAGE
 from pyllama_long.users import Users
 
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -45,6 +46,8 @@ class Context:
         threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
         # lets one prompt be read while all others write
         n_batch = max(config.n_batch, config.n_parallel + MIN_PREFILL)
+        if "topk" in config.attention:  # a page of the plan must fit beside the streams
+            n_batch = max(n_batch, config.n_parallel + MIN_PREFILL + PAGE)
         o = keywords.options({"n_batch": n_batch, **threads})
         kind = kv_type(config.kv_type)
         adapters = [(os.fspath(path), scale) for path, scale in config.lora]

@@ -92,7 +92,11 @@ class Pool:
     def available(self, source: Source = Source()) -> int:
         """The number of cells that are free or held only by idle sequences, except those of the source."""
         keep = (source.entry.seq, source.n) if isinstance(source.entry, LiveSequence) else None
-        return self.cells.free + self.cells.freed_by([h.seq for h in self.held.values() if not h.busy], keep)
+        found = self.cells.free + self.cells.freed_by([h.seq for h in self.held.values() if not h.busy], keep)
+        page = self._context.plan.page
+        if page > 1:  # the last page of each sequence that is busy, and of the next one, belongs to it alone
+            found -= page * (1 + sum(h.busy for h in self.held.values()))
+        return max(0, found)
 
     # ---- a request begins ----------------------------------------------------------------------------------
 

@@ -135,9 +135,12 @@ class Step:
             return n
         if n > beyond:
             return n - beyond
-        n += page - beyond
-        n = left if left - n < MIN_PREFILL else n
-        return n if n <= most else 0
+        whole = n + page - beyond
+        whole = left if left - whole < MIN_PREFILL else whole
+        if whole <= most:
+            return whole
+        # later, when fewer others write; at once, if rows are limited by something else
+        return n if job.scores_prompt else 0
 
     # ---- evaluating ----------------------------------------------------------------------------------------
 
@@ -205,8 +208,10 @@ class Step:
             batching.pool.evict(idle[0])
         elif self._parts:
             job, n = self._parts.pop()
-            if n > 1:
-                self._parts.append((job, n // 2))
+            half = n // 2
+            half -= (self._depth(job) + half) % self._context.plan.page
+            if half > 0:
+                self._parts.append((job, half))
             elif not self._writers and not self._parts:
                 self._parts = []
                 batching.fail(job, DecodeError("there is no room in the KV cache for this prompt"))

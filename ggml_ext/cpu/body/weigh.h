@@ -92,12 +92,12 @@ static float weigh_digits(const float * q, int d, int stride, int16_t * q16, int
     float most = 0.0f;
     for (int i = 0; i < d; i++) {
         const float x = q[i] < 0 ? -q[i] : q[i];
-        most          = x > most ? x : most;
+        most          = x > most && x < 1e30f ? x : most;
     }
-    most          = most < 1e30f ? most : 0.0f; /* a query without finite values asks for nothing */
+    most          = most > 1e-30f ? most : 0.0f; /* a query without numbers asks for nothing */
     const float f = most > 0.0f ? 32767 / most : 0.0f, g = most > 0.0f ? PLONG_LO_MOST / most : 0.0f;
     for (int i = 0; i < stride; i++) {
-        const float x = i < d && most > 0.0f ? q[i] : 0.0f;
+        const float x = i < d && q[i] >= -most && q[i] <= most ? q[i] : 0.0f; /* not for NaN */
         q16[i]        = (int16_t) (x * f);
         q12[i]        = (int16_t) (x * g);
     }
