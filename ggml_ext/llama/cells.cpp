@@ -51,15 +51,17 @@ class placing {
     placing(const llama_kv_cells & cells, bool whole, std::vector<uint32_t> & out)
         : cells(cells), whole(whole), out(out) {}
 
-    bool place(llama_seq_id seq) {
+    bool place(llama_seq_id seq, llama_pos pos) {
         int64_t at = -1;
         if (const auto it = last.find(seq); it != last.end()) {
             at = it->second + 1;
         } else if (const auto & held = cells.seq_pos_get(seq); !held.empty()) {
             at = (int64_t) held.rbegin()->second + 1;
         }
-        if (at < 0 || !is_free(at) || (whole && at % BLOCK == 0 && !is_free_block(at))) {
+        const bool follows = !whole || at % BLOCK == pos % BLOCK; /* a saved state may have its tokens in any order */
+        if (at < 0 || !follows || !is_free(at) || (whole && at % BLOCK == 0 && !is_free_block(at))) {
             at = free_block();
+            at += whole && at >= 0 ? pos % BLOCK : 0;
         }
         if (at < 0 && !whole) {
             at = free_cell();
@@ -146,7 +148,7 @@ std::vector<std::vector<plong_run>> plong_runs(
 bool plong_place(const llama_kv_cells & cells, const llama_ubatch & ubatch, bool whole, std::vector<uint32_t> & out) {
     placing places(cells, whole, out);
     for (uint32_t i = 0; i < ubatch.n_tokens; i++) {
-        if (!places.place(ubatch.seq_id[i][0])) {
+        if (!places.place(ubatch.seq_id[i][0], ubatch.pos[i])) {
             out.clear();
             return false;
         }
