@@ -54,10 +54,11 @@ class Limits:
         """Tokens that are not worth a checkpoint of their own."""
         return max(MIN_PREFILL, min(_NEAR, self.every // _SHARE))
 
-    def places(self, n: int, marks: Sequence[int] | IntArray, begin: int = 0) -> list[int]:
+    def places(self, n: int, marks: Sequence[int] | IntArray, begin: int = 0, page: int = 1) -> list[int]:
         """Where a prompt of n tokens is to be kept, in order. marks: indexes of tokens at which messages begin or end,
         in order. begin: tokens that are there already. At least MIN_PREFILL tokens are between two places and after
-        the last one, so that no answer depends on them."""
+        the last one, so that no answer depends on them. page: of the plan (AttentionPlan.page); places are multiples
+        of it."""
         last = n - MIN_PREFILL
         if self.most == 0 or last < begin + self.near:
             return []
@@ -74,7 +75,8 @@ class Limits:
         # The next prompt is likely to differ where this answer begins, or in the marks before it.
         end = next((int(mark) for mark in marks if max(begin, n - _ENDING) <= mark <= last), last)
         found = [place for place in found if place <= end]
-        return [*found, end] if end - (found[-1] if found else begin) >= self.near else found
+        found += [end] if end - (found[-1] if found else begin) >= self.near else []
+        return found if page == 1 else sorted({place - place % page for place in found} - {0})
 
 
 def spare(places: Sequence[int]) -> int:

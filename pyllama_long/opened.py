@@ -98,14 +98,14 @@ def open_model(
     path: str | os.PathLike[str],
     o: SimpleNamespace,
     wanted: Wanted,
-    context: Callable[[Model, int], llama_cpp.llama_context_params] | None = None,
+    context: Callable[[Model, int, AttentionPlan], llama_cpp.llama_context_params] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Opened:
     """Loads a model and makes a context for it.
 
     path: a file, or a GGUFFile that was already read. o: from `keywords.options`. context: makes the parameters of
-    the context from the model and the window in tokens, in place of `params.context_params`. on_progress: called
-    while the model is loaded, with (percent, 100).
+    the context from the model, the window in tokens and the plan, in place of `params.context_params`. on_progress:
+    called while the model is loaded, with (percent, 100).
 
     Raises ModelError, PlanError, RopeError, ValueError. Warns about layers that cannot run what was chosen.
     """
@@ -128,7 +128,9 @@ def open_model(
         n_ctx = wanted.n_ctx or n_train
         settled = settle(model, n_train, n_ctx, wanted, o)
         for_context = (
-            params.context_params(o, n_ctx, *wanted.kv) if context is None else context(model, n_ctx)
+            params.context_params(o, n_ctx, *wanted.kv)
+            if context is None
+            else context(model, n_ctx, settled.plan)
         )
         made_context = _open_context(model, for_context, settled.config())
         stack.enter_context(closing(made_context))

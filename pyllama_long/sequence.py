@@ -304,8 +304,7 @@ class TokenSequence:
         marks = self.messages
         if self._marks is not None:
             marks = np.union1d(marks, self._marks(np.concatenate([self.ids[: self.length], tokens])))
-        found = self._limits.places(self.length + len(tokens), marks, self.length)
-        return found if self._page == 1 else sorted({n - n % self._page for n in found} - {0})
+        return self._limits.places(self.length + len(tokens), marks, self.length, self._page)
 
     def check(self, tokens: IntArray, begin: int) -> None:
         """Raises ValueError for tokens that the model does not have, ContextOverflow if they do not fit after

@@ -54,18 +54,20 @@ class Topk:
         found: npt.NDArray[np.int64] = np.minimum(n, np.maximum(self.least, np.minimum(self.blocks, share)))
         return found
 
-    def __str__(self) -> str:
+    def _limits(self) -> list[str]:
+        """As they are written: 64, 3%."""
         values = [str(self.blocks)] if self.blocks != ALL else []
-        values += [f"{notation.show(round(100 * self.share, _DIGITS))}%"] if self.share < 1 else []
+        return values + ([f"{notation.show(round(100 * self.share, _DIGITS))}%"] if self.share < 1 else [])
+
+    def __str__(self) -> str:
+        values = self._limits()
         values += [f"mass={notation.show(self.mass)}"] if self.mass < 1 else []
         values += [f"least={self.least}"] if self.least else []
         values += [f"block={self.block}"] if self.block != 32 else []
         return f"topk({', '.join(values)})" if values else "topk(100%)"
 
     def explain(self) -> str:
-        most = [f"{self.blocks}"] if self.blocks != ALL else []
-        most += [f"{notation.show(round(100 * self.share, _DIGITS))}%"] if self.share < 1 else []
-        text = f"the best {' or '.join(most) or '100%'} of the blocks of {self.block} tokens before them"
+        text = f"the best {' or '.join(self._limits()) or '100%'} of the blocks of {self.block} tokens before them"
         if self.mass < 1:
             text += f", as few as have {notation.show(self.mass)} of their share of the softmax"
         return text

@@ -49,7 +49,7 @@ def test_each_layers_attention_is_timed(tmp_path: Path) -> None:
     make_random_gguf.write(path, "gemma4", n_layer=6)
     nodes = Nodes()
 
-    def watched(_model: object, n_ctx: int) -> C.llama_context_params:
+    def watched(_model: object, n_ctx: int, _plan: object) -> C.llama_context_params:
         params = context_params(keywords.options({}), n_ctx, 1, 1)
         params.cb_eval = nodes.callback
         return params

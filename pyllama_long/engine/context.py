@@ -20,7 +20,7 @@ from pyllama_long.logprobs import rows_at_once
 from pyllama_long.model import Model
 from pyllama_long.opened import Wanted, open_model
 from pyllama_long.params import context_params
-from pyllama_long.phase import PAGE
+from pyllama_long.plan import AttentionPlan
 from pyllama_long.users import Users
 
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -46,8 +46,6 @@ class Context:
         threads = {"n_threads": config.n_threads or None, "n_threads_batch": config.n_threads or None}
         # lets one prompt be read while all others write
         n_batch = max(config.n_batch, config.n_parallel + MIN_PREFILL)
-        if "topk" in config.attention:  # a page of the plan must fit beside the streams
-            n_batch = max(n_batch, config.n_parallel + MIN_PREFILL + PAGE)
         o = keywords.options({"n_batch": n_batch, **threads})
         kind = kv_type(config.kv_type)
         adapters = [(os.fspath(path), scale) for path, scale in config.lora]
@@ -55,12 +53,14 @@ class Context:
             config.attention, config.rope, config.n_ctx, (kind, kind), precision(config.precision), adapters
         )
 
-        def for_many(model: Model, n_ctx: int) -> llama_cpp.llama_context_params:
+        def for_many(model: Model, n_ctx: int, plan: AttentionPlan) -> llama_cpp.llama_context_params:
             self.whole_only = bool(
                 llama_cpp.llama_model_is_recurrent(model.model)
                 or llama_cpp.llama_model_is_hybrid(model.model)
             )
             self.n_seq = min(_MAX_SEQUENCES, self._sequences(config.n_parallel))
+            if plan.page > 1:  # a page must fit beside the streams
+                o.n_batch = max(o.n_batch, config.n_parallel + MIN_PREFILL + plan.page)
             # llama.cpp rounds n_ctx up to 256, but cuts the batch to n_ctx before that. The batch must have room for an
             # output of every sequence.
             params = context_params(o, max(n_ctx, _MAX_SEQUENCES), kind, kind)

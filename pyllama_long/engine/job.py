@@ -57,10 +57,7 @@ class Job:
         self.places: list[int] = []
         if context.keeps and not request.echo_logprobs:
             found = marks.of_tokens(model, self.ids) if request.marks is None else request.marks
-            self.places = context.limits.places(n, found)
-            if context.plan.page > 1:
-                whole = {place - place % context.plan.page for place in self.places}
-                self.places = sorted(whole - {0})
+            self.places = context.limits.places(n, found, page=context.plan.page)
         pieces = model_pieces(model, first=self.ids.tolist() == [model.token_bos()], special=request.special)
         self._pieces = pieces
         self.text = Text(pieces, [s.encode() for s in request.stop])

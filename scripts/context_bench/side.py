@@ -75,7 +75,7 @@ class Side:
         threads = {"n_threads": job.threads, "n_threads_batch": job.threads}
         o = keywords.options({"n_batch": job.chunk, "n_ubatch": job.chunk, **threads})
 
-        def for_blocks(_model: Model, n_ctx: int) -> C.llama_context_params:
+        def for_blocks(_model: Model, n_ctx: int, _plan: AttentionPlan) -> C.llama_context_params:
             params = context_params(o, n_ctx, kind, kind)
             params.swa_full = False  # windows keep what they see, as upstream's own programs have it
             if job.at:
