@@ -4,7 +4,7 @@
  * The index has each key in 4 bits, in pages of PLONG_PAGE neighbouring cells of a kv head. Within a page, dim d of a key
  * is about lo[d] + step[d] * nibble, so the bounds of a dim are its own: keys have a few dims that are much larger than
  * the others, but vary little from key to key (KIVI, arXiv 2402.02750). Nibbles are in groups of four dims, so that a
- * processor multiplies four at a time, and may look at some groups only (SparQ, arXiv 2312.04985).
+ * processor multiplies four at a time.
  *
  * The candidates of a tile are cut into pieces: the blocks of the plan, or parts of these where the cells of a sequence
  * do not follow one another. A backend estimates the share of the softmax that each piece gets (its weight), averaged over
@@ -33,6 +33,7 @@ struct plong_index_page {
 
 #define PLONG_LO_MOST 2047 /* of lo: sums of products of two such numbers fit into int32 */
 
+/* Groups of four dims; dims that have bounds. */
 static inline int32_t plong_quads(int32_t d_k) { return (d_k + 3) / 4; }
 static inline int32_t plong_bounded(int32_t d_k) { return (d_k + 31) & ~31; }
 
@@ -66,8 +67,8 @@ plong_pieces(const struct plong_call * call, const struct plong_tile * tile, str
 #define PLONG_ASKED 4
 PLONG_API int32_t plong_asked(const struct plong_call * call, const struct plong_tile * tile, int32_t * tokens);
 
-/* How many of a tile's n pieces, those with the largest rough weights, are weighed again with all dims; n if all are
- * weighed at once. */
+/* How many of a tile's n pieces, those with the largest rough weights, are weighed again by their keys, after the bounds
+ * of their pages; n if all are weighed by their keys at once. */
 PLONG_API int32_t plong_closer_look(const struct plong_call * call, const struct plong_tile * tile, int32_t n);
 
 /* Marks the `keep` pieces with the largest weights in left [n]; order: scratch of n int32. */

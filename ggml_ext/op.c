@@ -134,63 +134,53 @@ struct ggml_tensor * ggml_long_choose(
     return result;
 }
 
-struct plong_call plong_call_of(const struct ggml_tensor * op) {
-    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2];
+/* What both ops are given. */
+static struct plong_call call_of(const struct ggml_tensor * op) {
+    const struct ggml_tensor *q = op->src[0], *k = op->src[1];
     struct plong_call         c = {
-        .q           = q->data,
-        .k           = k->data,
-        .v           = v->data,
-        .out         = op->data,
-        .q_head      = q->nb[1],
-        .q_tok       = q->nb[2],
-        .k_head      = k->nb[1],
-        .k_cell      = k->nb[2],
-        .k_stream    = k->nb[3],
-        .v_head      = v->nb[1],
-        .v_cell      = v->nb[2],
-        .v_stream    = v->nb[3],
-        .k_type      = k->type,
-        .v_type      = v->type,
-        .d_k         = (int32_t) q->ne[0],
-        .d_v         = (int32_t) op->ne[0],
-        .n_head      = (int32_t) q->ne[1],
-        .n_group     = (int32_t) (q->ne[1] / k->ne[1]),
-        .batch       = (const struct plong_batch *) op->src[3]->data,
-        .work        = (const struct plong_work *) op->src[4]->data,
-        .table       = op->src[5] ? (const float *) op->src[5]->data : NULL,
-        .sink_logits = op->src[6] ? (const float *) op->src[6]->data : NULL,
-        .n_cells     = k->ne[2],
-        .choices     = op->src[7] ? op->src[7]->data : NULL,
+        .q        = q->data,
+        .k        = k->data,
+        .q_head   = q->nb[1],
+        .q_tok    = q->nb[2],
+        .k_head   = k->nb[1],
+        .k_cell   = k->nb[2],
+        .k_stream = k->nb[3],
+        .k_type   = k->type,
+        .d_k      = (int32_t) q->ne[0],
+        .n_head   = (int32_t) q->ne[1],
+        .n_group  = (int32_t) (q->ne[1] / k->ne[1]),
+        .batch    = (const struct plong_batch *) op->src[3]->data,
+        .work     = (const struct plong_work *) op->src[4]->data,
+        .table    = op->src[5] ? (const float *) op->src[5]->data : NULL,
+        .n_cells  = k->ne[2],
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;
 }
 
+struct plong_call plong_call_of(const struct ggml_tensor * op) {
+    const struct ggml_tensor * v = op->src[2];
+    struct plong_call          c = call_of(op);
+    c.v                          = v->data;
+    c.out                        = op->data;
+    c.v_head                     = v->nb[1];
+    c.v_cell                     = v->nb[2];
+    c.v_stream                   = v->nb[3];
+    c.v_type                     = v->type;
+    c.d_v                        = (int32_t) op->ne[0];
+    c.sink_logits                = op->src[6] ? (const float *) op->src[6]->data : NULL;
+    c.choices                    = op->src[7] ? op->src[7]->data : NULL;
+    return c;
+}
+
 struct plong_call plong_choosing_call_of(const struct ggml_tensor * op) {
-    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *index = op->src[2];
-    struct plong_call         c = {
-        .q            = q->data,
-        .k            = k->data,
-        .q_head       = q->nb[1],
-        .q_tok        = q->nb[2],
-        .k_head       = k->nb[1],
-        .k_cell       = k->nb[2],
-        .k_stream     = k->nb[3],
-        .k_type       = k->type,
-        .d_k          = (int32_t) q->ne[0],
-        .n_head       = (int32_t) q->ne[1],
-        .n_group      = (int32_t) (q->ne[1] / k->ne[1]),
-        .batch        = (const struct plong_batch *) op->src[3]->data,
-        .work         = (const struct plong_work *) op->src[4]->data,
-        .table        = op->src[5] ? (const float *) op->src[5]->data : NULL,
-        .index        = index->data,
-        .index_head   = index->nb[2],
-        .index_page   = index->nb[1],
-        .index_stream = index->nb[3],
-        .n_cells      = k->ne[2],
-        .choices      = op->data,
-    };
-    memcpy(&c.params, op->op_params, sizeof(c.params));
+    const struct ggml_tensor * index = op->src[2];
+    struct plong_call          c     = call_of(op);
+    c.index                          = index->data;
+    c.index_page                     = index->nb[1];
+    c.index_head                     = index->nb[2];
+    c.index_stream                   = index->nb[3];
+    c.choices                        = op->data;
     return c;
 }
 

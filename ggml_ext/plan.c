@@ -75,6 +75,10 @@ const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, i
 
 bool plong_phase_chooses(const struct plong_phase * ph) { return ph->top_blocks > 0; }
 
+bool plong_plan_chooses(const struct plong_plan * plan) {
+    return plong_phase_chooses(&plan->phase[0]) || plong_phase_chooses(&plan->phase[1]);
+}
+
 int32_t plong_phase_block(const struct plong_phase * ph) { return ph->top_block; }
 int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->top_rows; }
 int32_t plong_phase_least(const struct plong_phase * ph) { return ph->top_least; }

@@ -39,8 +39,9 @@ PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 /* Whether the query at p reads the sinks and a window that begins after position 0, and nothing else. */
 PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin);
 
-/* Whether the phase chooses keys by content. */
+/* Whether the phase, or some phase of the plan, chooses keys by content. */
 PLONG_API bool plong_phase_chooses(const struct plong_phase * ph);
+PLONG_API bool plong_plan_chooses(const struct plong_plan * plan);
 
 /* The keys from which it chooses for the query at p: [beg, end), all of them outside its set parts. Queries of a block
  * have the same. */

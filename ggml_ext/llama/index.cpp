@@ -25,7 +25,6 @@ const plong_index & plong_index_of(plong_state & state, const ggml_tensor * k, u
         fresh->ne[0]       = (int64_t) plong_page_bytes((int32_t) k->ne[0]);
         fresh->ne[1]       = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
         fresh->ne[2]       = k->ne[1];
-        fresh->ne[3]       = n_stream;
         fresh->buffer.reset(ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size));
         if (!fresh->buffer) {
             throw std::bad_alloc();
@@ -91,8 +90,7 @@ void plong_touch(plong_state * state, uint32_t stream, uint32_t cell) {
 }
 
 bool plong_by_blocks(const plong_state * state) {
-    return state && state->enabled() &&
-           (plong_phase_chooses(&state->config.plan.phase[0]) || plong_phase_chooses(&state->config.plan.phase[1]));
+    return state && state->enabled() && plong_plan_chooses(&state->config.plan);
 }
 
 void plong_forget(plong_state * state) {
@@ -105,9 +103,8 @@ extern "C" int64_t plong_llama_index_memory(const llama_context * ctx) {
     const plong_state &           state = *ctx->get_cparams().plong;
     const plong_plan &            plan  = state.config.plan;
     std::set<const ggml_tensor *> seen;
-    int64_t                       total   = 0;
-    const bool                    chooses = plong_phase_chooses(&plan.phase[0]) || plong_phase_chooses(&plan.phase[1]);
-    if (!state.enabled() || !state.cache || !chooses) {
+    int64_t                       total = 0;
+    if (!plong_by_blocks(&state) || !state.cache) {
         return 0;
     }
     for (const uint32_t il : state.cache->get_layer_ids()) {

@@ -53,10 +53,6 @@ llm_graph_input_plong::llm_graph_input_plong(
     ggml_set_name(batch, "plong_batch");
 }
 
-bool llm_graph_input_plong::chooses() const {
-    return plong_phase_chooses(&plan().phase[0]) || plong_phase_chooses(&plan().phase[1]);
-}
-
 /* No layer of an exact plan is: all of them share one work. */
 bool llm_graph_input_plong::is_dense(int32_t il) const {
     const plong_plan & plan  = this->plan();
@@ -126,7 +122,8 @@ bool llm_graph_input_plong::can_reuse(const llm_graph_params & params) {
     if (params.ubatch.n_tokens != (uint32_t) n_tokens) {
         return false;
     }
-    if (chooses() && mctx()->get_n_kv() != n_kv) { /* where there is no mask, upstream does not check it */
+    if (plong_plan_chooses(&plan()) &&
+        mctx()->get_n_kv() != n_kv) { /* where there is no mask, upstream does not check it */
         return false;
     }
     prepare(params.ubatch, params.cparams);
@@ -169,7 +166,7 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
         }
         parts.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
     }
-    if (chooses()) {
+    if (plong_plan_chooses(&plan())) {
         parts.pages = plong_missing_pages(*state, plan(), parts, first_stream());
     }
 }

@@ -67,7 +67,6 @@ class llm_graph_input_plong : public llm_graph_input_i {
 
     planned * find(const plong_shape & shape, const plong_backend & backend);
 
-    bool               chooses() const; /* whether the plan chooses keys by content */
     const plong_plan & plan() const { return scope == PLONG_FULL ? state->config.plan : swa; }
 
     void prepare(const llama_ubatch & ubatch, const llama_cparams & cparams);

@@ -58,7 +58,7 @@ struct plong_layer_rope {
 /* The index of the keys in a K tensor of the cache (choose.h). */
 struct plong_index {
     ggml_backend_buffer_ptr buffer;
-    int64_t                 ne[4] = {}; /* bytes of a page, pages, kv heads, streams */
+    int64_t                 ne[3] = {}; /* bytes of a page, pages, kv heads */
     /* I8, of the streams from `stream` on */
     ggml_tensor * tensor(ggml_context * ctx, int64_t stream, int64_t n_stream) const;
 };

@@ -23,16 +23,13 @@
     (PLONG_ASKED * 256) /* most rows that are asked: plong_row_limit() limits the heads of a tile */
 #define WEIGH_FAR 8     /* pages ahead whose bounds are prefetched */
 
-/* Queries of the rows that are asked, in integers. A query is q16 * unit / 2^15, and about q12 * unit / PLONG_LO_MOST. */
+/* The rows of a tile that are asked. */
 struct asked {
-    int             tokens, heads, rows, zones; /* rows = tokens * heads */
-    int             quads;
-    int             dims;   /* padded to 32 */
-    int             stride; /* padded to 64 */
-    const int32_t * pos;    /* [tokens] */
-    const float *   unit;   /* [zones][rows] */
-    const int16_t * q16;    /* [zones][rows][stride] */
-    const int16_t * q12;
+    int     tokens, heads, rows, zones; /* rows = tokens * heads */
+    int     quads;
+    int     dims;             /* padded to 32 */
+    int     stride;           /* padded to 64 */
+    int32_t pos[PLONG_ASKED]; /* [tokens] */
 };
 
 /* Pieces beg .. end of one page, which have the same distance to the queries. */
@@ -42,12 +39,13 @@ struct visit {
     int32_t zone;
 };
 
-/* Scratch of weigh(), laid out by weigh_layout(). */
+/* Scratch of weigh(), laid out by weigh_layout(). A query in integers is q16 * unit / 2^15, and about q12 * unit /
+ * PLONG_LO_MOST. */
 struct weigh_mem {
     float *        q; /* [zones][heads][pad32(d)] of one token */
     float *        angles;
-    float *        unit;
-    int16_t *      q16;
+    float *        unit; /* [zones][rows] */
+    int16_t *      q16;  /* [zones][rows][stride] */
     int16_t *      q12;
     int8_t *       digits; /* [rows][stride] of one page */
     int32_t *      sums;   /* [rows][PLONG_PAGE] */
@@ -59,12 +57,12 @@ struct weigh_mem {
     struct visit * visits; /* [pieces] */
 };
 
-static int weigh_rows(int32_t heads) { return heads * PLONG_ASKED; }
+static int weigh_stride(int32_t d_k) { return (plong_bounded(d_k) + 63) & ~63; }
 
 static size_t weigh_layout(
     struct weigh_mem * m, uintptr_t base, int32_t d_k, int32_t heads, int64_t pieces, bool maps) {
-    const size_t zones = maps ? PLONG_ZONES : 1, rows = (size_t) weigh_rows(heads), dk = (size_t) plong_pad32(d_k);
-    const size_t stride = (dk + 63) & ~(size_t) 63, padded = ((size_t) pieces + 15) & ~(size_t) 15;
+    const size_t zones = maps ? PLONG_ZONES : 1, rows = (size_t) heads * PLONG_ASKED, dk = (size_t) plong_pad32(d_k);
+    const size_t stride = (size_t) weigh_stride(d_k), padded = ((size_t) pieces + 15) & ~(size_t) 15;
     uintptr_t    at = base;
     m->q            = take_scratch(&at, zones * (size_t) heads * dk * sizeof(float));
     m->angles       = take_scratch(&at, PLONG_MAX_ROT * sizeof(float));
@@ -136,9 +134,9 @@ static void weigh_page(const struct asked * a, struct weigh_mem * m, struct weig
     for (int r = 0; r < a->rows; r++) {
         const size_t  row = (size_t) (w->zone * a->rows + r), at = row * (size_t) a->stride;
         const int32_t sum =
-            index_digits(a->q16 + at, a->q12 + at, &w->page, a->dims, m->digits + (size_t) r * a->stride);
-        w->scale[r] = a->unit[row] * w->page.step_unit * (65536.0f / 32767);
-        w->start[r] = a->unit[row] * w->page.lo_unit * (1.0f / PLONG_LO_MOST) * (float) sum;
+            index_digits(m->q16 + at, m->q12 + at, &w->page, a->dims, m->digits + (size_t) r * a->stride);
+        w->scale[r] = m->unit[row] * w->page.step_unit * (65536.0f / 32767);
+        w->start[r] = m->unit[row] * w->page.lo_unit * (1.0f / PLONG_LO_MOST) * (float) sum;
     }
 }
 
@@ -313,7 +311,7 @@ static void weigh_pieces(struct weighing * x, const uint8_t * left, bool rough, 
 static void weigh(
     const struct plong_call * c, const struct plong_tile * tile, const struct plong_piece * pieces, int32_t n,
     float * weights, void * scratch) {
-    int32_t         tokens[PLONG_ASKED], pos[PLONG_ASKED];
+    int32_t         tokens[PLONG_ASKED];
     struct weighing x = {
         .call   = c,
         .tile   = tile,
@@ -328,14 +326,10 @@ static void weigh(
     a->rows   = a->tokens * a->heads;
     a->zones  = plong_map_zones(x.map);
     a->quads  = plong_quads(c->d_k);
-    a->dims   = plong_pad32(c->d_k);
-    a->stride = (a->dims + 63) & ~63;
-    a->pos    = pos;
-    a->unit   = x.mem.unit;
-    a->q16    = x.mem.q16;
-    a->q12    = x.mem.q12;
+    a->dims   = plong_bounded(c->d_k);
+    a->stride = weigh_stride(c->d_k);
     for (int t = 0; t < a->tokens; t++) {
-        pos[t] = tile->pos + tokens[t];
+        a->pos[t] = tile->pos + tokens[t];
     }
     weigh_queries(a, &x.mem, c, tile, x.map, tokens);
     const int32_t keep = plong_closer_look(c, tile, n);
