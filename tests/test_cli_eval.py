@@ -68,7 +68,8 @@ def test_needles(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--lengths", "1x,2x", "--depths", "2", "--samples", "4", "--phrasings", "pass-key,code"]
     assert cli.run(["eval", "needle", *options, "--attention", "skim"]) == 0
     head, short, long, *_, line = capsys.readouterr().out.rstrip().splitlines()
-    assert head.split() == ["task", "tokens", "RoPE", "attention", "result", "nats", "keys", "time", "n"]
+    titles = ["task", "tokens", "RoPE", "attention", "result", "nats", "keys", "time", "reading", "n", "docs"]
+    assert head.split() == titles
     assert "512 (1x)" in short and "1,024 (2x)" in long and "% [" in long and " ±" in long
     rows = json.loads(line)["rows"]
     assert [(row["length"], row["depth"], row["samples"]) for row in rows] == [
@@ -81,7 +82,9 @@ def test_needles(capsys: pytest.CaptureFixture[str]) -> None:
         assert asked == 4 and row["accuracy"] == right / 4 and set(row["phrasings"]) <= {"pass-key", "code"}
     assert sum(row["accuracy"] for row in rows[:2]) > 0.5
     assert rows[0]["share_of_keys"] == 1.0 and 0.5 < rows[2]["share_of_keys"] < 1.0
-    assert rows[0]["seconds"] == rows[1]["seconds"] > 0
+    assert rows[0]["seconds"] == rows[1]["seconds"] > rows[0]["reading"]["seconds"] > 0
+    assert rows[2]["reading"]["share_of_keys"] < rows[2]["share_of_keys"]  # skim answers exactly
+    assert long.split()[-2:] == ["8", str(rows[2]["documents"])]
 
 
 def test_pairs_and_a_policy_that_is_refused(capsys: pytest.CaptureFixture[str], book: Path) -> None:
@@ -237,12 +240,15 @@ def test_a_stopped_run_goes_on(
     found = json.loads(printed.out.rstrip().splitlines()[-1])
 
     def figures(report: dict[str, Any]) -> list[Any]:
+        for row in report["rows"]:
+            assert row["reading"].pop("seconds") <= row["seconds"]
         return [{key: row[key] for key in row if key != "seconds"} for row in report["rows"]]
 
-    assert figures(found) == figures(whole)
+    first = figures(whole)
+    assert figures(found) == first
     with monkeypatch.context() as patched:
         patched.setattr(grid, "_measured", None)
-        assert figures(report(capsys, *options)) == figures(whole)  # nothing is measured, no model opened
+        assert figures(report(capsys, *options)) == first  # nothing is measured, no model opened
     more = report(capsys, *["4" if option == "3" else option for option in options])
     assert [row["samples"] for row in more["rows"]] == [4, 4] and len(measured) == 8
     kept = tmp_path / "answers.json"

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import pytest
 
-from pyllama_long.evals.statistics import mean_of_groups, wilson
+from pyllama_long.evals.statistics import mean_of_groups, share_of_groups, wilson
 
 
 def test_wilsons_interval() -> None:
@@ -32,3 +32,28 @@ def test_intervals_hold_as_often_as_they_say() -> None:
         assert held / 2000 == pytest.approx(0.95, abs=0.015)
     assert mean_of_groups([[1.0, 2.0]]) == (1.5, None)
     assert mean_of_groups([[1.0], [1.0]]) == (1.0, 0.0)
+
+
+def test_intervals_of_shares_count_groups_not_questions() -> None:
+    assert share_of_groups([[1], [0], [1], [1]]) == pytest.approx(wilson(0.75, 4))  # one question each
+    assert share_of_groups([[1, 1, 0]]) == pytest.approx(wilson(2 / 3, 1))
+    assert share_of_groups([[1] * 50, [0] * 50] * 2) == pytest.approx(wilson(0.5, 4))  # right together
+    low, high = share_of_groups([[1, 0] * 25, [0, 1] * 25] * 10)  # right by chance
+    assert (low, high) == pytest.approx(wilson(0.5, 1000), abs=0.005)
+    assert share_of_groups([[1] * 10] * 10)[0] == pytest.approx(wilson(1.0, 100)[0], abs=0.02)
+
+
+def test_intervals_of_shares_hold_as_often_as_they_say() -> None:
+    """Twelve questions about each document, of which some are harder than others."""
+    chance = random.Random(0)
+    for k in (4, 10):
+        held = naive = 0
+        for _ in range(1000):
+            hard = [chance.uniform(0.3, 0.9) for _ in range(k)]
+            groups = [[float(chance.random() < p) for _ in range(12)] for p in hard]
+            low, high = share_of_groups(groups)
+            held += low <= 0.6 <= high
+            mean = sum(map(sum, groups)) / (12 * k)
+            low, high = wilson(mean, 12 * k)
+            naive += low <= 0.6 <= high
+        assert held / 1000 > 0.93 > 0.9 > naive / 1000

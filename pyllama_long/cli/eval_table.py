@@ -19,7 +19,7 @@ def show(out: Console, rows: Sequence[Row], n_train: int) -> None:
     table.add_column("tokens", no_wrap=True)
     table.add_column("RoPE")
     table.add_column("attention")
-    titles = ["result", "nats", "keys", "time", "n"]
+    titles = ["result", "nats", "keys", "time", "reading", "n", "docs"]
     if any("difference" in row for row in rows):
         titles += ["Δ result", "Δ nats"]
     for title in titles:
@@ -33,7 +33,7 @@ def show(out: Console, rows: Sequence[Row], n_train: int) -> None:
     for _, same in groupby(grid.means(ordered), key=lambda row: row["length"]):
         for mean in same:
             start = ["mean", at(mean, n_train), mean["rope"], mean["plan"]]
-            figures = [f"{mean['accuracy']:.1%}", f"{mean['nats']:.3f}", "", "", str(mean["samples"])]
+            figures = [f"{mean['accuracy']:.1%}", f"{mean['nats']:.3f}", "", "", "", str(mean["samples"])]
             table.add_row(*map(Text, [*start, *figures]))
         table.add_section()
     out.print(table)
@@ -48,12 +48,22 @@ def line(cell: Sequence[Row], n_train: int) -> list[str]:
     row = cell[0]
     start = [row["task"], at(row, n_train), row["rope"], row["plan"]]
     if "error" in row:
-        return [*start, "refused", "", "", "", ""]
+        return [*start, "refused"]
     share = row["share_of_keys"]
     keys = "" if share is None else f"{share:.1%}"
     n = sum(one["samples"] for one in cell)
-    found = [*start, result(cell), nats(cell), keys, f"{row['seconds']:.1f} s", str(n)]
+    time = f"{row['seconds']:.1f} s"
+    found = [*start, result(cell), nats(cell), keys, time, reading(row), str(n), str(row["documents"])]
     return [*found, *more(row["difference"])] if "difference" in row else found
+
+
+def reading(row: Row) -> str:
+    """Time and keys of the documents alone, without questions and answers."""
+    found = row.get("reading")
+    if found is None:
+        return ""
+    share = found["share_of_keys"]
+    return f"{found['seconds']:.1f} s" + ("" if share is None else f", {share:.1%}")
 
 
 def at(row: Row, n_train: int) -> str:
@@ -97,7 +107,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
     measured = [row for row in rows if "error" not in row]
     found = []
     if any("total" in row for row in measured):
-        found.append("nats: of the right answer, per token, 0 is certain; [..] and ± are intervals of 95%")
+        found.append(
+            "nats: of the right answer, per token, 0 is certain; [..] and ± are intervals of 95% over docs"
+        )
+        found.append("keys, time: of docs, questions and answers; reading: time and keys of the docs alone")
     elif measured:
         found.append("nats: of the text, per token; ± is an interval of 95% over windows")
     if any("difference" in row for row in measured):

@@ -152,7 +152,8 @@ def run(
 
 def compare(rows: Sequence[Row], tasks: Mapping[str, Task], journal: Journal) -> None:
     """Adds `difference` to each row: by how much its cell has more than the first measured one of the same task and
-    length, which got the same documents, with half of the 95% interval over questions."""
+    length, which got the same documents. It is paired by question; its error is half of the 95% interval over
+    documents."""
     first: dict[tuple[str, int], tuple[Cell, list[dict[str, list[float]]]]] = {}
     for row in rows:
         if "error" in row:
@@ -165,12 +166,11 @@ def compare(rows: Sequence[Row], tasks: Mapping[str, Task], journal: Journal) ->
             continue
         found: Row = {"rope": other.rope, "plan": other.plan}
         for key in mine[0]:
-            pairs = [
-                pair
+            more = [
+                [a - b for a, b in zip(ours[key], others[key], strict=True)]
                 for ours, others in zip(mine, theirs, strict=False)
-                for pair in zip(ours[key], others[key], strict=False)
             ]
-            found[key], found[f"{key}_error"] = mean_of_groups([[a - b] for a, b in pairs])
+            found[key], found[f"{key}_error"] = mean_of_groups(more)
         row["difference"] = found
 
 

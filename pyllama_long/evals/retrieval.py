@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -10,7 +11,7 @@ from pyllama_long.evals import scores
 from pyllama_long.evals.measure import Cell, Found, Row
 from pyllama_long.evals.prompt import Prompt
 from pyllama_long.evals.question import Exam, Question
-from pyllama_long.evals.statistics import mean_of_groups, wilson
+from pyllama_long.evals.statistics import mean_of_groups, share_of_groups
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
@@ -41,11 +42,18 @@ class Retrieval:
         return self.exams.count(self._of(llm), length)
 
     def unit(self, llm: LongLlama, cell: Cell, i: int) -> Found:
-        """answers: for each question its text, values, the answer, its score, and nats per token of the values."""
+        """answers: for each question its text, values, the answer, its score, and nats per token of the values.
+        reading: the seconds that the text took alone, and its keys."""
         prompt = self._of(llm)
         exam = self.exams.exam(prompt, cell.length, i)
+        before, began = _keys(llm), time.perf_counter()
         read(llm, exam)
-        return {"answers": [_answer(prompt, exam, question) for question in exam.questions]}
+        reading = {"seconds": round(time.perf_counter() - began, 3)}
+        reading |= {key: n - before[key] for key, n in _keys(llm).items()}
+        return {
+            "answers": [_answer(prompt, exam, question) for question in exam.questions],
+            "reading": reading,
+        }
 
     def figures(self, unit: Found) -> dict[str, list[float]]:
         return {
@@ -58,12 +66,20 @@ class Retrieval:
         answers = [answer for unit in found for answer in unit["answers"]]
         depths = sorted({answer["depth"] for answer in answers}) if self.exams.by_depth else [None]
         total = _figures([unit["answers"] for unit in found])
-        return [{"depth": depth, **_row(depth, found), "total": total} for depth in depths]
+        reading = _reading([unit["reading"] for unit in found if "reading" in unit])
+        return [
+            {"depth": depth, **_row(depth, found), "total": total, "reading": reading} for depth in depths
+        ]
 
     def _of(self, llm: LongLlama) -> Prompt:
         if self._prompt is None or self._prompt.llm is not llm:
             self._prompt = Prompt(llm)
         return self._prompt
+
+
+def _keys(llm: LongLlama) -> dict[str, float]:
+    stats: dict[str, float] = {} if llm.upstream else llm.attention_stats()
+    return {key: stats.get(key, 0) for key in ("keys_read", "keys_visible")}
 
 
 def read(llm: LongLlama, exam: Exam) -> None:
@@ -134,16 +150,26 @@ def _row(depth: float | None, found: Sequence[Found]) -> Row:
     return {**_figures(groups), "phrasings": dict(sorted(names.items()))}
 
 
+def _reading(parts: Sequence[dict[str, float]]) -> Row | None:
+    """Of all texts, without their questions."""
+    if not parts:
+        return None  # written by an older version
+    read, visible, seconds = (
+        sum(part[key] for part in parts) for key in ("keys_read", "keys_visible", "seconds")
+    )
+    return {"share_of_keys": read / visible if visible else None, "seconds": round(seconds, 2)}
+
+
 def _figures(groups: Sequence[Sequence[dict[str, Any]]]) -> Row:
-    """groups: the answers about each document. interval: of accuracy, 95%; nats_error: half of nats' interval."""
-    scored = [answer["score"] for group in groups for answer in group]
-    accuracy = sum(scored) / len(scored)
+    """groups: the answers about each document. interval: of accuracy, 95%; nats_error: half of nats' interval. Both
+    are of documents, since answers about one are no independent samples."""
+    scored = [[answer["score"] for answer in group] for group in groups]
+    n = sum(map(len, scored))
     nats, error = mean_of_groups([[answer["nats"] for answer in group] for group in groups])
-    interval = [round(bound, 4) for bound in wilson(accuracy, len(scored))]
     return {
-        "samples": len(scored),
-        "accuracy": accuracy,
-        "interval": interval,
+        "samples": n,
+        "accuracy": sum(map(sum, scored)) / n,
+        "interval": [round(bound, 4) for bound in share_of_groups(scored)],
         "nats": nats,
         "nats_error": error,
     }
