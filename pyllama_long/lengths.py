@@ -40,7 +40,7 @@ def parse(text: str, least: int = 1, most: int = 2**31 - 1) -> int:
     tokens = int(match["number"]) if not unit and "." not in match["number"] else number * _UNITS.get(unit, 1)
     if unit == "x":
         if not 0 < number <= most:
-            raise LengthError(f"{text} is not from 0x to {most:,}x")
+            raise LengthError(f"{text} is not above 0x and at most {most:,}x")
         return Times(number)
     if tokens != int(tokens):
         raise LengthError(f"{text} is not a whole number of tokens")

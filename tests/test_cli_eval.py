@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
     ("arguments", "message"),
     [
         (["hay"], "unknown task 'hay'; known: needle, pairs, passkey, niah_single_1"),
+        (["multikeys"], "unknown task 'multikeys': did you mean multikey? known: needle"),
         (["perplexity"], "needs --text"),
         (["perplexity", "--text", "x", "--samples", "3"], "fwe, not to perplexity"),
         (["needle", "--windows", "3"], "--windows belongs to perplexity and agreement, not to needle"),
@@ -45,7 +47,9 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
         (["agreement", "perplexity", "--text", "x", "--answers", "y"], "--answers belongs to tasks with"),
         (["pairs", "--phrasings", "code"], "--phrasings belongs to needle"),
         (["needle", "--phrasings", "code,cod"], "unknown phrasing 'cod'; known: pass-key"),
-        (["needle", "--resume", "x", "--answers", "./x"], "are the same file"),
+        (["needle", "--resume", "x", "--answers", "./x"], "--resume and --answers are the same file"),
+        (["needle", "--plot", "x.png", "--answers", "x.png"], "--answers and --plot are the same file"),
+        (["needle", "--text", "x", "--answers", "x"], "--text and --answers are the same file"),
         (["vt", "--questions", "1001"], "--questions"),
         (["needle", "--lengths", "4y"], "--lengths: '4y' is no length"),
         (["needle", "--depths", "0"], "--depths"),
@@ -228,7 +232,9 @@ def test_a_stopped_run_goes_on(
     assert cli.run(["eval", *options]) == 130
     printed = capsys.readouterr()
     stopped = json.loads(printed.out.rstrip().splitlines()[-1])
-    assert [row["length"] for row in stopped["rows"]] == [512] and stopped["means"] == []
+    assert [(row["length"], row["documents"]) for row in stopped["rows"]] == [(512, 3), (600, 1)]
+    assert "documents_in_all" not in stopped["rows"][0] and stopped["rows"][1]["documents_in_all"] == 3
+    assert stopped["means"] == [] and " 1 of 3\n" in printed.out
     assert f"what is measured is in {path}: the same command goes on" in printed.err
     with path.open("a") as file:
         file.write('{"task": "passkey", "rope": "au')  # cut by a crash
@@ -259,3 +265,36 @@ def test_a_stopped_run_goes_on(
     assert "other settings (seed 0, now 1)" in capsys.readouterr().err
     assert cli.run(["eval", "vt", *options[1:]]) == 1
     assert "other settings (tasks" in capsys.readouterr().err
+
+
+def test_nothing_overwrites_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    link = tmp_path / "l.json"
+    link.symlink_to(path)
+    assert cli.run(["eval", "needle", "-m", str(path), "--answers", str(link)]) == 2
+    assert "--model and --answers are the same file" in capsys.readouterr().err
+    assert path.read_bytes() == b"GGUF"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes")
+def test_a_full_disk_loses_nothing_that_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    path = tmp_path / "run.jsonl"
+    options = ["passkey", "--lengths", "512", "--samples", "9", "--resume", str(path)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        assert cli.run(["eval", *options]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    printed = capsys.readouterr()
+    assert f"{path} cannot be written: " in printed.err
+    [row] = json.loads(printed.out.rstrip().splitlines()[-1])["rows"]
+    kept = path.read_bytes().count(b"\n") - 1
+    assert 0 < kept < row["documents"] < 9 and row["documents_in_all"] == 9
+    [row] = report(capsys, *options)["rows"]
+    assert row["documents"] == 9 and path.read_bytes().count(b"\n") == 10

@@ -35,10 +35,13 @@ def test_models_with_other_templates(llm: LongLlama, monkeypatch: pytest.MonkeyP
     assert chat.text(chat.head) == "<|bos|>[I]" and chat.head.count(llm.token_bos()) == 1
     assert chat.text(chat.tail("Why?")) == "Why?[/I]"
     monkeypatch.setitem(llm.metadata, name, "nothing")
-    with pytest.raises(EvalError, match="does not show"):
+    with pytest.raises(EvalError, match="leaves out the text of message 0"):
         Prompt(llm)
     monkeypatch.setitem(llm.metadata, name, "{{ raise_exception('no') }}")
-    with pytest.raises(EvalError, match="cannot be used: no"):
+    with pytest.raises(EvalError, match="refuses these messages: no"):
+        Prompt(llm)
+    monkeypatch.setitem(llm.metadata, name, "{% for a in range(10 ** 12) %}{% endfor %}")
+    with pytest.raises(EvalError, match="cannot be used: "):
         Prompt(llm)
     monkeypatch.delitem(llm.metadata, name)
     plain = Prompt(llm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -42,7 +43,9 @@ EXAMPLES = """\b
 def _tasks(names: list[str]) -> list[str]:
     for name in names:
         if name not in _NAMES:
-            raise typer.BadParameter(f"unknown task {name!r}; known: {', '.join(_NAMES)}")
+            near = difflib.get_close_matches(name, _NAMES, 1)
+            meant = f": did you mean {near[0]}?" if near else ";"
+            raise typer.BadParameter(f"unknown task {name!r}{meant} known: {', '.join(_NAMES)}")
     return list(tasks.named(names))
 
 
@@ -100,6 +103,10 @@ def command(
     """Measure what a model finds or predicts beyond its trained length, and under several attention plans: RULER's
     tasks, needles, key-value pairs, perplexity, and how far a plan's predictions are from those of exact attention."""
     own = chosen.of(task)
+    check_files(
+        {"--resume": resume, "--answers": answers_to, "--plot": plot_to},
+        {"--model": fixed.path, "--lora": fixed.lora, "--text": chosen.text},
+    )
     info = fixed.under().info()
     try:
         tokens = grid.parse_lengths(LENGTHS if lengths is None else lengths, info.n_train)
@@ -107,8 +114,6 @@ def command(
         raise typer.BadParameter(str(error), param_hint="--lengths") from None
     if answers_to is not None and all(name in tasks.PREDICTION for name in task):
         raise typer.BadParameter(f"--answers belongs to tasks with questions, not to {listed(task)}")
-    if resume is not None and answers_to is not None and resume.resolve() == answers_to.resolve():
-        raise typer.BadParameter("--resume and --answers are the same file: name two")
     if plot_to is not None:
         try:
             check_plot(plot_to)
@@ -132,7 +137,8 @@ def command(
         journal = Journal(settings_of(fixed, own, text, tokens, seed) if resume else {}, resume)
     except EvalError as error:
         raise CommandError(str(error)) from None
-    stopped = False
+    ended: BaseException | None = None
+    cell = cells[0]
     try:
         with ExitStack() as stack:
             stack.enter_context(view.bar)
@@ -145,30 +151,56 @@ def command(
                 if not view.begin(cell, journal.units(cell)):
                     continue
                 asked = tasks.asked(own[cell.task])
-                rows += grid.run(cell, measured[cell.task], models.of, view, journal, asked)
+                found = grid.run(cell, measured[cell.task], models.of, view, journal, asked)
+                rows += [in_options(row) for row in found]
                 if answers_to is not None:
                     answers += answers_of(cell, journal, rows[-1].get("documents", 0))
                     write_answers(answers_to, answers)
     except EvalError as error:
-        raise CommandError(str(error)) from None
-    except KeyboardInterrupt:
-        stopped = True
+        ended = CommandError(str(error))
+    except (Exception, KeyboardInterrupt) as error:  # shown when what is measured has been
+        ended = error
+    if ended is not None and not any(
+        grid.Cell(row["rope"], row["plan"], row["length"], row["task"]) == cell for row in rows
+    ):
+        rows += grid.so_far(cell, measured[cell.task], journal)
+    if ended is not None and not rows and not isinstance(ended, KeyboardInterrupt):
+        raise ended
     grid.compare(rows, measured, journal)
     if not as_json:
         out = Console(highlight=False)
         if not out.is_terminal:
             out = Console(highlight=False, width=WIDTH)
         show(out, rows, info.n_train)
-    if plot_to is not None and any("error" not in row for row in rows):
-        write_plot(plot_to, rows, info.n_train)
     about = {"task": " ".join(task), "model": info.path, "trained_length": info.n_train}
     print(json.dumps({**about, "rows": rows, "means": grid.means(rows)}))
-    if stopped:
+    if plot_to is not None and any("error" not in row for row in rows):
+        with writing(plot_to):
+            write_plot(plot_to, rows, info.n_train)
+    if ended is not None:
         if resume is not None:
             view.console.print(f"what is measured is in {resume}: the same command goes on", soft_wrap=True)
-        raise KeyboardInterrupt
+        raise ended
     if all("error" in row for row in rows):
         raise CommandError(f"nothing could be measured: {rows[0]['error']}")
+
+
+def check_files(written: dict[str, Path | None], read: dict[str, Path | None]) -> None:
+    """Raises BadParameter if an option that writes a file names that of another option."""
+    known: dict[Path, str] = {}
+    for name, path in (*read.items(), *written.items()):
+        if path is None or str(path) == "-":
+            continue
+        other = known.setdefault(path.resolve(), name)
+        if other != name and name in written:
+            raise typer.BadParameter(f"{other} and {name} are the same file: name two")
+
+
+def in_options(row: Row) -> Row:
+    """With the option in place of what it becomes, in what an error advises."""
+    if "error" not in row:
+        return row
+    return {**row, "error": row["error"].replace("n_ctx", "--lengths")}
 
 
 class Models:

@@ -49,15 +49,23 @@ class TaskOptions:
         _own(
             "depths",
             _RETRIEVAL,
-            "Places to hide a needle at, evenly from the beginning to right before the question.",
+            "needle, pairs: places to hide a needle at, evenly from the beginning to right before the question. A "
+            "document has all of them and is read once.",
+            most=1000,
         ),
     ] = None
     questions: Annotated[
         int | None,
-        _own("questions", _RETRIEVAL, "passkey, niah_*, vt: questions that share a document.", most=1000),
+        _own(
+            "questions",
+            _RETRIEVAL,
+            "passkey, niah_*, vt: questions that share a document, which is read once; niah_multikey_* have 4 or 10.",
+            most=1000,
+        ),
     ] = None
     samples: Annotated[
-        int | None, _own("samples", _RETRIEVAL, "Questions: per depth for needle and pairs, else in all.")
+        int | None,
+        _own("samples", _RETRIEVAL, "Questions: per depth for needle and pairs, else in all.", most=10_000),
     ] = None
     phrasings: Annotated[
         str | None,
@@ -71,7 +79,7 @@ class TaskOptions:
     pairs: Annotated[
         int | None, _own("pairs", _RETRIEVAL, "pairs: lines in a document; 0: nothing but lines.", 0)
     ] = None
-    windows: Annotated[int | None, _own("windows", _PREDICTION, "Windows of the text.")] = None
+    windows: Annotated[int | None, _own("windows", _PREDICTION, "Windows of the text.", most=10_000)] = None
     last: Annotated[int | None, _own("last", _PREDICTION, "Tokens at the end of each window that count.")] = (
         None
     )

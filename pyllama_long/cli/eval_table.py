@@ -53,7 +53,8 @@ def line(cell: Sequence[Row], n_train: int) -> list[str]:
     keys = "" if share is None else f"{share:.1%}"
     n = sum(one["samples"] for one in cell)
     time = f"{row['seconds']:.1f} s"
-    found = [*start, result(cell), nats(cell), keys, time, reading(row), str(n), str(row["documents"])]
+    docs = str(row["documents"]) + (f" of {row['documents_in_all']}" if "documents_in_all" in row else "")
+    found = [*start, result(cell), nats(cell), keys, time, reading(row), str(n), docs]
     return [*found, *more(row["difference"])] if "difference" in row else found
 
 

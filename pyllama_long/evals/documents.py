@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, repeat
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from pyllama_long.evals import EvalError
 from pyllama_long.evals.haystack import Haystack
@@ -81,6 +82,9 @@ class Needles:
     pairs: int | None = None
     seed: int = 0
     by_depth: ClassVar[bool] = True
+    _known: WeakKeyDictionary[Prompt, dict[int, list[Outline]]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def count(self, prompt: Prompt, length: int) -> int:
         return len(self.outlines(prompt, length))
@@ -96,6 +100,12 @@ class Needles:
     def outlines(self, prompt: Prompt, length: int) -> list[Outline]:
         """The documents of `length` tokens, question and answer included: `samples` of them with a needle per depth,
         or more with fewer where those do not fit. Raises EvalError when not even one does."""
+        known = self._known.setdefault(prompt, {})
+        if length not in known:
+            known[length] = self._outlined(prompt, length)
+        return known[length]
+
+    def _outlined(self, prompt: Prompt, length: int) -> list[Outline]:
         deck = _deck(self.phrasings, random.Random(self.seed))
         found = []
         for sample in range(self.samples):

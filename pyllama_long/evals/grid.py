@@ -28,6 +28,7 @@ __all__ = [
     "parse_lengths",
     "policies",
     "run",
+    "so_far",
 ]
 
 # `--rope all`; policies that this version does not know are left out.
@@ -114,8 +115,14 @@ def run(
     asked: the number of samples or windows that was asked for. If the model, the policy or the length is refused:
     one row with the reason as `error`. Raises EvalError for a journal that cannot be used.
     """
-    start = {"task": cell.task, "rope": cell.rope, "plan": cell.plan, "length": cell.length}
-    empty = {"depth": None, "samples": 0, "accuracy": None, "share_of_keys": None, "seconds": None}
+    empty = {
+        **_start(cell),
+        "depth": None,
+        "samples": 0,
+        "accuracy": None,
+        "share_of_keys": None,
+        "seconds": None,
+    }
     lines = journal.units(cell)
     n = _units(lines, asked)
     if n is None:
@@ -124,7 +131,7 @@ def run(
             n = task.count(llm, cell.length)
             used = {"rope_used": str(llm.rope), "plan_used": "upstream" if llm.upstream else str(llm.plan)}
         except (ValueError, DecodeError) as error:
-            return [{**start, **empty, "error": " ".join(str(error).split())}]
+            return [{**empty, "error": " ".join(str(error).split())}]
         for line in lines.values():
             _check_same(journal, cell, line, used)
         for i in range(n):
@@ -134,20 +141,39 @@ def run(
             try:
                 line = _measured(task, llm, cell, i)
             except (ValueError, DecodeError) as error:
-                return [{**start, **empty, "error": " ".join(str(error).split())}]
+                return [{**empty, "error": " ".join(str(error).split())}]
             journal.add(cell, {"unit": i, "units": n, "asked": asked, **used, **line})
             watch.finished(i, n, line["seconds"])
-    mine = [lines[i] for i in range(n)]
+    return _rows(cell, task, journal, n)
+
+
+def so_far(cell: Cell, task: Task, journal: Journal) -> list[Row]:
+    """The rows of a cell that was stopped, of the units that it has from the first one on; `documents_in_all` says how
+    many there were to be."""
+    lines = journal.units(cell)
+    n = next(i for i in range(len(lines) + 1) if i not in lines)
+    if n == 0:
+        return []
+    return [{**row, "documents_in_all": lines[0]["units"]} for row in _rows(cell, task, journal, n)]
+
+
+def _rows(cell: Cell, task: Task, journal: Journal, n: int) -> list[Row]:
+    """The rows of a cell's first n units."""
+    mine = [journal.units(cell)[i] for i in range(n)]
     try:
         measured = task.rows([line["found"] for line in mine])
     except (KeyError, TypeError, IndexError, ZeroDivisionError):
         raise EvalError(f"{journal.path} is damaged: name another file") from None
     order = ("depth", "samples", "accuracy")
-    ran = {**_ran(mine), "documents": n}
+    start, ran = _start(cell), {**_ran(mine), "documents": n}
     return [
         {**start, **{k: row[k] for k in order}, **ran, **{k: v for k, v in row.items() if k not in order}}
         for row in measured
     ]
+
+
+def _start(cell: Cell) -> Row:
+    return {"task": cell.task, "rope": cell.rope, "plan": cell.plan, "length": cell.length}
 
 
 def compare(rows: Sequence[Row], tasks: Mapping[str, Task], journal: Journal) -> None:
@@ -180,7 +206,7 @@ def means(rows: Sequence[Row]) -> list[Row]:
     tasks = {row["task"] for row in rows if "total" in row}
     cells: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:
-        if "total" in row:
+        if "total" in row and "documents_in_all" not in row:
             cells.setdefault((row["rope"], row["plan"], row["length"]), {})[row["task"]] = row
     found = []
     for (rope, plan, length), mine in cells.items():

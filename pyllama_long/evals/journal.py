@@ -85,7 +85,8 @@ class Journal:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a line that could not be written, which `add` has said
+                self._file.close()
 
     def _write(self, line: bytes) -> None:
         assert self._file is not None

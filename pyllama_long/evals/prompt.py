@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jinja2
-
-from pyllama_long._native import llama_chat_format
 from pyllama_long.arrays import as_ids, common_prefix
 from pyllama_long.evals import EvalError
 from pyllama_long.evals.question import Question
+from pyllama_long.template import Ask, ChatTemplate
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
@@ -90,11 +88,12 @@ class Prompt:
             for token in (self.llm.token_eos(), self.llm.token_bos())
         )
         try:
-            formatter = llama_chat_format.Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
-            rendered = formatter(messages=[{"role": "user", "content": _PLACE}], enable_thinking=False).prompt
-        except (jinja2.TemplateError, ValueError) as error:
+            found = ChatTemplate(template, bos, eos, ()).render(
+                [{"role": "user", "content": _PLACE}], Ask(values={"enable_thinking": False})
+            )
+        except ValueError as error:
             raise EvalError(f"the model's chat template cannot be used: {error}") from None
-        before, place, after = rendered.partition(_PLACE)
+        before, place, after = found.text.partition(_PLACE)
         if not place:
             raise EvalError("the model's chat template does not show the user's message")
         return before, after
