@@ -129,7 +129,7 @@ int32_t plong_pieces(const struct plong_call * c, const struct plong_tile * tile
         int32_t       pos  = max_i32(runs[r].pos, beg);
         const int32_t last = min_i32(runs[r].pos + runs[r].n, end);
         while (pos < last) {
-            const int32_t cell = runs[r].cell + (pos - runs[r].pos), room = block - cell % block;
+            const int32_t cell = runs[r].cell + (pos - runs[r].pos), room = block - (cell & (block - 1));
             pieces[n++] = (struct plong_piece) { pos, cell, min_i32(room, last - pos) };
             pos += pieces[n - 1].n;
         }
@@ -168,7 +168,7 @@ static bool better(const float * weights, int32_t a, int32_t b) {
 }
 
 /* Moves the best `k` of order[n] to its front (quickselect). */
-static void select_best(const float * weights, int32_t * order, int32_t n, int32_t k) {
+static void select_few(const float * weights, int32_t * order, int32_t n, int32_t k) {
     int32_t lo = 0, hi = n - 1;
     while (lo < hi) {
         const int32_t pivot = order[lo + (hi - lo) / 2];
@@ -196,13 +196,46 @@ static void select_best(const float * weights, int32_t * order, int32_t n, int32
     }
 }
 
+/* A float from 0 on by its exponent and its first bits: larger ones are in later buckets. */
+#define BUCKETS 2048
+
+static int32_t bucket_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return (int32_t) (bits >> 20 & (BUCKETS - 1));
+}
+
+/* Moves the best `k` of order[n] to its front. Buckets tell for most of them whether they are. */
+static void select_best(const float * weights, int32_t * order, int32_t n, int32_t k) {
+    int32_t count[BUCKETS] = { 0 }, last = BUCKETS - 1, better_ones = 0, sure = 0, some = 0;
+    for (int32_t i = 0; i < n; i++) {
+        count[bucket_of(weights[order[i]])]++;
+    }
+    for (; last > 0 && better_ones + count[last] < k; last--) {
+        better_ones += count[last];
+    }
+    for (int32_t i = 0; i < n; i++) { /* first those of later buckets, [0, sure), then those of the last, [sure, some) */
+        const int32_t x = order[i], bucket = bucket_of(weights[x]);
+        if (bucket >= last) {
+            order[i]      = order[some];
+            order[some++] = order[sure];
+            if (bucket > last) {
+                order[sure++] = x;
+            } else {
+                order[some - 1] = x;
+            }
+        }
+    }
+    select_few(weights, order + sure, some - sure, k - sure);
+}
+
 int32_t plong_closer_look(const struct plong_call * c, const struct plong_tile * tile, int32_t n) {
     const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
-    const int32_t              keep = max_i32(n / 4, 3 * plong_phase_budget(ph, n));
+    const int32_t              keep = max_i32(n / 5, 3 * plong_phase_budget(ph, n));
     return n < 256 || keep > n / 2 ? n : keep; /* of few pieces, a rough look saves nothing */
 }
 
-void plong_best_pieces(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left) {
+void plong_best(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left) {
     for (int32_t i = 0; i < n; i++) {
         order[i] = i;
     }
@@ -270,9 +303,8 @@ void plong_choose(
     *choice               = (struct plong_choice) { t->choice, 0 };
     int32_t some          = 0; /* pieces with a weight, after which the others come */
     for (int32_t i = 0; i < n; i++) {
-        if (weights[i] > 0.0f) {
-            order[some++] = i;
-        }
+        order[some] = i;
+        some += weights[i] > 0.0f;
     }
     for (int32_t i = n - 1, at = some; i >= 0 && some < k; i--) {
         if (!(weights[i] > 0.0f)) {

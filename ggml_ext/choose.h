@@ -71,8 +71,8 @@ PLONG_API int32_t plong_asked(const struct plong_call * call, const struct plong
  * of their pages; n if all are weighed by their keys at once. */
 PLONG_API int32_t plong_closer_look(const struct plong_call * call, const struct plong_tile * tile, int32_t n);
 
-/* Marks the `keep` pieces with the largest weights in left [n]; order: scratch of n int32. */
-PLONG_API void plong_best_pieces(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left);
+/* Marks the `keep` largest weights in left [n]; order: scratch of n int32. */
+PLONG_API void plong_best(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left);
 
 /* ---- choice --------------------------------------------------------------------------------------------------- */
 

@@ -1,13 +1,13 @@
 /*
  * weigh.h - weighs the pieces from which a tile chooses its keys: logits of some of its rows against the 4-bit keys of the
- * index, page by page, in integers.
+ * index, page by page, in integers. weigh_bounds.h and weigh_keys.h are its two steps.
  *
  * The part of an instruction set before it (scores.h, or scores_plain.h) defines
  *
- *     index_digits(q16, q12, page, n, digits)
- *         digits [n] = q16 * step / 2^16, rounded, of n dims (a multiple of 32); returns the sum of q12 * lo
- *     index_above(digits, n)
- *         the sum of the digits [n] above 0
+ *     index_bounds(queries, pages, dims, out)
+ *         struct index_bounds out of INDEX_PAGES pages, of dims (a multiple of 32)
+ *     index_digits(queries, page, dims, digits, starts)
+ *         digits [rows][stride] = q16 * step / 2^16, rounded; starts [rows]: the sum of q12 * lo
  *     index_scores(nibbles, ahead, quads, rows, out)
  *         struct index_sums out of struct index_rows against the nibbles of a page; ahead: as many bytes, which are to be
  *         prefetched
@@ -19,10 +19,6 @@
 #include "cpu/body/prefetch.h"
 #include "cpu/body/zones.h"
 
-#define PLONG_ASKED_ROWS \
-    (PLONG_ASKED * 256) /* most rows that are asked: plong_row_limit() limits the heads of a tile */
-#define WEIGH_FAR 8     /* pages ahead whose bounds are prefetched */
-
 /* The rows of a tile that are asked. */
 struct asked {
     int     tokens, heads, rows, zones; /* rows = tokens * heads */
@@ -32,11 +28,12 @@ struct asked {
     int32_t pos[PLONG_ASKED]; /* [tokens] */
 };
 
-/* Pieces beg .. end of one page, which have the same distance to the queries. */
+/* Pieces beg .. end of one page, which have the same distance to the queries. whole: they are all of its keys, in
+ * multiples of 16. */
 struct visit {
     int32_t beg, end;
     int32_t page;
-    int32_t zone;
+    int16_t zone, whole;
 };
 
 /* Scratch of weigh(), laid out by weigh_layout(). A query in integers is q16 * unit / 2^15, and about q12 * unit /
@@ -49,11 +46,16 @@ struct weigh_mem {
     int16_t *      q12;
     int8_t *       digits; /* [rows][stride] of one page */
     int32_t *      sums;   /* [rows][PLONG_PAGE] */
-    int32_t *      tops;   /* [rows][PLONG_PAGE / 16] */
-    float *        logits; /* [rows][pieces, padded to 16] */
+    int32_t *      tops;   /* [rows] */
+    int32_t *      starts; /* [rows][INDEX_PAGES] */
+    int32_t *      above;
+    float *        start;  /* [rows] of one page: the logit of a key whose nibbles are 0, and that of a sum of 1 */
+    float *        scale;
+    float *        logits; /* [rows][visits or pieces, padded to 16] */
     float *        parts;  /* the same: sums of a piece's keys, relative to the largest */
-    int32_t *      order;  /* [pieces] */
-    uint8_t *      left;   /* [pieces] */
+    float *        shares; /* [visits or pieces, padded to 16] */
+    int32_t *      order;  /* [visits or pieces] */
+    uint8_t *      left;   /* [visits] */
     struct visit * visits; /* [pieces] */
 };
 
@@ -71,9 +73,14 @@ static size_t weigh_layout(
     m->q12          = take_scratch(&at, zones * rows * stride * sizeof(int16_t));
     m->digits       = take_scratch(&at, rows * stride);
     m->sums         = take_scratch(&at, rows * PLONG_PAGE * sizeof(int32_t));
-    m->tops         = take_scratch(&at, rows * PLONG_PAGE / 16 * sizeof(int32_t));
+    m->tops         = take_scratch(&at, rows * sizeof(int32_t));
+    m->starts       = take_scratch(&at, rows * INDEX_PAGES * sizeof(int32_t));
+    m->above        = take_scratch(&at, rows * INDEX_PAGES * sizeof(int32_t));
+    m->start        = take_scratch(&at, rows * sizeof(float));
+    m->scale        = take_scratch(&at, rows * sizeof(float));
     m->logits       = take_scratch(&at, rows * padded * sizeof(float));
     m->parts        = take_scratch(&at, rows * padded * sizeof(float));
+    m->shares       = take_scratch(&at, padded * sizeof(float));
     m->order        = take_scratch(&at, padded * sizeof(int32_t));
     m->left         = take_scratch(&at, padded);
     m->visits       = take_scratch(&at, padded * sizeof(*m->visits));
@@ -122,89 +129,11 @@ static void weigh_queries(
     }
 }
 
-/* A page for the asked rows: start [rows] is the logit of a key whose nibbles are 0, scale [rows] that of a sum. */
-struct weighed_page {
-    struct plong_index_page page;
-    int                     zone;
-    float                   start[PLONG_ASKED_ROWS], scale[PLONG_ASKED_ROWS];
-};
-
-/* Sets start and scale, and the digits of the rows. */
-static void weigh_page(const struct asked * a, struct weigh_mem * m, struct weighed_page * w) {
-    for (int r = 0; r < a->rows; r++) {
-        const size_t  row = (size_t) (w->zone * a->rows + r), at = row * (size_t) a->stride;
-        const int32_t sum =
-            index_digits(m->q16 + at, m->q12 + at, &w->page, a->dims, m->digits + (size_t) r * a->stride);
-        w->scale[r] = m->unit[row] * w->page.step_unit * (65536.0f / 32767);
-        w->start[r] = m->unit[row] * w->page.lo_unit * (1.0f / PLONG_LO_MOST) * (float) sum;
-    }
-}
-
 /* Which rotation of the queries gives their distance to the keys of a piece: never that for keys which must be rotated
  * before they are used. */
 static int weigh_zone(const struct plong_call * c, int32_t map, int32_t pos, const struct plong_piece * piece) {
     const int z = plong_map_zone(&c->batch->rope, map, pos, piece->pos);
     return plong_map_unfolds(map, z) ? z + 1 : z;
-}
-
-static float weigh_logit(
-    const struct plong_call * c, const struct plong_tile * tile, int h, int32_t distance, float x) {
-    if (c->params.soft_cap > 0.0f) {
-        const float cap = c->params.soft_cap * 1.44269504f;
-        x               = cap * tanhf(x / cap);
-    }
-    if (c->params.max_bias > 0.0f) {
-        x -= plong_alibi_slope(c->params.max_bias, c->n_head, tile->head + h) * 1.44269504f * (float) distance;
-    }
-    return x;
-}
-
-/* The largest sum of the keys beg .. end of a page. */
-PLONG_INLINE int32_t weigh_most(const int32_t * sums, const int32_t * tops, int beg, int end) {
-    const bool      whole = (beg | end) % 16 == 0;
-    const int       step  = whole ? 16 : 1;
-    const int32_t * x     = whole ? tops : sums;
-    int32_t         most  = x[beg / step];
-    for (int j = beg / step + 1; j < end / step; j++) {
-        most = x[j] > most ? x[j] : most;
-    }
-    return most;
-}
-
-/* The sum of 2^(scale * (sum - most)) over n sums, at most a page. */
-PLONG_INLINE float weigh_sum(const int32_t * sums, int n, int32_t most, float scale) {
-    float x[PLONG_PAGE + VW];
-    vf    total = vf_zero();
-    for (int j = 0; j < n; j++) {
-        x[j] = (float) (sums[j] - most) * scale;
-    }
-    vf_store(x + n, vf_set1(-INFINITY));
-    for (int j = 0; j < n; j += VW) {
-        total = vf_add(total, vf_exp2(vf_load(x + j)));
-    }
-    return vf_sum(total);
-}
-
-/* weights [n] += part times the softmax of a row over pieces, whose largest logits and sums relative to these are given, n
- * padded to 16 with -INFINITY and anything. */
-static void weigh_softmax(float * logits, const float * sums, int32_t n, float part, float * weights) {
-    vf top = vf_load(logits), sum = vf_zero();
-    for (int32_t i = VW; i < n; i += VW) {
-        top = vf_max(top, vf_load(logits + i));
-    }
-    const float most = vf_hmax(top);
-    if (!(most > -INFINITY)) {
-        return;
-    }
-    for (int32_t i = 0; i < n; i += VW) {
-        const vf e = vf_mul(vf_exp2(vf_sub(vf_load(logits + i), vf_set1(most))), vf_load(sums + i));
-        vf_store(logits + i, e);
-        sum = vf_add(sum, e);
-    }
-    const vf f = vf_set1(part / vf_sum(sum));
-    for (int32_t i = 0; i < n; i += VW) {
-        vf_store(weights + i, vf_fma(vf_load(logits + i), f, vf_load(weights + i)));
-    }
 }
 
 /* The asked rows of a tile, and the pieces that they weigh. */
@@ -214,100 +143,117 @@ struct weighing {
     const struct plong_piece * pieces;
     int32_t                    n;
     int32_t                    map;
+    const char *               pages; /* of the index, for the tile's kv head */
     struct asked               asked;
     struct weigh_mem           mem;
 };
 
-/* The pages of the pieces that are left (all: NULL): visits [n]. Returns their number. */
-static int32_t weigh_visits(const struct weighing * x, const uint8_t * left, struct visit * visits) {
-    int32_t n = 0;
+static struct index_queries weigh_rows(const struct weighing * x, int zone) {
+    const size_t at = (size_t) zone * x->asked.rows * x->asked.stride;
+    return (struct index_queries) { x->mem.q16 + at, x->mem.q12 + at, x->asked.stride, x->asked.rows };
+}
+
+static struct plong_index_page weigh_page(const struct weighing * x, const struct visit * v) {
+    return plong_page_at(x->pages + v->page * x->call->index_page, x->call->d_k);
+}
+
+/* Prefetches the bounds of a page. */
+PLONG_INLINE void weigh_fetch(const struct weighing * x, const struct visit * v) {
+    const size_t nibbles = (size_t) x->asked.quads * 2 * PLONG_PAGE;
+    prefetch_near(x->pages + v->page * x->call->index_page + nibbles, 3 * (size_t) x->asked.dims + 8);
+}
+
+/* Whether logits are more than products. */
+static bool weigh_bends(const struct plong_call * c) { return c->params.soft_cap > 0.0f || c->params.max_bias > 0.0f; }
+
+/* The logit of row r for keys at pos, whose product with it is x. */
+static float weigh_logit(const struct weighing * w, int r, int32_t pos, float x) {
+    const struct plong_call * c    = w->call;
+    const int                 head = w->tile->head + r % w->asked.heads, t = r / w->asked.heads;
+    if (c->params.soft_cap > 0.0f) {
+        const float cap = c->params.soft_cap * 1.44269504f;
+        x               = cap * tanhf(x / cap);
+    }
+    if (c->params.max_bias > 0.0f) {
+        x -= plong_alibi_slope(c->params.max_bias, c->n_head, head) * 1.44269504f * (float) (w->asked.pos[t] - pos);
+    }
+    return x;
+}
+
+/* shares [n] = the softmax of each row over n things, as a mean over the rows: logits and parts [rows][n], padded to 16;
+ * 2^logit is multiplied by its part, if `parts`. */
+static void weigh_softmax(const struct weighing * x, int32_t n, bool parts) {
+    const struct weigh_mem * m      = &x->mem;
+    const int32_t            padded = (n + 15) & ~15;
+    memset(m->shares, 0, (size_t) padded * sizeof(float));
+    for (int r = 0; r < x->asked.rows; r++) {
+        float *logits = m->logits + (size_t) r * padded, *part = m->parts + (size_t) r * padded;
+        for (int32_t i = n; i < padded; i++) {
+            logits[i] = -INFINITY;
+            part[i]   = 0.0f;
+        }
+        vf top = vf_load(logits), sum = vf_zero();
+        for (int32_t i = VW; i < padded; i += VW) {
+            top = vf_max(top, vf_load(logits + i));
+        }
+        const float most = vf_hmax(top);
+        if (!(most > -INFINITY)) {
+            continue;
+        }
+        for (int32_t i = 0; i < padded; i += VW) {
+            vf e = vf_exp2(vf_sub(vf_load(logits + i), vf_set1(most)));
+            e    = parts ? vf_mul(e, vf_load(part + i)) : e;
+            vf_store(logits + i, e);
+            sum = vf_add(sum, e);
+        }
+        const vf f = vf_set1(1.0f / ((float) x->asked.rows * vf_sum(sum)));
+        for (int32_t i = 0; i < padded; i += VW) {
+            vf_store(m->shares + i, vf_fma(vf_load(logits + i), f, vf_load(m->shares + i)));
+        }
+    }
+}
+
+#include "cpu/body/weigh_bounds.h"
+#include "cpu/body/weigh_keys.h"
+
+/* The pages of the pieces: visits [n]. Returns their number. */
+static int32_t weigh_visits(const struct weighing * x, struct visit * visits) {
+    const struct plong_piece * p = x->pieces;
+    int32_t                    n = 0;
     for (int32_t i = 0, next; i < x->n; i = next) {
-        const int32_t page = x->pieces[i].cell / PLONG_PAGE;
-        const int     zone = weigh_zone(x->call, x->map, x->asked.pos[0], &x->pieces[i]);
-        bool          any  = !left || left[i];
-        for (next = i + 1; next < x->n && x->pieces[next].cell / PLONG_PAGE == page &&
-                           weigh_zone(x->call, x->map, x->asked.pos[0], &x->pieces[next]) == zone;
+        const uint32_t page = (uint32_t) p[i].cell / PLONG_PAGE;
+        const int      zone = weigh_zone(x->call, x->map, x->asked.pos[0], &p[i]);
+        bool           even = (p[i].cell % PLONG_PAGE | p[i].n % 16) == 0;
+        int32_t        end  = p[i].cell + p[i].n;
+        for (next = i + 1; next < x->n && (uint32_t) p[next].cell / PLONG_PAGE == page &&
+                           weigh_zone(x->call, x->map, x->asked.pos[0], &p[next]) == zone;
              next++) {
-            any |= !left || left[next];
+            even &= p[next].cell == end && p[next].n % 16 == 0;
+            end = p[next].cell + p[next].n;
         }
-        if (any) {
-            visits[n++] = (struct visit) { i, next, page, zone };
-        }
+        even &= end % PLONG_PAGE == 0;
+        visits[n++] = (struct visit) { i, next, (int32_t) page, (int16_t) zone, even };
     }
     return n;
 }
 
-/* The logits of a page's pieces: of their largest keys, and the sums of all keys relative to these. */
-static void weigh_logits(
-    const struct weighing * x, const struct visit * v, const struct weighed_page * w, int32_t padded) {
-    const struct weigh_mem * m = &x->mem;
-    for (int r = 0; r < x->asked.rows; r++) {
-        const int32_t *sums = m->sums + r * PLONG_PAGE, *tops = m->tops + r * (PLONG_PAGE / 16);
-        const int32_t  pos = x->asked.pos[r / x->asked.heads];
-        for (int32_t j = v->beg; j < v->end; j++) {
-            const size_t  at  = (size_t) r * padded + j;
-            const int     beg = x->pieces[j].cell % PLONG_PAGE, end = beg + x->pieces[j].n;
-            const int32_t most = weigh_most(sums, tops, beg, end);
-            const float   top  = w->start[r] + w->scale[r] * (float) most;
-            m->logits[at]      = weigh_logit(x->call, x->tile, r % x->asked.heads, pos - x->pieces[j].pos, top);
-            m->parts[at]       = weigh_sum(sums + beg, end - beg, most, w->scale[r]);
-        }
+/* Keeps the pages that are worth a closer look: those whose keys can have the largest shares (Quest, arXiv 2406.10774).
+ * Returns their number. */
+static int32_t weigh_worthy(struct weighing * x, int32_t n_visits, int32_t pieces) {
+    struct weigh_mem * m    = &x->mem;
+    const int32_t      keep = (int32_t) (((int64_t) pieces * n_visits + x->n - 1) / x->n);
+    int32_t            n    = 0;
+    weigh_bounds(x, n_visits);
+    weigh_softmax(x, n_visits, false);
+    plong_best(m->shares, n_visits, keep, m->order, m->left);
+    for (int32_t i = 0; i < n_visits; i++) {
+        m->visits[n] = m->visits[i];
+        n += m->left[i];
     }
+    return n;
 }
 
-/* The same by what the logits of a page's keys can be at most. */
-static void weigh_bounds(
-    const struct weighing * x, const struct visit * v, const struct weighed_page * w, int32_t padded) {
-    const struct weigh_mem * m = &x->mem;
-    for (int r = 0; r < x->asked.rows; r++) {
-        const int32_t above = index_above(m->digits + (size_t) r * x->asked.stride, x->asked.dims);
-        const int32_t apart = x->asked.pos[r / x->asked.heads] - x->pieces[v->beg].pos;
-        const float   top   = w->start[r] + w->scale[r] * 15.0f * (float) above;
-        const float   logit = weigh_logit(x->call, x->tile, r % x->asked.heads, apart, top);
-        for (int32_t j = v->beg; j < v->end; j++) {
-            m->logits[(size_t) r * padded + j] = logit;
-        }
-    }
-}
-
-/* Weighs the pieces that are left by their keys, or all of them (left: NULL) by the bounds of their pages if `rough`:
- * weights [n, padded to 16]. Others get 0. */
-static void weigh_pieces(struct weighing * x, const uint8_t * left, bool rough, float * weights) {
-    const struct asked *      a = &x->asked;
-    const struct plong_call * c = x->call;
-    struct weigh_mem *        m = &x->mem;
-    const char *  base   = c->index + x->tile->stream * c->index_stream + x->tile->head / c->n_group * c->index_head;
-    const int32_t padded = (x->n + 15) & ~15, n = weigh_visits(x, left, m->visits), far = rough ? WEIGH_FAR : 2;
-    struct weighed_page w;
-    for (int32_t j = 0; j < a->rows * padded; j++) {
-        m->logits[j] = -INFINITY;
-        m->parts[j]  = 1.0f;
-    }
-    for (int32_t i = 0; i < n; i++) {
-        const struct visit * v     = &m->visits[i];
-        const char *         ahead = base + m->visits[i + far < n ? i + far : n - 1].page * c->index_page;
-        w.page                     = plong_page_at(base + v->page * c->index_page, c->d_k);
-        w.zone                     = v->zone;
-        prefetch_near(ahead + ((const char *) w.page.lo - (const char *) w.page.nibbles), 3 * (size_t) a->dims + 8);
-        weigh_page(a, m, &w);
-        if (rough) {
-            weigh_bounds(x, v, &w, padded);
-        } else {
-            index_scores(
-                w.page.nibbles, (const uint8_t *) ahead, a->quads,
-                (struct index_rows) { m->digits, a->stride, a->rows }, (struct index_sums) { m->sums, m->tops });
-            weigh_logits(x, v, &w, padded);
-        }
-    }
-    memset(weights, 0, (size_t) padded * sizeof(float));
-    for (int r = 0; r < a->rows; r++) {
-        const size_t at = (size_t) r * padded;
-        weigh_softmax(m->logits + at, m->parts + at, padded, 1.0f / (float) a->rows, weights);
-    }
-}
-
-/* weights has room for n padded to 16. Of many pieces, bounds tell which are worth a closer look (Quest, arXiv
- * 2406.10774). */
+/* weights [n] */
 static void weigh(
     const struct plong_call * c, const struct plong_tile * tile, const struct plong_piece * pieces, int32_t n,
     float * weights, void * scratch) {
@@ -318,6 +264,7 @@ static void weigh(
         .pieces = pieces,
         .n      = n,
         .map    = c->params.n_rot > 0 ? c->batch->rope.map : PLONG_MAP_ABSOLUTE,
+        .pages  = c->index + tile->stream * c->index_stream + tile->head / c->n_group * c->index_head,
     };
     struct asked * a = &x.asked;
     weigh_layout(&x.mem, (uintptr_t) scratch, c->d_k, tile->n_h, n, c->table != NULL);
@@ -332,12 +279,17 @@ static void weigh(
         a->pos[t] = tile->pos + tokens[t];
     }
     weigh_queries(a, &x.mem, c, tile, x.map, tokens);
-    const int32_t keep = plong_closer_look(c, tile, n);
+    const int32_t keep     = plong_closer_look(c, tile, n);
+    int32_t       n_visits = weigh_visits(&x, x.mem.visits);
     if (keep < n) {
-        weigh_pieces(&x, NULL, true, weights);
-        plong_best_pieces(weights, n, keep, x.mem.order, x.mem.left);
+        n_visits = weigh_worthy(&x, n_visits, keep);
     }
-    weigh_pieces(&x, keep < n ? x.mem.left : NULL, false, weights);
+    const int32_t n_weighed = weigh_keys(&x, n_visits);
+    weigh_softmax(&x, n_weighed, true);
+    memset(weights, 0, (size_t) n * sizeof(float));
+    for (int32_t i = 0; i < n_weighed; i++) {
+        weights[x.mem.order[i]] = x.mem.shares[i];
+    }
 }
 
 #endif
