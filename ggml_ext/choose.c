@@ -13,9 +13,8 @@ static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 /* ---- index ---------------------------------------------------------------------------------------------------- */
 
 size_t plong_page_bytes(int32_t d_k) {
-    const size_t quads = (size_t) plong_quads(d_k), dims = (size_t) plong_bounded(d_k);
-    const size_t bytes = quads * 2 * PLONG_PAGE + dims * (sizeof(int16_t) + 1) + 2 * sizeof(float);
-    return (bytes + 63) & ~(size_t) 63;
+    const size_t bounds = (size_t) plong_bounded(d_k) * (sizeof(int16_t) + 1) + 2 * sizeof(float);
+    return plong_nibble_bytes(d_k) + ((bounds + 63) & ~(size_t) 63);
 }
 
 size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream) {
@@ -23,16 +22,16 @@ size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_
     return plong_page_bytes(d_k) * (size_t) (n_head_kv * pages * n_stream);
 }
 
-struct plong_index_page plong_page_at(const char * page, int32_t d_k) {
-    const size_t            quads = (size_t) plong_quads(d_k), dims = (size_t) plong_bounded(d_k);
-    struct plong_index_page p = { .nibbles = (const uint8_t *) page };
-    float                   units[2];
-    p.lo   = (const int16_t *) (page + quads * 2 * PLONG_PAGE);
-    p.step = (const uint8_t *) (p.lo + dims);
-    memcpy(units, p.step + dims, sizeof(units));
-    p.lo_unit   = units[0];
-    p.step_unit = units[1];
-    return p;
+struct plong_index_head plong_index_of(const struct plong_call * c, int32_t stream, int32_t kv) {
+    char * const nibbles = c->index + stream * c->index_stream + kv * c->index_head;
+    const size_t n_pages = c->index_head / c->index_page, bytes = plong_nibble_bytes(c->d_k);
+    return (struct plong_index_head) {
+        .nibbles      = nibbles,
+        .bounds       = nibbles + n_pages * bytes,
+        .nibble_bytes = bytes,
+        .bound_bytes  = c->index_page - bytes,
+        .dims         = (size_t) plong_bounded(c->d_k),
+    };
 }
 
 /* Row j of K, of one page, as float32; values that are no finite numbers become 0. */
@@ -47,9 +46,11 @@ static void read_row(const struct plong_call * c, const char * from, float * x) 
     }
 }
 
+#define MOST_DIMS (4 * 256)
+
 /* The bounds of each dim, and the units of all of them. */
 struct bounds {
-    float lo[4 * 256], hi[4 * 256];
+    float lo[MOST_DIMS], hi[MOST_DIMS];
     float lo_unit, step_unit;
 };
 
@@ -73,46 +74,56 @@ static void find_bounds(const float * rows, int32_t n, int32_t d, struct bounds 
     b->step_unit = widest / (15 * 255);
 }
 
+/* Sets lo and step of each dim, and what a value is counted from and multiplied by to be a nibble: from, scale [d]. */
+static void write_bounds(const struct bounds * b, struct plong_index_page p, int32_t d, float * from, float * scale) {
+    memset(p.lo, 0, (size_t) plong_bounded(d) * sizeof(*p.lo));
+    memset(p.step, 0, (size_t) plong_bounded(d));
+    for (int32_t i = 0; i < d; i++) {
+        p.lo[i]         = (int16_t) (b->lo_unit > 0.0f ? floorf(b->lo[i] / b->lo_unit) : 0.0f);
+        from[i]         = p.lo[i] * b->lo_unit;
+        const float top = b->step_unit > 0.0f ? ceilf((b->hi[i] - from[i]) / (15 * b->step_unit)) : 0.0f;
+        p.step[i]       = (uint8_t) fminf(top, 255);
+        scale[i]        = p.step[i] > 0 ? 1 / (p.step[i] * b->step_unit) : 0.0f;
+    }
+    p.units[0] = b->lo_unit;
+    p.units[1] = b->step_unit;
+}
+
+/* The nibbles of a row. */
+static void row_nibbles(const float * x, int32_t d, const float * from, const float * scale, uint8_t * out) {
+    for (int32_t i = 0; i < d; i++) {
+        const float y = (x[i] - from[i]) * scale[i] + 0.5f;
+        out[i]        = (uint8_t) (int32_t) (y < 15.0f ? y : 15.0f);
+    }
+}
+
 void plong_page_write(const struct plong_call * c, struct plong_page page, int32_t kv, float * rows) {
-    char *        at = c->index + page.stream * c->index_stream + page.page * c->index_page + kv * c->index_head;
-    const int32_t d = c->d_k, quads = plong_quads(d);
-    const int64_t first   = (int64_t) page.page * PLONG_PAGE;
-    const int32_t n       = (int32_t) (c->n_cells - first < PLONG_PAGE ? c->n_cells - first : PLONG_PAGE);
-    uint8_t *     nibbles = (uint8_t *) at;
-    int16_t *     lo      = (int16_t *) (at + (size_t) quads * 2 * PLONG_PAGE);
-    uint8_t *     step    = (uint8_t *) (lo + plong_bounded(d));
-    struct bounds b;
-    float         from[4], scale[4];
-    for (int32_t j = 0; j < n; j++) {
-        read_row(c, c->k + page.stream * c->k_stream + (first + j) * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
+    const struct plong_index_head head  = plong_index_of(c, page.stream, kv);
+    const struct plong_index_page p     = plong_page_at(&head, page.page);
+    const int32_t                 d     = c->d_k;
+    const int64_t                 first = (int64_t) page.page * PLONG_PAGE;
+    const int64_t                 last  = c->n_cells - 1; /* whose key stands for those that the page lacks */
+    struct bounds                 b;
+    float                         from[MOST_DIMS], scale[MOST_DIMS];
+    uint8_t                       low[MOST_DIMS] = { 0 }, high[MOST_DIMS] = { 0 };
+    for (int32_t j = 0; j < PLONG_PAGE; j++) {
+        const int64_t cell = first + j < last ? first + j : last;
+        read_row(c, c->k + page.stream * c->k_stream + cell * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
     }
-    find_bounds(rows, n, d, &b);
-    memset(lo, 0, (size_t) plong_bounded(d) * sizeof(*lo));
-    memset(step, 0, (size_t) plong_bounded(d));
-    for (int32_t q = 0; q < quads; q++) {
-        uint8_t * line = nibbles + (size_t) q * 2 * PLONG_PAGE;
-        for (int32_t i = 0; i < 4; i++) {
-            const int32_t x = 4 * q + i;
-            from[i] = scale[i] = 0.0f;
-            if (x < d) {
-                lo[x]   = (int16_t) (b.lo_unit > 0.0f ? floorf(b.lo[x] / b.lo_unit) : 0.0f);
-                from[i] = lo[x] * b.lo_unit;
-                step[x] =
-                    (uint8_t) (b.step_unit > 0.0f ? fminf(ceilf((b.hi[x] - from[i]) / (15 * b.step_unit)), 255) : 0);
-                scale[i] = step[x] > 0 ? 1 / (step[x] * b.step_unit) : 0.0f;
-            }
+    find_bounds(rows, PLONG_PAGE, d, &b);
+    write_bounds(&b, p, d, from, scale);
+    for (int32_t j = 0; j < PLONG_PAGE / 2; j++) {
+        const int32_t key = j / 16 * 32 + j % 16;
+        uint8_t *     out = p.nibbles + (size_t) (j / 16) * PLONG_PAGE + j % 16 * 4;
+        row_nibbles(rows + (size_t) key * d, d, from, scale, low);
+        row_nibbles(rows + (size_t) (key + 16) * d, d, from, scale, high);
+        for (int32_t i = 0; i < d; i++) {
+            low[i] = (uint8_t) (low[i] | high[i] << 4);
         }
-        memset(line, 0, 2 * PLONG_PAGE);
-        for (int32_t j = 0; j < n; j++) {
-            uint8_t * out = line + j / 32 * PLONG_PAGE + j % 16 * 4;
-            for (int32_t i = 0; i < 4 && 4 * q + i < d; i++) {
-                const float   y = (rows[(size_t) j * d + 4 * q + i] - from[i]) * scale[i] + 0.5f;
-                const uint8_t v = (uint8_t) (y < 15.0f ? y : 15.0f);
-                out[i] |= j / 16 % 2 ? (uint8_t) (v << 4) : v;
-            }
+        for (int32_t q = 0; q < plong_quads(d); q++) {
+            memcpy(out + (size_t) q * 2 * PLONG_PAGE, low + 4 * q, 4);
         }
     }
-    memcpy(step + plong_bounded(d), (float[2]) { b.lo_unit, b.step_unit }, 2 * sizeof(float));
 }
 
 /* ---- pieces --------------------------------------------------------------------------------------------------- */

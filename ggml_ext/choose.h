@@ -21,14 +21,15 @@ extern "C" {
 
 /* ---- index ---------------------------------------------------------------------------------------------------- */
 
-/* A page: [quads][2][PLONG_PAGE] bytes, where byte 4 * j + i of line l has dim i of the quad, of key 32 * l + j in its low
- * half and of key 32 * l + 16 + j in its high half; then lo int16 and step uint8 of each dim, padded to 32 with zeros, and
- * their units. */
+/* A page. nibbles: [quads][2][PLONG_PAGE] bytes, where byte 4 * j + i of line l has dim i of the quad, of key 32 * l + j in
+ * its low half and of key 32 * l + 16 + j in its high half. Bounds: lo int16 and step uint8 of each dim, padded to 32 with
+ * zeros, and their units. Of a kv head, first come the nibbles of all pages and then their bounds, which are read far more
+ * often. */
 struct plong_index_page {
-    const uint8_t * nibbles;
-    const int16_t * lo;   /* times lo_unit */
-    const uint8_t * step; /* times step_unit */
-    float           lo_unit, step_unit;
+    uint8_t * nibbles;
+    int16_t * lo;    /* times units[0] */
+    uint8_t * step;  /* times units[1] */
+    float *   units; /* [2] */
 };
 
 #define PLONG_LO_MOST 2047 /* of lo: sums of products of two such numbers fit into int32 */
@@ -37,11 +38,29 @@ struct plong_index_page {
 static inline int32_t plong_quads(int32_t d_k) { return (d_k + 3) / 4; }
 static inline int32_t plong_bounded(int32_t d_k) { return (d_k + 31) & ~31; }
 
-/* Bytes of a page; a multiple of 64. */
+/* Bytes of a page's nibbles; of a page with its bounds: both are multiples of 64. */
+static inline size_t plong_nibble_bytes(int32_t d_k) { return (size_t) plong_quads(d_k) * 2 * PLONG_PAGE; }
 PLONG_API size_t plong_page_bytes(int32_t d_k);
 
-/* Its parts; page is 64-byte aligned. */
-PLONG_API struct plong_index_page plong_page_at(const char * page, int32_t d_k);
+/* The pages of a kv head in the call's index. */
+struct plong_index_head {
+    char * nibbles;
+    char * bounds;
+    size_t nibble_bytes, bound_bytes; /* from page to page */
+    size_t dims;                      /* that have bounds */
+};
+
+PLONG_API struct plong_index_head plong_index_of(const struct plong_call * call, int32_t stream, int32_t kv);
+
+static inline struct plong_index_page plong_page_at(const struct plong_index_head * head, int32_t page) {
+    char * const bounds = head->bounds + (size_t) page * head->bound_bytes;
+    return (struct plong_index_page) {
+        .nibbles = (uint8_t *) head->nibbles + (size_t) page * head->nibble_bytes,
+        .lo      = (int16_t *) bounds,
+        .step    = (uint8_t *) bounds + 2 * head->dims,
+        .units   = (float *) (bounds + 3 * head->dims),
+    };
+}
 
 /* Writes a page of the call's index for a kv head, from K. rows: f32 [PLONG_PAGE][d_k] of scratch. */
 PLONG_API void plong_page_write(const struct plong_call * call, struct plong_page page, int32_t kv, float * rows);

@@ -179,7 +179,7 @@ PLONG_API void plong_stub_compute(struct ggml_tensor * op, void * scratch) {
 static double indexed(const struct plong_index_page * page, int32_t j, int32_t i) {
     const uint8_t byte   = page->nibbles[(size_t) (i / 4 * 2 + j / 32) * PLONG_PAGE + j % 16 * 4 + i % 4];
     const int     nibble = j / 16 % 2 ? byte >> 4 : byte & 15;
-    return (double) page->lo[i] * (double) page->lo_unit + (double) page->step[i] * (double) page->step_unit * nibble;
+    return (double) page->lo[i] * (double) page->units[0] + (double) page->step[i] * (double) page->units[1] * nibble;
 }
 
 /* The logit of the best key of a piece, for the row of a token and head; no query asks keys of the zone in which they are
@@ -190,9 +190,9 @@ static double piece_logit(
     const struct plong_rope * rope = &c->batch->rope;
     const int32_t             map = c->params.n_rot > 0 ? rope->map : PLONG_MAP_ABSOLUTE, p = tile->pos + tok,
                               kv = head / c->n_group;
-    const char *              at = c->index + tile->stream * c->index_stream + piece->cell / PLONG_PAGE * c->index_page;
-    const struct plong_index_page page = plong_page_at(at + kv * c->index_head, c->d_k);
-    int32_t                       zone = plong_map_zone(rope, map, p, piece->pos);
+    const struct plong_index_head index = plong_index_of(c, tile->stream, kv);
+    const struct plong_index_page page  = plong_page_at(&index, piece->cell / PLONG_PAGE);
+    int32_t                       zone  = plong_map_zone(rope, map, p, piece->pos);
     float                         q[MAX_D], angles[PLONG_MAX_ROT];
     double                        best = -INFINITY;
     read_row(GGML_TYPE_F32, c->q + (size_t) (tile->tok + tok) * c->q_tok + (size_t) head * c->q_head, q, c->d_k);

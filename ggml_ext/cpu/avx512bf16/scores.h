@@ -55,29 +55,43 @@ static void index_digits(
     }
 }
 
-/* Four pages, for the first rows, up to 2 */
+/* lo, up [rows][4 pages] += 32 dims from i on */
+PLONG_INLINE void bounds_dims(
+    const int rows, const int16_t * q12, int stride, const struct plong_index_page * pages, int i, __m512i (*lo)[4],
+    __m512i (*up)[4]) {
+    __m512i x[2], y[2];
+    for (int r = 0; r < rows; r++) {
+        x[r] = _mm512_loadu_si512(q12 + r * stride + i);
+        y[r] = _mm512_max_epi16(x[r], _mm512_setzero_si512());
+    }
+    for (int p = 0; p < 4; p++) {
+        const __m512i l = _mm512_loadu_si512(pages[p].lo + i), s = words(pages[p].step + i);
+        for (int r = 0; r < rows; r++) {
+            lo[r][p] = _mm512_dpwssd_epi32(lo[r][p], x[r], l);
+            up[r][p] = _mm512_dpwssd_epi32(up[r][p], y[r], s);
+        }
+    }
+}
+
+/* The first rows, up to 2 */
 PLONG_INLINE void bounds_rows(
     const int rows, const int16_t * q12, int stride, const struct plong_index_page * pages, int dims,
     int32_t * starts, int32_t * above) {
     __m512i lo[2][4], up[2][4];
+    int     i = 0;
     for (int r = 0; r < rows; r++) {
         for (int p = 0; p < 4; p++) {
             lo[r][p] = up[r][p] = _mm512_setzero_si512();
         }
     }
-    for (int i = 0; i < dims; i += 32) {
-        __m512i x[2], y[2];
-        for (int r = 0; r < rows; r++) {
-            x[r] = _mm512_loadu_si512(q12 + r * stride + i);
-            y[r] = _mm512_max_epi16(x[r], _mm512_setzero_si512());
-        }
-        for (int p = 0; p < 4; p++) {
-            const __m512i l = _mm512_loadu_si512(pages[p].lo + i), s = words(pages[p].step + i);
-            for (int r = 0; r < rows; r++) {
-                lo[r][p] = _mm512_dpwssd_epi32(lo[r][p], x[r], l);
-                up[r][p] = _mm512_dpwssd_epi32(up[r][p], y[r], s);
-            }
-        }
+    for (; i + 128 <= dims; i += 128) {
+        bounds_dims(rows, q12, stride, pages, i, lo, up);
+        bounds_dims(rows, q12, stride, pages, i + 32, lo, up);
+        bounds_dims(rows, q12, stride, pages, i + 64, lo, up);
+        bounds_dims(rows, q12, stride, pages, i + 96, lo, up);
+    }
+    for (; i < dims; i += 32) {
+        bounds_dims(rows, q12, stride, pages, i, lo, up);
     }
     for (int r = 0; r < rows; r++) {
         _mm_storeu_si128((__m128i *) (starts + r * INDEX_PAGES), sums_of_four(lo[r]));
@@ -98,36 +112,50 @@ index_bounds(struct index_queries q, const struct plong_index_page * pages, int 
     }
 }
 
-/* The first rows, up to 4; sums [rows][4] are 16 keys each. */
+/* sum[rows][4] of 16 keys each += the dims of a quad */
+PLONG_INLINE void scores_quad(
+    const int rows, const uint8_t * nibbles, const uint8_t * ahead, const struct index_rows q, int quad,
+    __m512i (*sum)[4]) {
+    const __m512i low = _mm512_set1_epi8(15);
+    const size_t  at  = (size_t) quad * 2 * PLONG_PAGE;
+    __builtin_prefetch(ahead + at, 0, 3);
+    __builtin_prefetch(ahead + at + PLONG_PAGE, 0, 3);
+    const __m512i a = _mm512_loadu_si512(nibbles + at), b = _mm512_loadu_si512(nibbles + at + PLONG_PAGE);
+    const __m512i x[4] = {
+        _mm512_and_si512(a, low),
+        _mm512_and_si512(_mm512_srli_epi16(a, 4), low),
+        _mm512_and_si512(b, low),
+        _mm512_and_si512(_mm512_srli_epi16(b, 4), low),
+    };
+    for (int r = 0; r < rows; r++) {
+        int32_t four;
+        memcpy(&four, q.digits + r * q.stride + 4 * quad, sizeof(four));
+        const __m512i y = _mm512_set1_epi32(four);
+        for (int j = 0; j < 4; j++) {
+            sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], x[j], y);
+        }
+    }
+}
+
+/* The first rows, up to 4 */
 PLONG_INLINE void scores_rows(
     const int rows, const uint8_t * nibbles, const uint8_t * ahead, int quads, const struct index_rows q,
     const struct index_sums out) {
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512i       sum[4][4];
+    __m512i sum[4][4];
+    int     i = 0;
     for (int r = 0; r < rows; r++) {
         for (int j = 0; j < 4; j++) {
             sum[r][j] = _mm512_setzero_si512();
         }
     }
-    for (int i = 0; i < quads; i++) {
-        const size_t at = (size_t) i * 2 * PLONG_PAGE;
-        __builtin_prefetch(ahead + at, 0, 3);
-        __builtin_prefetch(ahead + at + PLONG_PAGE, 0, 3);
-        const __m512i a = _mm512_loadu_si512(nibbles + at), b = _mm512_loadu_si512(nibbles + at + PLONG_PAGE);
-        const __m512i x[4] = {
-            _mm512_and_si512(a, low),
-            _mm512_and_si512(_mm512_srli_epi16(a, 4), low),
-            _mm512_and_si512(b, low),
-            _mm512_and_si512(_mm512_srli_epi16(b, 4), low),
-        };
-        for (int r = 0; r < rows; r++) {
-            int32_t four;
-            memcpy(&four, q.digits + r * q.stride + 4 * i, sizeof(four));
-            const __m512i y = _mm512_set1_epi32(four);
-            for (int j = 0; j < 4; j++) {
-                sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], x[j], y);
-            }
-        }
+    for (; i + 4 <= quads; i += 4) { /* gcc 12 copies all sums once per iteration */
+        scores_quad(rows, nibbles, ahead, q, i, sum);
+        scores_quad(rows, nibbles, ahead, q, i + 1, sum);
+        scores_quad(rows, nibbles, ahead, q, i + 2, sum);
+        scores_quad(rows, nibbles, ahead, q, i + 3, sum);
+    }
+    for (; i < quads; i++) {
+        scores_quad(rows, nibbles, ahead, q, i, sum);
     }
     for (int r = 0; r < rows; r++) {
         for (int j = 0; j < 4; j++) {

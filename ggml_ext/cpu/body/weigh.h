@@ -143,7 +143,7 @@ struct weighing {
     const struct plong_piece * pieces;
     int32_t                    n;
     int32_t                    map;
-    const char *               pages; /* of the index, for the tile's kv head */
+    struct plong_index_head    index; /* of the tile's kv head */
     struct asked               asked;
     struct weigh_mem           mem;
 };
@@ -153,14 +153,9 @@ static struct index_queries weigh_rows(const struct weighing * x, int zone) {
     return (struct index_queries) { x->mem.q16 + at, x->mem.q12 + at, x->asked.stride, x->asked.rows };
 }
 
-static struct plong_index_page weigh_page(const struct weighing * x, const struct visit * v) {
-    return plong_page_at(x->pages + v->page * x->call->index_page, x->call->d_k);
-}
-
 /* Prefetches the bounds of a page. */
 PLONG_INLINE void weigh_fetch(const struct weighing * x, const struct visit * v) {
-    const size_t nibbles = (size_t) x->asked.quads * 2 * PLONG_PAGE;
-    prefetch_near(x->pages + v->page * x->call->index_page + nibbles, 3 * (size_t) x->asked.dims + 8);
+    prefetch_near(x->index.bounds + (size_t) v->page * x->index.bound_bytes, x->index.bound_bytes);
 }
 
 /* Whether logits are more than products. */
@@ -264,7 +259,7 @@ static void weigh(
         .pieces = pieces,
         .n      = n,
         .map    = c->params.n_rot > 0 ? c->batch->rope.map : PLONG_MAP_ABSOLUTE,
-        .pages  = c->index + tile->stream * c->index_stream + tile->head / c->n_group * c->index_head,
+        .index  = plong_index_of(c, tile->stream, tile->head / c->n_group),
     };
     struct asked * a = &x.asked;
     weigh_layout(&x.mem, (uintptr_t) scratch, c->d_k, tile->n_h, n, c->table != NULL);

@@ -11,9 +11,9 @@ static void weigh_bounds_of(const struct weighing * x, const struct visit * v, i
     struct plong_index_page  pages[INDEX_PAGES];
     float                    lo[INDEX_PAGES], step[INDEX_PAGES], top[INDEX_PAGES];
     for (int i = 0; i < INDEX_PAGES; i++) {
-        pages[i] = weigh_page(x, v + (i < n ? i : 0));
-        lo[i]    = pages[i].lo_unit * (1.0f / PLONG_LO_MOST);
-        step[i]  = pages[i].step_unit * (15.0f / PLONG_LO_MOST);
+        pages[i] = plong_page_at(&x->index, v[i < n ? i : 0].page);
+        lo[i]    = pages[i].units[0] * (1.0f / PLONG_LO_MOST);
+        step[i]  = pages[i].units[1] * (15.0f / PLONG_LO_MOST);
     }
     index_bounds(weigh_rows(x, v->zone), pages, a->dims, (struct index_bounds) { m->starts, m->above });
     for (int r = 0; r < a->rows; r++, logits += stride) {

@@ -85,16 +85,16 @@ static int32_t weigh_keys(const struct weighing * x, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         const struct visit *          v     = &m->visits[i];
         const struct visit *          ahead = &m->visits[i + 2 < n ? i + 2 : n - 1];
-        const struct plong_index_page page  = weigh_page(x, v);
+        const struct plong_index_page page  = plong_page_at(&x->index, v->page);
         const float *                 unit  = m->unit + v->zone * a->rows;
         weigh_fetch(x, ahead);
         index_digits(weigh_rows(x, v->zone), &page, a->dims, m->digits, m->starts);
         for (int r = 0; r < a->rows; r++) {
-            m->scale[r] = unit[r] * page.step_unit * (65536.0f / 32767);
-            m->start[r] = unit[r] * page.lo_unit * (1.0f / PLONG_LO_MOST) * (float) m->starts[r];
+            m->scale[r] = unit[r] * page.units[1] * (65536.0f / 32767);
+            m->start[r] = unit[r] * page.units[0] * (1.0f / PLONG_LO_MOST) * (float) m->starts[r];
         }
         index_scores(
-            page.nibbles, weigh_page(x, ahead).nibbles, a->quads,
+            page.nibbles, plong_page_at(&x->index, ahead->page).nibbles, a->quads,
             (struct index_rows) { m->digits, a->stride, a->rows }, (struct index_sums) { m->sums, m->tops });
         for (int r = 0; r < a->rows; r++) {
             const size_t to = (size_t) r * ((pieces + 15) & ~15) + at;
