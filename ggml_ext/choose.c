@@ -225,7 +225,8 @@ static void select_best(const float * weights, int32_t * order, int32_t n, int32
     for (; last > 0 && better_ones + count[last] < k; last--) {
         better_ones += count[last];
     }
-    for (int32_t i = 0; i < n; i++) { /* first those of later buckets, [0, sure), then those of the last, [sure, some) */
+    /* First come those of later buckets, [0, sure), then those of the last, [sure, some). */
+    for (int32_t i = 0; i < n; i++) {
         const int32_t x = order[i], bucket = bucket_of(weights[x]);
         if (bucket >= last) {
             order[i]      = order[some];

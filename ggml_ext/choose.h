@@ -40,7 +40,7 @@ static inline int32_t plong_bounded(int32_t d_k) { return (d_k + 31) & ~31; }
 
 /* Bytes of a page's nibbles; of a page with its bounds: both are multiples of 64. */
 static inline size_t plong_nibble_bytes(int32_t d_k) { return (size_t) plong_quads(d_k) * 2 * PLONG_PAGE; }
-PLONG_API size_t plong_page_bytes(int32_t d_k);
+PLONG_API size_t     plong_page_bytes(int32_t d_k);
 
 /* The pages of a kv head in the call's index. */
 struct plong_index_head {

@@ -187,9 +187,9 @@ static double indexed(const struct plong_index_page * page, int32_t j, int32_t i
 static double piece_logit(
     const struct plong_call * c, const struct plong_tile * tile, int32_t tok, int32_t head,
     const struct plong_piece * piece) {
-    const struct plong_rope * rope = &c->batch->rope;
-    const int32_t             map = c->params.n_rot > 0 ? rope->map : PLONG_MAP_ABSOLUTE, p = tile->pos + tok,
-                              kv = head / c->n_group;
+    const struct plong_rope *     rope = &c->batch->rope;
+    const int32_t                 map = c->params.n_rot > 0 ? rope->map : PLONG_MAP_ABSOLUTE, p = tile->pos + tok,
+                                  kv    = head / c->n_group;
     const struct plong_index_head index = plong_index_of(c, tile->stream, kv);
     const struct plong_index_page page  = plong_page_at(&index, piece->cell / PLONG_PAGE);
     int32_t                       zone  = plong_map_zone(rope, map, p, piece->pos);

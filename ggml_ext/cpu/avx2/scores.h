@@ -33,8 +33,7 @@ static void index_digits(
             const __m256i lo   = _mm256_loadu_si256((const __m256i *) (page->lo + i));
             const __m128i z    = _mm_packs_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
             _mm_storeu_si128((__m128i *) (digits + at + i), z);
-            sum = _mm256_add_epi32(
-                sum, _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *) (q.q12 + at + i)), lo));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *) (q.q12 + at + i)), lo));
         }
         starts[r] = sum_of_lanes(sum);
     }
@@ -60,8 +59,8 @@ PLONG_INLINE void bounds_row(
     _mm_storeu_si128((__m128i *) above, sums_of_four(up[0], up[1], up[2], up[3]));
 }
 
-static void
-index_bounds(struct index_queries q, const struct plong_index_page * pages, int dims, struct index_bounds out) {
+static void index_bounds(
+    struct index_queries q, const struct plong_index_page * pages, int dims, struct index_bounds out) {
     for (int r = 0; r < q.rows; r++) {
         const int at = r * INDEX_PAGES;
         bounds_row(q.q12 + (size_t) r * q.stride, pages, dims, out.starts + at, out.above + at);

@@ -75,8 +75,8 @@ PLONG_INLINE void bounds_dims(
 
 /* The first rows, up to 2 */
 PLONG_INLINE void bounds_rows(
-    const int rows, const int16_t * q12, int stride, const struct plong_index_page * pages, int dims,
-    int32_t * starts, int32_t * above) {
+    const int rows, const int16_t * q12, int stride, const struct plong_index_page * pages, int dims, int32_t * starts,
+    int32_t * above) {
     __m512i lo[2][4], up[2][4];
     int     i = 0;
     for (int r = 0; r < rows; r++) {
@@ -99,8 +99,8 @@ PLONG_INLINE void bounds_rows(
     }
 }
 
-static void
-index_bounds(struct index_queries q, const struct plong_index_page * pages, int dims, struct index_bounds out) {
+static void index_bounds(
+    struct index_queries q, const struct plong_index_page * pages, int dims, struct index_bounds out) {
     for (int r = 0; r < q.rows; r += 2) {
         const int       at  = r * INDEX_PAGES;
         const int16_t * q12 = q.q12 + (size_t) r * q.stride;

@@ -18,8 +18,8 @@ static void index_digits(
     }
 }
 
-static void
-index_bounds(struct index_queries q, const struct plong_index_page * pages, int dims, struct index_bounds out) {
+static void index_bounds(
+    struct index_queries q, const struct plong_index_page * pages, int dims, struct index_bounds out) {
     for (int r = 0; r < q.rows; r++) {
         const int16_t * q12 = q.q12 + (size_t) r * q.stride;
         for (int p = 0; p < INDEX_PAGES; p++) {

@@ -49,7 +49,7 @@ struct weigh_mem {
     int32_t *      tops;   /* [rows] */
     int32_t *      starts; /* [rows][INDEX_PAGES] */
     int32_t *      above;
-    float *        start;  /* [rows] of one page: the logit of a key whose nibbles are 0, and that of a sum of 1 */
+    float *        start; /* [rows] of one page: the logit of a key whose nibbles are 0, and that of a sum of 1 */
     float *        scale;
     float *        logits; /* [rows][visits or pieces, padded to 16] */
     float *        parts;  /* the same: sums of a piece's keys, relative to the largest */

@@ -42,10 +42,9 @@ PLONG_INLINE void weigh_sums(const int32_t * sums, int32_t most, float scale, fl
 }
 
 /* Logits and parts of a row for the pieces of a page, from the sums of its keys. */
-PLONG_INLINE void
-weigh_row(const struct weighing * x, const struct visit * v, int r, float * logits, float * parts) {
-    const struct weigh_mem * m    = &x->mem;
-    const int32_t *          sums = m->sums + r * PLONG_PAGE;
+PLONG_INLINE void weigh_row(const struct weighing * x, const struct visit * v, int r, float * logits, float * parts) {
+    const struct weigh_mem * m     = &x->mem;
+    const int32_t *          sums  = m->sums + r * PLONG_PAGE;
     const float              start = m->start[r], scale = m->scale[r];
     float                    four[PLONG_PAGE / 16];
     if (v->whole) {
