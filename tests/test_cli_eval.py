@@ -261,6 +261,10 @@ def test_a_stopped_run_goes_on(
     assert cli.run(["eval", *options, "--answers", str(kept)]) == 0 and len(measured) == 8
     assert len(json.loads(kept.read_text())) == 6
     capsys.readouterr()
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_text(path.read_text().replace('"score"', '"scores"'))
+    assert cli.run(["eval", *options[:-1], str(damaged)]) == 1
+    assert f"pyllama-long: {damaged} is damaged: name another file" in capsys.readouterr().err
     assert cli.run(["eval", *options, "--seed", "1"]) == 1
     assert "other settings (seed 0, now 1)" in capsys.readouterr().err
     assert cli.run(["eval", "vt", *options[1:]]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,7 +163,8 @@ def command(
     if ended is not None and not any(
         grid.Cell(row["rope"], row["plan"], row["length"], row["task"]) == cell for row in rows
     ):
-        rows += grid.so_far(cell, measured[cell.task], journal)
+        with suppress(EvalError):  # of a damaged file, which is what has ended it
+            rows += grid.so_far(cell, measured[cell.task], journal)
     if ended is not None and not rows and not isinstance(ended, KeyboardInterrupt):
         raise ended
     grid.compare(rows, measured, journal)
