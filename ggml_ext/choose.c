@@ -244,6 +244,9 @@ static void select_best(const float * weights, int32_t * order, int32_t n, int32
 int32_t plong_closer_look(const struct plong_call * c, const struct plong_tile * tile, int32_t n) {
     const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
     const int32_t              keep = max_i32(n / 5, 3 * plong_phase_budget(ph, n));
+    if (c->exact && tile->phase == 0) { /* the choice may grow by any of them */
+        return n;
+    }
     return n < 256 || keep > n / 2 ? n : keep; /* of few pieces, a rough look saves nothing */
 }
 
@@ -285,7 +288,7 @@ static void sort_best(const float * weights, int32_t * order, int32_t n) {
     }
 }
 
-/* Drops the last of the best pieces while the others have the mass: moves those that are kept to the front. */
+/* Sorts the best pieces, the best first, and returns how many of them have the mass. */
 static int32_t cut_mass(const struct plong_phase * ph, const float * weights, int32_t * order, int32_t k) {
     const int32_t least = min_i32(plong_phase_least(ph), k);
     double        have  = 0;
@@ -293,50 +296,114 @@ static int32_t cut_mass(const struct plong_phase * ph, const float * weights, in
         return k;
     }
     sort_best(weights, order, k);
+    for (int32_t i = 0; i < k / 2; i++) {
+        const int32_t x  = order[i];
+        order[i]         = order[k - 1 - i];
+        order[k - 1 - i] = x;
+    }
     for (int32_t i = 0; i < k; i++) {
         if (i >= least && have >= (double) plong_phase_mass(ph)) {
-            memmove(order, order + k - i, (size_t) i * sizeof(*order));
             return i;
         }
-        have += (double) weights[order[k - 1 - i]];
+        have += (double) weights[order[i]];
     }
     return k;
 }
 
-void plong_choose(
-    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
-    int32_t * order) {
-    const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
-    const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
-    struct plong_choice *      choice = (struct plong_choice *) c->choices + tile;
-    struct plong_tile_range *  ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
-    int32_t                    k      = min_i32(plong_phase_budget(ph, n), t->choice_room);
-    const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
-    *choice               = (struct plong_choice) { t->choice, 0 };
-    int32_t some          = 0; /* pieces with a weight, after which the others come */
-    for (int32_t i = 0; i < n; i++) {
-        order[some] = i;
-        some += weights[i] > 0.0f;
+int32_t plong_tile_checks(
+    const struct plong_call * c, const struct plong_tile * tile, int32_t * first, int32_t * token) {
+    const int32_t * checks = plong_batch_checks(c->batch);
+    int32_t         lo = 0, hi = c->batch->n_checks, n = 0;
+    while (lo < hi) {
+        const int32_t mid = lo + (hi - lo) / 2;
+        if (checks[mid] < tile->tok) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
     }
-    for (int32_t i = n - 1, at = some; i >= 0 && some < k; i--) {
+    while (tile->phase == 0 && lo + n < c->batch->n_checks && checks[lo + n] < tile->tok + tile->n_tok) {
+        n++;
+    }
+    *first = lo;
+    *token = n > 0 ? checks[lo] - tile->tok : 0;
+    return n;
+}
+
+void plong_add_piece(struct plong_tile_range * ranges, int32_t * n, const struct plong_piece * piece, int32_t readers) {
+    const int32_t             end  = piece->pos + piece->n;
+    struct plong_tile_range * last = ranges + *n - 1;
+    if (*n > 0 && last->keys.end == piece->pos) {
+        last->keys.end = last->sinks_end = end;
+    } else {
+        ranges[(*n)++] = (struct plong_tile_range) { { piece->pos, end, 1, -1 }, readers, end };
+    }
+}
+
+/* Pieces in the order in which they are taken. */
+struct ranking {
+    const float * weights;
+    int32_t *     order; /* those with a weight, then the others, the latest first */
+    int32_t       weighed;
+};
+
+/* Ranks n pieces, of which at least k are ordered. */
+static struct ranking ranking_of(const float * weights, int32_t n, int32_t * order, int32_t k) {
+    struct ranking r = { weights, order, 0 };
+    for (int32_t i = 0; i < n; i++) {
+        order[r.weighed] = i;
+        r.weighed += weights[i] > 0.0f;
+    }
+    for (int32_t i = n - 1, at = r.weighed; i >= 0 && r.weighed < k; i--) {
         if (!(weights[i] > 0.0f)) {
             order[at++] = i;
         }
     }
-    if (k < some) {
-        select_best(weights, order, some, k);
+    return r;
+}
+
+/* Makes order[from .. to) the best of those from `from` on. */
+static void rank(struct ranking * r, int32_t from, int32_t to) {
+    if (to < r->weighed) {
+        select_best(r->weights, r->order + from, r->weighed - from, to - from);
     }
+}
+
+/* Takes more pieces, half as many again each time, until the trial is within the error. Returns their number. */
+static int32_t grow(
+    struct ranking * r, const struct plong_piece * pieces, int32_t k, int32_t room, float error,
+    const struct plong_trial * trial) {
+    int32_t tried = 0;
+    for (;;) {
+        qsort(r->order + tried, (size_t) (k - tried), sizeof(*r->order), by_index);
+        const float found = trial->add(trial->self, pieces, r->order + tried, k - tried);
+        tried             = k;
+        if (found <= error || k >= room) {
+            return k;
+        }
+        k = min_i32(room, k + max_i32(k / 2, 4));
+        rank(r, tried, k);
+    }
+}
+
+void plong_choose(
+    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
+    int32_t * order, const struct plong_trial * trial) {
+    const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
+    const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
+    struct plong_choice *      choice = (struct plong_choice *) c->choices + tile;
+    struct plong_tile_range *  ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
+    const int32_t              room   = min_i32(n, t->choice_room);
+    int32_t                    k      = min_i32(plong_phase_budget(ph, n), room);
+    struct ranking             r      = ranking_of(weights, n, order, trial ? room : k);
+    const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
+    *choice               = (struct plong_choice) { t->choice, 0, 0 };
+    rank(&r, 0, k);
     k = cut_mass(ph, weights, order, k);
+    k = trial ? grow(&r, pieces, k, room, c->batch->plan.error, trial) : k;
     qsort(order, (size_t) k, sizeof(*order), by_index);
     for (int32_t i = 0; i < k; i++) {
-        const struct plong_piece * p    = pieces + order[i];
-        struct plong_tile_range *  last = ranges + choice->n - 1;
-        if (choice->n > 0 && last->keys.end == p->pos) {
-            last->keys.end = last->sinks_end = p->pos + p->n;
-        } else {
-            ranges[choice->n++] = (struct plong_tile_range) { .keys      = { p->pos, p->pos + p->n, 1, -1 },
-                                                              .readers   = readers,
-                                                              .sinks_end = p->pos + p->n };
-        }
+        plong_add_piece(ranges, &choice->n, pieces + order[i], readers);
+        choice->keys += pieces[order[i]].n;
     }
 }

@@ -99,16 +99,35 @@ PLONG_API void plong_best(const float * weights, int32_t n, int32_t keep, int32_
 struct plong_choice {
     int32_t beg;
     int32_t n;
+    int32_t keys; /* of these ranges */
 };
 
 PLONG_API const struct plong_choice *     plong_choices(const struct plong_call * call, int32_t tile);
 PLONG_API const struct plong_tile_range * plong_choice_ranges(const struct plong_call * call);
 
-/* Writes the choice of a tile: the pieces with the largest weights [n], by the budget of its phase. order: scratch of n
- * int32. The result only depends on the pieces. */
+/* Appends a piece to ranges [*n], whose last it may prolong: keys that all rows of `readers` read. */
+PLONG_API void plong_add_piece(
+    struct plong_tile_range * ranges, int32_t * n, const struct plong_piece * piece, int32_t readers);
+
+/* Checks of the batch among the tokens of a tile in the prefill: the first, counted among those of the batch, and its place
+ * in the tile. They are plong_plan.check tokens apart. Returns their number. */
+PLONG_API int32_t
+plong_tile_checks(const struct plong_call * call, const struct plong_tile * tile, int32_t * first, int32_t * token);
+
+/* Tries a choice out on the checks of a tile, whose exact results are known. */
+struct plong_trial {
+    /* Adds pieces[which[0 .. n)], `which` ascending, to those that were added before, and returns the relative error of the
+     * worst check: ||exact - sparse|| / ||exact|| over all heads of the tile. */
+    float (*add)(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n);
+    void * self;
+};
+
+/* Writes the choice of a tile: the pieces with the largest weights [n], by the budget of its phase, and with a trial (or
+ * NULL) as many more as it takes to get the error of the plan. order: scratch of n int32. The result only depends on the
+ * pieces. */
 PLONG_API void plong_choose(
     const struct plong_call * call, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
-    int32_t * order);
+    int32_t * order, const struct plong_trial * trial);
 
 #ifdef __cplusplus
 }

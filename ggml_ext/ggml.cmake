@@ -68,7 +68,7 @@ if (TARGET ggml-cpu)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
     set(plong_flags_neonbf16 -march=armv8.2-a+bf16)
 
-    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/choose.c ${PLONG_EXT_DIR}/cpu/queue.c
+    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/choose.c ${PLONG_EXT_DIR}/cpu/queue.c ${PLONG_EXT_DIR}/cpu/trial.c
         ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
     foreach (isa ${plong_isas})
         target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c)

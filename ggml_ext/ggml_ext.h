@@ -29,7 +29,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  8
+#define PLONG_ABI_VERSION  9
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
@@ -72,6 +72,9 @@ struct plong_phase {
 struct plong_plan {
     struct plong_phase phase[2];     /* [0] prefill, [1] tail: the last turn's tokens and the answer */
     int32_t            dense_layers; /* layers below this index read every key */
+    int32_t            check;   /* queries at multiples of this position also read every key: 16, 32, 64; 0: none */
+    int32_t            correct; /* 1: what they read beside the plan's keys corrects those after them in the prefill */
+    float              error;   /* prefill: choices grow until the relative error of those queries is at most this */
 };
 
 /* NULL when the plan can be run, else one line that says what is wrong. */
@@ -164,7 +167,7 @@ PLONG_API size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cel
 /* ---- batch ---------------------------------------------------------------------------------------------------- */
 
 /* What the op needs to know about one ubatch, in a flat I32 tensor, so that a graph can be reused with new contents:
- *   struct plong_batch, then slots, groups, runs, pages. */
+ *   struct plong_batch, then slots, groups, runs, pages, checks. */
 struct plong_slot {  /* one sequence of the ubatch */
     int32_t stream;  /* index into dim 3 of K and V */
     int32_t run_beg; /* its cells: runs[run_beg .. run_end), ascending in position */
@@ -175,7 +178,7 @@ struct plong_group { /* consecutive tokens of one sequence and phase */
     int32_t slot;
     int32_t phase; /* index into plong_plan.phase */
     int32_t tok;   /* first token of the ubatch */
-    int32_t n;     /* tokens tok .. tok+n, at positions pos .. pos+n */
+    int32_t n;     /* tokens tok .. tok+n, at positions pos .. pos+n, or as far apart as the batch's step */
     int32_t pos;
 };
 
@@ -200,18 +203,22 @@ struct plong_batch {
     int32_t           n_groups;
     int32_t           n_runs;
     int32_t           n_pages;
+    int32_t           n_checks; /* tokens, ascending, for which the exact result is known (plong_plan.check) */
     int32_t           n_tokens;
     int32_t           precision; /* enum plong_precision */
+    int32_t           step;      /* between positions of neighbouring tokens; more than 1 only if all keys are read */
     struct plong_plan plan;
     struct plong_rope rope;
 };
 
 /* int32 words of a batch with these counts. */
-PLONG_API size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs, int32_t n_pages);
+PLONG_API size_t
+plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs, int32_t n_pages, int32_t n_checks);
 PLONG_API const struct plong_slot *  plong_batch_slots(const struct plong_batch * b);
 PLONG_API const struct plong_group * plong_batch_groups(const struct plong_batch * b);
 PLONG_API const struct plong_run *   plong_batch_runs(const struct plong_batch * b);
 PLONG_API const struct plong_page *  plong_batch_pages(const struct plong_batch * b);
+PLONG_API const int32_t *            plong_batch_checks(const struct plong_batch * b);
 
 /* ---- the op --------------------------------------------------------------------------------------------------- */
 
@@ -234,6 +241,7 @@ struct plong_inputs {
     struct ggml_tensor * table; /* F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)], or NULL when the position map is absolute */
     struct ggml_tensor * sink_logits; /* F32 [n_head] of the model's attention sinks, or NULL */
     struct ggml_tensor * choices;     /* I32 of ggml_long_choose(), or NULL where the work chooses no keys */
+    struct ggml_tensor * exact; /* F32 [d_v, n_head, n] exact results of the batch's checks, or NULL: for choosing */
 };
 
 /* q     F32 [d_k, n_head, n_tokens]
@@ -246,13 +254,14 @@ PLONG_API struct ggml_tensor * ggml_long_attn(
     const struct plong_inputs * inputs, const struct plong_attn_params * params);
 
 /* Chooses the keys that the tiles of the work read by content.
- * q, k   as above
+ * q, k, v   as above
  * index  I8 [bytes of a page, pages, n_head_kv, n_stream] of the layer; the pages that the batch lists are written first
  * ->     I32 [n_words], at least plong_work_choice_words() of the work: struct plong_choice of each tile, then key ranges
  * Other layers of the same shape may use the result too. */
 PLONG_API struct ggml_tensor * ggml_long_choose(
-    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * index,
-    const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words);
+    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
+    struct ggml_tensor * index, const struct plong_inputs * inputs, const struct plong_attn_params * params,
+    int64_t n_words);
 
 /* ---- CPU backend ---------------------------------------------------------------------------------------------- */
 

@@ -11,9 +11,9 @@ _Static_assert(sizeof(struct plong_batch) % sizeof(int32_t) == 0, "a batch is a 
 
 #define WORDS(n, type) ((size_t) (n) * (sizeof(type) / sizeof(int32_t)))
 
-size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs, int32_t n_pages) {
+size_t plong_batch_words(int32_t n_slots, int32_t n_groups, int32_t n_runs, int32_t n_pages, int32_t n_checks) {
     return WORDS(1, struct plong_batch) + WORDS(n_slots, struct plong_slot) + WORDS(n_groups, struct plong_group) +
-           WORDS(n_runs, struct plong_run) + WORDS(n_pages, struct plong_page);
+           WORDS(n_runs, struct plong_run) + WORDS(n_pages, struct plong_page) + WORDS(n_checks, int32_t);
 }
 
 const struct plong_slot * plong_batch_slots(const struct plong_batch * b) {
@@ -30,6 +30,10 @@ const struct plong_run * plong_batch_runs(const struct plong_batch * b) {
 
 const struct plong_page * plong_batch_pages(const struct plong_batch * b) {
     return (const struct plong_page *) (plong_batch_runs(b) + b->n_runs);
+}
+
+const int32_t * plong_batch_checks(const struct plong_batch * b) {
+    return (const int32_t *) (plong_batch_pages(b) + b->n_pages);
 }
 
 /* ---- the op --------------------------------------------------------------------------------------------------- */
@@ -117,9 +121,11 @@ struct ggml_tensor * ggml_long_attn(
 }
 
 struct ggml_tensor * ggml_long_choose(
-    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * index,
-    const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words) {
-    GGML_ASSERT(check(q, k, k, params) == NULL);
+    struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
+    struct ggml_tensor * index, const struct plong_inputs * inputs, const struct plong_attn_params * params,
+    int64_t n_words) {
+    GGML_ASSERT(check(q, k, v, params) == NULL);
+    GGML_ASSERT(!inputs->exact || (inputs->exact->type == GGML_TYPE_F32 && ggml_is_contiguous(inputs->exact)));
     GGML_ASSERT(index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]));
     GGML_ASSERT(index->ne[1] * PLONG_PAGE >= k->ne[2] && index->ne[2] == k->ne[1] && index->ne[3] == k->ne[3]);
     struct ggml_tensor * result = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_words);
@@ -131,51 +137,54 @@ struct ggml_tensor * ggml_long_choose(
     result->src[3] = inputs->batch;
     result->src[4] = inputs->work;
     result->src[5] = inputs->table;
+    result->src[6] = inputs->sink_logits;
+    result->src[7] = v;
+    result->src[8] = inputs->exact;
     return result;
 }
 
 /* What both ops are given. */
-static struct plong_call call_of(const struct ggml_tensor * op) {
+static struct plong_call call_of(const struct ggml_tensor * op, const struct ggml_tensor * v) {
     const struct ggml_tensor *q = op->src[0], *k = op->src[1];
     struct plong_call         c = {
-        .q        = q->data,
-        .k        = k->data,
-        .q_head   = q->nb[1],
-        .q_tok    = q->nb[2],
-        .k_head   = k->nb[1],
-        .k_cell   = k->nb[2],
-        .k_stream = k->nb[3],
-        .k_type   = k->type,
-        .d_k      = (int32_t) q->ne[0],
-        .n_head   = (int32_t) q->ne[1],
-        .n_group  = (int32_t) (q->ne[1] / k->ne[1]),
-        .batch    = (const struct plong_batch *) op->src[3]->data,
-        .work     = (const struct plong_work *) op->src[4]->data,
-        .table    = op->src[5] ? (const float *) op->src[5]->data : NULL,
-        .n_cells  = k->ne[2],
+        .q           = q->data,
+        .k           = k->data,
+        .v           = v->data,
+        .q_head      = q->nb[1],
+        .q_tok       = q->nb[2],
+        .k_head      = k->nb[1],
+        .k_cell      = k->nb[2],
+        .k_stream    = k->nb[3],
+        .v_head      = v->nb[1],
+        .v_cell      = v->nb[2],
+        .v_stream    = v->nb[3],
+        .k_type      = k->type,
+        .v_type      = v->type,
+        .d_k         = (int32_t) q->ne[0],
+        .d_v         = (int32_t) v->ne[0],
+        .n_head      = (int32_t) q->ne[1],
+        .n_group     = (int32_t) (q->ne[1] / k->ne[1]),
+        .batch       = (const struct plong_batch *) op->src[3]->data,
+        .work        = (const struct plong_work *) op->src[4]->data,
+        .table       = op->src[5] ? (const float *) op->src[5]->data : NULL,
+        .sink_logits = op->src[6] ? (const float *) op->src[6]->data : NULL,
+        .n_cells     = k->ne[2],
     };
     memcpy(&c.params, op->op_params, sizeof(c.params));
     return c;
 }
 
 struct plong_call plong_call_of(const struct ggml_tensor * op) {
-    const struct ggml_tensor * v = op->src[2];
-    struct plong_call          c = call_of(op);
-    c.v                          = v->data;
-    c.out                        = op->data;
-    c.v_head                     = v->nb[1];
-    c.v_cell                     = v->nb[2];
-    c.v_stream                   = v->nb[3];
-    c.v_type                     = v->type;
-    c.d_v                        = (int32_t) op->ne[0];
-    c.sink_logits                = op->src[6] ? (const float *) op->src[6]->data : NULL;
-    c.choices                    = op->src[7] ? op->src[7]->data : NULL;
+    struct plong_call c = call_of(op, op->src[2]);
+    c.out               = op->data;
+    c.choices           = op->src[7] ? op->src[7]->data : NULL;
     return c;
 }
 
 struct plong_call plong_choosing_call_of(const struct ggml_tensor * op) {
     const struct ggml_tensor * index = op->src[2];
-    struct plong_call          c     = call_of(op);
+    struct plong_call          c     = call_of(op, op->src[7]);
+    c.exact                          = op->src[8] ? (const float *) op->src[8]->data : NULL;
     c.index                          = index->data;
     c.index_page                     = index->nb[1];
     c.index_head                     = index->nb[2];

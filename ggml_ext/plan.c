@@ -55,6 +55,13 @@ const char * plong_plan_check(const struct plong_plan * plan) {
     if (plan->dense_layers < 0) {
         return "attention plan: dense_layers is negative";
     }
+    if (plan->check != 0 && plan->check != PLONG_PAGE / 4 && plan->check != PLONG_PAGE / 2 &&
+        plan->check != PLONG_PAGE) {
+        return "attention plan: not every 16th, 32nd or 64th query is checked";
+    }
+    if (!(plan->error >= 0.0f && plan->error < 1.0f) || (plan->error > 0.0f && plan->check == 0)) {
+        return "attention plan: an error is not in [0, 1), or is to hold without checks";
+    }
     const char * err = phase_check(&plan->phase[0]);
     return err ? err : phase_check(&plan->phase[1]);
 }
@@ -328,21 +335,30 @@ static int64_t set_count(const struct plong_phase * ph, int32_t p) {
     return keys;
 }
 
+int64_t plong_phase_chosen(const struct plong_phase * ph, int32_t p) {
+    int32_t beg, end;
+    plong_phase_candidates(ph, p, &beg, &end);
+    if (end <= beg) {
+        return 0;
+    }
+    const int32_t n    = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
+    const int64_t keys = (int64_t) plong_phase_budget(ph, n) * ph->top_block;
+    return keys < end - beg ? keys : end - beg;
+}
+
 int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
     struct plong_range r;
-    int64_t            keys = set_count(ph, p);
-    int32_t            beg, end;
-    plong_phase_candidates(ph, p, &beg, &end);
-    if (end > beg) {
-        const int32_t n = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
-        keys += (int64_t) plong_phase_budget(ph, n) * ph->top_block;
-    }
+    int64_t            keys = set_count(ph, p) + plong_phase_chosen(ph, p);
     for (int k = 0; k < ph->n_branches; k++) {
         if (keys <= p && plong_branch_range(ph, k, p, p, h, &r)) {
             keys += plong_range_count(&r);
         }
     }
     return keys <= p ? keys : (int64_t) p + 1;
+}
+
+bool plong_phase_reads_all(const struct plong_phase * ph, int32_t p) {
+    return ph->n_branches == 0 || p < ph->dense_below ? plong_phase_cost(ph, p, 0) > p : false;
 }
 
 int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {

@@ -133,6 +133,12 @@ PLONG_API bool plong_branch_range(
  * counted again unless the branches nest. */
 PLONG_API int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h);
 
+/* How many keys the query may choose by content. */
+PLONG_API int64_t plong_phase_chosen(const struct plong_phase * ph, int32_t p);
+
+/* Whether every head of the query reads every key before it. */
+PLONG_API bool plong_phase_reads_all(const struct plong_phase * ph, int32_t p);
+
 /* Last position <= p1 that a tile starting at p0 may hold: tiles do not cross segment boundaries. */
 PLONG_API int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1);
 

@@ -25,7 +25,7 @@ static void add_range(
 
 static void add_sets(struct plong_planner * p, struct plong_tile * tile) {
     const struct plong_phase * ph     = plong_tile_phase(p, tile);
-    const struct plong_bounds  pos    = { tile->pos, tile->pos + tile->n_tok - 1 };
+    const struct plong_bounds  pos    = { tile->pos, plong_tile_last(tile) };
     const bool                 narrow = plong_is_narrow(p->limits, tile->n_tok, tile->n_h);
     struct plong_range         keys[2];
     struct plong_tile_range    ranges[2];
@@ -55,7 +55,7 @@ static void add_branch(struct plong_planner * p, struct plong_tile * tile, int k
         if (offset == first) { /* from here on, offsets repeat */
             break;
         }
-        if (plong_branch_range(ph, k, tile->pos, tile->pos + tile->n_tok - 1, offset, &range.keys)) {
+        if (plong_branch_range(ph, k, tile->pos, plong_tile_last(tile), offset, &range.keys)) {
             first = first < 0 ? offset : first;
             add_range(p, tile, &range, 1, offset, rows);
         }
@@ -63,7 +63,7 @@ static void add_branch(struct plong_planner * p, struct plong_tile * tile, int k
 }
 
 void plong_plan_ranges(struct plong_planner * p, struct plong_tile * tile) {
-    const int branches = plong_phase_branches_at(plong_tile_phase(p, tile), tile->pos + tile->n_tok - 1);
+    const int branches = plong_phase_branches_at(plong_tile_phase(p, tile), plong_tile_last(tile));
     tile->range_beg    = p->ranges.n;
     add_sets(p, tile);
     for (int k = 0; k < branches; k++) {

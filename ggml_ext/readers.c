@@ -10,7 +10,7 @@ static void add_set_rows(struct plong_planner * p, const struct plong_tile * til
     struct plong_row *         out = plong_extend(&p->rows, tile->n_kv * (tokens.end - tokens.beg) * tile->n_h);
     for (int32_t kv = 0; out && kv < tile->n_kv; kv++) {
         for (int32_t tok = tokens.beg; tok < tokens.end; tok++) {
-            const int32_t             pos = tile->pos + tok, row = (kv * tile->n_tok + tok) * tile->n_h;
+            const int32_t             pos = plong_tile_pos(tile, tok), row = (kv * tile->n_tok + tok) * tile->n_h;
             const struct plong_bounds b = plong_set_bounds(ph, pos);
             for (int32_t h = 0; h < tile->n_h; h++) {
                 *out++ = (struct plong_row) { row + h, pos, b.lo, b.hi, -1 };

@@ -36,7 +36,7 @@ static int32_t narrow_spans(const struct plong_limits * l, const struct plong_ph
 static void set_spans(const struct plong_limits * l, const struct plong_phase * ph, struct plong_tile * tile) {
     int32_t begin;
     tile->span    = plong_is_narrow(l, tile->n_tok, tile->n_h) ? narrow_span(l, ph, tile->pos) : l->span;
-    tile->n_spans = (tile->pos + tile->n_tok - 1) / tile->span + 1;
+    tile->n_spans = plong_tile_last(tile) / tile->span + 1;
     tile->gap_beg = (plong_sinks_end(ph) + tile->span - 1) / tile->span;
     tile->gap     = 0;
     if (plong_phase_window(ph, tile->pos, &begin)) {
@@ -60,7 +60,8 @@ static void set_choice(struct plong_planner * p, const struct plong_phase * ph, 
             most += keys > 0 ? keys / plong_phase_block(ph) + 2 : 0;
         }
         tile->choice      = (int32_t) p->n_chosen;
-        tile->choice_room = plong_phase_budget(ph, (int32_t) min_i64(most, INT32_MAX / 2));
+        most              = min_i64(most, INT32_MAX / 2);
+        tile->choice_room = p->batch->plan.error > 0.0f ? (int32_t) most : plong_phase_budget(ph, (int32_t) most);
         p->n_chosen += tile->choice_room;
         p->tiles.failed |= p->n_chosen > MOST_CHOSEN;
     }
@@ -81,10 +82,13 @@ static int32_t narrow_kv(
  * not cross the boundaries of plong_phase_cut(), and the rows of a narrow tile have spans of the same length. */
 static int32_t tile_end(
     const struct plong_limits * l, const struct plong_group * group, const struct plong_phase * ph, int32_t i,
-    int32_t tokens, int32_t n_h) {
+    int32_t tokens, int32_t n_h, int32_t step) {
     const int32_t pos = group->pos + i;
     int32_t       end = min_i32(i + tokens, group->n);
-    end               = plong_phase_cut(ph, pos, group->pos + end - 1) - group->pos + 1;
+    if (step > 1) { /* every key is read, by wide tiles */
+        return end;
+    }
+    end = plong_phase_cut(ph, pos, group->pos + end - 1) - group->pos + 1;
     while (plong_is_narrow(l, end - i, n_h) && narrow_span(l, ph, group->pos + end - 1) != narrow_span(l, ph, pos)) {
         end--;
     }
@@ -99,6 +103,7 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
     const struct plong_phase *  ph      = plong_batch_phase(p->batch, phase);
     const struct plong_slot *   slot    = plong_batch_slots(p->batch) + group->slot;
     const bool                  dilated = plong_phase_branches(ph) > 0;
+    const int32_t               step    = p->batch->step > 1 ? p->batch->step : 1;
     const int32_t               n_group = shape->n_head / shape->n_head_kv;
     const bool                  chooses = plong_phase_chooses(ph); /* then each kv head reads other keys */
     const bool                  narrow  = !dilated && !chooses && plong_is_narrow(l, group->n, n_group);
@@ -114,15 +119,16 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
             const int32_t cuts   = (group->n + fit - 1) / fit;
             const int32_t tokens = chooses ? fit : (group->n + cuts - 1) / cuts;
             for (int32_t i = 0, end; i < group->n; i = end) {
-                end                    = tile_end(l, group, ph, i, tokens, n_h);
+                end                    = tile_end(l, group, ph, i, tokens, n_h, step);
                 struct plong_tile tile = {
                     .stream  = slot->stream,
                     .run_beg = slot->run_beg,
                     .run_end = slot->run_end,
                     .phase   = phase,
                     .tok     = group->tok + i,
-                    .pos     = group->pos + i,
+                    .pos     = group->pos + i * step,
                     .n_tok   = end - i,
+                    .step    = step,
                     .head    = kv * n_group + h,
                     .n_h     = n_h,
                     .n_kv    = min_i32(most_kv, shape->n_head_kv - kv),
@@ -145,8 +151,7 @@ struct costed {
 static int64_t tile_cost(const struct plong_planner * p, const struct plong_tile * tile) {
     int64_t keys = 0;
     for (int32_t h = tile->head; h < tile->head + tile->n_h; h++) {
-        keys +=
-            plong_phase_cost(plong_tile_phase(p, tile), tile->pos + tile->n_tok - 1, plong_shape_number(p->shape, h));
+        keys += plong_phase_cost(plong_tile_phase(p, tile), plong_tile_last(tile), plong_shape_number(p->shape, h));
     }
     return keys * tile->n_kv * tile->n_tok;
 }

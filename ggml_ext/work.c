@@ -77,10 +77,12 @@ static struct plong_work * pack(const struct plong_planner * p, const struct plo
 
 struct plong_work * plong_work_new(
     const struct plong_batch * batch, const struct plong_shape * shape, const struct plong_limits * limits) {
-    struct plong_planner p = {
+    struct plong_limits wide = *limits;
+    wide.narrow              = 0; /* so that a row's bits do not depend on how many there are */
+    struct plong_planner p   = {
         .batch   = batch,
         .shape   = shape,
-        .limits  = limits,
+        .limits  = batch->step > 1 ? &wide : limits,
         .tiles   = { .size = sizeof(struct plong_tile) },
         .ranges  = { .size = sizeof(struct plong_tile_range) },
         .readers = { .size = sizeof(struct plong_readers) },
@@ -181,7 +183,10 @@ static void put_readers(struct page * page, const struct plong_work * w, const s
 
 static void put_tile(struct page * page, const struct plong_work * w, const struct plong_tile * t) {
     const struct plong_tile_range * ranges = plong_work_ranges(w);
-    put(page, "  tokens %d-%d at positions %d-%d", t->tok, t->tok + t->n_tok - 1, t->pos, t->pos + t->n_tok - 1);
+    put(page, "  tokens %d-%d at positions %d-%d", t->tok, t->tok + t->n_tok - 1, t->pos, plong_tile_last(t));
+    if (t->step > 1) {
+        put(page, ", %d apart", t->step);
+    }
     put(page, ", heads %d-%d", t->head, t->head + t->n_h - 1);
     if (t->n_kv > 1) {
         put(page, " of each of %d kv heads", t->n_kv);

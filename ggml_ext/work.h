@@ -48,7 +48,7 @@ struct plong_limits {
 
 /* ---- the work ------------------------------------------------------------------------------------------------- */
 
-/* n_tok consecutive tokens of one sequence and phase, and n_h consecutive heads of each of n_kv kv heads (n_kv > 1 only
+/* n_tok neighbouring tokens of one sequence and phase, and n_h consecutive heads of each of n_kv kv heads (n_kv > 1 only
  * where all of them read the same keys; then n_h is the whole group). Rows are in the order [n_kv][n_tok][n_h]. */
 struct plong_tile {
     int32_t stream;           /* index into dim 3 of K and V */
@@ -57,6 +57,7 @@ struct plong_tile {
     int32_t tok;              /* first token of the ubatch */
     int32_t pos;              /* its position */
     int32_t n_tok;
+    int32_t step; /* between the positions of its tokens */
     int32_t head; /* first query head */
     int32_t n_h;
     int32_t n_kv;
@@ -135,6 +136,12 @@ PLONG_API size_t plong_work_print(const struct plong_work * work, char * text, s
 
 static inline int32_t plong_tile_rows(const struct plong_tile * t) { return t->n_kv * t->n_tok * t->n_h; }
 
+/* Position of the tile's i-th token. */
+static inline int32_t plong_tile_pos(const struct plong_tile * t, int32_t i) { return t->pos + i * t->step; }
+
+/* Position of its last one. */
+static inline int32_t plong_tile_last(const struct plong_tile * t) { return plong_tile_pos(t, t->n_tok - 1); }
+
 /* Position at which a span of the tile begins. */
 static inline int64_t plong_span_begin(const struct plong_tile * t, int32_t i) {
     return (int64_t) (i < t->gap_beg ? i : i + t->gap) * t->span;
@@ -178,6 +185,7 @@ struct plong_call {
     size_t                     index_head, index_page, index_stream;
     int64_t                    n_cells; /* of a stream of K */
     void *                     choices; /* of keys; NULL where the work chooses none */
+    const float *              exact;   /* [n_checks][n_head][d_v] results of the batch's checks, or NULL */
 };
 
 PLONG_API struct plong_call plong_call_of(const struct ggml_tensor * op);

@@ -124,6 +124,14 @@ def share(phase: Phase, n: int, n_head: int = 1) -> float:
     return read / n_head / (n * (n + 1) / 2)
 
 
+def checked(phase: Phase, n: int, step: int) -> float:
+    """The same share for the queries of 0 .. n at multiples of step that read every key beside what the phase gives
+    them: all but those to which it gives every key."""
+    p = np.arange(0, n, step)
+    partial = (counts(phase, n)[p] <= p) | (bool(phase.branches) & (p >= phase.dense_below))
+    return float((p[partial] + 1).sum()) / (n * (n + 1) / 2)
+
+
 def _before(lattice: Mask) -> Positions:
     """[n + 1]: how many keys of the lattice lie before each position."""
     return np.concatenate([[0], np.cumsum(lattice)])

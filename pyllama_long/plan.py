@@ -5,7 +5,10 @@
 
 A plan has two phases, `prefill` (the bulk of a prompt) and `tail` (the last turn's tokens and the answer); text
 without phases applies to both. phase.py describes the parts. Options: queries at positions below `dense_below` and
-layers below `dense_layers` read every key.
+layers below `dense_layers` read every key. With `check=n`, every n-th query, n = 16, 32 or 64, also reads every key:
+that measures what the plan leaves out. With `error=x`, topk takes as many blocks as it needs for a relative error of at
+most x there. `delta=n` checks too, and adds what the plan left out of a query to those after it in the prefill (Delta
+Attention, arXiv 2505.11254).
 """
 
 from __future__ import annotations
@@ -29,12 +32,18 @@ PRESETS = {
     "skim": "prefill: sinks(64)+window(4096) | tail: exact",
 }
 
-_OPTIONS = ("dense_below", "dense_layers")
+CHECKS = (16, 32, 64)
+_OPTIONS = ("dense_below", "dense_layers", "check", "delta", "error")
+_CHECK_OF_ERROR = 16  # of 64 queries that choose together, four are measured then
 
 
 @dataclass(frozen=True)
 class AttentionPlan:
     """Which keys each query reads, per phase; layers below `dense_layers` read every key.
+
+    Every `check`-th or `delta`-th query (0: none) also reads every key. That measures the plan's error, and with
+    `delta` corrects the queries after it. In the prefill, topk takes more blocks until these queries have at most this
+    relative `error` (0: as many as it says).
 
     `str(plan)` gives text that `parse` reads back as an equal plan.
     """
@@ -42,23 +51,40 @@ class AttentionPlan:
     prefill: Phase
     tail: Phase
     dense_layers: int = 0
+    check: int = 0
+    delta: int = 0
+    error: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.dense_layers <= ALL:
             raise PlanError(f"dense_layers {self.dense_layers} is not from 0 to {ALL}")
+        for name, n in (("check", self.check), ("delta", self.delta)):
+            if n not in (0, *CHECKS):
+                raise PlanError(f"{name}={n} is not one of {', '.join(map(str, CHECKS))}")
+        if self.check and self.delta:
+            raise PlanError("delta= checks the plan too: leave check= out")
+        if not 0 <= self.error < 1:
+            raise PlanError(f"error={notation.show(self.error)} is not from 0 to 1")
+        if self.error and not (self.checked and self.prefill.topk):
+            raise PlanError("error= holds by the blocks that topk takes in the prefill: give it topk(...)")
         if self.prefill.dense_below != self.tail.dense_below:
             raise PlanError("dense_below belongs to the whole plan: give both phases the same")
 
     @property
     def reach(self) -> int:
         """How many tokens back a query reads at most, including itself; ALL if that is unlimited."""
-        return ALL if self.dense_layers else max(self.prefill.reach, self.tail.reach)
+        return ALL if self.dense_layers or self.checked else max(self.prefill.reach, self.tail.reach)
+
+    @property
+    def checked(self) -> int:
+        """Every how many positions a query also reads every key; 0: none does."""
+        return self.check or self.delta
 
     @property
     def page(self) -> int:
         """A prompt must be cut, and its beginning reused, at multiples of this many positions, so that the result does
-        not depend on the cuts: queries of a page choose keys together."""
-        return PAGE if self.prefill.topk or self.tail.topk else 1
+        not depend on the cuts: queries of a page choose keys together, and are corrected together."""
+        return PAGE if self.prefill.topk or self.tail.topk or self.checked else 1
 
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None) -> AttentionPlan:
@@ -69,6 +95,7 @@ class AttentionPlan:
         """
         body, semicolon, rest = text.partition(";")
         options = dict.fromkeys(_OPTIONS, 0)
+        error = 0.0
         given: set[str] = set()
         for option in rest.replace(";", ",").split(",") if semicolon else []:
             key, _, value = (s.strip() for s in option.partition("="))
@@ -77,10 +104,14 @@ class AttentionPlan:
             if key in given:
                 raise PlanError(f"option {key} is given twice")
             given.add(key)
-            options[key] = notation.integer(value, key, PlanError, low=0)
+            if key == "error":
+                error = notation.number(value, key, PlanError)
+            else:
+                options[key] = notation.integer(value, key, PlanError, low=0)
         below = options["dense_below"]
         prefill, tail = (replace(phase, dense_below=below) for phase in _phases(body.strip(), n_train))
-        return cls(prefill, tail, options["dense_layers"])
+        check = options["check"] or (_CHECK_OF_ERROR if error and not options["delta"] else 0)
+        return cls(prefill, tail, options["dense_layers"], check, options["delta"], error)
 
     @classmethod
     def default(cls, n_train: int | None, preset: str = "auto") -> AttentionPlan:
@@ -92,8 +123,9 @@ class AttentionPlan:
     def __str__(self) -> str:
         same = self.prefill == self.tail
         body = str(self.prefill) if same else f"prefill: {self.prefill} | tail: {self.tail}"
-        options = (("dense_below", self.prefill.dense_below), ("dense_layers", self.dense_layers))
-        shown = ", ".join(f"{name}={n}" for name, n in options if n)
+        options = [("dense_below", self.prefill.dense_below), ("dense_layers", self.dense_layers)]
+        options += [("check", self.check), ("delta", self.delta)]
+        shown = ", ".join(f"{name}={notation.show(n)}" for name, n in [*options, ("error", self.error)] if n)
         return f"{body}; {shown}" if shown else body
 
     def explain(self) -> str:
@@ -107,17 +139,31 @@ class AttentionPlan:
             lines.append(f"queries before position {self.prefill.dense_below} read every key")
         if self.dense_layers:
             lines.append(f"the first {self.dense_layers} layers read every key")
+        if self.checked:
+            lines.append(
+                f"every {self.checked}th query also reads every key, which measures what the plan leaves out"
+            )
+        if self.delta:
+            lines.append("what it leaves out there is added to the queries of the prompt after it")
+        if self.error:
+            most = notation.show(self.error)
+            lines.append(
+                f"in the prompt, more blocks are read until the relative error there is at most {most}"
+            )
         return "\n".join(lines)
 
     def share(self, n: int, n_head: int = 1, n_layer: int | None = None) -> float:
         """The share (0 .. 1) of the causal (query, key) pairs that a prefill of n tokens reads, averaged over heads 0
-        .. n_head; a key that several branches read counts once. The value is exact. Without n_layer it is that of a
+        .. n_head; a key that several branches read counts once, but those
+        of checks are counted again. The value is exact. Without n_layer it is that of a
         layer outside the dense layers; with it, it is averaged over the layers too."""
         from pyllama_long import pattern
 
         if n < 1 or n_head < 1 or (n_layer is not None and n_layer < 1):
             raise PlanError("share needs at least one token, head and layer")
         sparse = pattern.share(self.prefill, n, n_head)
+        if self.checked:
+            sparse += pattern.checked(self.prefill, n, self.checked)
         if n_layer is None:
             return sparse
         dense = min(self.dense_layers, n_layer)

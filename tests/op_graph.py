@@ -26,7 +26,7 @@ from pyllama_long.rope import RopePolicy
 GGML_TYPES = {name: kind.number for name, kind in KV_TYPES.items()}
 I32 = 26
 I8 = 24
-_HEAD, _TILE, _RANGE = 13, 19, 6  # words of struct plong_work, plong_tile and plong_tile_range (work.h)
+_HEAD, _TILE, _RANGE = 13, 20, 6  # words of struct plong_work, plong_tile and plong_tile_range (work.h)
 FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 # A block of 32 values, by the definition of each type: nibbles have the first half in their low bits.
 _SCALE, _MIN, _FIFTH, _NIBBLES = ("scale", "<f2"), ("min", "<f2"), ("fifth", "<u4"), ("q", "u1", 16)
@@ -215,10 +215,10 @@ class CaseBatch:
         n_tokens = sum(len(one.q_pos) for one in self.layouts)
         found = np.zeros((n_tokens, self.case.n_head, last + 1), bool)
         n_tiles = int(work[0])
-        ranges = choices[2 * n_tiles :].reshape(-1, _RANGE)
+        ranges = choices[3 * n_tiles :].reshape(-1, _RANGE)
         for i, tile in enumerate(work[_HEAD : _HEAD + n_tiles * _TILE].reshape(-1, _TILE)):
-            tok, n_tok, head, n_h, room = (int(tile[i]) for i in (4, 6, 7, 8, 18))
-            begin, n = (choices[2 * i : 2 * i + 2]) if room else (0, 0)
+            tok, n_tok, head, n_h, room = (int(tile[i]) for i in (4, 6, 8, 9, 19))
+            begin, n = (choices[3 * i : 3 * i + 2]) if room else (0, 0)
             assert n <= room
             for start, end, step, *_ in ranges[begin : begin + n]:
                 assert step == 1 and start < end
@@ -347,7 +347,7 @@ class OpCase(CaseBatch):
             if work.choice_words:
                 index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
                 words = work.choice_words
-                choices = _native.lib.ggml_long_choose(ctx, q, k, index, inputs, params, words)
+                choices = _native.lib.ggml_long_choose(ctx, q, k, v, index, inputs, params, words)
                 inputs.choices = choices
             reason = _native.cpu_refusal(q, k, v, params)
             assert reason is None, reason

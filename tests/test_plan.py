@@ -157,7 +157,7 @@ def test_defaults() -> None:
         ("dilated(align=left)", "unknown align 'left'; known: segment, query"),
         ("dilated(n=2, n=3)", "sets n twice"),
         ("dilated()+dilated()", "dilated is given twice"),
-        ("exact; delta=64", "unknown option 'delta'; known: dense_below=n, dense_layers=n"),
+        ("exact; alpha=64", "unknown option 'alpha'; known: dense_below=n, dense_layers=n, check=n"),
         ("exact; dense_below=x", "dense_below: 'x' is not a whole number from 0"),
         ("exact; dense_below=1, dense_below=2", "option dense_below is given twice"),
         ("prefill: exact | tial: exact", "unknown phase 'tial'; write prefill: ... | tail: ..."),

@@ -3,7 +3,7 @@
 #include "cpu/dispatch.h"
 
 #include "ggml-cpu-impl.h"
-#include "cpu/kernel.h"
+#include "cpu/trial.h"
 
 /* Scratch of one thread, in floats and int32. */
 struct choosing {
@@ -12,6 +12,7 @@ struct choosing {
     float *              weights; /* [most, padded to 16] */
     int32_t *            order;   /* [most] */
     float *              rows;    /* [PLONG_PAGE][d_k], and scratch of the kernel */
+    void *               trial;
 };
 
 static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tensor * op) {
@@ -30,6 +31,7 @@ static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tens
     c->weights   = take_scratch(&at, ((size_t) most + 16) * sizeof(float));
     c->order     = take_scratch(&at, (size_t) most * sizeof(int32_t));
     c->rows      = take_scratch(&at, kernel);
+    c->trial     = take_scratch(&at, trial_scratch(op, heads, most));
     return at - base;
 }
 
@@ -41,6 +43,7 @@ size_t plong_cpu_choose_scratch(const struct ggml_tensor * op, int n_threads) {
 void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_tensor * op) {
     const struct plong_call     call   = plong_choosing_call_of(op);
     const struct plong_kernel * kernel = plong_kernel_in_use();
+    const bool                  f32    = call.batch->precision == PLONG_PRECISION_F32;
     const struct plong_page *   pages  = plong_batch_pages(call.batch);
     const struct plong_tile *   tiles  = plong_work_tiles(call.work);
     const int32_t               n_kv   = call.n_head / call.n_group;
@@ -61,7 +64,11 @@ void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_ten
             const int32_t n = plong_pieces(&call, &tiles[i], mine.pieces);
             GGML_ASSERT(n <= mine.most);
             kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
-            plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order);
+            struct trial             trial;
+            const struct plong_trial tries = { trial_add, &trial };
+            const bool               begun = trial_begin(
+                &trial, &call, f32 ? kernel->f32 : kernel, params->threadpool, &tiles[i], mine.most, mine.trial);
+            plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order, begun ? &tries : NULL);
         }
     }
 }

@@ -131,7 +131,10 @@ void plong_llama_set_tail(llama_context * ctx, llama_seq_id seq, llama_pos pos) 
 
 void plong_llama_stats(const llama_context * ctx, plong_stats * stats) { *stats = ctx->get_cparams().plong->stats; }
 
-void plong_llama_stats_reset(llama_context * ctx) { ctx->get_cparams().plong->stats = {}; }
+void plong_llama_stats_reset(llama_context * ctx) {
+    ctx->get_cparams().plong->stats = {};
+    ctx->get_cparams().plong->meter.clear();
+}
 
 size_t plong_llama_layers(const llama_context * ctx, char * buf, size_t n) {
     const plong_state & state  = *ctx->get_cparams().plong;

@@ -116,6 +116,46 @@ struct input_place {
     bool                           first; /* of the graph's inputs */
 };
 
+/* Rows of a tensor [d, heads, tokens] as [d * heads, tokens]. */
+static ggml_tensor * as_rows(ggml_context * ctx, ggml_tensor * x) {
+    return ggml_reshape_2d(ctx, ggml_is_contiguous(x) ? x : ggml_cont(ctx, x), x->ne[0] * x->ne[1], x->ne[2]);
+}
+
+/* The exact results [d_v, n_head, checks + 1] of the ubatch's checks; those of the last row are zeros. */
+static ggml_tensor * check(
+    const llm_graph_context & graph, llm_graph_input_plong & input, const plong_layer & layer,
+    const plong_shape & shape, const plong_backend & backend, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
+    ggml_context *     ctx    = graph.ctx0;
+    ggml_tensor *      rows   = ggml_get_rows(ctx, as_rows(ctx, q), input.check_rows);
+    const plong_inputs inputs = {
+        input.check_batch,
+        input.check_work(ctx, shape, backend),
+        layer.params.n_rot > 0 ? layer.rope->table->tensor(ctx, "plong_table") : nullptr,
+        layer.sink_logits,
+        nullptr,
+        nullptr,
+    };
+    ggml_tensor * out =
+        ggml_long_attn(ctx, ggml_reshape_3d(ctx, rows, q->ne[0], q->ne[1], rows->ne[1]), k, v, &inputs, &layer.params);
+    graph.cb(out, "long_check", layer.params.layer);
+    return out;
+}
+
+/* Adds to rows what the plan left out of their checks, and keeps that for the meter. */
+static ggml_tensor * correct(
+    const llm_graph_context & graph, llm_graph_input_plong & input, ggml_tensor * exact, ggml_tensor * cur, int il) {
+    ggml_context * ctx   = graph.ctx0;
+    ggml_tensor *  dense = as_rows(ctx, exact), *sparse = as_rows(ctx, cur);
+    ggml_tensor *  left =
+        ggml_mul(ctx, ggml_sub(ctx, dense, ggml_get_rows(ctx, sparse, input.check_rows)), input.check_used);
+    ggml_set_output(exact);
+    ggml_set_output(left);
+    input.add_checked({ il, (int32_t) cur->ne[1], left, dense });
+    ggml_tensor * out = ggml_add(ctx, sparse, ggml_get_rows(ctx, left, input.check_of));
+    graph.cb(out, "long_corrected", il);
+    return ggml_reshape_3d(ctx, out, cur->ne[0], cur->ne[1], cur->ne[2]);
+}
+
 static ggml_tensor * build(
     const llm_graph_context & graph, input_place place, plong_layer & layer, ggml_tensor * q, ggml_tensor * k,
     ggml_tensor * v) {
@@ -139,22 +179,30 @@ static ggml_tensor * build(
     const plong_shape shape = {
         (int32_t) k->ne[0], (int32_t) v->ne[0], (int32_t) q->ne[1], (int32_t) k->ne[1], input->is_dense(il),
     };
+    ggml_tensor * const exact =
+        !shape.dense && input->checks() > 0 ? check(graph, *input, layer, shape, *backend, q, k, v) : nullptr;
     plong_inputs inputs = {
         input->batch,
         input->work(graph.ctx0, shape, *backend),
         layer.params.n_rot > 0 ? layer.rope->table->tensor(graph.ctx0, "plong_table") : nullptr,
         layer.sink_logits,
         nullptr,
+        state->config.plan.error > 0.0f ? exact : nullptr,
     };
     if (const int64_t words = input->choice_words(shape, *backend); words > 0) {
         const llama_kv_cache & cache = *state->cache;
         const plong_index &    index = plong_index_of(*state, k, cache.get_size(), cache.get_n_stream());
         inputs.choices               = ggml_long_choose(
-            graph.ctx0, q, k, index.tensor(graph.ctx0, input->first_stream(), k->ne[3]), &inputs, &layer.params, words);
+            graph.ctx0, q, k, v, index.tensor(graph.ctx0, input->first_stream(), k->ne[3]), &inputs, &layer.params,
+            words);
         graph.cb(inputs.choices, "long_choose", il);
+        ggml_build_forward_expand(graph.gf, input->add_chosen(graph.ctx0, inputs.choices, shape, *backend));
     }
     ggml_tensor * cur = ggml_long_attn(graph.ctx0, q, k, v, &inputs, &layer.params);
     graph.cb(cur, "long_attn", il);
+    if (exact) {
+        cur = correct(graph, *input, exact, cur, il);
+    }
     if (layer.v_mla) { /* as upstream does it */
         cur = ggml_mul_mat(graph.ctx0, layer.v_mla, ggml_permute(graph.ctx0, cur, 0, 2, 1, 3));
         graph.cb(cur, "fattn_mla", il);

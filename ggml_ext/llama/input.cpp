@@ -6,6 +6,7 @@
 #include <new>
 
 #include "cells.h"
+#include "choose.h"
 #include "index.h"
 #include "llama-context.h"
 
@@ -47,10 +48,21 @@ llm_graph_input_plong::llm_graph_input_plong(
         n_runs *= 2;
     }
     const int32_t n_pages = (int32_t) parts.pages.size() + n_tokens / PLONG_PAGE + 16;
-    batch =
-        ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, (int64_t) plong_batch_words(n_slots, n_tokens, n_runs, n_pages));
-    ggml_set_input(batch);
-    ggml_set_name(batch, "plong_batch");
+    n_checks              = (int32_t) found.tokens.size();
+    const auto input      = [&graph](ggml_type type, int64_t n0, int64_t n1, const char * name) {
+        ggml_tensor * t = ggml_new_tensor_2d(graph.ctx0, type, n0, n1);
+        ggml_set_input(t);
+        ggml_set_name(t, name);
+        return t;
+    };
+    const int64_t words = (int64_t) plong_batch_words(n_slots, n_tokens, n_runs, n_pages, n_checks);
+    batch               = input(GGML_TYPE_I32, words, 1, "plong_batch");
+    if (n_checks > 0) {
+        check_batch = input(GGML_TYPE_I32, words, 1, "plong_check_batch");
+        check_rows  = input(GGML_TYPE_I32, n_checks + 1, 1, "plong_check_rows");
+        check_used  = input(GGML_TYPE_F32, 1, n_checks + 1, "plong_check_used");
+        check_of    = input(GGML_TYPE_I32, n_tokens, 1, "plong_check_of");
+    }
 }
 
 /* No layer of an exact plan is: all of them share one work. */
@@ -60,9 +72,10 @@ bool llm_graph_input_plong::is_dense(int32_t il) const {
     return il < plan.dense_layers && !exact;
 }
 
-llm_graph_input_plong::planned * llm_graph_input_plong::find(const plong_shape & shape, const plong_backend & backend) {
+llm_graph_input_plong::planned * llm_graph_input_plong::find(
+    const plong_shape & shape, const plong_backend & backend, bool checks) {
     for (planned & known : works) {
-        if (memcmp(&known.shape, &shape, sizeof(shape)) == 0 && known.backend == &backend) {
+        if (memcmp(&known.shape, &shape, sizeof(shape)) == 0 && known.backend == &backend && known.checks == checks) {
             return &known;
         }
     }
@@ -84,10 +97,20 @@ ggml_tensor * llm_graph_input_plong::work(
     ggml_context * ctx, const plong_shape & shape, const plong_backend & backend) {
     n_layers++;
     n_dense += shape.dense;
-    if (const planned * known = find(shape, backend)) {
+    return add_work(ctx, shape, backend, false);
+}
+
+ggml_tensor * llm_graph_input_plong::check_work(ggml_context * ctx, plong_shape shape, const plong_backend & backend) {
+    shape.dense = 1;
+    return add_work(ctx, shape, backend, true);
+}
+
+ggml_tensor * llm_graph_input_plong::add_work(
+    ggml_context * ctx, const plong_shape & shape, const plong_backend & backend, bool checks) {
+    if (const planned * known = find(shape, backend, checks)) {
         return known->tensor;
     }
-    planned fresh = { shape, &backend, nullptr, { nullptr, plong_work_free }, 0 };
+    planned fresh = { shape, checks, &backend, nullptr, { nullptr, plong_work_free }, 0 };
     plan(fresh);
     /* with room to grow before the graph must be built anew */
     const int64_t words = (int64_t) plong_work_words(fresh.work.get());
@@ -108,6 +131,9 @@ void llm_graph_input_plong::set_input(const llama_ubatch * ubatch) {
     ready = false;
     GGML_ASSERT(fits());
     ggml_backend_tensor_set(batch, packed.data(), 0, packed.size() * sizeof(int32_t));
+    if (n_checks > 0) {
+        set_checks();
+    }
     for (const planned & p : works) {
         ggml_backend_tensor_set(p.tensor, p.work.get(), 0, plong_work_words(p.work.get()) * sizeof(int32_t));
     }
@@ -116,6 +142,48 @@ void llm_graph_input_plong::set_input(const llama_ubatch * ubatch) {
         plong_set_indexed(*state, page);
     }
     count();
+}
+
+void llm_graph_input_plong::set_checks() const {
+    std::vector<int32_t> rows = found.tokens, of = found.of;
+    std::vector<float>   used(rows.size(), 1.0f);
+    rows.push_back(0);
+    used.push_back(0.0f);
+    std::replace(of.begin(), of.end(), -1, n_checks);
+    ggml_backend_tensor_set(check_batch, packed_checks.data(), 0, packed_checks.size() * sizeof(int32_t));
+    ggml_backend_tensor_set(check_rows, rows.data(), 0, rows.size() * sizeof(int32_t));
+    ggml_backend_tensor_set(check_used, used.data(), 0, used.size() * sizeof(float));
+    ggml_backend_tensor_set(check_of, of.data(), 0, of.size() * sizeof(int32_t));
+}
+
+ggml_tensor * llm_graph_input_plong::add_chosen(
+    ggml_context * ctx, ggml_tensor * choices, const plong_shape & shape, const plong_backend & backend) {
+    const int64_t words = sizeof(plong_choice) / sizeof(int32_t), room = choices->ne[0] / words;
+    const int64_t tiles = std::min((int64_t) find(shape, backend)->work->n_tiles * 5 / 4 + 16, room);
+    ggml_tensor * copy  = ggml_cont(ctx, ggml_view_1d(ctx, choices, tiles * words, 0));
+    ggml_set_output(copy);
+    chosen.push_back({ copy, shape, &backend });
+    return copy;
+}
+
+/* Counts the keys that were chosen, in place of those that might have been. */
+void llm_graph_input_plong::measure() {
+    for (const plong_checked & layer : checked) {
+        plong_meter_add(*state, layer, n_checks);
+    }
+    for (const chosen_by & layer : chosen) {
+        const plong_work &        work  = *find(layer.shape, *layer.backend)->work;
+        const plong_tile *        tiles = plong_work_tiles(&work);
+        std::vector<plong_choice> by_tile((size_t) work.n_tiles);
+        ggml_backend_tensor_get(layer.choices, by_tile.data(), 0, by_tile.size() * sizeof(plong_choice));
+        for (int32_t i = 0; i < work.n_tiles; i++) {
+            const plong_phase * phase = plong_batch_phase((const plong_batch *) packed.data(), tiles[i].phase);
+            for (int32_t at = 0; tiles[i].choice_room > 0 && at < tiles[i].n_tok; at++) {
+                const int64_t most = plong_phase_chosen(phase, plong_tile_pos(&tiles[i], at));
+                state->stats.keys_read += (by_tile[(size_t) i].keys - most) * tiles[i].n_h;
+            }
+        }
+    }
 }
 
 bool llm_graph_input_plong::can_reuse(const llm_graph_params & params) {
@@ -171,22 +239,19 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
     }
 }
 
-void llm_graph_input_plong::pack() {
-    plong_batch head = {};
-    head.n_slots     = (int32_t) parts.slots.size();
-    head.n_groups    = (int32_t) parts.groups.size();
-    head.n_runs      = (int32_t) parts.runs.size();
-    head.n_pages     = (int32_t) parts.pages.size();
-    head.n_tokens    = n_tokens;
-    head.precision   = state->config.precision;
-    head.plan        = plan();
-    head.rope.factor = 1.0f;
-    if (scope == PLONG_FULL) {
-        head.rope = state->config.rope;
-    }
-    packed.resize(plong_batch_words(head.n_slots, head.n_groups, head.n_runs, head.n_pages));
-    char *     at  = (char *) packed.data();
-    const auto put = [&](const void * data, size_t size) {
+namespace {
+
+/* A batch as the op reads it. */
+std::vector<int32_t> pack_batch(
+    plong_batch head, const plong_batch_parts & parts, const std::vector<int32_t> & checks) {
+    head.n_slots  = (int32_t) parts.slots.size();
+    head.n_groups = (int32_t) parts.groups.size();
+    head.n_runs   = (int32_t) parts.runs.size();
+    head.n_pages  = (int32_t) parts.pages.size();
+    head.n_checks = (int32_t) checks.size();
+    std::vector<int32_t> out(plong_batch_words(head.n_slots, head.n_groups, head.n_runs, head.n_pages, head.n_checks));
+    char *               at  = (char *) out.data();
+    const auto           put = [&at](const void * data, size_t size) {
         if (size > 0) {
             memcpy(at, data, size);
         }
@@ -197,6 +262,31 @@ void llm_graph_input_plong::pack() {
     put(parts.groups.data(), parts.groups.size() * sizeof(plong_group));
     put(parts.runs.data(), parts.runs.size() * sizeof(plong_run));
     put(parts.pages.data(), parts.pages.size() * sizeof(plong_page));
+    put(checks.data(), checks.size() * sizeof(int32_t));
+    return out;
+}
+
+} // namespace
+
+void llm_graph_input_plong::pack() {
+    plong_batch head = {};
+    head.n_tokens    = n_tokens;
+    head.precision   = state->config.precision;
+    head.plan        = plan();
+    head.rope.factor = 1.0f;
+    if (scope == PLONG_FULL) {
+        head.rope = state->config.rope;
+    }
+    found  = plong_find_checks(head.plan, parts.groups, n_tokens);
+    packed = pack_batch(head, parts, found.tokens);
+    if (!found.tokens.empty()) {
+        plong_batch_parts parts_of = parts;
+        parts_of.groups            = found.groups;
+        parts_of.pages.clear();
+        head.n_tokens = (int32_t) found.tokens.size() + 1; /* a row that is no check comes last */
+        head.step     = head.plan.check;
+        packed_checks = pack_batch(head, parts_of, {});
+    }
 }
 
 void llm_graph_input_plong::prepare(const llama_ubatch & ubatch, const llama_cparams & cparams) {
@@ -218,17 +308,22 @@ void llm_graph_input_plong::prepare(const llama_ubatch & ubatch) {
 
 void llm_graph_input_plong::plan(planned & p) const {
     const plong_limits limits = p.backend->limits(&p.shape, n_threads);
-    p.work.reset(plong_work_new((const plong_batch *) packed.data(), &p.shape, &limits));
+    const auto &       words  = p.checks ? packed_checks : packed;
+    p.work.reset(plong_work_new((const plong_batch *) words.data(), &p.shape, &limits));
     if (!p.work) {
         throw std::bad_alloc();
     }
 }
 
-bool llm_graph_input_plong::fits() const {
-    bool fits = (int64_t) packed.size() <= batch->ne[0];
+bool llm_graph_input_plong::fits() {
+    bool fits = (int64_t) packed.size() <= batch->ne[0] && (int32_t) found.tokens.size() == n_checks;
     for (const planned & p : works) {
-        fits = fits && (int64_t) plong_work_words(p.work.get()) <= p.tensor->ne[0] &&
+        fits = fits && p.work && (int64_t) plong_work_words(p.work.get()) <= p.tensor->ne[0] &&
                (int64_t) plong_work_choice_words(p.work.get()) <= p.choice_words;
+    }
+    for (const chosen_by & layer : chosen) {
+        const int64_t words = sizeof(plong_choice) / sizeof(int32_t);
+        fits                = fits && find(layer.shape, *layer.backend)->work->n_tiles * words <= layer.choices->ne[0];
     }
     return fits;
 }
@@ -253,5 +348,10 @@ void llm_graph_input_plong::count() {
         }
         stats.n_queries += (int64_t) g.n * n_head * n_layers;
         stats.n_tokens += counts_tokens ? g.n : 0;
+    }
+    for (const plong_group & g : found.groups) {
+        for (int32_t i = 0; i < g.n; i++) {
+            stats.keys_read += ((int64_t) g.pos + i * plan().check + 1) * n_head * (n_layers - n_dense);
+        }
     }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "checks.h"
 #include "llama-graph.h"
 #include "llama-kv-cache.h"
 #include "plong_state.h"
@@ -41,6 +42,9 @@ class llm_graph_input_plong : public llm_graph_input_i {
     /* The I32 tensor with the work of a layer of this shape, planned for its backend. */
     ggml_tensor * work(ggml_context * ctx, const plong_shape & shape, const plong_backend & backend);
 
+    /* The same of the ubatch's checks, for which every key is read. */
+    ggml_tensor * check_work(ggml_context * ctx, plong_shape shape, const plong_backend & backend);
+
     /* Words of the choices of such a layer, with room to grow; 0: it chooses no keys in this ubatch. */
     int64_t choice_words(const plong_shape & shape, const plong_backend & backend);
 
@@ -53,19 +57,42 @@ class llm_graph_input_plong : public llm_graph_input_i {
     /* Whether the work of layer il is that of exact attention, whatever the plan. */
     bool is_dense(int32_t il) const;
 
-    ggml_tensor * batch = nullptr; /* I32 [words] */
+    /* How many rows of the ubatch are checked; 0: the tensors of checks below are null. */
+    int32_t checks() const { return n_checks; }
+
+    /* To be called for each layer whose rows are, or that chooses keys, and when the graph has run. */
+    void          add_checked(const plong_checked & layer) { checked.push_back(layer); }
+    ggml_tensor * add_chosen(
+        ggml_context * ctx, ggml_tensor * choices, const plong_shape & shape, const plong_backend & backend);
+    bool has_results() const { return !checked.empty() || !chosen.empty(); }
+    void measure();
+
+    ggml_tensor * batch       = nullptr; /* I32 [words] */
+    ggml_tensor * check_batch = nullptr; /* I32 [words], of the checks and a last row that is no check */
+    ggml_tensor * check_rows  = nullptr; /* I32 [checks + 1] their tokens */
+    ggml_tensor * check_used  = nullptr; /* F32 [1, checks + 1]: 0 for the last row, else 1 */
+    ggml_tensor * check_of    = nullptr; /* I32 [tokens] the row of check_rows that corrects each */
 
   private:
     /* Work that layers share. */
     struct planned {
         plong_shape                                             shape;
+        bool                                                    checks; /* of the checks, not of the ubatch */
         const plong_backend *                                   backend;
         ggml_tensor *                                           tensor;
         std::unique_ptr<plong_work, decltype(&plong_work_free)> work;
         int64_t                                                 choice_words; /* that there is room for */
     };
 
-    planned * find(const plong_shape & shape, const plong_backend & backend);
+    /* What the tiles of a layer chose: struct plong_choice of each. */
+    struct chosen_by {
+        ggml_tensor *         choices;
+        plong_shape           shape;
+        const plong_backend * backend;
+    };
+
+    planned *     find(const plong_shape & shape, const plong_backend & backend, bool checks = false);
+    ggml_tensor * add_work(ggml_context * ctx, const plong_shape & shape, const plong_backend & backend, bool checks);
 
     const plong_plan & plan() const { return scope == PLONG_FULL ? state->config.plan : swa; }
 
@@ -73,8 +100,9 @@ class llm_graph_input_plong : public llm_graph_input_i {
     void prepare(const llama_ubatch & ubatch);
     void collect(const llama_ubatch & ubatch);
     void pack();
+    void set_checks() const;
     void plan(planned & p) const;
-    bool fits() const; /* whether what was prepared fits into the tensors */
+    bool fits(); /* whether what was prepared fits into the tensors */
     void count();
 
     std::shared_ptr<plong_state> state;
@@ -89,6 +117,11 @@ class llm_graph_input_plong : public llm_graph_input_i {
     int32_t                      n_threads = 1;
     plong_batch_parts            parts;
     std::vector<int32_t>         packed;        /* parts as `batch` gets them */
+    plong_checks                 found;         /* checks of the ubatch */
+    std::vector<int32_t>         packed_checks; /* as `check_batch` gets them */
+    int32_t                      n_checks = 0;  /* in the graph */
+    std::vector<plong_checked>   checked;       /* layers */
+    std::vector<chosen_by>       chosen;
     std::vector<planned>         works;         /* for `packed` */
     bool                         ready = false; /* whether they belong to the ubatch that set_input() will get */
 };

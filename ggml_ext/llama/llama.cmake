@@ -1,6 +1,7 @@
 # Adds the extension's hooks to upstream's libllama. Included by the last line of src/CMakeLists.txt.
 
 set(plong_llama_sources
+    ${PLONG_EXT_DIR}/llama/checks.cpp
     ${PLONG_EXT_DIR}/llama/config.cpp
     ${PLONG_EXT_DIR}/llama/graph.cpp
     ${PLONG_EXT_DIR}/llama/images.cpp

@@ -13,6 +13,7 @@ class llm_graph_input_attn_k_iswa;
 class llm_graph_input_attn_kv;
 class llm_graph_input_attn_kv_iswa;
 class llm_graph_input_plong;
+class llm_graph_result;
 
 /* Makes the state of a new context from the thread's pending configuration, which is used up. */
 std::shared_ptr<plong_state> plong_state_create();
@@ -37,6 +38,11 @@ std::string plong_policy_refusal(const plong_state & state, const llama_model & 
 
 /* Throws that. */
 void plong_state_check(const plong_state & state, const llama_model & model);
+
+/* ---- exact rows beside those of a plan (checks.cpp) -------------------------------------------------------------- */
+
+/* To be called when a graph has run: adds the errors of its layers to the meter. */
+void plong_measure(const llm_graph_result & graph, ggml_backend_sched_t sched);
 
 /* ---- the index of keys (index.cpp); a null state: there is none ------------------------------------------------- */
 

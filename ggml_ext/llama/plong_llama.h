@@ -50,6 +50,18 @@ LLAMA_API float plong_llama_rope_factor(const struct llama_context * ctx, llama_
 LLAMA_API void plong_llama_stats(const struct llama_context * ctx, struct plong_stats * stats);
 LLAMA_API void plong_llama_stats_reset(struct llama_context * ctx);
 
+/* The error of the plan in a head, as measured at the rows of plong_plan.check: sums over `rows` of the squares of exact
+ * - sparse and of exact, before any correction, and the largest quotient of their roots. */
+struct plong_error {
+    int32_t layer, head;
+    int64_t rows;
+    double  error, norm;
+    double  most;
+};
+
+/* Writes at most n of them, by layer and head, and returns how many there are; plong_llama_stats_reset() forgets them. */
+LLAMA_API size_t plong_llama_errors(const struct llama_context * ctx, struct plong_error * out, size_t n);
+
 /* One line per layer with attention, "<layer>\t<reason>\t<window>\n", as of the last graph that was built: the reason is
  * empty when the op takes the layer, and the window says what it reads whatever the plan, empty when it follows the plan.
  * Returns the length of the whole text. */

@@ -83,6 +83,7 @@ struct plong_state {
     const llama_kv_cache *                                   cache = nullptr; /* of the layers with full attention */
     std::map<llama_seq_id, float>                            factors;         /* of dynamic policies, where set */
     plong_stats                                              stats = {};
+    std::map<int32_t, std::vector<plong_error>>              meter; /* il -> of each head */
 
     std::map<const ggml_tensor *, std::shared_ptr<plong_index>> indexes; /* by K; none where the plan chooses no keys */
     std::vector<std::vector<bool>> indexed; /* [stream][page]: all indexes have the keys that are in its cells */

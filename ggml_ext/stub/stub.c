@@ -255,7 +255,7 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
             }
         }
         if (tiles[n].choice_room > 0) {
-            plong_choose(&c, n, pieces, weights, n_pieces, order);
+            plong_choose(&c, n, pieces, weights, n_pieces, order, NULL);
         }
     }
     free(pieces);

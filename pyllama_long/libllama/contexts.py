@@ -9,7 +9,7 @@ from typing import Any
 
 from pyllama_long.layers import read
 from pyllama_long.libllama.library import lib, llama_cpp
-from pyllama_long.libllama.structs import CConfig, CInitParams, CStats
+from pyllama_long.libllama.structs import CConfig, CError, CInitParams, CStats
 
 
 class Interrupt:
@@ -79,6 +79,14 @@ def stats(ctx: int) -> Stats:
     c = CStats()
     lib.plong_llama_stats(ctx, c)
     return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens, c.n_runs)
+
+
+def errors(ctx: int) -> list[CError]:
+    """By layer and head; none where the plan has no delta, or left nothing out."""
+    n = lib.plong_llama_errors(ctx, None, 0)
+    found = (CError * n)()
+    lib.plong_llama_errors(ctx, found, n)
+    return list(found)
 
 
 def index_memory(ctx: int) -> int:

@@ -13,6 +13,7 @@ from pyllama_long.libllama.structs import (
     CAttnParams,
     CBatch,
     CConfig,
+    CError,
     CGroup,
     CInitParams,
     CInputs,
@@ -54,7 +55,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_rope_logn": (c_float, [POINTER(CRope), c_int32]),
     "plong_rope_table": (None, [POINTER(c_double), c_int32, POINTER(c_float)]),
     "plong_rope_angles": (None, [POINTER(c_float), c_int32, POINTER(c_int64), c_int64, POINTER(c_float)]),
-    "plong_batch_words": (c_size_t, [c_int32] * 4),
+    "plong_batch_words": (c_size_t, [c_int32] * 5),
     "plong_batch_slots": (POINTER(CSlot), [POINTER(CBatch)]),
     "plong_batch_groups": (POINTER(CGroup), [POINTER(CBatch)]),
     "plong_batch_runs": (POINTER(CRun), [POINTER(CBatch)]),
@@ -65,7 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_work_print": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_cpu_limits": (CLimits, [POINTER(CShape), ctypes.c_int]),
     "ggml_long_attn": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams)]),
-    "ggml_long_choose": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams), c_int64]),
+    "ggml_long_choose": (c_void_p, [c_void_p] * 5 + [POINTER(CInputs), POINTER(CAttnParams), c_int64]),
     "plong_index_bytes": (c_size_t, [c_int32, c_int32, c_int64, c_int64]),
     "plong_backend_supports": (c_char_p, [c_void_p] * 4 + [POINTER(CAttnParams)]),
     "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),
@@ -80,6 +81,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_llama_rope_factor": (c_float, [c_void_p, c_int32]),
     "plong_llama_stats": (None, [c_void_p, POINTER(CStats)]),
     "plong_llama_stats_reset": (None, [c_void_p]),
+    "plong_llama_errors": (c_size_t, [c_void_p, POINTER(CError), c_size_t]),
     "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_llama_native_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_llama_index_memory": (c_int64, [c_void_p]),
@@ -133,10 +135,11 @@ def address(name: str) -> int:
 
 def _check_layout() -> None:
     words = lib.plong_batch_words
-    head = words(0, 0, 0, 0)
-    one_of_each = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))
+    kinds = (CSlot, CGroup, CRun, CPage, c_int32)
+    head = words(*[0] * len(kinds))
+    one_of_each = [[int(i == k) for i in range(len(kinds))] for k in range(len(kinds))]
     native = [4 * head, *(4 * (words(*counts) - head) for counts in one_of_each)]
-    mine = [ctypes.sizeof(kind) for kind in (CBatch, CSlot, CGroup, CRun, CPage)]
+    mine = [ctypes.sizeof(kind) for kind in (CBatch, *kinds)]
     if native != mine:
         raise ImportError(
             f"{PATH} has structs of {native} bytes, this pyllama-long of {mine}: reinstall the wheel"

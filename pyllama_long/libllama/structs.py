@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_float, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import c_bool, c_double, c_float, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 from pyllama_long.context_options import PRECISIONS
@@ -11,7 +11,7 @@ from pyllama_long.phase import MAX_BRANCHES, PAGE, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 
 MAX_ROT = 512
 
@@ -36,7 +36,7 @@ class CPhase(ctypes.Structure):
 
 
 class CPlan(ctypes.Structure):
-    _fields_ = [("phase", CPhase * 2), ("dense_layers", c_int32)]
+    _fields_ = [("phase", CPhase * 2), *_ints("dense_layers check correct"), ("error", c_float)]
 
 
 class CRope(ctypes.Structure):
@@ -65,10 +65,10 @@ class CPage(ctypes.Structure):
 
 
 class CBatch(ctypes.Structure):
-    """The head of a batch; slots, groups, runs and pages follow it in memory."""
+    """The head of a batch; slots, groups, runs, pages and checks follow it in memory."""
 
     _fields_ = [
-        *_ints("n_slots n_groups n_runs n_pages n_tokens precision"),
+        *_ints("n_slots n_groups n_runs n_pages n_checks n_tokens precision step"),
         ("plan", CPlan),
         ("rope", CRope),
     ]
@@ -82,7 +82,7 @@ class CAttnParams(ctypes.Structure):
 
 
 class CInputs(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table", "sink_logits", "choices")]
+    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table", "sink_logits", "choices", "exact")]
 
 
 class CShape(ctypes.Structure):
@@ -102,6 +102,14 @@ class CConfig(ctypes.Structure):
 
 class CStats(ctypes.Structure):
     _fields_ = [(name, c_int64) for name in ("n_queries", "keys_visible", "keys_read", "n_tokens", "n_runs")]
+
+
+class CError(ctypes.Structure):
+    _fields_ = [
+        *_ints("layer head"),
+        ("rows", c_int64),
+        *((name, c_double) for name in ("error", "norm", "most")),
+    ]
 
 
 class CInitParams(ctypes.Structure):
@@ -129,7 +137,13 @@ def c_phase(phase: Phase, rows: int = 1) -> CPhase:
 
 
 def c_plan(plan: AttentionPlan) -> CPlan:
-    return CPlan((CPhase * 2)(c_phase(plan.prefill, PAGE), c_phase(plan.tail)), plan.dense_layers)
+    return CPlan(
+        (CPhase * 2)(c_phase(plan.prefill, PAGE), c_phase(plan.tail)),
+        plan.dense_layers,
+        plan.checked,
+        int(plan.delta > 0),
+        plan.error,
+    )
 
 
 def c_rope(rope: RopePolicy) -> CRope:

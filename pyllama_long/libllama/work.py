@@ -25,15 +25,17 @@ def c_batch(
     runs: Sequence[Sequence[int]],
     precision: int = 0,
     pages: Sequence[Sequence[int]] = (),
+    checks: Sequence[int] = (),
+    step: int = 1,
 ) -> Words:
     """The int32 words of a struct plong_batch; slots, groups and runs have the fields of CSlot, CGroup and CRun. pages:
-    (stream, page) of those that the index of keys lacks."""
+    (stream, page) of those that the index of keys lacks. checks: tokens whose exact results are known. step: between
+    the positions of a group's tokens."""
     n_tokens = sum(group[3] for group in groups)
-    head = CBatch(
-        len(slots), len(groups), len(runs), len(pages), n_tokens, precision, c_plan(plan), c_rope(rope)
-    )
+    counts = [len(part) for part in (slots, groups, runs, pages, checks)]
+    head = CBatch(*counts, n_tokens, precision, step, c_plan(plan), c_rope(rope))
     words = [np.frombuffer(bytes(head), np.int32)]
-    words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs, pages)]
+    words += [np.array(part, np.int32).ravel() for part in (slots, groups, runs, pages, checks)]
     return np.concatenate(words)
 
 

@@ -154,7 +154,7 @@ class Graphs:
         if self.index is not None:
             words = self.choice_words[i]
             inputs.choices = _native.lib.ggml_long_choose(
-                self.ctx, q, self.k, self.index, inputs, params, words
+                self.ctx, q, self.k, self.v, self.index, inputs, params, words
             )
         self.choices.append(inputs.choices)
         return self._graph(_native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, inputs, params))

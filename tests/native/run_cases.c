@@ -108,7 +108,7 @@ static double run(const struct input * file, int n_threads) {
             ctx, GGML_TYPE_I8, (int64_t) plong_page_bytes(h->d_k), (h->n_kv + PLONG_PAGE - 1) / PLONG_PAGE,
             h->n_head_kv, h->n_stream);
         memset(index->data, 0xab, ggml_nbytes(index));
-        x.choices = ggml_long_choose(ctx, q, k, index, &x, &h->params, (int64_t) words);
+        x.choices = ggml_long_choose(ctx, q, k, v, index, &x, &h->params, (int64_t) words);
     }
     struct ggml_tensor * out = ggml_long_attn(ctx, q, k, v, &x, &h->params);
     struct ggml_cgraph * g   = ggml_new_graph(ctx);

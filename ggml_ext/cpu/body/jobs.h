@@ -71,7 +71,7 @@ static void job_begin(
     job->phase    = plong_batch_phase(call->batch, tile->phase);
     job->n        = r->row_end - r->row_beg;
     job->n_counts = r->count_end - r->count_beg;
-    job->narrow   = job->n / tile->n_kv <= PLONG_NARROW;
+    job->narrow   = job->n / tile->n_kv <= PLONG_NARROW && tile->step == 1;
     job->sub_rows = job->narrow ? job->n / tile->n_kv : sub_rows;
     job->n_sub    = job->n == 0 ? 0 : (job->n + job->sub_rows - 1) / job->sub_rows;
     for (int s = 0; s < job->n_sub; s++) {

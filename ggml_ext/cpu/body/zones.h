@@ -13,7 +13,7 @@ static void load_queries(
     const struct plong_rope * rope = &call->batch->rope;
     const int                 dk = plong_pad32(call->d_k), rows = plong_tile_rows(tile), had = call->params.hadamard;
     for (int i = 0; i < tile->n_tok; i++) {
-        const int32_t p     = tile->pos + i;
+        const int32_t p     = plong_tile_pos(tile, i);
         const float   scale = call->params.scale * plong_rope_logn(rope, p) * 1.44269504f;
         for (int z = 0; z < plong_map_zones(map); z++) {
             const int64_t shift = plong_map_query(rope, map, z, p) - plong_map_stored(rope, map, p);

@@ -1,0 +1,36 @@
+/* trial.h - tries a choice of keys out on the checks of a tile, whose exact results are known: a tile of these rows, that
+ * the kernel computes from a work of its own. */
+#ifndef PLONG_CPU_TRIAL_H
+#define PLONG_CPU_TRIAL_H
+
+#include "cpu/queue.h"
+
+/* Most checks of a tile: plong_plan.check is 16 at least. */
+#define PLONG_TILE_CHECKS (PLONG_PAGE / 16)
+
+struct trial {
+    const struct plong_call *   call; /* of the op that chooses */
+    const struct plong_kernel * kernel;
+    const struct plong_tile *   tile; /* the one that chooses */
+    int32_t                     first, n_checks;
+    struct ggml_threadpool *    pool;
+    struct plong_call           own; /* the call of the tile of checks */
+    struct plong_work *         work;
+    struct plong_choice *       choices; /* one, and its ranges */
+    struct plong_softmax        state;   /* of the keys that were added */
+    void *                      scratch;
+    bool                        begun; /* the keys of the plan were added */
+};
+
+/* Bytes of scratch for tiles with up to this many heads, and pieces. */
+size_t trial_scratch(const struct ggml_tensor * op, int32_t heads, int64_t pieces);
+
+/* Prepares the trial of a tile. Returns false if it has no checks. */
+bool trial_begin(
+    struct trial * t, const struct plong_call * call, const struct plong_kernel * kernel, struct ggml_threadpool * pool,
+    const struct plong_tile * tile, int64_t pieces, void * scratch);
+
+/* plong_trial.add */
+float trial_add(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n);
+
+#endif
