@@ -241,6 +241,7 @@ struct plong_inputs {
     struct ggml_tensor * table; /* F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)], or NULL when the position map is absolute */
     struct ggml_tensor * sink_logits; /* F32 [n_head] of the model's attention sinks, or NULL */
     struct ggml_tensor * choices;     /* I32 of ggml_long_choose(), or NULL where the work chooses no keys */
+    struct ggml_tensor * index;       /* I8 of the layer, or NULL: for choosing */
     struct ggml_tensor * exact; /* F32 [d_v, n_head, n] exact results of the batch's checks, or NULL: for choosing */
 };
 
@@ -260,8 +261,7 @@ PLONG_API struct ggml_tensor * ggml_long_attn(
  * Other layers of the same shape may use the result too. */
 PLONG_API struct ggml_tensor * ggml_long_choose(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
-    struct ggml_tensor * index, const struct plong_inputs * inputs, const struct plong_attn_params * params,
-    int64_t n_words);
+    const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words);
 
 /* ---- CPU backend ---------------------------------------------------------------------------------------------- */
 

@@ -122,8 +122,8 @@ struct ggml_tensor * ggml_long_attn(
 
 struct ggml_tensor * ggml_long_choose(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
-    struct ggml_tensor * index, const struct plong_inputs * inputs, const struct plong_attn_params * params,
-    int64_t n_words) {
+    const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words) {
+    struct ggml_tensor * index = inputs->index;
     GGML_ASSERT(check(q, k, v, params) == NULL);
     GGML_ASSERT(!inputs->exact || (inputs->exact->type == GGML_TYPE_F32 && ggml_is_contiguous(inputs->exact)));
     GGML_ASSERT(index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]));

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pyllama_long import _native, context_options, explain, keywords, last_turn, log, marks
+from pyllama_long import _native, context_options, explain, keywords, last_turn, log, marks, meter
 from pyllama_long._native import llama_cpp
 from pyllama_long.arrays import FloatArray, IntArray, as_ids, common_prefix
 from pyllama_long.checkpoints import Limits
@@ -324,9 +324,10 @@ class Evaluator(llama_cpp.Llama):
 
     @looking
     def attention_stats(self, reset: bool = False) -> dict[str, float]:
-        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and tokens,
-        all since loading or the last reset."""
-        stats = _native.stats(self.ctx)
+        """keys_read, keys_visible (what exact attention would have read), their quotient share_of_keys, and tokens;
+        error, the relative error of attention at checked_rows queries that a plan with `check=`, `delta=` or `error=`
+        checks (0 where none was); all since loading or the last reset."""
+        stats, measured = _native.stats(self.ctx), meter.read(self.ctx)
         if reset:
             _native.stats_reset(self.ctx)
         return {
@@ -334,7 +335,14 @@ class Evaluator(llama_cpp.Llama):
             "keys_read": stats.keys_read,
             "keys_visible": stats.keys_visible,
             "tokens": stats.n_tokens,
+            "error": measured.error,
+            "checked_rows": measured.rows,
         }
+
+    @looking
+    def attention_errors(self) -> meter.Meter:
+        """The measured error of the plan by layer and head, since loading or the last reset (meter.py)."""
+        return meter.read(self.ctx)
 
     @looking
     def explain(self) -> str:

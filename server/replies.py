@@ -93,6 +93,7 @@ def timings(done: Done) -> Timings:
         keys_read_share=round(used.keys_read_share, 6)
         if used.keys_read_share == used.keys_read_share
         else None,
+        attention_error=None if used.attention_error is None else round(used.attention_error, 6),
     )
 
 

@@ -345,9 +345,9 @@ class OpCase(CaseBatch):
             )
             choices = None
             if work.choice_words:
-                index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
+                inputs.index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
                 words = work.choice_words
-                choices = _native.lib.ggml_long_choose(ctx, q, k, v, index, inputs, params, words)
+                choices = _native.lib.ggml_long_choose(ctx, q, k, v, inputs, params, words)
                 inputs.choices = choices
             reason = _native.cpu_refusal(q, k, v, params)
             assert reason is None, reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import Array, Case, Seq
+from engines import GREEDY, answer, prose
 from op_graph import OpCase
 from raw_model import Model
 from watched import Rows, Watched
 
-from pyllama_long import _native
+from pyllama_long import LongLlama, _native
 from pyllama_long._native import llama_cpp as C
+from pyllama_long.engine import Engine, EngineConfig, Request
 from pyllama_long.plan import AttentionPlan, PlanError
 
 DEMO = Path(__file__).parents[1] / "pyllama_long" / "data" / "demo.gguf"
@@ -190,3 +193,23 @@ def test_checks_read_back(text: str) -> None:
     assert str(plan) == text and AttentionPlan.parse(str(plan)) == plan
     assert plan.page == 64 and "also reads every key" in plan.explain()
     assert 0 < AttentionPlan.parse(text.split(";")[0]).share(5000) < plan.share(5000) < 1
+
+
+def test_the_engine_reports_the_error() -> None:
+    for plan, checked in ((f"{WINDOW}; check=16", True), (WINDOW, False)):
+        with Engine(EngineConfig(DEMO, 1024, attention=plan)) as engine:
+            usage = answer(engine.submit(Request(prose(engine, 600, 1), 4, GREEDY))).usage
+            assert (usage.attention_error is not None) == checked
+            assert (engine.stats().attention_error > 0.001) == checked
+
+
+def test_a_model_reports_the_errors_of_its_heads() -> None:
+    options = {"n_ctx": 1024, "attention": f"{WINDOW}; check=16", "verbose": False}
+    with closing(LongLlama(model_path=str(DEMO), **options)) as llm:
+        llm.eval(list(range(300, 900)))
+        stats, meter = llm.attention_stats(), llm.attention_errors()
+        assert stats["error"] == meter.error > 0.001
+        assert stats["checked_rows"] == meter.rows == sum(head.rows for head in meter.heads)
+        assert set(meter.layers()) == set(range(LAYERS))
+        llm.attention_stats(reset=True)
+        assert llm.attention_errors().heads == () and llm.attention_stats()["error"] == 0

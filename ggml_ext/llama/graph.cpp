@@ -121,12 +121,17 @@ static ggml_tensor * as_rows(ggml_context * ctx, ggml_tensor * x) {
     return ggml_reshape_2d(ctx, ggml_is_contiguous(x) ? x : ggml_cont(ctx, x), x->ne[0] * x->ne[1], x->ne[2]);
 }
 
+/* What a layer attends with. */
+struct heads {
+    ggml_tensor *q, *k, *v;
+};
+
 /* The exact results [d_v, n_head, checks + 1] of the ubatch's checks; those of the last row are zeros. */
 static ggml_tensor * check(
     const llm_graph_context & graph, llm_graph_input_plong & input, const plong_layer & layer,
-    const plong_shape & shape, const plong_backend & backend, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v) {
+    const plong_shape & shape, const plong_backend & backend, const heads & x) {
     ggml_context *     ctx    = graph.ctx0;
-    ggml_tensor *      rows   = ggml_get_rows(ctx, as_rows(ctx, q), input.check_rows);
+    ggml_tensor *      rows   = ggml_get_rows(ctx, as_rows(ctx, x.q), input.check_rows);
     const plong_inputs inputs = {
         input.check_batch,
         input.check_work(ctx, shape, backend),
@@ -134,9 +139,10 @@ static ggml_tensor * check(
         layer.sink_logits,
         nullptr,
         nullptr,
+        nullptr,
     };
-    ggml_tensor * out =
-        ggml_long_attn(ctx, ggml_reshape_3d(ctx, rows, q->ne[0], q->ne[1], rows->ne[1]), k, v, &inputs, &layer.params);
+    ggml_tensor * q   = ggml_reshape_3d(ctx, rows, x.q->ne[0], x.q->ne[1], rows->ne[1]);
+    ggml_tensor * out = ggml_long_attn(ctx, q, x.k, x.v, &inputs, &layer.params);
     graph.cb(out, "long_check", layer.params.layer);
     return out;
 }
@@ -180,21 +186,21 @@ static ggml_tensor * build(
         (int32_t) k->ne[0], (int32_t) v->ne[0], (int32_t) q->ne[1], (int32_t) k->ne[1], input->is_dense(il),
     };
     ggml_tensor * const exact =
-        !shape.dense && input->checks() > 0 ? check(graph, *input, layer, shape, *backend, q, k, v) : nullptr;
+        !shape.dense && input->checks() > 0 ? check(graph, *input, layer, shape, *backend, { q, k, v }) : nullptr;
     plong_inputs inputs = {
         input->batch,
         input->work(graph.ctx0, shape, *backend),
         layer.params.n_rot > 0 ? layer.rope->table->tensor(graph.ctx0, "plong_table") : nullptr,
         layer.sink_logits,
         nullptr,
+        nullptr,
         state->config.plan.error > 0.0f ? exact : nullptr,
     };
     if (const int64_t words = input->choice_words(shape, *backend); words > 0) {
         const llama_kv_cache & cache = *state->cache;
         const plong_index &    index = plong_index_of(*state, k, cache.get_size(), cache.get_n_stream());
-        inputs.choices               = ggml_long_choose(
-            graph.ctx0, q, k, v, index.tensor(graph.ctx0, input->first_stream(), k->ne[3]), &inputs, &layer.params,
-            words);
+        inputs.index                 = index.tensor(graph.ctx0, input->first_stream(), k->ne[3]);
+        inputs.choices               = ggml_long_choose(graph.ctx0, q, k, v, &inputs, &layer.params, words);
         graph.cb(inputs.choices, "long_choose", il);
         ggml_build_forward_expand(graph.gf, input->add_chosen(graph.ctx0, inputs.choices, shape, *backend));
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyllama_long import _native, explain, keywords, log
+from pyllama_long import _native, explain, keywords, log, meter
 from pyllama_long._native import Batch, Candidates, float_view, llama_cpp
 from pyllama_long.arrays import MIN_PREFILL, FloatArray
 from pyllama_long.checkpoints import Bytes, SmallState
@@ -173,6 +173,10 @@ class Context:
         """Keys read, and keys that exact attention would have read, since loading."""
         stats = _native.stats(self.ctx)
         return stats.keys_read, stats.keys_visible
+
+    def error(self) -> float | None:
+        """The relative error of attention that the plan's checks have measured since loading; None if it has none."""
+        return meter.read(self.ctx).error if self.plan.checked else None
 
     # ---- sequences -----------------------------------------------------------------------------------------
 

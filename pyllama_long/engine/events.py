@@ -63,7 +63,8 @@ class Text:
 @dataclass(frozen=True)
 class Usage:
     """Tokens of the prompt, those of them that were cached, tokens generated (without an end-of-text token);
-    seconds of reading the prompt and of writing; keys read as a share of what exact attention reads."""
+    seconds of reading the prompt and of writing; keys read as a share of what exact attention reads;
+    the relative error of attention that the plan's checks have measured for all requests so far, or None."""
 
     n_prompt: int
     n_cached: int
@@ -71,6 +72,7 @@ class Usage:
     prefill_s: float
     decode_s: float
     keys_read_share: float
+    attention_error: float | None
 
 
 @dataclass(frozen=True)

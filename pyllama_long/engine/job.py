@@ -76,6 +76,7 @@ class Job:
         self.made_at = time.monotonic()
         self.started_at = self.written_at = 0.0
         self.keys_read = self.keys_visible = 0.0
+        self.attention_error: float | None = None  # of all requests until now
         self._lines = False  # a line break has been written
 
     def _tail(self, context: Context) -> int | None:
@@ -180,7 +181,9 @@ class Job:
         prefill = read_until - self.started_at if self.started_at else 0.0
         decode = now - self.written_at if self.written_at else 0.0
         share = self.keys_read / self.keys_visible if self.keys_visible else 1.0
-        return Usage(self.n, self.n_cached, len(self.text.tokens), prefill, decode, share)
+        return Usage(
+            self.n, self.n_cached, len(self.text.tokens), prefill, decode, share, self.attention_error
+        )
 
     def close(self) -> None:
         self.sampler.close()

@@ -15,6 +15,9 @@ class EngineStats:
 
     Recent averages: tokens per second of prompts and of all streams together; milliseconds of a step, and of its part
     that is neither llama_decode nor sampling.
+
+    attention_error: the relative error of attention since the start, measured at the queries that the plan checks;
+    0 if it checks none.
     """
 
     running: int
@@ -44,6 +47,7 @@ class EngineStats:
     decode_tokens_per_s: float
     step_ms: float
     overhead_ms: float
+    attention_error: float
 
 
 @dataclass
@@ -62,6 +66,7 @@ class Counters:
     decode_tokens_per_s: float = 0.0
     step_ms: float = 0.0
     overhead_ms: float = 0.0
+    attention_error: float = 0.0
     request_s: float = 0.0  # from admission to end, recent average
 
     def mix(self, name: str, value: float) -> None:

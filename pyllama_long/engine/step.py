@@ -328,14 +328,18 @@ class Step:
             job.send()
 
     def _count_keys(self, before: tuple[int, int]) -> None:
-        """Divides the keys that the batch read among its requests, in proportion to how many their rows could see."""
+        """Reads the meter, and divides the keys that the batch read among its requests, in proportion to how many
+        their rows could see."""
         read, visible = (now - then for now, then in zip(self._context.stats(), before, strict=True))
         share = read / visible if visible else 1.0
+        error = self._context.error()
+        self._batching.counters.attention_error = error or 0.0
         for job, n in [*((job, 1) for job in self._writers), *self._parts]:
             assert job.held is not None
             seen = n * (job.held.n + (n + 1) / 2)
             job.keys_visible += seen
             job.keys_read += seen * share
+            job.attention_error = error
 
     def _count_time(self, streams: int, parts: list[tuple[int, int]]) -> None:
         counters, whole = self._batching.counters, time.perf_counter() - self._batching.step_began

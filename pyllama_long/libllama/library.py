@@ -66,7 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_work_print": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_cpu_limits": (CLimits, [POINTER(CShape), ctypes.c_int]),
     "ggml_long_attn": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams)]),
-    "ggml_long_choose": (c_void_p, [c_void_p] * 5 + [POINTER(CInputs), POINTER(CAttnParams), c_int64]),
+    "ggml_long_choose": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams), c_int64]),
     "plong_index_bytes": (c_size_t, [c_int32, c_int32, c_int64, c_int64]),
     "plong_backend_supports": (c_char_p, [c_void_p] * 4 + [POINTER(CAttnParams)]),
     "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),

@@ -82,7 +82,9 @@ class CAttnParams(ctypes.Structure):
 
 
 class CInputs(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("batch", "work", "table", "sink_logits", "choices", "exact")]
+    _fields_ = [
+        (name, c_void_p) for name in ("batch", "work", "table", "sink_logits", "choices", "index", "exact")
+    ]
 
 
 class CShape(ctypes.Structure):

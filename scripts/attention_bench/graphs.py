@@ -153,9 +153,8 @@ class Graphs:
         inputs = _native.CInputs(self.word_tensors[i], self.work_tensors[i], None, self.sink_tensor)
         if self.index is not None:
             words = self.choice_words[i]
-            inputs.choices = _native.lib.ggml_long_choose(
-                self.ctx, q, self.k, self.v, self.index, inputs, params, words
-            )
+            inputs.index = self.index
+            inputs.choices = _native.lib.ggml_long_choose(self.ctx, q, self.k, self.v, inputs, params, words)
         self.choices.append(inputs.choices)
         return self._graph(_native.lib.ggml_long_attn(self.ctx, q, self.k, self.v, inputs, params))
 

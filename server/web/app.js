@@ -125,6 +125,9 @@ function showStats(t) {
   if (t.keys_read_share !== null && t.keys_read_share !== undefined) {
     parts.push(`${(100 * t.keys_read_share).toFixed(1)}% of the keys read`);
   }
+  if (t.attention_error !== null && t.attention_error !== undefined) {
+    parts.push(`${(100 * t.attention_error).toFixed(1)}% error of attention`);
+  }
   $("stats").textContent = parts.join(" · ");
 }
 

@@ -101,14 +101,15 @@ static double run(const struct input * file, int n_threads) {
     struct ggml_tensor * b     = next_tensor(&in, ctx, GGML_TYPE_I32, h->n_words, 1, 1, 1);
     struct ggml_tensor * tab   = h->n_table ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_table, 1, 1, 1) : NULL;
     struct ggml_tensor * snk   = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;
-    struct plong_inputs  x     = { b, work_tensor(ctx, h, b->data, n_threads), tab, snk, NULL };
+    struct plong_inputs  x     = { b, work_tensor(ctx, h, b->data, n_threads), tab, snk, NULL, NULL, NULL };
     const size_t         words = plong_work_choice_words(x.work->data);
     if (words > 0) {
         struct ggml_tensor * index = ggml_new_tensor_4d(
             ctx, GGML_TYPE_I8, (int64_t) plong_page_bytes(h->d_k), (h->n_kv + PLONG_PAGE - 1) / PLONG_PAGE,
             h->n_head_kv, h->n_stream);
         memset(index->data, 0xab, ggml_nbytes(index));
-        x.choices = ggml_long_choose(ctx, q, k, v, index, &x, &h->params, (int64_t) words);
+        x.index   = index;
+        x.choices = ggml_long_choose(ctx, q, k, v, &x, &h->params, (int64_t) words);
     }
     struct ggml_tensor * out = ggml_long_attn(ctx, q, k, v, &x, &h->params);
     struct ggml_cgraph * g   = ggml_new_graph(ctx);
