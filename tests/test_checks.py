@@ -204,8 +204,8 @@ def test_the_engine_reports_the_error() -> None:
 
 
 def test_a_model_reports_the_errors_of_its_heads() -> None:
-    options = {"n_ctx": 1024, "attention": f"{WINDOW}; check=16", "verbose": False}
-    with closing(LongLlama(model_path=str(DEMO), **options)) as llm:
+    plan = f"{WINDOW}; check=16"
+    with closing(LongLlama(model_path=str(DEMO), n_ctx=1024, attention=plan, verbose=False)) as llm:
         llm.eval(list(range(300, 900)))
         stats, meter = llm.attention_stats(), llm.attention_errors()
         assert stats["error"] == meter.error > 0.001
