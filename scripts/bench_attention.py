@@ -2,13 +2,16 @@
 
     python scripts/bench_attention.py [--quick] [--only 'decode 1x131072 f16'] [--sides upstream,ours]
     python scripts/bench_attention.py --kv-types q4_1,iq4_nl,q5_0,q5_1
+    python scripts/bench_attention.py --lifelike
 
 One attention layer with 128 dimensions, 32 query heads and 8 KV heads: exact prefill and decode in f16, bf16, q8_0 and
 q4_0 caches, or in those of --kv-types; in f16 also with sink logits, three sparse plans at 131,072 keys, and 8
 sequences in one call; then multi-head latent attention, whose values are the first 512 of a key's 576 dims, for 20
-and 128 query heads. The sides, cache types and plans of a case run alternately, repeat by repeat, so that other load
-on the machine affects all of them alike. Runs of milliseconds are repeated for a tenth of a second. Before they are
-timed, each is compared with upstream, and rows of ours with float64.
+and 128 query heads. With --lifelike, exact attention and keys chosen by content alone, in f16, q8_0 and q4_0 at
+131,072 keys with the statistics of a trained model's; all others are independent random numbers. The sides, cache
+types and plans of a case run alternately, repeat by repeat, so that other load on the machine affects all of them
+alike. Runs of milliseconds are repeated for a tenth of a second. Before they are timed, each is compared with
+upstream, and rows of ours with float64.
 
 Prints a table, then one JSON line: {"roofline": {...}, "rows": [{case, side, isa, kv_type, plan, seconds, gflops, gbps,
 share_of_keys, ratio_to_upstream, ...}]}.
@@ -65,6 +68,11 @@ def arguments() -> argparse.Namespace:
         type=_names,
         help="cache types (f16,bf16,q8_0,q4_0); there are f32, q4_1, iq4_nl, q5_0 and q5_1 too",
     )
+    parser.add_argument(
+        "--lifelike",
+        action="store_true",
+        help="chosen keys and exact, of keys with the statistics of a trained model",
+    )
     parser.add_argument("--quick", action="store_true", help="short lengths: seconds in all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the JSON line into this file too")
     options = parser.parse_args()
@@ -85,13 +93,16 @@ def settled(options: argparse.Namespace) -> tuple[list[Workload], Settings]:
     """The sides and cases to run. Exits with one line if something requested is impossible."""
     from attention_bench import torch_side
     from attention_bench.measure import Settings
-    from attention_bench.workloads import KV_TYPES, QUICK, Sizes, workloads
+    from attention_bench.workloads import KV_TYPES, QUICK, Sizes, lifelike, workloads
 
     from pyllama_long import _native, context_options
 
     if strange := [kind for kind in options.kv_types or () if kind not in context_options.KV_TYPES]:
         sys.exit(f"unknown cache type {', '.join(strange)}; known: {', '.join(context_options.KV_TYPES)}")
-    every = workloads(QUICK if options.quick else Sizes(), options.kv_types or KV_TYPES)
+    sizes = QUICK if options.quick else Sizes()
+    every = workloads(sizes, options.kv_types or KV_TYPES)
+    if options.lifelike:
+        every = lifelike(sizes, options.kv_types) if options.kv_types else lifelike(sizes)
     chosen = [workload for workload in every if options.only in str(workload)]
     if not chosen:
         sys.exit("no case contains {!r}; they are:\n{}".format(options.only, "\n".join(map(str, every))))

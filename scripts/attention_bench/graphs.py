@@ -12,6 +12,7 @@ import numpy as np
 from cases import Array, sinks
 from op_graph import GGML_TYPES, I8, I32, SIGNATURES, CaseBatch, Ggml, encode, value_view
 
+from attention_bench import lifelike
 from attention_bench.workloads import Workload
 from pyllama_long import _native
 
@@ -178,11 +179,25 @@ class Graphs:
         shape = (self.n_seq * self.n_new, self.case.n_head, self.case.d_v)
         return self.view(tensor, np.float32).reshape(shape)
 
+    def _fill_lifelike(self) -> None:
+        """Keys and queries of one sequence; a token's queries are those of the last position."""
+        case, one = self.case, self.batches[-1].layouts[0]
+        keys, queries = lifelike.sequence(len(one.pos), self.n_new, case.n_head, case.n_head_kv, case.d_k)
+        self.view(self.q, np.float32)[:] = queries.reshape(-1)
+        rows = self.view(self.k, np.uint8).reshape(self.n_kv, -1)
+        for at in range(0, len(one.pos), POOL):
+            part = encode(keys[at : at + POOL].astype(np.float64), self.workload.kv_type)
+            cells = one.cell[at : at + POOL]
+            rows[cells] = np.frombuffer(part, np.uint8).reshape(len(cells), -1)
+
     def _fill(self) -> None:
         random = np.random.default_rng(0)
         q = self.view(self.q, np.float32)
         q[:] = self.case.peaked * random.standard_normal(len(q), np.float32)
         filled = [(self.k, self.case.d_k)] + [(self.v, self.case.d_v)] * (not self.case.v_in_k)
+        if self.workload.lifelike:
+            self._fill_lifelike()
+            filled = filled[1:]
         for tensor, dims in filled:
             pool = encode(random.standard_normal((POOL, dims)), self.workload.kv_type)
             memory = self.view(tensor, np.uint8)

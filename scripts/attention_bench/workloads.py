@@ -4,7 +4,7 @@ tests."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class Workload:
     name: str
     plan: str  # as the table shows it
     cases: tuple[Case, ...]
+    lifelike: bool = False  # keys and queries: lifelike.py; else independent random numbers
 
     @property
     def case(self) -> Case:
@@ -141,6 +142,20 @@ def workloads(sizes: Sizes, kv_types: Sequence[str] = KV_TYPES) -> list[Workload
         name = f"latent decode 1x{sizes.decode}, {n_head} heads"
         if kv_type in kv_types:
             found.append(_workload(name, one, kv_type, **(LATENT | {"n_head": n_head})))
+    return found
+
+
+def lifelike(sizes: Sizes, kv_types: Sequence[str] = ("f16", "q8_0", "q4_0")) -> list[Workload]:
+    """Exact and chosen keys, prefill and decode, in each type."""
+    n_new, n = sizes.long
+    found = []
+    for name, seq in (
+        (f"prefill {n_new}x{n}", Seq(n - n_new, n_new)),
+        (f"decode 1x{sizes.decode}", Seq(sizes.decode - 1, 1, tail=1)),
+    ):
+        for kv_type in kv_types:
+            for plan in ("exact", sizes.topk):
+                found.append(replace(_workload(f"lifelike {name}", (seq,), kv_type, plan), lifelike=True))
     return found
 
 
