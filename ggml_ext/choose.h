@@ -53,13 +53,13 @@ struct plong_index_head {
 PLONG_API struct plong_index_head plong_index_of(const struct plong_call * call, int32_t stream, int32_t kv);
 
 static inline struct plong_index_page plong_page_at(const struct plong_index_head * head, int32_t page) {
-    char * const bounds = head->bounds + (size_t) page * head->bound_bytes;
-    return (struct plong_index_page) {
-        .nibbles = (uint8_t *) head->nibbles + (size_t) page * head->nibble_bytes,
-        .lo      = (int16_t *) bounds,
-        .step    = (uint8_t *) bounds + 2 * head->dims,
-        .units   = (float *) (bounds + 3 * head->dims),
-    };
+    char * const            bounds = head->bounds + (size_t) page * head->bound_bytes;
+    struct plong_index_page page_at;
+    page_at.nibbles = (uint8_t *) head->nibbles + (size_t) page * head->nibble_bytes;
+    page_at.lo      = (int16_t *) bounds;
+    page_at.step    = (uint8_t *) bounds + 2 * head->dims;
+    page_at.units   = (float *) (bounds + 3 * head->dims);
+    return page_at;
 }
 
 /* Writes a page of the call's index for a kv head, from K. rows: f32 [PLONG_PAGE][d_k] of scratch. */

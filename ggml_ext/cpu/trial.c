@@ -2,7 +2,6 @@
 #include "cpu/trial.h"
 
 #include <math.h>
-#include <string.h>
 
 #define MOST_RANGES 2 /* of the plan: sinks and window */
 
@@ -19,6 +18,7 @@ static size_t layout(
         most           = n > most ? n : most;
     }
     t->work      = take_scratch(&at, work);
+    t->own_tile  = (struct plong_tile *) (t->work + 1);
     t->choices   = take_scratch(&at, sizeof(struct plong_choice) + (size_t) pieces * sizeof(struct plong_tile_range));
     t->state.m   = take_scratch(&at, (size_t) rows * sizeof(float));
     t->state.l   = take_scratch(&at, (size_t) rows * sizeof(float));
@@ -56,16 +56,15 @@ static void write_work(struct trial * t, int32_t token) {
     tile.range_end   = n_ranges;
     tile.choice      = 0;
     tile.choice_room = 1;
-    memcpy((void *) plong_work_tiles(w), &tile, sizeof(tile));
-    struct plong_tile_range * ranges = (struct plong_tile_range *) plong_work_ranges(w);
+    *t->own_tile     = tile;
+    struct plong_tile_range * ranges = (struct plong_tile_range *) (t->own_tile + 1);
     for (int32_t i = 0; i < n_ranges; i++) {
         ranges[i]         = plong_work_ranges(c->work)[t->tile->range_beg + i];
         ranges[i].readers = 0;
     }
-    memcpy(
-        (void *) plong_work_readers(w), &(struct plong_readers) { .row_end = rows, .branch = -1 },
-        sizeof(struct plong_readers));
-    struct plong_row * row = (struct plong_row *) plong_work_rows(w);
+    struct plong_readers * readers = (struct plong_readers *) (ranges + n_ranges);
+    struct plong_row *     row     = (struct plong_row *) (readers + 1);
+    *readers                       = (struct plong_readers) { .row_end = rows, .branch = -1 };
     for (int32_t i = 0; i < rows; i++) {
         const int32_t             pos = plong_tile_pos(&tile, i / tile.n_h);
         const struct plong_bounds b   = plong_set_bounds(ph, pos);
@@ -119,7 +118,7 @@ static void add_row(const struct trial * t, int32_t row, double * error, double 
 
 float trial_add(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n) {
     struct trial *            t      = self;
-    struct plong_tile *       tile   = (struct plong_tile *) plong_work_tiles(t->work);
+    struct plong_tile *       tile   = t->own_tile;
     struct plong_tile_range * ranges = (struct plong_tile_range *) (t->choices + 1);
     const struct plong_queue  none   = { .pool = t->pool, .call = &t->own }; /* nothing comes after the tile */
     const struct plong_item   item   = { tile, 0, 1, true };

@@ -16,8 +16,9 @@ struct trial {
     struct ggml_threadpool *    pool;
     struct plong_call           own; /* the call of the tile of checks */
     struct plong_work *         work;
-    struct plong_choice *       choices; /* one, and its ranges */
-    struct plong_softmax        state;   /* of the keys that were added */
+    struct plong_tile *         own_tile; /* its only one */
+    struct plong_choice *       choices;  /* one, and its ranges */
+    struct plong_softmax        state;    /* of the keys that were added */
     void *                      scratch;
     bool                        begun; /* the keys of the plan were added */
 };

@@ -25,7 +25,9 @@ plong_plan window_plan(const llama_hparams & hparams) {
     } else {
         phase.window = hparams.swa_type == LLAMA_SWA_TYPE_SYMMETRIC ? n / 2 + 1 : n;
     }
-    return { { phase, phase }, 0 };
+    plong_plan plan = {};
+    plan.phase[0] = plan.phase[1] = phase;
+    return plan;
 }
 
 } // namespace
