@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ggml.h"
+#include "sample.h"
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -330,14 +331,21 @@ int32_t plong_tile_checks(
     return n;
 }
 
-void plong_add_piece(struct plong_tile_range * ranges, int32_t * n, const struct plong_piece * piece, int32_t readers) {
+/* plong_add_piece() with the weight of its keys. */
+static void add_keys(
+    struct plong_tile_range * ranges, int32_t * n, const struct plong_piece * piece, int32_t readers,
+    float log2_weight) {
     const int32_t             end  = piece->pos + piece->n;
     struct plong_tile_range * last = ranges + *n - 1;
-    if (*n > 0 && last->keys.end == piece->pos) {
+    if (*n > 0 && last->keys.end == piece->pos && last->log2_weight == log2_weight) {
         last->keys.end = last->sinks_end = end;
     } else {
-        ranges[(*n)++] = (struct plong_tile_range) { { piece->pos, end, 1, -1 }, readers, end };
+        ranges[(*n)++] = (struct plong_tile_range) { { piece->pos, end, 1, -1 }, readers, end, log2_weight };
     }
+}
+
+void plong_add_piece(struct plong_tile_range * ranges, int32_t * n, const struct plong_piece * piece, int32_t readers) {
+    add_keys(ranges, n, piece, readers, 0.0f);
 }
 
 /* Pieces in the order in which they are taken. */
@@ -350,7 +358,7 @@ struct ranking {
 /* Ranks n pieces, of which at least k are ordered. */
 static struct ranking ranking_of(const float * weights, int32_t n, int32_t * order, int32_t k) {
     struct ranking r = { weights, order, 0 };
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < n && k > 0; i++) {
         order[r.weighed] = i;
         r.weighed += weights[i] > 0.0f;
     }
@@ -386,6 +394,20 @@ static int32_t grow(
     }
 }
 
+/* Appends a key of each stratum of the rest, which stands for all keys of its stratum. */
+static void choose_sample(
+    const struct plong_call * c, const struct plong_tile * tile, const struct plong_rest * rest,
+    struct plong_tile_range * ranges, int32_t readers, struct plong_choice * choice) {
+    const struct plong_phase * ph = plong_batch_phase(c->batch, tile->phase);
+    const int32_t              n  = plong_phase_sample(ph, rest->n_keys);
+    struct plong_strata        s  = plong_strata_of(rest, n, plong_sample_place(c, tile));
+    while (choice->n < tile->choice_room && plong_strata_next(&s)) {
+        const struct plong_piece key = { s.pos, s.cell, 1 };
+        add_keys(ranges, &choice->n, &key, readers, log2f((float) s.size));
+        choice->keys++;
+    }
+}
+
 void plong_choose(
     const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
     int32_t * order, const struct plong_trial * trial) {
@@ -406,4 +428,7 @@ void plong_choose(
         plong_add_piece(ranges, &choice->n, pieces + order[i], readers);
         choice->keys += pieces[order[i]].n;
     }
+    struct plong_rest rest = { .pieces = pieces, .n = n, .chosen = order, .n_chosen = k };
+    rest.n_keys            = plong_rest_keys(&rest);
+    choose_sample(c, t, &rest, ranges, readers, choice);
 }

@@ -1,5 +1,6 @@
 /*
- * choose.h - keys that a layer chooses by content: the index of keys that it looks at, and the blocks that it takes.
+ * choose.h - keys that a layer chooses when the op runs: the index of keys that it looks at, the blocks that it takes, and
+ * its sample of the others.
  *
  * The index has each key in 4 bits, in pages of PLONG_PAGE neighbouring cells of a kv head. Within a page, dim d of a key
  * is about lo[d] + step[d] * nibble, so the bounds of a dim are its own: keys have a few dims that are much larger than
@@ -8,7 +9,8 @@
  *
  * The candidates of a tile are cut into pieces: the blocks of the plan, or parts of these where the cells of a sequence
  * do not follow one another. A backend estimates the share of the softmax that each piece gets (its weight), averaged over
- * some rows of the tile; plong_choose() takes the best.
+ * some rows of the tile; plong_choose() takes the best. Where a plan chooses no blocks, pieces are as long as the runs of
+ * cells, and have no weights.
  */
 #ifndef PLONG_CHOOSE_H
 #define PLONG_CHOOSE_H
@@ -67,7 +69,7 @@ PLONG_API void plong_page_write(const struct plong_call * call, struct plong_pag
 
 /* ---- pieces --------------------------------------------------------------------------------------------------- */
 
-/* Keys at positions pos .. pos + n, in cells cell .. cell + n of one page. */
+/* Keys at positions pos .. pos + n, in cells cell .. cell + n, of one page where blocks are chosen. */
 struct plong_piece {
     int32_t pos;
     int32_t cell;
@@ -123,8 +125,9 @@ struct plong_trial {
 };
 
 /* Writes the choice of a tile: the pieces with the largest weights [n], by the budget of its phase, and with a trial (or
- * NULL) as many more as it takes to get the error of the plan. order: scratch of n int32. The result only depends on the
- * pieces. */
+ * NULL) as many more as it takes to get the error of the plan; then a sample of the keys of the others, in ranges with the
+ * weight that makes them stand for all of these. order: scratch of n int32. The result only depends on the pieces, and on the
+ * place of the tile. */
 PLONG_API void plong_choose(
     const struct plong_call * call, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
     int32_t * order, const struct plong_trial * trial);

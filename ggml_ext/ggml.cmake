@@ -7,6 +7,7 @@ target_sources(ggml-base PRIVATE
     ${PLONG_EXT_DIR}/ranges.c
     ${PLONG_EXT_DIR}/readers.c
     ${PLONG_EXT_DIR}/rope.c
+    ${PLONG_EXT_DIR}/sample.c
     ${PLONG_EXT_DIR}/tiles.c
     ${PLONG_EXT_DIR}/work.c)
 # Backends that the op has no kernels for.

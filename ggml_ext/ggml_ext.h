@@ -29,7 +29,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  9
+#define PLONG_ABI_VERSION  10
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
@@ -64,9 +64,16 @@ struct plong_phase {
     int32_t top_blocks; /* at most this many; 0: the phase chooses none; PLONG_ALL: no limit */
     int32_t top_least;  /* at least this many, also when fewer have the mass */
     int32_t top_block;  /* keys of a block: 16, 32 or 64 */
-    int32_t top_rows;   /* a query block is the positions [i * top_rows, (i + 1) * top_rows): PLONG_PAGE, or 1 */
     float   top_share;  /* at most this share of the blocks; 1: no limit */
     float   top_mass;   /* no more once their estimated share of the softmax reaches this; 1: no limit */
+    /* sample: of the other keys between the sinks and the window, one in each of as many strata, which stands for all of
+     * its stratum */
+    int32_t sample;       /* strata, at most; 0: the phase samples none; PLONG_ALL: no limit */
+    int32_t sample_seed;  /* of the random numbers, which are a hash of it and of the place of a stratum */
+    float   sample_share; /* at most this share of the keys; 1: no limit */
+    /* of topk and sample */
+    int32_t
+        query_block; /* queries at positions [i * query_block, (i + 1) * query_block) choose together: PLONG_PAGE, 1 */
 };
 
 struct plong_plan {
@@ -157,7 +164,7 @@ PLONG_API void plong_rope_angles(const float * table, int32_t n_rot, const int64
 
 /* ---- index of keys -------------------------------------------------------------------------------------------- */
 
-/* Where a plan chooses keys by content, each layer has an index: its keys in 4 bits (choose.h), in pages of this many
+/* Where a plan chooses blocks by content, each layer has an index: its keys in 4 bits (choose.h), in pages of this many
  * neighbouring cells, per stream and kv head. */
 #define PLONG_PAGE 64
 
@@ -241,7 +248,7 @@ struct plong_inputs {
     struct ggml_tensor * table; /* F32 [PLONG_ROPE_TABLE_FLOATS(n_rot)], or NULL when the position map is absolute */
     struct ggml_tensor * sink_logits; /* F32 [n_head] of the model's attention sinks, or NULL */
     struct ggml_tensor * choices;     /* I32 of ggml_long_choose(), or NULL where the work chooses no keys */
-    struct ggml_tensor * index;       /* I8 of the layer, or NULL: for choosing */
+    struct ggml_tensor * index;       /* I8 of the layer: for plans that want one: plong_plan_wants_index(); or NULL */
     struct ggml_tensor * exact; /* F32 [d_v, n_head, n] exact results of the batch's checks, or NULL: for choosing */
 };
 

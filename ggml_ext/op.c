@@ -126,8 +126,9 @@ struct ggml_tensor * ggml_long_choose(
     struct ggml_tensor * index = inputs->index;
     GGML_ASSERT(check(q, k, v, params) == NULL);
     GGML_ASSERT(!inputs->exact || (inputs->exact->type == GGML_TYPE_F32 && ggml_is_contiguous(inputs->exact)));
-    GGML_ASSERT(index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]));
-    GGML_ASSERT(index->ne[1] * PLONG_PAGE >= k->ne[2] && index->ne[2] == k->ne[1] && index->ne[3] == k->ne[3]);
+    GGML_ASSERT(
+        !index || (index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]) &&
+                   index->ne[1] * PLONG_PAGE >= k->ne[2] && index->ne[2] == k->ne[1] && index->ne[3] == k->ne[3]));
     struct ggml_tensor * result = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_words);
     ggml_set_op_params(result, params, sizeof(*params));
     result->op     = GGML_OP_LONG_CHOOSE;
@@ -185,11 +186,13 @@ struct plong_call plong_choosing_call_of(const struct ggml_tensor * op) {
     const struct ggml_tensor * index = op->src[2];
     struct plong_call          c     = call_of(op, op->src[7]);
     c.exact                          = op->src[8] ? (const float *) op->src[8]->data : NULL;
-    c.index                          = index->data;
-    c.index_page                     = index->nb[1];
-    c.index_head                     = index->nb[2];
-    c.index_stream                   = index->nb[3];
     c.choices                        = op->data;
+    if (index) {
+        c.index        = index->data;
+        c.index_page   = index->nb[1];
+        c.index_head   = index->nb[2];
+        c.index_stream = index->nb[3];
+    }
     return c;
 }
 

@@ -27,14 +27,22 @@ static const char * phase_check(const struct plong_phase * ph) {
         if (ph->top_block != 16 && ph->top_block != 32 && ph->top_block != 64) {
             return "attention plan: blocks have 16, 32 or 64 keys";
         }
-        if (ph->top_rows != 1 && ph->top_rows != PLONG_PAGE) {
-            return "attention plan: query blocks have 1 or 64 rows";
-        }
         if (!(ph->top_share > 0.0f && ph->top_share <= 1.0f) || !(ph->top_mass > 0.0f && ph->top_mass <= 1.0f)) {
             return "attention plan: a share or mass of blocks is not in (0, 1]";
         }
+    }
+    if (ph->sample < 0 || ph->sample_seed < 0) {
+        return "attention plan: negative size or seed of a sample";
+    }
+    if (ph->sample > 0 && !(ph->sample_share > 0.0f && ph->sample_share <= 1.0f)) {
+        return "attention plan: the share of a sample is not in (0, 1]";
+    }
+    if (plong_phase_chooses(ph)) {
+        if (ph->query_block != 1 && ph->query_block != PLONG_PAGE) {
+            return "attention plan: query blocks have 1 or 64 rows";
+        }
         if (ph->n_branches > 0) {
-            return "attention plan: chosen blocks do not go with dilated branches";
+            return "attention plan: chosen keys do not go with dilated branches";
         }
     }
     for (int i = 0; i < ph->n_branches; i++) {
@@ -80,21 +88,38 @@ const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, i
     return i == PLONG_PHASE_EXACT ? &exact : &batch->plan.phase[i];
 }
 
-bool plong_phase_chooses(const struct plong_phase * ph) { return ph->top_blocks > 0; }
+bool plong_phase_wants_index(const struct plong_phase * ph) { return ph->top_blocks > 0; }
+
+bool plong_plan_wants_index(const struct plong_plan * plan) {
+    return plong_phase_wants_index(&plan->phase[0]) || plong_phase_wants_index(&plan->phase[1]);
+}
+
+bool plong_phase_chooses(const struct plong_phase * ph) { return ph->top_blocks > 0 || ph->sample > 0; }
 
 bool plong_plan_chooses(const struct plong_plan * plan) {
     return plong_phase_chooses(&plan->phase[0]) || plong_phase_chooses(&plan->phase[1]);
 }
 
-int32_t plong_phase_block(const struct plong_phase * ph) { return ph->top_block; }
-int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->top_rows; }
+int32_t plong_phase_block(const struct plong_phase * ph) { return ph->top_blocks > 0 ? ph->top_block : INT32_MAX; }
+int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->query_block; }
 int32_t plong_phase_least(const struct plong_phase * ph) { return ph->top_least; }
 float   plong_phase_mass(const struct plong_phase * ph) { return ph->top_mass; }
 
-int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n) {
-    const double share = ceil((double) ph->top_share * n * (1 - 1e-6)); /* 10% of 20 are 2, also in float32 */
-    return min_i32(n, max_i32(ph->top_least, min_i32(ph->top_blocks, (int32_t) share)));
+/* A share of n things, at least one; 10% of 20 are 2, also in float32. */
+static int32_t share_of(float share, int64_t n) {
+    return (int32_t) fmin(ceil((double) share * (double) n * (1 - 1e-6)), PLONG_ALL);
 }
+
+int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n) {
+    return min_i32(n, max_i32(ph->top_least, min_i32(ph->top_blocks, share_of(ph->top_share, n))));
+}
+
+int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n) {
+    const int32_t most = n < PLONG_ALL ? (int32_t) n : PLONG_ALL;
+    return min_i32(most, min_i32(ph->sample, share_of(ph->sample_share, n)));
+}
+
+int32_t plong_phase_seed(const struct plong_phase * ph) { return ph->sample_seed; }
 
 /* First position of the window of a query at p; it may be negative. Where keys are chosen, all queries of a block have
  * the same window, which begins with a page and has at least the keys that the plan gives to each of them. */
@@ -102,7 +127,7 @@ static int64_t window_begin(const struct plong_phase * ph, int32_t p) {
     if (!plong_phase_chooses(ph) || plong_phase_is_exact(ph)) {
         return (int64_t) p - ph->window + 1;
     }
-    const int64_t first = (int64_t) p - p % ph->top_rows - max_i32(ph->window, PLONG_PAGE) + 1;
+    const int64_t first = (int64_t) p - p % ph->query_block - max_i32(ph->window, PLONG_PAGE) + 1;
     return first < 0 ? first : first / PLONG_PAGE * PLONG_PAGE;
 }
 
@@ -341,9 +366,13 @@ int64_t plong_phase_chosen(const struct plong_phase * ph, int32_t p) {
     if (end <= beg) {
         return 0;
     }
-    const int32_t n    = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
-    const int64_t keys = (int64_t) plong_phase_budget(ph, n) * ph->top_block;
-    return keys < end - beg ? keys : end - beg;
+    int64_t best = 0;
+    if (plong_phase_wants_index(ph)) {
+        const int32_t n = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
+        best            = (int64_t) plong_phase_budget(ph, n) * ph->top_block;
+        best            = best < end - beg ? best : end - beg;
+    }
+    return best + plong_phase_sample(ph, end - beg - best);
 }
 
 int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
@@ -367,7 +396,7 @@ int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {
         cut = ph->dense_below - 1;
     }
     if (plong_phase_chooses(ph)) {
-        cut = min_i32(cut, p0 - p0 % ph->top_rows + (ph->top_rows - 1));
+        cut = min_i32(cut, p0 - p0 % ph->query_block + (ph->query_block - 1));
     }
     if (ph->align == PLONG_ALIGN_SEGMENT) {
         for (int k = 0; k < ph->n_branches; k++) {

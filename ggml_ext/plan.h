@@ -39,9 +39,13 @@ PLONG_API bool plong_phase_is_exact(const struct plong_phase * ph);
 /* Whether the query at p reads the sinks and a window that begins after position 0, and nothing else. */
 PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int32_t * begin);
 
-/* Whether the phase, or some phase of the plan, chooses keys by content. */
+/* Whether the phase, or some phase of the plan, chooses keys when the op runs. */
 PLONG_API bool plong_phase_chooses(const struct plong_phase * ph);
 PLONG_API bool plong_plan_chooses(const struct plong_plan * plan);
+
+/* Whether it chooses blocks by content, for which it needs an index of the keys. */
+PLONG_API bool plong_phase_wants_index(const struct plong_phase * ph);
+PLONG_API bool plong_plan_wants_index(const struct plong_plan * plan);
 
 /* The keys from which it chooses for the query at p: [beg, end), all of them outside its set parts. Queries of a block
  * have the same. */
@@ -50,7 +54,11 @@ PLONG_API void plong_phase_candidates(const struct plong_phase * ph, int32_t p, 
 /* The most blocks that it chooses of n. */
 PLONG_API int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n);
 
-/* Keys of a block, and queries that choose together. */
+/* The number of strata from which it samples a key each, when n keys are left that it may sample. */
+PLONG_API int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n);
+PLONG_API int32_t plong_phase_seed(const struct plong_phase * ph);
+
+/* Keys of a block (INT32_MAX where it chooses no blocks), and queries that choose together. */
 PLONG_API int32_t plong_phase_block(const struct plong_phase * ph);
 PLONG_API int32_t plong_phase_rows(const struct plong_phase * ph);
 

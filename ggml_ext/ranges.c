@@ -51,7 +51,7 @@ static void add_branch(struct plong_planner * p, struct plong_tile * tile, int k
     int32_t                    first = -1;
     for (int32_t h = 0; h < tile->n_h; h++) {
         const int32_t           offset = plong_shape_number(p->shape, tile->head + h) % rate;
-        struct plong_tile_range range  = { .sinks_end = 0 };
+        struct plong_tile_range range  = { .log2_weight = plong_branch_log2_weight(ph, k) };
         if (offset == first) { /* from here on, offsets repeat */
             break;
         }

@@ -81,11 +81,10 @@ int32_t plong_plan_readers(
     struct plong_planner * p, const struct plong_tile * tile, int branch, int32_t offset, struct plong_tokens tokens) {
     const struct plong_phase * ph      = plong_tile_phase(p, tile);
     struct plong_readers       readers = {
-        .row_beg     = p->rows.n,
-        .count_beg   = p->counts.n,
-        .branch      = branch,
-        .checks      = plong_branch_checks(ph, branch),
-        .log2_weight = plong_branch_log2_weight(ph, branch),
+        .row_beg   = p->rows.n,
+        .count_beg = p->counts.n,
+        .branch    = branch,
+        .checks    = plong_branch_checks(ph, branch),
     };
     if (branch < 0) {
         add_set_rows(p, tile, tokens);

@@ -46,22 +46,33 @@ static void set_spans(const struct plong_limits * l, const struct plong_phase * 
     }
 }
 
+/* The most ranges that a sample of up to n keys takes. Strata of one key are ranges as long as the runs of cells, and the
+ * gaps that blocks leave, allow; gaps: at most. */
+static int64_t sample_room(const struct plong_phase * ph, int64_t n, int64_t gaps) {
+    const int64_t strata = plong_phase_sample(ph, n);
+    return strata > 0 ? min_i64(strata, n - strata + 1 + gaps) : 0;
+}
+
 /* Leaves room for the ranges that the tile chooses: in the worst case one for each block, or part of a block where a run
- * of cells begins or ends. */
+ * of cells begins or ends, and one for each key of a sample. */
 static void set_choice(struct plong_planner * p, const struct plong_phase * ph, struct plong_tile * tile) {
     int32_t beg, end;
     plong_phase_candidates(ph, tile->pos, &beg, &end);
     if (end > beg) {
         const struct plong_run * runs = plong_batch_runs(p->batch);
-        int64_t                  most = 0;
+        int64_t                  most = 0, all = 0;
         for (int32_t i = tile->run_beg; i < tile->run_end; i++) {
             const int64_t from = runs[i].pos > beg ? runs[i].pos : beg, last = (int64_t) runs[i].pos + runs[i].n;
             const int64_t keys = min_i64(last, end) - from;
             most += keys > 0 ? keys / plong_phase_block(ph) + 2 : 0;
+            all += keys > 0 ? keys : 0;
         }
-        tile->choice      = (int32_t) p->n_chosen;
-        most              = min_i64(most, INT32_MAX / 2);
-        tile->choice_room = p->batch->plan.error > 0.0f ? (int32_t) most : plong_phase_budget(ph, (int32_t) most);
+        most                 = min_i64(most, INT32_MAX / 2);
+        const bool    widens = p->batch->plan.error > 0.0f && plong_phase_wants_index(ph);
+        const int64_t blocks = widens ? most : plong_phase_budget(ph, (int32_t) most);
+        const int64_t sample = sample_room(ph, all, blocks + tile->run_end - tile->run_beg);
+        tile->choice         = (int32_t) p->n_chosen;
+        tile->choice_room    = (int32_t) min_i64(blocks + sample, INT32_MAX);
         p->n_chosen += tile->choice_room;
         p->tiles.failed |= p->n_chosen > MOST_CHOSEN;
     }

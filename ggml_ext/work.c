@@ -164,9 +164,6 @@ static void put_readers(struct page * page, const struct plong_work * w, const s
     if (r->branch >= 0) {
         put(page, " of branch %d", r->branch);
     }
-    if (r->log2_weight != 0.0f) {
-        put(page, ", log2 weight %.3f", (double) r->log2_weight);
-    }
     if (r->checks) {
         put(page, ", keys of earlier branches left out one by one");
     }
@@ -205,8 +202,11 @@ static void put_tile(struct page * page, const struct plong_work * w, const stru
         if (k->stride > 1) {
             put(page, ", every %d", k->stride);
         }
-        put(page, ": %lld%s\n", (long long) plong_range_count(k),
-            ranges[i].sinks_end >= k->end ? ", for all rows" : "");
+        put(page, ": %lld%s", (long long) plong_range_count(k), ranges[i].sinks_end >= k->end ? ", for all rows" : "");
+        if (ranges[i].log2_weight != 0.0f) {
+            put(page, ", log2 weight %.3f", (double) ranges[i].log2_weight);
+        }
+        put(page, "\n");
         if (i + 1 == t->range_end || ranges[i + 1].readers != ranges[i].readers) {
             put_readers(page, w, plong_work_readers(w) + ranges[i].readers);
         }

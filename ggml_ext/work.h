@@ -75,15 +75,15 @@ struct plong_tile_range {
     int32_t            readers; /* index */
     /* keys before it are read by all readers, others by those whose bounds include them */
     int32_t sinks_end;
+    float   log2_weight; /* log_w / ln 2 of every key */
 };
 
 /* Rows that read a range. Several ranges of a tile may have the same ones. */
 struct plong_readers {
     int32_t row_beg, row_end;
     int32_t count_beg, count_end;
-    int32_t branch;      /* dilated branch, or -1: set parts */
-    int32_t checks;      /* 1: keys of earlier branches must be left out one by one: plong_branch_weight() */
-    float   log2_weight; /* log_w / ln 2 of every key */
+    int32_t branch; /* dilated branch, or -1: set parts */
+    int32_t checks; /* 1: keys of earlier branches must be left out one by one: plong_branch_weight() */
 };
 
 /* Row `row` of the tile reads key t of a range when lo <= t <= hi, or when t <= hi and t < sinks_end. */

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 ALL = 2**31 - 1
 MAX_LENGTH = 1 << 30  # PLONG_LONGEST: segment, rate, chunk or window at most
+_DIGITS = 6  # of a percentage, after the point
 
 _CALL = re.compile(r"([a-z][a-z0-9_-]*)\s*(?:\((.*)\))?", re.DOTALL)
 
@@ -70,6 +71,25 @@ def number(text: str, what: str, error: type[ValueError]) -> float:
     if not math.isfinite(value):
         raise error(f"{what}: {text!r} is not a number")
     return value
+
+
+def limits(call: Call, count: str, error: type[ValueError]) -> dict[str, float]:
+    """The values of `name(64, 3%)`: a number, under the key `count`, a percentage, as `share` from 0 to 1, or both."""
+    found: dict[str, float] = {}
+    for text in call.args:
+        key = "share" if text.endswith("%") else count
+        if key in found:
+            raise error(f"{call.name}: {text!r} is a second limit of the same kind")
+        if key == "share":
+            found[key] = round(number(text[:-1], call.name, error) / 100, _DIGITS + 2)
+        else:
+            found[key] = integer(text, call.name, error)
+    return found
+
+
+def percents(share: float) -> list[str]:
+    """A share as it is written, `3%`; nothing for all."""
+    return [f"{show(round(100 * share, _DIGITS))}%"] if share < 1 else []
 
 
 def show(value: float) -> str:

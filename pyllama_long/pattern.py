@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 def set_parts(phase: Phase, p: Positions) -> tuple[Positions, Positions]:
     """(far, near) of queries p [n]: the set parts are the keys [0, far) and [near, p]."""
     begin = p + 1 - phase.window
-    if phase.topk:  # the queries of a page have one window, which begins with a page
+    if phase.chooses:  # the queries of a page have one window, which begins with a page
         begin = (p // PAGE * PAGE + 1 - max(phase.window, PAGE)) // PAGE * PAGE
     near = np.where(p < phase.dense_below, 0, np.maximum(0, begin))
     return np.minimum(max(phase.sinks, phase.global_), near), near
@@ -85,9 +85,13 @@ def counts(phase: Phase, n: int, head: int = 0) -> Positions:
     p = np.arange(n)
     far, near = set_parts(phase, p)
     total = far + p + 1 - near
+    left = np.maximum(0, near - far)
     if phase.topk:
         blocks = -(-near // phase.topk.block) - far // phase.topk.block
-        total += np.where(near > far, np.minimum(near - far, phase.topk.block * phase.topk.most(blocks)), 0)
+        best = np.where(near > far, np.minimum(left, phase.topk.block * phase.topk.most(blocks)), 0)
+        total, left = total + best, left - best
+    if phase.sample:
+        total += phase.sample.of(left)
     if not phase.branches:
         return total
     lattices = [on_lattice(phase, branch, head, p) for branch in phase.branches]

@@ -84,7 +84,7 @@ class AttentionPlan:
     def page(self) -> int:
         """A prompt must be cut, and its beginning reused, at multiples of this many positions, so that the result does
         not depend on the cuts: queries of a page choose keys together, and are corrected together."""
-        return PAGE if self.prefill.topk or self.tail.topk or self.checked else 1
+        return PAGE if self.prefill.chooses or self.tail.topk or self.checked else 1
 
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None) -> AttentionPlan:

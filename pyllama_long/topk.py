@@ -26,7 +26,7 @@ __all__ = ["BLOCKS", "Topk", "read_topk"]
 
 BLOCKS = (16, 32, 64)
 _NAMES = ("mass", "least", "block")
-_DIGITS = 6  # of a percentage and of a mass, after the point
+_DIGITS = 6  # of a mass, after the point
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Topk:
     def _limits(self) -> list[str]:
         """As they are written: 64, 3%."""
         values = [str(self.blocks)] if self.blocks != ALL else []
-        return values + ([f"{notation.show(round(100 * self.share, _DIGITS))}%"] if self.share < 1 else [])
+        return values + notation.percents(self.share)
 
     def __str__(self) -> str:
         values = self._limits()
@@ -85,15 +85,7 @@ def read_topk(call: notation.Call) -> Topk:
         raise PlanError(
             "topk needs a number of blocks, a share or a mass: topk(64), topk(3%), topk(mass=0.95)"
         )
-    found: dict[str, float] = {}
-    for text in call.args:
-        key = "share" if text.endswith("%") else "blocks"
-        if key in found:
-            raise PlanError(f"topk: {text!r} is a second limit of the same kind")
-        if key == "share":
-            found[key] = round(notation.number(text[:-1], "topk", PlanError) / 100, _DIGITS + 2)
-        else:
-            found[key] = notation.integer(text, "topk", PlanError)
+    found = notation.limits(call, "blocks", PlanError)
     if "mass" in call.named:
         found["mass"] = round(notation.number(call.named["mass"], "topk: mass", PlanError), _DIGITS)
     for key in ("least", "block"):

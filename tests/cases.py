@@ -423,6 +423,13 @@ def _latent_cases() -> list[Case]:
     return cases
 
 
+_SAMPLING = (
+    "sinks(4)+window(64)+sample(50)",
+    "window(100)+sample(10%, seed=3)",
+    "sinks(4)+window(64)+topk(3)+sample(37, seed=1)",
+    "topk(20%, block=16)+sample(70%)",
+    "sinks(9)+sample(100%)",
+)
 _CHOOSING_MAPS = ("native", "dca(96, 16)", "rerope(64)+logn", "self-extend(4, 40)", "native+logn")
 
 
@@ -473,10 +480,30 @@ def _choosing() -> Iterator[Case]:
     yield Case("choose/alibi", max_bias=8.0, n_rot=0, n_head=8, plan=plan, seqs=(Seq(600, 70, tail=2),))
     yield Case("choose/cap", soft_cap=5.0, peaked=4.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
     yield Case("choose/sinks", sink=2.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    for i, plan in enumerate(_SAMPLING):
+        yield Case(f"sample/{i}/prefill", plan=plan, seqs=(Seq(300, 200),), kv_type=KV_TYPES[i % 4])
+        yield Case(f"sample/{i}/tail", plan=plan, seqs=(Seq(600, 40, tail=9),), n_head=(4, 8, 14)[i % 3])
+        yield Case(f"sample/{i}/cells", plan=plan, seqs=(Seq(900, 70, tail=2, holes=True, reordered=True),))
+    plan = _SAMPLING[0]
+    yield Case("sample/one", plan="sample(1)", seqs=(Seq(0, 700), Seq(500, 1, tail=1)))
+    yield Case("sample/phases", plan=f"prefill: {plan} | tail: topk(5)", seqs=(Seq(600, 80, tail=9),))
+    yield Case("sample/other", plan=f"prefill: topk(5) | tail: {plan}", seqs=(Seq(600, 80, tail=9),))
+    yield Case("sample/below", plan=f"{plan}; dense_below=400", seqs=(Seq(330, 170),))
+    yield Case(
+        "sample/spans", plan=plan, n_head=8, seqs=(Seq(9000, 1, tail=1), Seq(8970, 30)), kv_type="q8_0"
+    )
+    yield Case("sample/alibi", max_bias=8.0, n_rot=0, n_head=8, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    yield Case("sample/sinks", sink=2.0, soft_cap=5.0, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    yield Case(
+        "sample/hadamard", rope="rerope(50)", kv_type="q8_0", hadamard=64, plan=plan, seqs=(Seq(600, 70),)
+    )
+    for rope in _CHOOSING_MAPS[1:4]:
+        yield Case(f"sample/map/{rope}", rope=rope, plan=plan, seqs=(Seq(600, 70, tail=2),))
     latent = Case(
         "choose/latent", n_head=20, n_head_kv=1, d_k=576, d_v=512, rot_first=512, neox=False, v_in_k=True
     )
-    yield replace(latent, plan=plan, seqs=(Seq(300, 70, tail=2),))
+    yield replace(latent, plan="sinks(4)+window(64)+topk(3)", seqs=(Seq(300, 70, tail=2),))
+    yield replace(latent, name="sample/latent", plan=plan, seqs=(Seq(300, 70, tail=2),))
 
 
 CASES = _cases()

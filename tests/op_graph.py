@@ -26,7 +26,7 @@ from pyllama_long.rope import RopePolicy
 GGML_TYPES = {name: kind.number for name, kind in KV_TYPES.items()}
 I32 = 26
 I8 = 24
-_HEAD, _TILE, _RANGE = 13, 20, 6  # words of struct plong_work, plong_tile and plong_tile_range (work.h)
+_HEAD, _TILE, _RANGE = 13, 20, 7  # words of struct plong_work, plong_tile and plong_tile_range (work.h)
 FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 # A block of 32 values, by the definition of each type: nibbles have the first half in their low bits.
 _SCALE, _MIN, _FIFTH, _NIBBLES = ("scale", "<f2"), ("min", "<f2"), ("fifth", "<u4"), ("q", "u1", 16)
@@ -210,19 +210,21 @@ class CaseBatch:
         return size // (pages * heads * n_stream), pages, heads, n_stream
 
     def chosen_keys(self, work: Array, choices: Array) -> Array:
-        """[n_tokens, n_head, positions] of the choices of all tiles."""
+        """[n_tokens, n_head, positions] float64: log weights of the choices of all tiles, -inf for other keys."""
         last = max(int(one.pos[-1]) for one in self.layouts)
         n_tokens = sum(len(one.q_pos) for one in self.layouts)
-        found = np.zeros((n_tokens, self.case.n_head, last + 1), bool)
+        found = np.full((n_tokens, self.case.n_head, last + 1), -np.inf)
         n_tiles = int(work[0])
         ranges = choices[3 * n_tiles :].reshape(-1, _RANGE)
         for i, tile in enumerate(work[_HEAD : _HEAD + n_tiles * _TILE].reshape(-1, _TILE)):
             tok, n_tok, head, n_h, room = (int(tile[i]) for i in (4, 6, 8, 9, 19))
             begin, n = (choices[3 * i : 3 * i + 2]) if room else (0, 0)
             assert n <= room
-            for start, end, step, *_ in ranges[begin : begin + n]:
+            for start, end, step, *_, weight in ranges[begin : begin + n]:
                 assert step == 1 and start < end
-                found[tok : tok + n_tok, head : head + n_h, start:end] = True
+                part = found[tok : tok + n_tok, head : head + n_h, start:end]
+                assert (part == -np.inf).all(), "a key is chosen twice"
+                part[:] = np.log(2) * float(weight.view(np.float32))
         return found
 
 
@@ -232,7 +234,7 @@ class OpCase(CaseBatch):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.raw = tensors(case)
-        self.chosen: Array | None = None  # [n_tokens, n_head, positions]: what the last run read by content
+        self.weights: Array | None = None  # [n_tokens, n_head, positions]: chosen_keys() of the last run
         self.sinks = sinks(case)
         self.q = np.concatenate(
             [
@@ -251,6 +253,11 @@ class OpCase(CaseBatch):
             self.v = self.k[..., : case.d_v]
         else:
             self.v = decode(self.v_bytes, self.raw.v.shape, case.type_v)
+
+    @property
+    def chosen(self) -> Array | None:
+        """[n_tokens, n_head, positions]: which keys the last run chose."""
+        return None if self.weights is None else self.weights > -np.inf
 
     def _stored_positions(self, pos: Array) -> Array:
         if self.rope.map == "absolute":
@@ -295,7 +302,7 @@ class OpCase(CaseBatch):
                     sinks=self.sinks,
                     layer=case.layer,
                     rot_first=case.rot_first,
-                    chosen=None if self.chosen is None else self.chosen[a:b, :, one.pos],
+                    chosen=None if self.weights is None else self.weights[a:b, :, one.pos],
                     precision=precision,  # type: ignore[arg-type]
                 )
             )
@@ -345,7 +352,8 @@ class OpCase(CaseBatch):
             )
             choices = None
             if work.choice_words:
-                inputs.index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
+                if self.plan.prefill.topk or self.plan.tail.topk:
+                    inputs.index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
                 words = work.choice_words
                 choices = _native.lib.ggml_long_choose(ctx, q, k, v, inputs, params, words)
                 inputs.choices = choices
@@ -355,7 +363,7 @@ class OpCase(CaseBatch):
             compute(ctx, out, choices)
             if choices is not None:
                 data = ctypes.string_at(ggml.ggml_get_data(choices), 4 * work.choice_words)
-                self.chosen = self.chosen_keys(work.words, np.frombuffer(data, np.int32))
+                self.weights = self.chosen_keys(work.words, np.frombuffer(data, np.int32))
             result = (len(self.q), case.n_head, case.d_v)
             raw = ctypes.string_at(ggml.ggml_get_data(out), int(np.prod(result)) * 4)
             return np.frombuffer(raw, np.float32).reshape(result)

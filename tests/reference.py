@@ -30,7 +30,7 @@ def log_weights(phase: Phase, p: Array, h: int, t: Array, rows: int = 1) -> Arra
     p, t = np.asarray(p)[:, None], np.asarray(t)[None, :]
     visible = t <= p
     begin = p - phase.window + 1
-    if phase.topk:  # queries that choose together have one window, of whole pages of 64
+    if phase.chooses:  # queries that choose together have one window, of whole pages of 64
         first = p // rows * rows - max(phase.window, 64) + 1
         begin = np.where(first > 0, first // 64 * 64, first)
     in_set = visible & ((t < phase.sinks) | (t < phase.global_) | (t >= begin) | (p < phase.dense_below))
@@ -227,7 +227,8 @@ def attention(
     k_pos [n_k], any order, no key position twice; phase_of_query [n_q]: 0 prefill, 1 tail; freqs and
     magnitude: rope_freqs(). n_rot = 0: no RoPE in this layer; else the dims from rot_first on are rotated. max_bias:
     ALiBi's, 0 without. soft_cap c: logits become c * tanh(logit / c), 0 without. sinks [n_head]: one more logit per
-    head, or None. chosen [n_q, n_head, n_k]: the keys that are read by content. A query that reads no key gives zeros.
+    head, or None. chosen [n_q, n_head, n_k]: log weights of the keys that the op chose, else -inf. A query that reads
+    no key gives zeros.
     """
     n_head, group = q_raw.shape[1], q_raw.shape[1] // k_raw.shape[1]
     q, k, v = (round_to(x, "f64" if precision == "f64" else "f32") for x in (q_raw, k_raw, v))
@@ -252,13 +253,14 @@ def attention(
     phases = [Phase(window=ALL) if dense else phase for phase in (plan.prefill, plan.tail)]
     log_w = np.empty((len(q_pos), len(k_pos)))
     for h in range(n_head):
-        if h == 0 or any(phase.branches or phase.topk for phase in phases):
+        if h == 0 or any(phase.branches or phase.chooses for phase in phases):
             for index, phase in enumerate(phases):
                 rows = np.asarray(phase_of_query) == index
                 together = 1 if index else 64
                 log_w[rows] = log_weights(phase, q_pos[rows], number(h, n_head, group), k_pos, together)
             if chosen is not None:
-                log_w[chosen[:, h]] = 0.0
+                assert not ((log_w > -np.inf) & (chosen[:, h] > -np.inf)).any(), "a key is read twice"
+                log_w = np.maximum(log_w, chosen[:, h])
         reading = np.flatnonzero((log_w > -np.inf).any(axis=1))
         logits = factor[reading, None] * dots[h, reading]
         if soft_cap:

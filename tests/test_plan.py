@@ -13,6 +13,7 @@ from reference import keys
 from pyllama_long import _native, pattern
 from pyllama_long.phase import Align, Weight
 from pyllama_long.plan import ALL, PRESETS, AttentionPlan, Branch, Phase, PlanError, choose_plan
+from pyllama_long.sample import Sample
 from pyllama_long.topk import Topk
 
 
@@ -108,7 +109,7 @@ def test_defaults() -> None:
     [
         (
             "lsh(64)",
-            "unknown part 'lsh'; known: exact, sinks(n), window(n), global(n), dilated(...), topk(...)",
+            "unknown part 'lsh'; known: exact, sinks(n), window(n), global(n), dilated(...), topk(...), sample(...)",
         ),
         ("topk", "topk needs a number of blocks, a share or a mass"),
         ("topk()", "topk needs a number of blocks, a share or a mass"),
@@ -125,6 +126,20 @@ def test_defaults() -> None:
         ("topk(8)+dilated()", "topk and dilated do not go together"),
         ("topk(8)+topk(9)", "topk is given twice"),
         ("exact+topk(9)", "exact reads every key: leave the other parts out"),
+        ("sample", "sample needs a number of keys or a share: sample(1024), sample(3%)"),
+        ("sample()", "sample needs a number of keys or a share"),
+        ("sample(0)", "sample: '0' is not a whole number from 1"),
+        ("sample(2147483648)", "sample: '2147483648' is not a whole number from 1 to 2147483647"),
+        ("sample(0%)", "sample: a share is from 0% to 100%"),
+        ("sample(100.1%)", "sample: a share is from 0% to 100%"),
+        ("sample(nan%)", "sample: 'nan' is not a number"),
+        ("sample(3%, 4%)", "sample: '4%' is a second limit of the same kind"),
+        ("sample(3, 4%, 5)", "sample: unknown '5'; write sample(1024) or sample(3%)"),
+        ("sample(3, share=4)", "sample: unknown 'share'; write sample(1024) or sample(3%)"),
+        ("sample(3, seed=-1)", "sample: seed: '-1' is not a whole number from 0"),
+        ("sample(8)+dilated()", "sample and dilated do not go together"),
+        ("sample(8)+sample(9)", "sample is given twice"),
+        ("exact+sample(9)", "exact reads every key: leave the other parts out"),
         ("sinks(4)+slash(1, 2)", "unknown part 'slash'; known: exact"),
         (
             "hyper",
@@ -279,9 +294,36 @@ def test_topk_is_read_and_written(text: str, topk: Topk) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["window(9)+topk(2)", "sinks(70)+window(200)+topk(10%, block=16)", "topk(100%)"]
+    ("text", "sample"),
+    [
+        ("sample(64)", Sample(keys=64)),
+        ("sample(3%)", Sample(share=0.03)),
+        ("sample(100%)", Sample()),
+        ("sample(2.5%, seed=7)", Sample(share=0.025, seed=7)),
+        ("sample(9, 50%, seed=2147483647)", Sample(keys=9, share=0.5, seed=2147483647)),
+    ],
 )
-def test_shares_with_topk_count_what_the_kernel_may_read(text: str) -> None:
+def test_sample_is_read_and_written(text: str, sample: Sample) -> None:
+    plan = AttentionPlan.parse(f"sinks(4)+{text}")
+    assert plan.prefill.sample == plan.tail.sample == sample
+    assert AttentionPlan.parse(str(plan)) == plan and str(plan) == f"sinks(4)+{text}"
+    assert plan.page == 64 and AttentionPlan.parse(f"prefill: exact | tail: {text}").page == 1
+    assert plan.reach == ALL and "at random" in plan.explain()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "window(9)+topk(2)",
+        "sinks(70)+window(200)+topk(10%, block=16)",
+        "topk(100%)",
+        "sample(9)",
+        "sinks(3)+window(80)+sample(7%)",
+        "topk(10%, block=16)+sample(20%)",
+        "topk(3)+sample(100%); dense_below=200",
+    ],
+)
+def test_shares_count_what_the_kernel_may_choose(text: str) -> None:
     plan = AttentionPlan.parse(text)
     n = 700
     counts = pattern.counts(plan.prefill, n)

@@ -63,11 +63,15 @@ void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_ten
         if (tiles[i].choice_room > 0) {
             const int32_t n = plong_pieces(&call, &tiles[i], mine.pieces);
             GGML_ASSERT(n <= mine.most);
-            kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
+            const bool weighs = plong_phase_wants_index(plong_batch_phase(call.batch, tiles[i].phase));
+            if (weighs) {
+                kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
+            }
             struct trial             trial;
             const struct plong_trial tries = { trial_add, &trial };
-            const bool               begun = trial_begin(
-                &trial, &call, f32 ? kernel->f32 : kernel, params->threadpool, &tiles[i], mine.most, mine.trial);
+            const bool               begun = weighs && trial_begin(
+                                                           &trial, &call, f32 ? kernel->f32 : kernel, params->threadpool, &tiles[i],
+                                                           mine.most, mine.trial);
             plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order, begun ? &tries : NULL);
         }
     }

@@ -197,10 +197,12 @@ static ggml_tensor * build(
         state->config.plan.error > 0.0f ? exact : nullptr,
     };
     if (const int64_t words = input->choice_words(shape, *backend); words > 0) {
-        const llama_kv_cache & cache = *state->cache;
-        const plong_index &    index = plong_index_of(*state, k, cache.get_size(), cache.get_n_stream());
-        inputs.index                 = index.tensor(graph.ctx0, input->first_stream(), k->ne[3]);
-        inputs.choices               = ggml_long_choose(graph.ctx0, q, k, v, &inputs, &layer.params, words);
+        if (plong_plan_wants_index(&state->config.plan)) {
+            const llama_kv_cache & cache = *state->cache;
+            const plong_index &    index = plong_index_of(*state, k, cache.get_size(), cache.get_n_stream());
+            inputs.index                 = index.tensor(graph.ctx0, input->first_stream(), k->ne[3]);
+        }
+        inputs.choices = ggml_long_choose(graph.ctx0, q, k, v, &inputs, &layer.params, words);
         graph.cb(inputs.choices, "long_choose", il);
         ggml_build_forward_expand(graph.gf, input->add_chosen(graph.ctx0, inputs.choices, shape, *backend));
     }

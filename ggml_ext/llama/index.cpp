@@ -41,6 +41,9 @@ std::vector<plong_page> plong_missing_pages(
     for (const plong_group & g : parts.groups) {
         const plong_slot & slot = parts.slots[g.slot];
         int32_t            beg, end;
+        if (!plong_phase_wants_index(&plan.phase[g.phase])) {
+            continue;
+        }
         plong_phase_candidates(&plan.phase[g.phase], g.pos + g.n - 1, &beg, &end);
         for (int32_t r = slot.run_beg; r < slot.run_end; r++) {
             const plong_run & run  = parts.runs[r];
@@ -90,7 +93,7 @@ void plong_touch(plong_state * state, uint32_t stream, uint32_t cell) {
 }
 
 bool plong_by_blocks(const plong_state * state) {
-    return state && state->enabled() && plong_plan_chooses(&state->config.plan);
+    return state && state->enabled() && plong_plan_wants_index(&state->config.plan);
 }
 
 void plong_forget(plong_state * state) {

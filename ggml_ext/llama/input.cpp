@@ -236,7 +236,7 @@ void llm_graph_input_plong::collect(const llama_ubatch & ubatch) {
         }
         parts.groups.push_back({ slot, phase, (int32_t) i, 1, pos });
     }
-    if (plong_plan_chooses(&plan())) {
+    if (plong_plan_wants_index(&plan())) {
         parts.pages = plong_missing_pages(*state, plan(), parts, first_stream());
     }
 }

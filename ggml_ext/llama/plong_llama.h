@@ -92,7 +92,7 @@ struct plong_probed {
     char    layers[PLONG_PROBE_LAYERS]; /* as from plong_llama_layers() */
 };
 
-/* Bytes that the indexes of keys take once the whole context was read; 0 if the plan chooses no keys. */
+/* Bytes that the indexes of keys take once the whole context was read; 0 if the plan wants none. */
 LLAMA_API int64_t plong_llama_index_memory(const struct llama_context * ctx);
 
 /* Bytes of K, V and states of a context. */

@@ -85,7 +85,7 @@ struct plong_state {
     plong_stats                                              stats = {};
     std::map<int32_t, std::vector<plong_error>>              meter; /* il -> of each head */
 
-    std::map<const ggml_tensor *, std::shared_ptr<plong_index>> indexes; /* by K; none where the plan chooses no keys */
+    std::map<const ggml_tensor *, std::shared_ptr<plong_index>> indexes; /* by K; none where the plan wants none */
     std::vector<std::vector<bool>> indexed; /* [stream][page]: all indexes have the keys that are in its cells */
 
     bool enabled() const { return config.enabled != 0; }

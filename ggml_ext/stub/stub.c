@@ -99,7 +99,7 @@ static double log_weight(
             times += t % plong_branch_rate(ph, k) == n.place % plong_branch_rate(ph, k);
         }
     }
-    return (double) r->log2_weight * log(2) + log(times);
+    return (double) range->log2_weight * log(2) + log(times);
 }
 
 struct sums {
@@ -239,7 +239,8 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
         const int32_t n_pieces = tiles[n].choice_room > 0 ? plong_pieces(&c, &tiles[n], pieces) : 0;
         const int32_t n_tokens = plong_asked(&c, &tiles[n], tokens);
         memset(weights, 0, (size_t) n_pieces * sizeof(float));
-        for (int32_t r = 0; n_pieces > 0 && r < n_tokens * tiles[n].n_h; r++) {
+        const bool weighs = plong_phase_wants_index(plong_batch_phase(c.batch, tiles[n].phase));
+        for (int32_t r = 0; weighs && n_pieces > 0 && r < n_tokens * tiles[n].n_h; r++) {
             double most_logit = -INFINITY, sum = 0;
             for (int32_t i = 0; i < n_pieces; i++) {
                 logits[i] =

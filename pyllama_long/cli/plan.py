@@ -170,9 +170,9 @@ def command(
         f"rows: queries 0 to {length - 1:,}; columns: keys; head {head}; █ ▓ ▒ ░ all to some read, · none",
         soft_wrap=True,
     )
-    if found.prefill.topk or found.tail.topk:
+    if found.prefill.chooses or found.tail.chooses:
         console.print(
-            "not drawn: the blocks of topk, which depend on the text; shares count as many as it may read"
+            "not drawn: what topk and sample choose in each layer; shares count as many keys as they may read"
         )
     console.print()
     table = Table("prompt", "share of keys read", box=None, pad_edge=False)
@@ -181,7 +181,7 @@ def command(
     console.print(table)
     hops = "some tokens never reach the last one, however many layers"
     if path is not None:
-        by_topk = " without the blocks of topk" if found.prefill.topk else ""
+        by_topk = " without the keys that are chosen in each layer" if found.prefill.chooses else ""
         hops = (
             f"{path} layer{'s' if path != 1 else ''} join{'' if path != 1 else 's'} any token to the last one"
             f"{by_topk}"

@@ -11,7 +11,7 @@ from pyllama_long.phase import MAX_BRANCHES, PAGE, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 
 MAX_ROT = 512
 
@@ -30,8 +30,11 @@ class CPhase(ctypes.Structure):
         *_ints("sinks window global dense_below weight align n_branches"),
         ("segment", c_int32 * MAX_BRANCHES),
         ("rate", c_int32 * MAX_BRANCHES),
-        *_ints("top_blocks top_least top_block top_rows"),
+        *_ints("top_blocks top_least top_block"),
         *((name, c_float) for name in ("top_share", "top_mass")),
+        *_ints("sample sample_seed"),
+        ("sample_share", c_float),
+        *_ints("query_block"),
     ]
 
 
@@ -119,7 +122,7 @@ class CInitParams(ctypes.Structure):
 
 
 def c_phase(phase: Phase, rows: int = 1) -> CPhase:
-    """rows: how many positions choose their blocks together."""
+    """rows: how many positions choose their keys together."""
     c = CPhase(
         phase.sinks,
         phase.window,
@@ -133,8 +136,11 @@ def c_phase(phase: Phase, rows: int = 1) -> CPhase:
         c.segment[k], c.rate[k] = branch.segment, branch.rate
     if phase.topk:
         topk = phase.topk
-        c.top_blocks, c.top_least, c.top_block, c.top_rows = topk.blocks, topk.least, topk.block, rows
+        c.top_blocks, c.top_least, c.top_block = topk.blocks, topk.least, topk.block
         c.top_share, c.top_mass = topk.share, topk.mass
+    if phase.sample:
+        c.sample, c.sample_share, c.sample_seed = phase.sample.keys, phase.sample.share, phase.sample.seed
+    c.query_block = rows if phase.chooses else 0
     return c
 
 

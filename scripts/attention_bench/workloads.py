@@ -219,7 +219,7 @@ def _distinct(batch: CaseBatch, one: Layout, kv_head: int) -> int:
             continue
         far, near = pattern.set_parts(phase, p)
         read |= _cover(np.zeros_like(far), far, len(t)) | _cover(near, p + 1, len(t))
-        if phase.topk:  # at most; other queries may choose other keys
+        if phase.chooses:  # at most; other queries may choose other keys
             chosen = _native.phase_count(phase, int(p[-1]), 0) - int((far + p + 1 - near)[-1])
             read[np.flatnonzero(~read)[: max(0, chosen)]] = True
         for head in range(kv_head, batch.case.n_head, batch.case.n_head_kv):  # their numbers

@@ -24,8 +24,9 @@ struct job {
     int                          sub_rows; /* rows per sub */
     int                          n_sub;
     bool                         narrow;
-    int32_t                      sinks_end; /* of the current range */
-    struct sub *                 subs;      /* [n_sub] */
+    int32_t                      sinks_end;   /* of the current range */
+    float                        log2_weight; /* of all keys since the job was reset */
+    struct sub *                 subs;        /* [n_sub] */
 };
 
 enum cover { COVER_NONE, COVER_SOME, COVER_ALL };

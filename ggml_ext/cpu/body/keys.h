@@ -37,12 +37,19 @@ struct key_walk {
     int64_t                         next;   /* next index into it */
 };
 
+/* Whether the walk has reached the chosen ranges, which share blocks: they have the same readers, and what holds for the
+ * last of some ranges holds for all of them that have its weight. */
+static inline bool key_walk_chosen(const struct key_walk * w) { return w->n_chosen > 0 && !w->chosen; }
+
 /* Moves on to the next range. */
 static void key_walk_range(struct key_walk * w, const struct plong_tile_range * range) {
     if (range == w->end && w->chosen) {
         range     = w->chosen;
         w->end    = range + w->n_chosen;
         w->chosen = NULL;
+    }
+    while (key_walk_chosen(w) && range < w->end && (range->keys.end <= w->lo || range->keys.beg >= w->hi)) {
+        range++;
     }
     w->range = range;
     w->next  = 0;
@@ -96,10 +103,6 @@ static int32_t key_walk_run(const struct key_walk * w, int32_t t) {
     return lo;
 }
 
-/* Whether the walk has reached the chosen ranges, which share blocks: they have the same readers, and what holds for the
- * last of some ranges holds for all of them. */
-static inline bool key_walk_chosen(const struct key_walk * w) { return w->n_chosen > 0 && !w->chosen; }
-
 /* Gets the next block; false when there are no more keys. Blocks of ranges with stride > 2 are half as long: their keys
  * are at the same place in each page and share few sets of the L2 cache, into which they are prefetched. */
 static bool key_walk_next(struct key_walk * w, struct key_block * b) {
@@ -140,7 +143,10 @@ static bool key_walk_next(struct key_walk * w, struct key_block * b) {
         if (w->next >= count) {
             key_walk_range(w, w->range + 1);
         }
-        if (b->n > 0 && (!chosen || b->n == w->cap)) { /* a block never mixes ranges of the plan */
+        /* a block never mixes ranges of the plan, nor weights, and its keys ascend */
+        const bool mixes = chosen && w->range < w->end && w->range->log2_weight == b->range->log2_weight &&
+                           w->range->keys.beg >= b->range->keys.beg;
+        if (b->n > 0 && (!mixes || b->n == w->cap)) {
             return true;
         }
     }

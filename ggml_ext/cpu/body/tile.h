@@ -100,7 +100,7 @@ static void run_job_end(struct tile_run * t, struct plong_softmax * into) {
     for (int i = 0; i < job->n; i++) {
         const int32_t r = job->rows[i].row;
         softmax_merge(
-            &into->m[r], &into->l[r], into->acc + (size_t) r * t->dv, t->mem.js.m[i] + job->readers->log2_weight,
+            &into->m[r], &into->l[r], into->acc + (size_t) r * t->dv, t->mem.js.m[i] + job->log2_weight,
             vf_sum(vf_load(t->mem.js.l + (size_t) i * VW)), t->mem.js.acc + (size_t) i * t->dv, t->dv);
     }
 }
@@ -144,15 +144,17 @@ static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * s
     for (bool more = key_walk_next(&walk, b); more;) {
         more             = key_walk_next(&walk, next);
         const bool ready = plong_work_readers(t->call->work) + b->range->readers == t->job.readers;
-        if (in_job && !ready) {
+        const bool same  = ready && b->range->log2_weight == t->job.log2_weight;
+        if (in_job && !same) {
             run_job_end(t, state);
         }
         if (!ready) {
             run_job_begin(t, b->range->readers);
         }
-        if (!in_job || !ready) {
+        if (!in_job || !same) {
             run_job_reset(t);
-            in_job = true;
+            t->job.log2_weight = b->range->log2_weight;
+            in_job             = true;
         }
         if (!more && (t->job.narrow || takes_latent(t) || t->one_stream)) {
             peek_keys(t, span, cap, next);
