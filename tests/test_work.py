@@ -34,7 +34,7 @@ def test_each_row_is_in_one_tile(name: str, n_threads: int) -> None:
     seen = np.zeros((len(op.q), op.case.n_head), int)
     group = op.case.n_head // op.case.n_head_kv
     for tile in Parts(op.work(n_threads)).tiles:
-        tok, n_tok, head, n_h, n_kv = (int(tile[i]) for i in (4, 6, 7, 8, 9))
+        tok, n_tok, head, n_h, n_kv = (int(tile[i]) for i in (4, 6, 8, 9, 10))
         for kv in range(n_kv):
             seen[tok : tok + n_tok, head + kv * group : head + kv * group + n_h] += 1
     assert (seen == 1).all()
@@ -48,8 +48,8 @@ def test_rows_read_the_keys_of_the_plan(plan: str, new: int) -> None:
     found = Parts(op.work(2))
     keys: dict[tuple[int, int], list[int]] = {}
     for tile in found.tiles.tolist():
-        tok, pos, n_tok, head, n_h = tile[4:9]
-        for beg, end, stride, _, readers, sinks_end, *_ in found.ranges[tile[10] : tile[11]].tolist():
+        tok, pos, n_tok, _, head, n_h = tile[4:10]
+        for beg, end, stride, _, readers, sinks_end, *_ in found.ranges[tile[11] : tile[12]].tolist():
             first, last = found.readers[readers][:2]
             for row, at, lo, hi, _ in found.rows[first:last].tolist():
                 kv, rest = divmod(row, n_tok * n_h)
