@@ -206,6 +206,12 @@ static ggml_tensor * build(
         graph.cb(inputs.choices, "long_choose", il);
         ggml_build_forward_expand(graph.gf, input->add_chosen(graph.ctx0, inputs.choices, shape, *backend));
     }
+    if (state->recording) {
+        if (inputs.choices) {
+            ggml_set_output(inputs.choices);
+        }
+        input->record({ il, shape, backend, inputs.choices });
+    }
     ggml_tensor * cur = ggml_long_attn(graph.ctx0, q, k, v, &inputs, &layer.params);
     graph.cb(cur, "long_attn", il);
     if (exact) {

@@ -173,6 +173,9 @@ void llm_graph_input_plong::measure() {
     for (const plong_checked & layer : checked) {
         plong_meter_add(*state, layer, n_checks);
     }
+    for (const layer_reads & layer : recorded) {
+        add_reads(layer);
+    }
     for (const chosen_by & layer : chosen) {
         const plong_work &        work  = *find(layer.shape, *layer.backend)->work;
         const plong_tile *        tiles = plong_work_tiles(&work);

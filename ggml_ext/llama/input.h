@@ -64,7 +64,18 @@ class llm_graph_input_plong : public llm_graph_input_i {
     void          add_checked(const plong_checked & layer) { checked.push_back(layer); }
     ggml_tensor * add_chosen(
         ggml_context * ctx, ggml_tensor * choices, const plong_shape & shape, const plong_backend & backend);
-    bool has_results() const { return !checked.empty() || !chosen.empty(); }
+    bool has_results() const { return !checked.empty() || !chosen.empty() || !recorded.empty(); }
+
+    /* What a layer reads, to be counted when the graph has run: choices is null where it chooses no keys. */
+    struct layer_reads {
+        int32_t               il;
+        plong_shape           shape;
+        const plong_backend * backend;
+        ggml_tensor *         choices;
+    };
+
+    void record(const layer_reads & layer) { recorded.push_back(layer); }
+
     void measure();
 
     ggml_tensor * batch       = nullptr; /* I32 [words] */
@@ -101,6 +112,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
     void collect(const llama_ubatch & ubatch);
     void pack();
     void set_checks() const;
+    void add_reads(const layer_reads & layer);
     void plan(planned & p) const;
     bool fits(); /* whether what was prepared fits into the tensors */
     void count();
@@ -122,6 +134,7 @@ class llm_graph_input_plong : public llm_graph_input_i {
     int32_t                      n_checks = 0;  /* in the graph */
     std::vector<plong_checked>   checked;       /* layers */
     std::vector<chosen_by>       chosen;
+    std::vector<layer_reads>     recorded;
     std::vector<planned>         works;         /* for `packed` */
     bool                         ready = false; /* whether they belong to the ubatch that set_input() will get */
 };

@@ -12,6 +12,7 @@ set(plong_llama_sources
     ${PLONG_EXT_DIR}/llama/probe.cpp
     ${PLONG_EXT_DIR}/llama/cells.cpp
     ${PLONG_EXT_DIR}/llama/pretokenize.cpp
+    ${PLONG_EXT_DIR}/llama/reads.cpp
     ${PLONG_EXT_DIR}/llama/regex_compile.cpp
     ${PLONG_EXT_DIR}/llama/factors.cpp
     ${PLONG_EXT_DIR}/llama/saved_factors.cpp

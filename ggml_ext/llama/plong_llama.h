@@ -62,6 +62,13 @@ struct plong_error {
 /* Writes at most n of them, by layer and head, and returns how many there are; plong_llama_stats_reset() forgets them. */
 LLAMA_API size_t plong_llama_errors(const struct llama_context * ctx, struct plong_error * out, size_t n);
 
+/* Begins anew, or ends, to count which keys each layer reads. */
+LLAMA_API void plong_llama_record(struct llama_context * ctx, bool on);
+
+/* Writes how many rows (token, head) of a layer read the keys at positions 0 .. n, and returns how many positions are known.
+ * Rows that checks compute again are not counted. */
+LLAMA_API size_t plong_llama_reads(const struct llama_context * ctx, int32_t layer, double * out, size_t n);
+
 /* One line per layer with attention, "<layer>\t<reason>\t<window>\n", as of the last graph that was built: the reason is
  * empty when the op takes the layer, and the window says what it reads whatever the plan, empty when it follows the plan.
  * Returns the length of the whole text. */

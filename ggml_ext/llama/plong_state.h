@@ -84,6 +84,8 @@ struct plong_state {
     std::map<llama_seq_id, float>                            factors;         /* of dynamic policies, where set */
     plong_stats                                              stats = {};
     std::map<int32_t, std::vector<plong_error>>              meter; /* il -> of each head */
+    std::map<int32_t, std::vector<double>>                   reads; /* il -> [positions], while it records */
+    bool                                                     recording = false;
 
     std::map<const ggml_tensor *, std::shared_ptr<plong_index>> indexes; /* by K; none where the plan wants none */
     std::vector<std::vector<bool>> indexed; /* [stream][page]: all indexes have the keys that are in its cells */

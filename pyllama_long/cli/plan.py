@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pyllama_long.cli import checks
 from pyllama_long.cli.command_error import CommandError
-from pyllama_long.cli.options import Json
+from pyllama_long.cli.options import Hub, Json, Model
 from pyllama_long.cli.texts import writing
 from pyllama_long.plan import AttentionPlan
 
@@ -25,6 +25,7 @@ EXAMPLES = """\b
   pyllama-long plan longnet --length 65536 --heads 4 --png longnet.png
   pyllama-long plan longnet --length 4k --heads 4 --from 1000
   pyllama-long plan 'sinks(64)+window(4096)' --length 64k --work 512 --heads 32 --kv-heads 8
+  pyllama-long plan 'sinks(4)+window(508)+topk(3%)' -m demo --text README.md --png reads.png
   pyllama-long plan skim --trained 512 --length 4096
   pyllama-long plan 'prefill: sinks(4)+window(508) | tail: exact; dense_layers=2' --json
 """
@@ -106,13 +107,26 @@ def command(
         int | None,
         typer.Option(min=1, max=512, metavar="N", help="Of --work: CPU threads.", show_default="1"),
     ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw what each layer of a model (-m) reads of the first --length tokens of this text instead, "
+            "and the error that is measured.",
+        ),
+    ] = None,
+    model: Model = None,
+    hub: Hub = None,
     as_json: Json = False,
 ) -> None:
-    """Draw which keys an attention plan reads: a map, the share of keys per length, the longest path."""
+    """Draw which keys an attention plan reads: a map, the share of keys per length, the longest path; or what the
+    layers of a model really read of a text."""
     from pyllama_long import viz
 
     if tail is not None and tail > length:
         raise typer.BadParameter(f"--tail {tail} is more than the {length} tokens of --length")
+    if text is None and (model is not None or hub is not None):
+        raise typer.BadParameter("-m and --hf belong to --text FILE")
     drawing = {"--head": head, "--width": width, "--from": start, "--png": png}
     planning = {"--kv-heads": kv_heads, "--head-size": head_size, "--threads": threads}
     for name, value in (planning if work is None else drawing).items():
@@ -124,6 +138,12 @@ def command(
         raise typer.BadParameter(f"--head {head} is not one of --heads {heads}, which are 0 to {heads - 1}")
     if png is not None and png.suffix.lower() != ".png":
         raise CommandError(f"--png writes PNG: {png} does not end in .png")
+    if text is not None:
+        from pyllama_long.cli.model_options import ModelOptions
+        from pyllama_long.cli.plan_reads import Drawing, show
+
+        show(ModelOptions(model=model, hub=hub, attention=plan), Drawing(text, length, width, png, as_json))
+        return
     found = AttentionPlan.parse(plan, n_train=trained)
     if work is not None:
         from pyllama_long.cli.plan_work import Batch, work_text
@@ -136,10 +156,10 @@ def command(
         default = 1 if work == 1 else 0  # a token that is evaluated alone belongs to the answer
         batch = Batch(length, work, default if tail is None else tail)
         try:
-            text = work_text(found, batch, (heads, kv_heads), head_size or 128, threads or 1)
+            listed = work_text(found, batch, (heads, kv_heads), head_size or 128, threads or 1)
         except MemoryError:
             raise CommandError(f"not enough memory for --work {work}: take fewer tokens or --heads") from None
-        print(json.dumps({"plan": str(found), "work": text}) if as_json else text.removesuffix("\n"))
+        print(json.dumps({"plan": str(found), "work": listed}) if as_json else listed.removesuffix("\n"))
         return
     shares = viz.shares(found, sorted({*_SHARE_LENGTHS, length}), heads)
     path = viz.longest_path(found, length, heads)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pyllama_long.layers import read
 from pyllama_long.libllama.library import lib, llama_cpp
 from pyllama_long.libllama.structs import CConfig, CError, CInitParams, CStats
@@ -87,6 +90,19 @@ def errors(ctx: int) -> list[CError]:
     found = (CError * n)()
     lib.plong_llama_errors(ctx, found, n)
     return list(found)
+
+
+def record(ctx: int, on: bool) -> None:
+    """Begins anew, or ends, to count which keys each layer reads."""
+    lib.plong_llama_record(ctx, on)
+
+
+def reads(ctx: int, layer: int) -> npt.NDArray[np.float64]:
+    """[positions]: how many rows (token, head) of a layer read each key; empty where the op does not compute it."""
+    n = lib.plong_llama_reads(ctx, layer, None, 0)
+    found = np.empty(n)
+    lib.plong_llama_reads(ctx, layer, found.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), n)
+    return found
 
 
 def index_memory(ctx: int) -> int:

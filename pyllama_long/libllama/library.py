@@ -81,6 +81,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_llama_rope_factor": (c_float, [c_void_p, c_int32]),
     "plong_llama_stats": (None, [c_void_p, POINTER(CStats)]),
     "plong_llama_stats_reset": (None, [c_void_p]),
+    "plong_llama_record": (None, [c_void_p, c_bool]),
+    "plong_llama_reads": (c_size_t, [c_void_p, c_int32, POINTER(c_double), c_size_t]),
     "plong_llama_errors": (c_size_t, [c_void_p, POINTER(CError), c_size_t]),
     "plong_llama_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "plong_llama_native_layers": (c_size_t, [c_void_p, c_char_p, c_size_t]),
