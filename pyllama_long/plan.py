@@ -30,6 +30,8 @@ PRESETS = {
     "longformer": "global(64)+window(4096)",
     "longnet": "dilated()",
     "skim": "prefill: sinks(64)+window(4096) | tail: exact",
+    "adaptive": "prefill: sinks(64)+window(1024)+topk(3%) | tail: sinks(64)+window(1024)+topk(10%); "
+    "dense_below=8192, dense_layers=2, error=0.1",
 }
 
 CHECKS = (16, 32, 64)
@@ -93,25 +95,20 @@ class AttentionPlan:
         n_train: the model's trained length in tokens; it sizes the window of `skim`.
         Raises PlanError with one line that names the piece that is wrong and the known ones.
         """
-        body, semicolon, rest = text.partition(";")
-        options = dict.fromkeys(_OPTIONS, 0)
-        error = 0.0
-        given: set[str] = set()
-        for option in rest.replace(";", ",").split(",") if semicolon else []:
-            key, _, value = (s.strip() for s in option.partition("="))
-            if key not in _OPTIONS:
-                raise PlanError(f"unknown option {key!r}; known: {', '.join(f'{o}=n' for o in _OPTIONS)}")
-            if key in given:
-                raise PlanError(f"option {key} is given twice")
-            given.add(key)
-            if key == "error":
-                error = notation.number(value, key, PlanError)
-            else:
-                options[key] = notation.integer(value, key, PlanError, low=0)
-        below = options["dense_below"]
-        prefill, tail = (replace(phase, dense_below=below) for phase in _phases(body.strip(), n_train))
-        check = options["check"] or (_CHECK_OF_ERROR if error and not options["delta"] else 0)
-        return cls(prefill, tail, options["dense_layers"], check, options["delta"], error)
+        body, semicolon, rest = (piece.strip() for piece in text.partition(";"))
+        preset = PRESETS.get(body, "").partition(";")
+        values = dict.fromkeys(_OPTIONS, 0.0)
+        if preset[1]:
+            body, values = preset[0].strip(), values | _options(preset[2])
+        if semicolon:
+            values |= _options(rest)
+        counts = {name: int(value) for name, value in values.items()}
+        error, delta = values["error"], counts["delta"]
+        prefill, tail = (
+            replace(phase, dense_below=counts["dense_below"]) for phase in _phases(body, n_train)
+        )
+        check = counts["check"] or (_CHECK_OF_ERROR if error and not delta else 0)
+        return cls(prefill, tail, counts["dense_layers"], check, delta, error)
 
     @classmethod
     def default(cls, n_train: int | None, preset: str = "auto") -> AttentionPlan:
@@ -191,6 +188,22 @@ def choose_plan(
     return plan, "auto: the GGUF says that the model was trained with this dilated attention"
 
 
+def _options(text: str) -> dict[str, float]:
+    """The options that a text gives: `dense_below=512, error=0.1`."""
+    found: dict[str, float] = {}
+    for option in text.replace(";", ",").split(","):
+        key, _, value = (s.strip() for s in option.partition("="))
+        if key not in _OPTIONS:
+            raise PlanError(f"unknown option {key!r}; known: {', '.join(f'{o}=n' for o in _OPTIONS)}")
+        if key in found:
+            raise PlanError(f"option {key} is given twice")
+        if key == "error":
+            found[key] = notation.number(value, key, PlanError)
+        else:
+            found[key] = notation.integer(value, key, PlanError, low=0)
+    return found
+
+
 def _phases(body: str, n_train: int | None) -> tuple[Phase, Phase]:
     if n_train is not None and n_train < 1:
         raise PlanError(f"n_train {n_train} is not a trained length")
@@ -211,8 +224,8 @@ def _phases(body: str, n_train: int | None) -> tuple[Phase, Phase]:
 
 
 def _phase(text: str) -> Phase:
-    if text == "skim":
-        raise PlanError("skim is a plan of both phases: write it alone")
+    if "|" in PRESETS.get(text, ""):
+        raise PlanError(f"{text} is a plan of both phases: write it alone")
     if text.isidentifier() and text not in PRESETS and text not in PART_NAMES:
         raise PlanError(f"unknown part {text!r}; known: {PARTS}; presets: {', '.join(PRESETS)}")
     return Phase.parse(PRESETS.get(text, text))

@@ -185,6 +185,14 @@ def test_wrong_checks_are_refused(text: str, message: str) -> None:
         AttentionPlan.parse(text)
 
 
+def test_adaptive_is_a_plan_whose_options_can_be_changed() -> None:
+    plan = AttentionPlan.parse("adaptive")
+    assert (plan.error, plan.checked, plan.dense_layers, plan.prefill.dense_below) == (0.1, 16, 2, 8192)
+    other = AttentionPlan.parse("adaptive; error=0.02, dense_below=0, check=64")
+    assert (other.error, other.checked, other.dense_layers, other.tail.dense_below) == (0.02, 64, 2, 0)
+    assert AttentionPlan.parse(str(plan)) == plan
+
+
 @pytest.mark.parametrize(
     "text", ["window(9); check=16", "window(9); delta=64", "window(9)+topk(3); check=16, error=0.02"]
 )

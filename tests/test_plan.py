@@ -179,6 +179,7 @@ def test_defaults() -> None:
         ("exact | exact", "unknown phase 'exact'; write prefill"),
         ("tail: exact | tail: exact", "phase tail is given twice"),
         ("prefill: skim | tail: exact", "skim is a plan of both phases"),
+        ("prefill: adaptive | tail: exact", "adaptive is a plan of both phases"),
     ],
 )
 def test_errors_are_one_line_and_name_the_piece(text: str, message: str) -> None:
