@@ -173,11 +173,14 @@ def choose_plan(
     """The plan for a model, and one line that says why it was chosen.
 
     gguf_keys: the GGUF's `{arch}.attention.dilated.segment_lengths` and `{arch}.attention.dilated.rates`, or
-    None. `auto` (with or without options) chooses the plan that the model was trained with, else `exact`.
+    None. `auto` (with or without options) chooses the plan that the model was trained with, else `exact`, or `adaptive`
+    if an error is allowed.
     """
     name, semicolon, options = text.strip().partition(";")
     if name.strip() != "auto":
         return AttentionPlan.parse(text, n_train=n_train), "asked for"
+    if gguf_keys is None and "error" in (_options(options) if semicolon else {}):
+        return AttentionPlan.parse(f"adaptive;{options}"), "auto: as many blocks as the error asks for"
     if gguf_keys is None:
         return AttentionPlan.parse(text, n_train=n_train), "auto: the model was trained to read every key"
     segments, rates = ("/".join(str(int(n)) for n in keys) for keys in gguf_keys)

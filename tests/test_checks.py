@@ -19,7 +19,7 @@ from watched import Rows, Watched
 from pyllama_long import LongLlama, _native
 from pyllama_long._native import llama_cpp as C
 from pyllama_long.engine import Engine, EngineConfig, Request
-from pyllama_long.plan import AttentionPlan, PlanError
+from pyllama_long.plan import AttentionPlan, PlanError, choose_plan
 
 DEMO = Path(__file__).parents[1] / "pyllama_long" / "data" / "demo.gguf"
 N, HEADS, DIMS, LAYERS = 1100, 4, 64, 6
@@ -191,6 +191,8 @@ def test_adaptive_is_a_plan_whose_options_can_be_changed() -> None:
     other = AttentionPlan.parse("adaptive; error=0.02, dense_below=0, check=64")
     assert (other.error, other.checked, other.dense_layers, other.tail.dense_below) == (0.02, 64, 2, 0)
     assert AttentionPlan.parse(str(plan)) == plan
+    assert choose_plan("auto; error=0.02", 4096, None)[0] == AttentionPlan.parse("adaptive; error=0.02")
+    assert choose_plan("auto; dense_layers=1", 4096, None)[0] == AttentionPlan.parse("exact; dense_layers=1")
 
 
 @pytest.mark.parametrize(
