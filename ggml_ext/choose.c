@@ -242,13 +242,19 @@ static void select_best(const float * weights, int32_t * order, int32_t n, int32
     select_few(weights, order + sure, some - sure, k - sure);
 }
 
+/* Bounds of pages are rough: among few pieces, a rough look saves nothing, and a single query would lose facts by it that
+ * lie in one key. */
+#define LOOK_MANY 256
+#define LOOK_ONE  2048
+
 int32_t plong_closer_look(const struct plong_call * c, const struct plong_tile * tile, int32_t n) {
     const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
-    const int32_t              keep = max_i32(n / 5, 3 * plong_phase_budget(ph, n));
+    const bool                 one  = plong_phase_rows(ph) == 1; /* a query that looks for one fact */
+    const int32_t              keep = max_i32(n / (one ? 3 : 5), 3 * plong_phase_budget(ph, n));
     if (c->exact && tile->phase == 0) { /* the choice may grow by any of them */
         return n;
     }
-    return n < 256 || keep > n / 2 ? n : keep; /* of few pieces, a rough look saves nothing */
+    return n < (one ? LOOK_ONE : LOOK_MANY) || keep > n / 2 ? n : keep;
 }
 
 void plong_best(const float * weights, int32_t n, int32_t keep, int32_t * order, uint8_t * left) {
