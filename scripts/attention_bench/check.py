@@ -61,9 +61,11 @@ def _row(graphs: Graphs, token: int, head: int) -> Array:
     pos, log_w = _native.phase_keys(phase, int(one.q_pos[at]), number)
     choices = graphs.choices[-1]
     if choices is not None:
-        chosen = batch.chosen_keys(graphs.works[-1], graphs.view(choices, np.int32))
-        pos = np.union1d(pos, np.flatnonzero(chosen[token, head]))
-        log_w = np.zeros(len(pos), np.float32)
+        weights = batch.chosen_keys(graphs.works[-1], graphs.view(choices, np.int32))[token, head]
+        chosen = np.flatnonzero(weights > -np.inf)  # none of those that the plan lists
+        log_w = np.concatenate([log_w, weights[chosen]])
+        order = np.argsort(np.concatenate([pos, chosen]), kind="stable")
+        pos, log_w = np.concatenate([pos, chosen])[order], log_w[order]
     held = np.isin(pos, one.pos, assume_unique=True)
     cells = one.cell[np.searchsorted(one.pos, pos[held])]
     if not len(cells):
