@@ -191,8 +191,8 @@ class Usage(Reply):
 
 class Timings(Reply):
     """Statistics, named as in llama-server. keys_read_share: keys that attention read, as a share of those that exact
-    attention would have read. attention_error: its relative error, as measured for all requests so far; null if the
-    plan checks no queries."""
+    attention would have read. attention_error: its relative error, as measured for all requests so far; absent if
+    the plan checks no queries."""
 
     cache_n: int
     prompt_n: int
@@ -202,7 +202,7 @@ class Timings(Reply):
     predicted_ms: float
     predicted_per_second: float | None
     keys_read_share: float | None
-    attention_error: float | None
+    attention_error: float | None = None
 
 
 class OverflowReport(Reply):
