@@ -360,7 +360,8 @@ static int64_t set_count(const struct plong_phase * ph, int32_t p) {
     return keys;
 }
 
-int64_t plong_phase_chosen(const struct plong_phase * ph, int32_t p) {
+/* How many keys the query chooses by content: the most, or with mass the fewest. */
+static int64_t chosen_keys(const struct plong_phase * ph, int32_t p, bool fewest) {
     int32_t beg, end;
     plong_phase_candidates(ph, p, &beg, &end);
     if (end <= beg) {
@@ -368,12 +369,15 @@ int64_t plong_phase_chosen(const struct plong_phase * ph, int32_t p) {
     }
     int64_t best = 0;
     if (plong_phase_wants_index(ph)) {
-        const int32_t n = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
-        best            = (int64_t) plong_phase_budget(ph, n) * ph->top_block;
-        best            = best < end - beg ? best : end - beg;
+        const int32_t n   = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
+        const int32_t few = fewest && ph->top_mass < 1.0f ? min_i32(ph->top_least, n) : n;
+        best              = (int64_t) min_i32(few, plong_phase_budget(ph, n)) * ph->top_block;
+        best              = best < end - beg ? best : end - beg;
     }
     return best + plong_phase_sample(ph, end - beg - best);
 }
+
+int64_t plong_phase_chosen(const struct plong_phase * ph, int32_t p) { return chosen_keys(ph, p, false); }
 
 int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
     struct plong_range r;
@@ -387,7 +391,7 @@ int64_t plong_phase_cost(const struct plong_phase * ph, int32_t p, int32_t h) {
 }
 
 bool plong_phase_reads_all(const struct plong_phase * ph, int32_t p) {
-    return ph->n_branches == 0 || p < ph->dense_below ? plong_phase_cost(ph, p, 0) > p : false;
+    return ph->n_branches == 0 || p < ph->dense_below ? set_count(ph, p) + chosen_keys(ph, p, true) > p : false;
 }
 
 int32_t plong_phase_cut(const struct plong_phase * ph, int32_t p0, int32_t p1) {

@@ -152,8 +152,12 @@ static ggml_tensor * correct(
     const llm_graph_context & graph, llm_graph_input_plong & input, ggml_tensor * exact, ggml_tensor * cur, int il) {
     ggml_context * ctx   = graph.ctx0;
     ggml_tensor *  dense = as_rows(ctx, exact), *sparse = as_rows(ctx, cur);
-    ggml_tensor *  left =
-        ggml_mul(ctx, ggml_sub(ctx, dense, ggml_get_rows(ctx, sparse, input.check_rows)), input.check_used);
+    ggml_tensor *  every = ggml_sub(ctx, dense, ggml_get_rows(ctx, sparse, input.check_rows));
+    const int64_t  n     = input.checks();
+    /* Rows without a check add the zeros of the last exact row: a difference times 0 may be NaN. */
+    ggml_tensor * left = ggml_concat(
+        ctx, ggml_view_2d(ctx, every, every->ne[0], n, every->nb[1], 0),
+        ggml_view_2d(ctx, dense, dense->ne[0], 1, dense->nb[1], (size_t) n * dense->nb[1]), 1);
     ggml_set_output(exact);
     ggml_set_output(left);
     input.add_checked({ il, (int32_t) cur->ne[1], left, dense });

@@ -62,7 +62,6 @@ llm_graph_input_plong::llm_graph_input_plong(
     if (n_checks > 0) {
         check_batch = input(GGML_TYPE_I32, words, 1, "plong_check_batch");
         check_rows  = input(GGML_TYPE_I32, n_checks + 1, 1, "plong_check_rows");
-        check_used  = input(GGML_TYPE_F32, 1, n_checks + 1, "plong_check_used");
         check_of    = input(GGML_TYPE_I32, n_tokens, 1, "plong_check_of");
     }
 }
@@ -148,13 +147,10 @@ void llm_graph_input_plong::set_input(const llama_ubatch * ubatch) {
 
 void llm_graph_input_plong::set_checks() const {
     std::vector<int32_t> rows = found.tokens, of = found.of;
-    std::vector<float>   used(rows.size(), 1.0f);
     rows.push_back(0);
-    used.push_back(0.0f);
     std::replace(of.begin(), of.end(), -1, n_checks);
     ggml_backend_tensor_set(check_batch, packed_checks.data(), 0, packed_checks.size() * sizeof(int32_t));
     ggml_backend_tensor_set(check_rows, rows.data(), 0, rows.size() * sizeof(int32_t));
-    ggml_backend_tensor_set(check_used, used.data(), 0, used.size() * sizeof(float));
     ggml_backend_tensor_set(check_of, of.data(), 0, of.size() * sizeof(int32_t));
 }
 

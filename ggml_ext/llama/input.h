@@ -81,7 +81,6 @@ class llm_graph_input_plong : public llm_graph_input_i {
     ggml_tensor * batch       = nullptr; /* I32 [words] */
     ggml_tensor * check_batch = nullptr; /* I32 [words], of the checks and a last row that is no check */
     ggml_tensor * check_rows  = nullptr; /* I32 [checks + 1] their tokens */
-    ggml_tensor * check_used  = nullptr; /* F32 [1, checks + 1]: 0 for the last row, else 1 */
     ggml_tensor * check_of    = nullptr; /* I32 [tokens] the row of check_rows that corrects each */
 
   private:
