@@ -251,7 +251,7 @@ int32_t plong_closer_look(const struct plong_call * c, const struct plong_tile *
     const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
     const bool                 one  = plong_phase_rows(ph) == 1; /* a query that looks for one fact */
     const int32_t              keep = max_i32(n / (one ? 3 : 5), 3 * plong_phase_budget(ph, n));
-    if (c->batch->plan.error > 0.0f && tile->phase == 0) { /* the choice may grow by any of them */
+    if (plong_phase_grows(c->batch, tile->phase)) { /* by any of them */
         return n;
     }
     return n < (one ? LOOK_ONE : LOOK_MANY) || keep > n / 2 ? n : keep;
@@ -329,7 +329,7 @@ int32_t plong_tile_checks(
             hi = mid;
         }
     }
-    while (tile->phase == 0 && lo + n < c->batch->n_checks && checks[lo + n] < tile->tok + tile->n_tok) {
+    while (lo + n < c->batch->n_checks && checks[lo + n] < tile->tok + tile->n_tok) {
         n++;
     }
     *first = lo;

@@ -111,7 +111,7 @@ PLONG_API const struct plong_tile_range * plong_choice_ranges(const struct plong
 PLONG_API void plong_add_piece(
     struct plong_tile_range * ranges, int32_t * n, const struct plong_piece * piece, int32_t readers);
 
-/* Checks of the batch among the tokens of a tile in the prefill: the first, counted among those of the batch, and its place
+/* Checks of the batch among the tokens of a tile: the first, counted among those of the batch, and its place
  * in the tile. They are plong_plan.check tokens apart. Returns their number. */
 PLONG_API int32_t
 plong_tile_checks(const struct plong_call * call, const struct plong_tile * tile, int32_t * first, int32_t * token);

@@ -100,6 +100,10 @@ bool plong_plan_chooses(const struct plong_plan * plan) {
     return plong_phase_chooses(&plan->phase[0]) || plong_phase_chooses(&plan->phase[1]);
 }
 
+bool plong_phase_grows(const struct plong_batch * batch, int32_t phase) {
+    return phase == 0 && batch->plan.error > 0.0f && plong_phase_wants_index(&batch->plan.phase[0]);
+}
+
 int32_t plong_phase_block(const struct plong_phase * ph) { return ph->top_blocks > 0 ? ph->top_block : INT32_MAX; }
 int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->query_block; }
 int32_t plong_phase_least(const struct plong_phase * ph) { return ph->top_least; }

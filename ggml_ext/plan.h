@@ -47,6 +47,9 @@ PLONG_API bool plong_plan_chooses(const struct plong_plan * plan);
 PLONG_API bool plong_phase_wants_index(const struct plong_phase * ph);
 PLONG_API bool plong_plan_wants_index(const struct plong_plan * plan);
 
+/* Whether choices of a phase of the batch grow until the plan's error holds. */
+PLONG_API bool plong_phase_grows(const struct plong_batch * batch, int32_t phase);
+
 /* The keys from which it chooses for the query at p: [beg, end), all of them outside its set parts. Queries of a block
  * have the same. */
 PLONG_API void plong_phase_candidates(const struct plong_phase * ph, int32_t p, int32_t * beg, int32_t * end);

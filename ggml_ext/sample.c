@@ -30,8 +30,6 @@ uint64_t plong_sample_place(const struct plong_call * c, const struct plong_tile
     return place;
 }
 
-uint64_t plong_sample_other(uint64_t place) { return mix(~place); }
-
 struct plong_strata plong_strata_of(const struct plong_rest * rest, int32_t n, uint64_t place) {
     return (struct plong_strata) { .rest = rest, .place = place, .n = n };
 }

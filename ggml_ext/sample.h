@@ -22,9 +22,6 @@ int64_t plong_rest_keys(const struct plong_rest * rest);
 /* A number that hangs on nothing else than the plan's seed, the layer, the kv head and the query block of a tile. */
 uint64_t plong_sample_place(const struct plong_call * call, const struct plong_tile * tile);
 
-/* Another such number. */
-uint64_t plong_sample_other(uint64_t place);
-
 /* A walk over strata of the rest: consecutive keys, as many in each, but for some that have one more and come first. */
 struct plong_strata {
     const struct plong_rest * rest;

@@ -68,8 +68,8 @@ static void set_choice(struct plong_planner * p, const struct plong_phase * ph, 
             all += keys > 0 ? keys : 0;
         }
         most                 = min_i64(most, INT32_MAX / 2);
-        const bool    widens = p->batch->plan.error > 0.0f && plong_phase_wants_index(ph);
-        const int64_t blocks = widens ? most : plong_phase_budget(ph, (int32_t) most);
+        const bool    grows  = plong_phase_grows(p->batch, tile->phase);
+        const int64_t blocks = grows ? most : plong_phase_budget(ph, (int32_t) most);
         const int64_t sample = sample_room(ph, all, blocks + tile->run_end - tile->run_beg);
         tile->choice         = (int32_t) p->n_chosen;
         tile->choice_room    = (int32_t) min_i64(blocks + sample, INT32_MAX);

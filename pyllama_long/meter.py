@@ -4,13 +4,13 @@ key (plan.py)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pyllama_long import _native
 
-__all__ = ["HeadError", "Meter", "read"]
+__all__ = ["HeadError", "Meter", "error", "read"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,23 @@ class Meter:
         return found
 
 
-def _fields(ctx: int) -> dict[str, npt.NDArray[np.float64]]:
-    found = _native.errors(ctx)
-    names = ("layer", "head", "rows", "error", "norm", "most")
-    return {name: np.array([getattr(one, name) for one in found], np.float64) for name in names}
+def error(ctx: int) -> float:
+    """Meter.error of a llama_context, without its heads."""
+    return _whole(_native.errors(ctx))
 
 
 def read(ctx: int) -> Meter:
-    """The meter of a llama_context; only to be called by the thread that decodes."""
-    x = _fields(ctx)
+    """The meter of a llama_context. As error(), only to be called by the thread that decodes."""
+    found = _native.errors(ctx)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(x["error"] / x["norm"])
-        whole = float(np.sqrt(x["error"].sum() / x["norm"].sum())) if x["norm"].any() else 0.0
-    columns = zip(x["layer"], x["head"], x["rows"], error, x["most"], strict=True)
-    heads = (HeadError(int(il), int(h), int(n), float(e), float(m)) for il, h, n, e, m in columns)
-    return Meter(tuple(heads), whole, int(x["rows"].sum()))
+        errors = np.sqrt(found.error / found.norm)
+    heads = [
+        HeadError(int(one.layer), int(one.head), int(one.rows), float(of_head), float(one.most))
+        for one, of_head in zip(found, errors, strict=True)
+    ]
+    return Meter(tuple(heads), _whole(found), int(found.rows.sum()))
+
+
+def _whole(found: np.recarray[Any, Any]) -> float:
+    norm = found.norm.sum()
+    return float(np.sqrt(found.error.sum() / norm)) if norm else 0.0

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pyllama_long import _native
+from pyllama_long import _native, viz
 from pyllama_long.meter import Meter
 
 if TYPE_CHECKING:
     from pyllama_long.llama import LongLlama
 
 __all__ = ["Reads", "of_text", "png", "text"]
-
-_SHADES = "·░▒▓█"  # not read, then by up to 1/4, 1/2, 3/4 and all of the queries
 
 
 @dataclass(frozen=True)
@@ -63,29 +61,21 @@ def text(reads: Reads, width: int = 64) -> str:
     errors = reads.meter.layers()
     lines = []
     for layer, row in zip(reads.shares, reads.binned(min(width, reads.n)), strict=True):
-        shades = "".join(_SHADES[level] for level in np.ceil(4 * np.clip(row, 0, 1)).astype(int))
         error = f"  {errors[layer]:.4f}" if layer in errors else ""
-        lines.append(f"{layer:4d} {shades}  {row.mean():6.1%}{error}")
+        lines.append(f"{layer:4d} {viz.shades(row)}  {row.mean():6.1%}{error}")
     return "\n".join(lines)
 
 
 def png(reads: Reads, path: str | PathLike[str], title: str) -> None:
     """Writes a map of layers and keys, and one of the errors by layer and head, as a PNG. Raises ImportError when
     matplotlib is not there."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import PowerNorm
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a drawing needs matplotlib: pip install 'pyllama-long[plot]'") from error
     layers = list(reads.shares)
-    figure = Figure(figsize=(11, 2 + 0.2 * len(layers)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, scale = viz.figure(11, 2 + 0.2 * len(layers))
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
     image = left.imshow(
         reads.binned(min(512, reads.n)),
         cmap="Blues",
-        norm=PowerNorm(0.4, vmin=0, vmax=1),  # one key in 16 is still visible
+        norm=scale,
         extent=(0.0, reads.n, len(layers) - 0.5, -0.5),
         aspect="auto",
         interpolation="nearest",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,16 @@ import numpy.typing as npt
 from pyllama_long import pattern
 from pyllama_long.plan import AttentionPlan, Phase, PlanError
 
-__all__ = ["density", "distances", "longest_path", "pattern_png", "pattern_text", "shares"]
+__all__ = [
+    "density",
+    "distances",
+    "figure",
+    "longest_path",
+    "pattern_png",
+    "pattern_text",
+    "shades",
+    "shares",
+]
 
 _SHADES = "·░▒▓█"  # visible but not read, then up to 1/4, 1/2, 3/4 and all of the keys
 
@@ -55,32 +65,42 @@ def pattern_text(
     `tail`."""
     lines = []
     for row in density(plan, n, max(1, width // 2), width, head=head, tail=tail):
-        levels = np.ceil(4 * np.nan_to_num(row)).astype(int)
-        blank = np.isnan(row)
-        lines.append("".join(" " if b else _SHADES[k] for b, k in zip(blank, levels, strict=True)).rstrip())
+        lines.append(shades(row).rstrip())
     return "\n".join(lines)
+
+
+def shades(shares: npt.NDArray[np.float64]) -> str:
+    """A character for each share from 0 to 1: · for 0, then ░ ▒ ▓ █ for up to 1/4, 1/2, 3/4 and 1, a blank for NaN."""
+    levels = np.ceil(4 * np.clip(np.nan_to_num(shares), 0, 1)).astype(int)
+    return "".join(" " if blank else _SHADES[k] for blank, k in zip(np.isnan(shares), levels, strict=True))
+
+
+def figure(width: float, height: float) -> tuple[Any, Any]:
+    """An empty matplotlib figure, in inches, and the norm in which shares of keys are drawn. Raises ImportError when
+    matplotlib is not there."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.colors import PowerNorm
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawings need matplotlib: pip install 'pyllama-long[plot]'") from error
+    empty = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(empty)
+    return empty, PowerNorm(0.4, vmin=0, vmax=1)  # one key in 16 is still visible
 
 
 def pattern_png(
     plan: AttentionPlan, path: str | PathLike[str], n: int, head: int = 0, *, tail: int | None = None
 ) -> None:
     """Writes the drawing as a PNG. Raises ImportError when matplotlib is not there."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import PowerNorm
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pattern_png needs matplotlib: pip install 'pyllama-long[plot]'") from error
-    figure = Figure(figsize=(6, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    page, scale = figure(6, 6.4)
+    axes = page.add_subplot()
     image = density(plan, n, 384, 384, head=head, tail=tail)
-    scale = PowerNorm(0.4, vmin=0, vmax=1)  # one key in 16 is still visible
     axes.imshow(image, cmap="Blues", norm=scale, extent=(0.0, n, n, 0.0), interpolation="nearest")
     axes.set_title(f"{plan}\nhead {head}", fontsize=8, wrap=True)
     axes.set_xlabel("key position")
     axes.set_ylabel("query position")
-    figure.savefig(path, format="png", dpi=150)
+    page.savefig(path, format="png", dpi=150)
 
 
 def shares(plan: AttentionPlan, lengths: Iterable[int], n_head: int = 1) -> dict[int, float]:

@@ -43,7 +43,6 @@ size_t plong_cpu_choose_scratch(const struct ggml_tensor * op, int n_threads) {
 void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_tensor * op) {
     const struct plong_call     call   = plong_choosing_call_of(op);
     const struct plong_kernel * kernel = plong_kernel_in_use();
-    const bool                  f32    = call.batch->precision == PLONG_PRECISION_F32;
     const struct plong_page *   pages  = plong_batch_pages(call.batch);
     const struct plong_tile *   tiles  = plong_work_tiles(call.work);
     const int32_t               n_kv   = call.n_head / call.n_group;
@@ -63,15 +62,13 @@ void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_ten
         if (tiles[i].choice_room > 0) {
             const int32_t n = plong_pieces(&call, &tiles[i], mine.pieces);
             GGML_ASSERT(n <= mine.most);
-            const bool weighs = plong_phase_wants_index(plong_batch_phase(call.batch, tiles[i].phase));
-            if (weighs) {
-                kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
-            }
             struct trial             trial;
             const struct plong_trial tries = { trial_add, &trial };
-            const bool               begun = weighs && trial_begin(
-                                                           &trial, &call, f32 ? kernel->f32 : kernel, params->threadpool, &tiles[i],
-                                                           mine.most, mine.trial);
+            bool                     begun = false;
+            if (plong_phase_wants_index(plong_batch_phase(call.batch, tiles[i].phase))) {
+                kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
+                begun = trial_begin(&trial, &call, params->threadpool, &tiles[i], mine.most, mine.trial);
+            }
             plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order, begun ? &tries : NULL);
         }
     }

@@ -174,8 +174,7 @@ static void finish_tile(
 
 void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_tensor * op) {
     const struct plong_call     call    = plong_call_of(op);
-    const bool                  f32     = call.batch->precision == PLONG_PRECISION_F32;
-    const struct plong_kernel * kernel  = f32 ? plong_kernel_in_use()->f32 : plong_kernel_in_use();
+    const struct plong_kernel * kernel  = plong_kernel_at(call.batch->precision);
     const struct scratch        scratch = scratch_layout(op, params->nth);
     GGML_ASSERT(params->wsize >= scratch.total && call.work->tile_rows <= scratch.max_rows);
 

@@ -71,10 +71,12 @@ bool plong_cpu_isa_force(const char * name) {
     return kernel != NULL;
 }
 
-const char * plong_cpu_isa(int32_t precision) {
+const struct plong_kernel * plong_kernel_at(int32_t precision) {
     const struct plong_kernel * kernel = plong_kernel_in_use();
-    return precision == PLONG_PRECISION_F32 ? kernel->f32->name : kernel->name;
+    return precision == PLONG_PRECISION_F32 ? kernel->f32 : kernel;
 }
+
+const char * plong_cpu_isa(int32_t precision) { return plong_kernel_at(precision)->name; }
 
 int64_t plong_cpu_isa_tiles(int i) { return atomic_load(&tiles_run[i]); }
 

@@ -55,6 +55,9 @@ bool plong_one_stream(void);
 
 const struct plong_kernel * plong_kernel_in_use(void);
 
+/* What runs at a precision, of enum plong_precision. */
+const struct plong_kernel * plong_kernel_at(int32_t precision);
+
 /* Counts tiles that were computed with the kernel. */
 void plong_kernel_count(const struct plong_kernel * kernel, int64_t tiles);
 

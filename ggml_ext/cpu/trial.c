@@ -73,17 +73,18 @@ static void write_work(struct trial * t, int32_t token) {
 }
 
 bool trial_begin(
-    struct trial * t, const struct plong_call * call, const struct plong_kernel * kernel, struct ggml_threadpool * pool,
-    const struct plong_tile * tile, int64_t pieces, void * scratch) {
+    struct trial * t, const struct plong_call * call, struct ggml_threadpool * pool, const struct plong_tile * tile,
+    int64_t pieces, void * scratch) {
     int32_t token;
-    *t = (struct trial) { .call = call, .kernel = kernel, .tile = tile, .pool = pool };
-    if (!call->exact) {
+    *t = (struct trial) { .call = call, .tile = tile, .pool = pool };
+    if (!call->exact || !plong_phase_grows(call->batch, tile->phase)) {
         return false;
     }
     t->n_checks = plong_tile_checks(call, tile, &t->first, &token);
     if (t->n_checks == 0) {
         return false;
     }
+    t->kernel = plong_kernel_at(call->batch->precision);
     layout(t, (uintptr_t) scratch, call->d_k, call->d_v, tile->n_h, pieces, call->table != NULL);
     write_work(t, token);
     t->own = *call;

@@ -28,8 +28,8 @@ size_t trial_scratch(const struct ggml_tensor * op, int32_t heads, int64_t piece
 
 /* Prepares the trial of a tile. Returns false if it has no checks. */
 bool trial_begin(
-    struct trial * t, const struct plong_call * call, const struct plong_kernel * kernel, struct ggml_threadpool * pool,
-    const struct plong_tile * tile, int64_t pieces, void * scratch);
+    struct trial * t, const struct plong_call * call, struct ggml_threadpool * pool, const struct plong_tile * tile,
+    int64_t pieces, void * scratch);
 
 /* plong_trial.add */
 float trial_add(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "choose.h"
 #include "ggml-backend.h"
 #include "input.h"
 #include "llama-context.h"
@@ -60,6 +61,52 @@ void plong_meter_add(plong_state & state, const plong_checked & layer, int32_t n
             head.error += error;
             head.norm += norm;
             head.most = std::max(head.most, norm > 0 ? std::sqrt(error / norm) : 0.0);
+        }
+    }
+}
+
+void llm_graph_input_plong::set_checks() const {
+    std::vector<int32_t> rows = found.tokens, of = found.of;
+    rows.push_back(0);
+    std::replace(of.begin(), of.end(), -1, n_checks);
+    ggml_backend_tensor_set(check_batch, packed_checks.data(), 0, packed_checks.size() * sizeof(int32_t));
+    ggml_backend_tensor_set(check_rows, rows.data(), 0, rows.size() * sizeof(int32_t));
+    ggml_backend_tensor_set(check_of, of.data(), 0, of.size() * sizeof(int32_t));
+}
+
+ggml_tensor * llm_graph_input_plong::add_chosen(
+    ggml_context * ctx, ggml_tensor * choices, int32_t il, const plong_shape & shape, const plong_backend & backend) {
+    const int64_t words = sizeof(plong_choice) / sizeof(int32_t), room = choices->ne[0] / words;
+    const int64_t tiles = std::min((int64_t) find(shape, backend)->work->n_tiles * 5 / 4 + 16, room);
+    ggml_tensor * copy  = ggml_cont(ctx, ggml_view_1d(ctx, choices, tiles * words, 0));
+    ggml_set_output(copy);
+    chosen.push_back({ il, shape, &backend, copy });
+    return copy;
+}
+
+void llm_graph_input_plong::measure() {
+    for (const plong_checked & layer : checked) {
+        plong_meter_add(*state, layer, n_checks);
+    }
+    for (const layer_choices & layer : recorded) {
+        add_reads(layer);
+    }
+    for (const layer_choices & layer : chosen) {
+        count_chosen(layer);
+    }
+}
+
+/* Counts the keys that were chosen, in place of those that might have been. */
+void llm_graph_input_plong::count_chosen(const layer_choices & layer) {
+    const plong_work &        work  = *find(layer.shape, *layer.backend)->work;
+    const plong_tile *        tiles = plong_work_tiles(&work);
+    std::vector<plong_choice> by_tile((size_t) work.n_tiles);
+    ggml_backend_tensor_get(layer.choices, by_tile.data(), 0, by_tile.size() * sizeof(plong_choice));
+    for (int32_t i = 0; i < work.n_tiles; i++) {
+        const plong_phase * phase = plong_batch_phase((const plong_batch *) packed.data(), tiles[i].phase);
+        for (int32_t at = 0; tiles[i].choice_room > 0 && at < tiles[i].n_tok; at++) {
+            const int64_t most = plong_phase_chosen(phase, plong_tile_pos(&tiles[i], at));
+            state->stats.keys_read += (by_tile[(size_t) i].keys - most) * tiles[i].n_h;
         }
     }
 }

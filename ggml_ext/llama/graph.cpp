@@ -208,7 +208,7 @@ static ggml_tensor * build(
         }
         inputs.choices = ggml_long_choose(graph.ctx0, q, k, v, &inputs, &layer.params, words);
         graph.cb(inputs.choices, "long_choose", il);
-        ggml_build_forward_expand(graph.gf, input->add_chosen(graph.ctx0, inputs.choices, shape, *backend));
+        ggml_build_forward_expand(graph.gf, input->add_chosen(graph.ctx0, inputs.choices, il, shape, *backend));
     }
     if (state->recording) {
         if (inputs.choices) {

@@ -34,6 +34,14 @@ class llm_graph_input_plong : public llm_graph_input_i {
   public:
     using mctx_fn = std::function<const llama_kv_cache_context *()>;
 
+    /* The choices of a layer, to be read when the graph has run; null where it chooses no keys. */
+    struct layer_choices {
+        int32_t               il;
+        plong_shape           shape;
+        const plong_backend * backend;
+        ggml_tensor *         choices;
+    };
+
     llm_graph_input_plong(const llm_graph_context & graph, plong_scope scope, mctx_fn mctx, int32_t n_head);
 
     void set_input(const llama_ubatch * ubatch) override;
@@ -63,18 +71,12 @@ class llm_graph_input_plong : public llm_graph_input_i {
     /* To be called for each layer whose rows are, or that chooses keys, and when the graph has run. */
     void          add_checked(const plong_checked & layer) { checked.push_back(layer); }
     ggml_tensor * add_chosen(
-        ggml_context * ctx, ggml_tensor * choices, const plong_shape & shape, const plong_backend & backend);
+        ggml_context * ctx, ggml_tensor * choices, int32_t il, const plong_shape & shape,
+        const plong_backend & backend);
     bool has_results() const { return !checked.empty() || !chosen.empty() || !recorded.empty(); }
 
-    /* What a layer reads, to be counted when the graph has run: choices is null where it chooses no keys. */
-    struct layer_reads {
-        int32_t               il;
-        plong_shape           shape;
-        const plong_backend * backend;
-        ggml_tensor *         choices;
-    };
-
-    void record(const layer_reads & layer) { recorded.push_back(layer); }
+    /* To be called for each layer while the context records. */
+    void record(const layer_choices & layer) { recorded.push_back(layer); }
 
     void measure();
 
@@ -94,13 +96,6 @@ class llm_graph_input_plong : public llm_graph_input_i {
         int64_t                                                 choice_words; /* that there is room for */
     };
 
-    /* What the tiles of a layer chose: struct plong_choice of each. */
-    struct chosen_by {
-        ggml_tensor *         choices;
-        plong_shape           shape;
-        const plong_backend * backend;
-    };
-
     planned *     find(const plong_shape & shape, const plong_backend & backend, bool checks = false);
     ggml_tensor * add_work(ggml_context * ctx, const plong_shape & shape, const plong_backend & backend, bool checks);
 
@@ -111,7 +106,8 @@ class llm_graph_input_plong : public llm_graph_input_i {
     void collect(const llama_ubatch & ubatch);
     void pack();
     void set_checks() const;
-    void add_reads(const layer_reads & layer);
+    void count_chosen(const layer_choices & layer);
+    void add_reads(const layer_choices & layer);
     void plan(planned & p) const;
     bool fits(); /* whether what was prepared fits into the tensors */
     void count();
@@ -132,8 +128,8 @@ class llm_graph_input_plong : public llm_graph_input_i {
     std::vector<int32_t>         packed_checks; /* as `check_batch` gets them */
     int32_t                      n_checks = 0;  /* in the graph */
     std::vector<plong_checked>   checked;       /* layers */
-    std::vector<chosen_by>       chosen;
-    std::vector<layer_reads>     recorded;
+    std::vector<layer_choices>   chosen;        /* only struct plong_choice of each tile */
+    std::vector<layer_choices>   recorded;      /* whole, while the context records */
     std::vector<planned>         works;         /* for `packed` */
     bool                         ready = false; /* whether they belong to the ubatch that set_input() will get */
 };

@@ -38,7 +38,7 @@ static void add_planned(
     }
 }
 
-void llm_graph_input_plong::add_reads(const layer_reads & layer) {
+void llm_graph_input_plong::add_reads(const layer_choices & layer) {
     const plong_batch & batch = *(const plong_batch *) packed.data();
     const plong_work &  work  = *find(layer.shape, *layer.backend)->work;
     const plong_tile *  tiles = plong_work_tiles(&work);

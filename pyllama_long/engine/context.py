@@ -176,7 +176,7 @@ class Context:
 
     def error(self) -> float | None:
         """The relative error of attention that the plan's checks have measured since loading; None if it has none."""
-        return meter.read(self.ctx).error if self.plan.checked else None
+        return meter.error(self.ctx) if self.plan.checked else None
 
     # ---- sequences -----------------------------------------------------------------------------------------
 

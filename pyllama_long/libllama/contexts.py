@@ -84,12 +84,12 @@ def stats(ctx: int) -> Stats:
     return Stats(c.n_queries, c.keys_visible, c.keys_read, c.n_tokens, c.n_runs)
 
 
-def errors(ctx: int) -> list[CError]:
-    """By layer and head; none where the plan has no delta, or left nothing out."""
+def errors(ctx: int) -> np.recarray[Any, Any]:
+    """[heads] with the fields of CError, by layer and head; none where the plan checks nothing, or left nothing out."""
     n = lib.plong_llama_errors(ctx, None, 0)
-    found = (CError * n)()
-    lib.plong_llama_errors(ctx, found, n)
-    return list(found)
+    found = np.zeros(n, np.dtype(CError))
+    lib.plong_llama_errors(ctx, found.ctypes.data_as(ctypes.POINTER(CError)), n)
+    return found.view(np.recarray)
 
 
 def record(ctx: int, on: bool) -> None:
