@@ -76,5 +76,19 @@ if (TARGET ggml-cpu)
         set_source_files_properties(${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c PROPERTIES
             COMPILE_OPTIONS "${plong_flags_${isa}};${PLONG_OPTIMIZE};-fno-math-errno")
     endforeach()
+    # Products of quantized weights: instruction sets of their own.
+    set(plong_product_flags_avx512vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c)
+    set(plong_product_flags_avx2 -mavx2 -mfma -mf16c)
+    set(plong_products)
+    if (plong_table STREQUAL "x86")
+        set(plong_products avx512vnni avx2)
+    endif()
+    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/product/formats.c ${PLONG_EXT_DIR}/cpu/product/mul_mat.c
+        ${PLONG_EXT_DIR}/cpu/product/select.c)
+    foreach (isa ${plong_products})
+        target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/product/${isa}.c)
+        set_source_files_properties(${PLONG_EXT_DIR}/cpu/product/${isa}.c PROPERTIES
+            COMPILE_OPTIONS "${plong_product_flags_${isa}};${PLONG_OPTIMIZE};-fno-math-errno;-fno-trapping-math")
+    endforeach()
     target_sources(ggml-cpu PRIVATE $<TARGET_OBJECTS:plong-cpu>)
 endif()

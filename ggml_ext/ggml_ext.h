@@ -284,6 +284,22 @@ PLONG_API const char * plong_cpu_isa(int32_t precision);
 /* Query tiles that instruction set i has computed in this process: proof that a forced one ran. */
 PLONG_API int64_t plong_cpu_isa_tiles(int i);
 
+/* ---- products with quantized weights (cpu/product/product.h) ---- */
+
+/* The codes for products, best first (NULL past the end), and whether this processor can run one of them. */
+PLONG_API const char * plong_product_name(int i);
+PLONG_API bool         plong_product_usable(int i);
+
+/* Forces one of them, or "upstream"; "" or NULL: the best usable one. False: it is unknown, or not usable here. */
+PLONG_API bool plong_product_force(const char * name);
+
+/* The one in use, or "upstream", and tiles that one has computed in this process. */
+PLONG_API const char * plong_product(void);
+PLONG_API int64_t      plong_product_tiles(int i);
+
+/* Whether products with weights of a type, enum ggml_type, are computed here. */
+PLONG_API bool plong_product_takes_type(int type);
+
 #ifdef __cplusplus
 }
 #endif

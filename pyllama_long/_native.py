@@ -60,6 +60,13 @@ from pyllama_long.libllama.plans import (
     rope_logn,
     rope_stored,
 )
+from pyllama_long.libllama.products import (
+    force_product,
+    product,
+    product_takes,
+    product_tiles,
+    products,
+)
 from pyllama_long.libllama.structs import (
     ABI_VERSION,
     CAttnParams,
@@ -129,6 +136,7 @@ __all__ = [
     "float_view",
     "floats",
     "force_isa",
+    "force_product",
     "head_number",
     "index_memory",
     "isa",
@@ -141,6 +149,10 @@ __all__ = [
     "native_layers",
     "phase_count",
     "phase_keys",
+    "product",
+    "product_takes",
+    "product_tiles",
+    "products",
     "progress_callback",
     "reads",
     "record",

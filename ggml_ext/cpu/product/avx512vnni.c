@@ -1,0 +1,130 @@
+/* avx512vnni.c - the products for x86-64 with AVX-512's dot products of bytes: Intel from Cascade Lake, AMD from Zen 4. */
+#define PLONG_ISA_STRING "avx512vnni"
+#define PLONG_NAME(x)    x##_avx512vnni
+
+#include <stdbool.h>
+
+static bool isa_usable(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+#include "cpu/product/body/base.h"
+#include "cpu/simd/avx512.h"
+
+#define ROWS         6
+#define SIGNED_CODES 0
+typedef __m512i  vi;
+typedef __m512i  vc;
+static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
+static inline vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+static inline vi vi_load(const int32_t * p) { return _mm512_loadu_si512(p); }
+static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vf vi_float(vi x) { return _mm512_cvtepi32_ps(x); }
+static inline vc vc_load(const void * p) { return _mm512_loadu_si512(p); }
+static inline vi vi_dot(vi acc, vc w, vc x) { return _mm512_dpbusd_epi32(acc, w, x); }
+static inline vi vi_dot_wide(vi acc, vc w, vc x) { return _mm512_dpbusd_epi32(acc, w, x); }
+
+/* Sums of 4 lanes each: lane 4 l + v has those of quarter l of a[v]. */
+static inline vi sum_quarters(const vi * a) {
+    const vi x = vi_add(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+    const vi y = vi_add(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
+    return vi_add(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y));
+}
+static inline vi vi_sums_16(const vi * a) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, sum_quarters(a));
+}
+static inline vi vi_sums_32(const vi * a) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    const vi      x = sum_quarters(a), y = sum_quarters(a + 4);
+    return _mm512_permutexvar_epi32(order, vi_add(_mm512_shuffle_i32x4(x, y, 0x88), _mm512_shuffle_i32x4(x, y, 0xdd)));
+}
+
+#include "cpu/product/simd/bytes_avx2.h"
+
+static inline vc   vc_codes(const b32 * b) { return _mm512_inserti64x4(_mm512_castsi256_si512(b[0]), b[1], 1); }
+static inline void signed_16(float d, const int8_t * bytes, float * to) {
+    const __m512i x = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) bytes));
+    _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_set1_ps(d), _mm512_cvtepi32_ps(x)));
+}
+
+static inline void six_bits(const uint8_t * block, float * scales, float * mins) {
+    const __m128i x   = _mm_loadu_si128((const __m128i *) block); /* d and d_min come first */
+    const __m512i six = _mm512_cvtepu8_epi32(unpack_six_bits(x));
+    const __m512i by  = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512  d   = _mm512_permutexvar_ps(by, _mm512_castps128_ps512(_mm_cvtph_ps(x)));
+    const __m512  y   = _mm512_mul_ps(d, _mm512_cvtepi32_ps(six));
+    _mm256_storeu_ps(scales, _mm512_castps512_ps256(y));
+    _mm256_storeu_ps(mins, _mm256_xor_ps(_mm512_extractf32x8_ps(y, 1), _mm256_set1_ps(-0.0f)));
+}
+
+static inline void halves(const void * first, size_t stride, int n, float * to) {
+#define HALF(i) (short) *(const uint16_t *) ((const char *) first + (i) * stride)
+    if (n == 16) {
+        const __m256i x = _mm256_setr_epi16(
+            HALF(0), HALF(1), HALF(2), HALF(3), HALF(4), HALF(5), HALF(6), HALF(7), HALF(8), HALF(9), HALF(10),
+            HALF(11), HALF(12), HALF(13), HALF(14), HALF(15));
+        _mm512_storeu_ps(to, _mm512_cvtph_ps(x));
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        to[i] = f16_one((uint16_t) HALF(i));
+    }
+#undef HALF
+}
+
+/* Half of 2^(e - 127), for n exponents e. */
+static inline void exponents(const uint8_t * first, size_t stride, int n, float * to) {
+    uint8_t e[16] = { 0 };
+    for (int i = 0; i < n; i++) {
+        e[i] = first[(size_t) i * stride];
+    }
+    const __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) e)), one = _mm512_set1_epi32(1);
+    const __m512i high = _mm512_slli_epi32(_mm512_sub_epi32(x, one), 23);
+    const __m512i low =
+        _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), x); /* below the smallest exponent of a float */
+    _mm512_storeu_si512(to, _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(x, one), low, high));
+}
+
+/* Types whose codes are faster to unpack 64 at a time. */
+#define WHOLE_CODES
+PLONG_INLINE bool has_whole_codes(enum ggml_type type) {
+    return type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K || type == GGML_TYPE_Q6_K;
+}
+
+static inline __m512i twice(const void * p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) p)); }
+
+/* x >> n in the first half, x >> n + m in the second; n < 0: x << -n */
+PLONG_INLINE __m512i shifted(__m512i x, const int n, const int m) {
+    const __m256i a  = _mm256_set1_epi16((short) (n < 0 ? -n : n)),
+                  b  = _mm256_set1_epi16((short) (n < 0 ? -n - m : n + m));
+    const __m512i by = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    return n < 0 ? _mm512_sllv_epi16(x, by) : _mm512_srlv_epi16(x, by);
+}
+
+/* (a & mask_a) | (b & mask_b), whose masks are disjoint */
+PLONG_INLINE __m512i joined(__m512i a, const int mask_a, __m512i b, const int mask_b) {
+    const __m512i x = _mm512_and_si512(a, _mm512_set1_epi8((char) mask_a));
+    return _mm512_ternarylogic_epi64(x, b, _mm512_set1_epi8((char) mask_b), 0xf8);
+}
+
+PLONG_INLINE vc whole_codes(const enum ggml_type type, const void * row, const int i) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    if (type == GGML_TYPE_Q4_K) {
+        const block_q4_K * b = (const block_q4_K *) row + i / 4;
+        return _mm512_and_si512(shifted(twice(b->qs + 32 * (i % 4)), 0, 4), nibble);
+    }
+    if (type == GGML_TYPE_Q5_K) {
+        const block_q5_K * b = (const block_q5_K *) row + i / 4;
+        const int          n = 2 * (i % 4) - 4; /* of the fifth bits, so that they are worth 16 */
+        return joined(shifted(twice(b->qs + 32 * (i % 4)), 0, 4), 15, shifted(twice(b->qh), n, 1), 16);
+    }
+    const block_q6_K * b   = (const block_q6_K *) row + i / 4;
+    const __m512i      low = _mm512_loadu_si512(b->ql + 64 * (i % 4 / 2));
+    return joined(
+        i % 2 ? _mm512_srli_epi16(low, 4) : low, 15, shifted(twice(b->qh + 32 * (i % 4 / 2)), i % 2 ? 0 : -4, 2), 48);
+}
+
+#include "cpu/product/body/body.h"

@@ -1,0 +1,94 @@
+/*
+ * product.h - products of quantized weights with activations: ggml's mul_mat and mul_mat_id for the types of formats.c.
+ *
+ * Activations are rounded to 8 bits, with a scale for each 32 of them. A tile of weight rows is unpacked, a panel of
+ * PLONG_PANEL columns at a time, into the codes that the processor multiplies best; all rows of activations are then
+ * multiplied with it. Whatever the number of rows, threads and chunks, an output is the same sum in the same order,
+ *
+ *     sum over groups g of (scale_w[g] * scale_x[g]) * (codes_w[g] . codes_x[g]) + min_w[g] * sum_x[g],
+ *
+ * where the dot product is an integer, and each group adds to the sum by one fused multiply-add (two with min_w). So its
+ * bits depend on nothing else.
+ */
+#ifndef PLONG_CPU_PRODUCT_H
+#define PLONG_CPU_PRODUCT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ggml.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PLONG_PANEL  512                /* columns that are unpacked at once */
+#define PLONG_GROUPS (PLONG_PANEL / 16) /* most groups of a panel: columns that share a scale */
+
+/* How a type stores weights: w = scale * (code - offset), or scale * code + min. */
+struct plong_format {
+    enum ggml_type type;
+    int32_t        group;  /* columns that share a scale: 16 or 32 */
+    int32_t        offset; /* of the codes, which are unsigned when they are unpacked */
+    bool           mins;   /* groups have a min */
+    bool           wide;   /* codes are above 127 */
+};
+
+/* The format of a type, or NULL if its products are upstream's. */
+const struct plong_format * plong_format_of(enum ggml_type type);
+
+/* A panel of one row of activations, x = scale * q. */
+struct plong_activations {
+    int8_t q[PLONG_PANEL];
+    float  scale[PLONG_GROUPS]; /* of each group of the weights; 32 columns have the same */
+    union {
+        int32_t shift[PLONG_GROUPS]; /* -offset * the sum of q, for each group */
+        float   sum[PLONG_GROUPS];   /* scale * the sum of q, where groups have mins */
+    };
+};
+
+/* A row of activations and where its outputs go. */
+struct plong_activation_row {
+    const struct plong_activations * x;   /* the first panel; the next ones are `stride` apart */
+    float *                          out; /* [weight rows] */
+};
+
+/* A tile of weight rows times some rows of activations. */
+struct plong_tile_product {
+    const struct plong_format *         format;
+    const char *                        weights;   /* the first row */
+    const char *                        next;      /* the tile that comes next, perhaps: fetched ahead of its use */
+    size_t                              row_bytes; /* from one weight row to the next */
+    int64_t                             columns;
+    int64_t                             first; /* of the weight rows: the place of their outputs */
+    int32_t                             n_weights;
+    const struct plong_activation_row * rows;
+    int64_t                             n_rows;
+    int64_t                             stride; /* panels of a row are this many apart */
+};
+
+/* The code for one instruction set. */
+struct plong_product {
+    const char * name;
+    bool (*usable)(void);
+    int32_t tile;    /* weight rows of a tile */
+    size_t  scratch; /* bytes that run() needs, aligned to 64 */
+    /* Rounds n columns of a row of activations, a panel. */
+    void (*pack)(const struct plong_format * format, const float * x, int n, struct plong_activations * to);
+    void (*run)(const struct plong_tile_product * job, void * scratch);
+};
+
+extern const struct plong_product * const plong_products[]; /* best first, NULL ends */
+
+/* What runs. NULL: upstream's products. */
+const struct plong_product * plong_product_in_use(void);
+
+/* Counts tiles that were computed. */
+void plong_product_count(const struct plong_product * product, int64_t tiles);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
