@@ -79,9 +79,20 @@ if (TARGET ggml-cpu)
     # Products of quantized weights: instruction sets of their own.
     set(plong_product_flags_avx512vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c)
     set(plong_product_flags_avx2 -mavx2 -mfma -mf16c)
+    set(plong_product_flags_avxvnni ${plong_product_flags_avx2} -mavxvnni)
     set(plong_products)
     if (plong_table STREQUAL "x86")
         set(plong_products avx512vnni avx2)
+        set(CMAKE_REQUIRED_FLAGS "-mavx2 -mavxvnni")
+        check_c_source_compiles("
+            #include <immintrin.h>
+            int main(void) { __m256i x = _mm256_setzero_si256();
+                             return _mm256_extract_epi32(_mm256_dpbusd_avx_epi32(x, x, x), 0); }" PLONG_HAVE_AVXVNNI)
+        unset(CMAKE_REQUIRED_FLAGS)
+        if (PLONG_HAVE_AVXVNNI)
+            list(APPEND plong_products avxvnni)
+            target_compile_definitions(plong-cpu PRIVATE PLONG_AVXVNNI)
+        endif()
     endif()
     target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/product/formats.c ${PLONG_EXT_DIR}/cpu/product/mul_mat.c
         ${PLONG_EXT_DIR}/cpu/product/select.c)

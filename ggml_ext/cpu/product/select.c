@@ -9,12 +9,18 @@
 
 #if defined(__x86_64__)
 extern const struct plong_product plong_product_avx512vnni;
+#ifdef PLONG_AVXVNNI
+extern const struct plong_product plong_product_avxvnni;
+#endif
 extern const struct plong_product plong_product_avx2;
 #endif
 
 const struct plong_product * const plong_products[] = {
 #if defined(__x86_64__)
     &plong_product_avx512vnni,
+#ifdef PLONG_AVXVNNI
+    &plong_product_avxvnni,
+#endif
     &plong_product_avx2,
 #endif
     NULL,

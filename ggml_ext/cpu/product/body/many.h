@@ -119,13 +119,18 @@ MULTIPLY_ROWS(2)
 MULTIPLY_ROWS(3)
 #if ROWS > 3
 MULTIPLY_ROWS(4)
+#endif
+#if ROWS > 4
 MULTIPLY_ROWS(5)
 MULTIPLY_ROWS(6)
 #endif
 static multiply_fn * const multiplies[ROWS][4] = {
     ROWS_OF(1), ROWS_OF(2), ROWS_OF(3),
 #if ROWS > 3
-    ROWS_OF(4), ROWS_OF(5), ROWS_OF(6),
+    ROWS_OF(4),
+#endif
+#if ROWS > 4
+    ROWS_OF(5), ROWS_OF(6),
 #endif
 };
 
