@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ggml.h"
+#include "lsh.h"
 #include "sample.h"
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -13,25 +14,33 @@ static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* ---- index ---------------------------------------------------------------------------------------------------- */
 
-size_t plong_page_bytes(int32_t d_k) {
+static size_t bound_bytes(int32_t d_k) {
     const size_t bounds = (size_t) plong_bounded(d_k) * (sizeof(int16_t) + 1) + 2 * sizeof(float);
-    return plong_nibble_bytes(d_k) + ((bounds + 63) & ~(size_t) 63);
+    return (bounds + 63) & ~(size_t) 63;
 }
 
-size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream) {
+size_t plong_page_bytes(int32_t parts, int32_t d_k) {
+    return (parts & PLONG_INDEX_DIGITS ? plong_nibble_bytes(d_k) + bound_bytes(d_k) : 0) +
+           (parts & PLONG_INDEX_RANKS ? PLONG_PAGE * sizeof(uint16_t) : 0);
+}
+
+size_t plong_index_bytes(int32_t parts, int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream) {
     const int64_t pages = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
-    return plong_page_bytes(d_k) * (size_t) (n_head_kv * pages * n_stream);
+    return plong_page_bytes(parts, d_k) * (size_t) (n_head_kv * pages * n_stream);
 }
 
 struct plong_index_head plong_index_of(const struct plong_call * c, int32_t stream, int32_t kv) {
     char * const nibbles = c->index + stream * c->index_stream + kv * c->index_head;
-    const size_t n_pages = c->index_head / c->index_page, bytes = plong_nibble_bytes(c->d_k);
+    const size_t n_pages = c->index_head / c->index_page;
+    const bool   digits  = plong_plan_index(&c->batch->plan) & PLONG_INDEX_DIGITS;
+    const size_t bytes = digits ? plong_nibble_bytes(c->d_k) : 0, bounds = digits ? bound_bytes(c->d_k) : 0;
     return (struct plong_index_head) {
         .nibbles      = nibbles,
         .bounds       = nibbles + n_pages * bytes,
         .nibble_bytes = bytes,
-        .bound_bytes  = c->index_page - bytes,
+        .bound_bytes  = bounds,
         .dims         = (size_t) plong_bounded(c->d_k),
+        .ranks        = (uint16_t *) (nibbles + n_pages * (bytes + bounds)),
     };
 }
 
@@ -98,19 +107,11 @@ static void row_nibbles(const float * x, int32_t d, const float * from, const fl
     }
 }
 
-void plong_page_write(const struct plong_call * c, struct plong_page page, int32_t kv, float * rows) {
-    const struct plong_index_head head  = plong_index_of(c, page.stream, kv);
-    const struct plong_index_page p     = plong_page_at(&head, page.page);
-    const int32_t                 d     = c->d_k;
-    const int64_t                 first = (int64_t) page.page * PLONG_PAGE;
-    const int64_t                 last  = c->n_cells - 1; /* whose key stands for those that the page lacks */
-    struct bounds                 b;
-    float                         from[MOST_DIMS], scale[MOST_DIMS];
-    uint8_t                       low[MOST_DIMS] = { 0 }, high[MOST_DIMS] = { 0 };
-    for (int32_t j = 0; j < PLONG_PAGE; j++) {
-        const int64_t cell = first + j < last ? first + j : last;
-        read_row(c, c->k + page.stream * c->k_stream + cell * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
-    }
+/* The keys of a page in 4 bits. */
+static void write_digits(struct plong_index_page p, const float * rows, int32_t d) {
+    struct bounds b;
+    float         from[MOST_DIMS], scale[MOST_DIMS];
+    uint8_t       low[MOST_DIMS] = { 0 }, high[MOST_DIMS] = { 0 };
     find_bounds(rows, PLONG_PAGE, d, &b);
     write_bounds(&b, p, d, from, scale);
     for (int32_t j = 0; j < PLONG_PAGE / 2; j++) {
@@ -124,6 +125,23 @@ void plong_page_write(const struct plong_call * c, struct plong_page page, int32
         for (int32_t q = 0; q < plong_quads(d); q++) {
             memcpy(out + (size_t) q * 2 * PLONG_PAGE, low + 4 * q, 4);
         }
+    }
+}
+
+void plong_page_write(const struct plong_call * c, struct plong_page page, int32_t kv, float * rows) {
+    const struct plong_index_head head = plong_index_of(c, page.stream, kv);
+    const int32_t                 d = c->d_k, parts = plong_plan_index(&c->batch->plan);
+    const int64_t                 first = (int64_t) page.page * PLONG_PAGE;
+    const int64_t                 last  = c->n_cells - 1; /* whose key stands for those that the page lacks */
+    for (int32_t j = 0; j < PLONG_PAGE; j++) {
+        const int64_t cell = first + j < last ? first + j : last;
+        read_row(c, c->k + page.stream * c->k_stream + cell * c->k_cell + kv * c->k_head, rows + (size_t) j * d);
+    }
+    if (parts & PLONG_INDEX_DIGITS) {
+        write_digits(plong_page_at(&head, page.page), rows, d);
+    }
+    if (parts & PLONG_INDEX_RANKS) {
+        plong_lsh_ranks(rows, PLONG_PAGE, d, head.ranks + (size_t) page.page * PLONG_PAGE);
     }
 }
 
@@ -414,21 +432,14 @@ static void choose_sample(
     }
 }
 
-void plong_choose(
-    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
-    int32_t * order, const struct plong_trial * trial) {
-    const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
-    const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
-    struct plong_choice *      choice = (struct plong_choice *) c->choices + tile;
-    struct plong_tile_range *  ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
-    const int32_t              room   = min_i32(n, t->choice_room);
-    int32_t                    k      = min_i32(plong_phase_budget(ph, n), room);
-    struct ranking             r      = ranking_of(weights, n, order, trial ? room : k);
+void plong_choose_these(
+    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, int32_t n, int32_t * order,
+    int32_t k) {
+    const struct plong_tile * t      = plong_work_tiles(c->work) + tile;
+    struct plong_choice *     choice = (struct plong_choice *) c->choices + tile;
+    struct plong_tile_range * ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
     const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
     *choice               = (struct plong_choice) { t->choice, 0, 0 };
-    rank(&r, 0, k);
-    k = cut_mass(ph, weights, order, k);
-    k = trial ? grow(&r, pieces, k, room, c->batch->plan.error, trial) : k;
     qsort(order, (size_t) k, sizeof(*order), by_index);
     for (int32_t i = 0; i < k; i++) {
         plong_add_piece(ranges, &choice->n, pieces + order[i], readers);
@@ -437,4 +448,18 @@ void plong_choose(
     struct plong_rest rest = { .pieces = pieces, .n = n, .chosen = order, .n_chosen = k };
     rest.n_keys            = plong_rest_keys(&rest);
     choose_sample(c, t, &rest, ranges, readers, choice);
+}
+
+void plong_choose(
+    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
+    int32_t * order, const struct plong_trial * trial) {
+    const struct plong_tile *  t    = plong_work_tiles(c->work) + tile;
+    const struct plong_phase * ph   = plong_batch_phase(c->batch, t->phase);
+    const int32_t              room = min_i32(n, t->choice_room);
+    int32_t                    k    = plong_phase_weighs(ph) ? min_i32(plong_phase_budget(ph, n), room) : 0;
+    struct ranking             r    = ranking_of(weights, n, order, trial ? room : k);
+    rank(&r, 0, k);
+    k = cut_mass(ph, weights, order, k);
+    k = trial ? grow(&r, pieces, k, room, c->batch->plan.error, trial) : k;
+    plong_choose_these(c, tile, pieces, n, order, k);
 }

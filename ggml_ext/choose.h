@@ -2,7 +2,8 @@
  * choose.h - keys that a layer chooses when the op runs: the index of keys that it looks at, the blocks that it takes, and
  * its sample of the others.
  *
- * The index has each key in 4 bits, in pages of PLONG_PAGE neighbouring cells of a kv head. Within a page, dim d of a key
+ * The index is in pages of PLONG_PAGE neighbouring cells of a kv head. For plans with lsh it has a hash of each key
+ * (lsh.h), for plans with topk each key in 4 bits. Within a page, dim d of a key
  * is about lo[d] + step[d] * nibble, so the bounds of a dim are its own: keys have a few dims that are much larger than
  * the others, but vary little from key to key (KIVI, arXiv 2402.02750). Nibbles are in groups of four dims, so that a
  * processor multiplies four at a time.
@@ -23,10 +24,10 @@ extern "C" {
 
 /* ---- index ---------------------------------------------------------------------------------------------------- */
 
-/* A page. nibbles: [quads][2][PLONG_PAGE] bytes, where byte 4 * j + i of line l has dim i of the quad, of key 32 * l + j in
+/* The 4 bits of a page. nibbles: [quads][2][PLONG_PAGE] bytes, where byte 4 * j + i of line l has dim i of the quad, of key 32 * l + j in
  * its low half and of key 32 * l + 16 + j in its high half. Bounds: lo int16 and step uint8 of each dim, padded to 32 with
- * zeros, and their units. Of a kv head, first come the nibbles of all pages and then their bounds, which are read far more
- * often. */
+ * zeros, and their units. Of a kv head, first come the nibbles of all pages, then their bounds, which are read far more
+ * often, then the hashes. */
 struct plong_index_page {
     uint8_t * nibbles;
     int16_t * lo;    /* times units[0] */
@@ -40,16 +41,17 @@ struct plong_index_page {
 static inline int32_t plong_quads(int32_t d_k) { return (d_k + 3) / 4; }
 static inline int32_t plong_bounded(int32_t d_k) { return (d_k + 31) & ~31; }
 
-/* Bytes of a page's nibbles; of a page with its bounds: both are multiples of 64. */
+/* Bytes of a page's nibbles; of a page with these parts of an index: both are multiples of 64. */
 static inline size_t plong_nibble_bytes(int32_t d_k) { return (size_t) plong_quads(d_k) * 2 * PLONG_PAGE; }
-PLONG_API size_t     plong_page_bytes(int32_t d_k);
+PLONG_API size_t     plong_page_bytes(int32_t parts, int32_t d_k);
 
 /* The pages of a kv head in the call's index. */
 struct plong_index_head {
-    char * nibbles;
-    char * bounds;
-    size_t nibble_bytes, bound_bytes; /* from page to page */
-    size_t dims;                      /* that have bounds */
+    char *     nibbles;
+    char *     bounds;
+    size_t     nibble_bytes, bound_bytes; /* from page to page */
+    size_t     dims;                      /* that have bounds */
+    uint16_t * ranks;                     /* [pages][PLONG_PAGE] hashes */
 };
 
 PLONG_API struct plong_index_head plong_index_of(const struct plong_call * call, int32_t stream, int32_t kv);
@@ -123,6 +125,11 @@ struct plong_trial {
     float (*add)(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n);
     void * self;
 };
+
+/* Writes the choice of a tile: the pieces `order` [k], and a sample of the keys of the others. Sorts order. */
+PLONG_API void plong_choose_these(
+    const struct plong_call * call, int32_t tile, const struct plong_piece * pieces, int32_t n, int32_t * order,
+    int32_t k);
 
 /* Writes the choice of a tile: the pieces with the largest weights [n], by the budget of its phase, and with a trial (or
  * NULL) as many more as it takes to get the error of the plan; then a sample of the keys of the others, in ranges with the

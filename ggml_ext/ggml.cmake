@@ -2,6 +2,7 @@
 
 target_sources(ggml-base PRIVATE
     ${PLONG_EXT_DIR}/choose.c
+    ${PLONG_EXT_DIR}/lsh.c
     ${PLONG_EXT_DIR}/op.c
     ${PLONG_EXT_DIR}/plan.c
     ${PLONG_EXT_DIR}/ranges.c

@@ -29,7 +29,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  10
+#define PLONG_ABI_VERSION  11
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
@@ -66,12 +66,15 @@ struct plong_phase {
     int32_t top_block;  /* keys of a block: 16, 32 or 64 */
     float   top_share;  /* at most this share of the blocks; 1: no limit */
     float   top_mass;   /* no more once their estimated share of the softmax reaches this; 1: no limit */
+    /* lsh: the keys between the sinks and the window whose hashes are nearest to those of the queries (lsh.h) */
+    int32_t lsh_keys;  /* at most this many; 0: none; PLONG_ALL: no limit */
+    float   lsh_share; /* at most this share of the keys; 1: no limit */
     /* sample: of the other keys between the sinks and the window, one in each of as many strata, which stands for all of
      * its stratum */
     int32_t sample;       /* strata, at most; 0: the phase samples none; PLONG_ALL: no limit */
     int32_t sample_seed;  /* of the random numbers, which are a hash of it and of the place of a stratum */
     float   sample_share; /* at most this share of the keys; 1: no limit */
-    /* of topk and sample */
+    /* of topk, lsh and sample */
     int32_t
         query_block; /* queries at positions [i * query_block, (i + 1) * query_block) choose together: PLONG_PAGE, 1 */
 };
@@ -164,12 +167,19 @@ PLONG_API void plong_rope_angles(const float * table, int32_t n_rot, const int64
 
 /* ---- index of keys -------------------------------------------------------------------------------------------- */
 
-/* Where a plan chooses blocks by content, each layer has an index: its keys in 4 bits (choose.h), in pages of this many
- * neighbouring cells, per stream and kv head. */
+/* Where a plan chooses keys by content, each layer has an index of them (choose.h), in pages of this many neighbouring
+ * cells, per stream and kv head. */
 #define PLONG_PAGE 64
 
+/* What an index has of each key. */
+#define PLONG_INDEX_DIGITS 1 /* its dims in 4 bits, for topk */
+#define PLONG_INDEX_RANKS  2 /* its hash, for lsh */
+
+/* What the index of a plan has: 0, or one of these, or both. */
+PLONG_API int32_t plong_plan_index(const struct plong_plan * plan);
+
 /* Bytes of an index of keys with d_k dims. */
-PLONG_API size_t plong_index_bytes(int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream);
+PLONG_API size_t plong_index_bytes(int32_t parts, int32_t d_k, int32_t n_head_kv, int64_t n_cells, int64_t n_stream);
 
 /* ---- batch ---------------------------------------------------------------------------------------------------- */
 

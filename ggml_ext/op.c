@@ -120,6 +120,13 @@ struct ggml_tensor * ggml_long_attn(
     return result;
 }
 
+/* Whether a page of some index has this many bytes. */
+static bool holds_page(int64_t bytes, int32_t d_k) {
+    return bytes == (int64_t) plong_page_bytes(PLONG_INDEX_DIGITS, d_k) ||
+           bytes == (int64_t) plong_page_bytes(PLONG_INDEX_RANKS, d_k) ||
+           bytes == (int64_t) plong_page_bytes(PLONG_INDEX_DIGITS | PLONG_INDEX_RANKS, d_k);
+}
+
 struct ggml_tensor * ggml_long_choose(
     struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * v,
     const struct plong_inputs * inputs, const struct plong_attn_params * params, int64_t n_words) {
@@ -127,7 +134,7 @@ struct ggml_tensor * ggml_long_choose(
     GGML_ASSERT(check(q, k, v, params) == NULL);
     GGML_ASSERT(!inputs->exact || (inputs->exact->type == GGML_TYPE_F32 && ggml_is_contiguous(inputs->exact)));
     GGML_ASSERT(
-        !index || (index->type == GGML_TYPE_I8 && (size_t) index->ne[0] == plong_page_bytes((int32_t) k->ne[0]) &&
+        !index || (index->type == GGML_TYPE_I8 && holds_page(index->ne[0], (int32_t) k->ne[0]) &&
                    index->ne[1] * PLONG_PAGE >= k->ne[2] && index->ne[2] == k->ne[1] && index->ne[3] == k->ne[3]));
     struct ggml_tensor * result = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_words);
     ggml_set_op_params(result, params, sizeof(*params));

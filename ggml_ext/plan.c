@@ -31,6 +31,12 @@ static const char * phase_check(const struct plong_phase * ph) {
             return "attention plan: a share or mass of blocks is not in (0, 1]";
         }
     }
+    if (ph->lsh_keys < 0 || (ph->lsh_keys > 0 && !(ph->lsh_share > 0.0f && ph->lsh_share <= 1.0f))) {
+        return "attention plan: a number of hashed keys is negative, or their share not in (0, 1]";
+    }
+    if (ph->lsh_keys > 0 && ph->top_blocks > 0) {
+        return "attention plan: a phase chooses keys by their hashes or by their weights, not by both";
+    }
     if (ph->sample < 0 || ph->sample_seed < 0) {
         return "attention plan: negative size or seed of a sample";
     }
@@ -88,23 +94,36 @@ const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, i
     return i == PLONG_PHASE_EXACT ? &exact : &batch->plan.phase[i];
 }
 
-bool plong_phase_wants_index(const struct plong_phase * ph) { return ph->top_blocks > 0; }
+bool plong_phase_weighs(const struct plong_phase * ph) { return ph->top_blocks > 0; }
+bool plong_phase_wants_index(const struct plong_phase * ph) { return ph->top_blocks > 0 || ph->lsh_keys > 0; }
+
+int32_t plong_plan_index(const struct plong_plan * plan) {
+    int32_t parts = 0;
+    for (int i = 0; i < 2; i++) {
+        parts |= plan->phase[i].top_blocks > 0 ? PLONG_INDEX_DIGITS : 0;
+        parts |= plan->phase[i].lsh_keys > 0 ? PLONG_INDEX_RANKS : 0;
+    }
+    return parts;
+}
 
 bool plong_plan_wants_index(const struct plong_plan * plan) {
     return plong_phase_wants_index(&plan->phase[0]) || plong_phase_wants_index(&plan->phase[1]);
 }
 
-bool plong_phase_chooses(const struct plong_phase * ph) { return ph->top_blocks > 0 || ph->sample > 0; }
+bool plong_phase_chooses(const struct plong_phase * ph) { return plong_phase_wants_index(ph) || ph->sample > 0; }
 
 bool plong_plan_chooses(const struct plong_plan * plan) {
     return plong_phase_chooses(&plan->phase[0]) || plong_phase_chooses(&plan->phase[1]);
 }
 
 bool plong_phase_grows(const struct plong_batch * batch, int32_t phase) {
-    return phase == 0 && batch->plan.error > 0.0f && plong_phase_wants_index(&batch->plan.phase[0]);
+    return phase == 0 && batch->plan.error > 0.0f && plong_phase_weighs(&batch->plan.phase[0]);
 }
 
-int32_t plong_phase_block(const struct plong_phase * ph) { return ph->top_blocks > 0 ? ph->top_block : INT32_MAX; }
+int32_t plong_phase_block(const struct plong_phase * ph) {
+    return ph->top_blocks > 0 ? ph->top_block : ph->lsh_keys > 0 ? PLONG_PAGE : INT32_MAX;
+}
+
 int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->query_block; }
 int32_t plong_phase_least(const struct plong_phase * ph) { return ph->top_least; }
 float   plong_phase_mass(const struct plong_phase * ph) { return ph->top_mass; }
@@ -118,9 +137,16 @@ int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n) {
     return min_i32(n, max_i32(ph->top_least, min_i32(ph->top_blocks, share_of(ph->top_share, n))));
 }
 
-int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n) {
+/* A limit of keys, and of a share of all n. */
+static int32_t limited(int32_t keys, float share, int64_t n) {
     const int32_t most = n < PLONG_ALL ? (int32_t) n : PLONG_ALL;
-    return min_i32(most, min_i32(ph->sample, share_of(ph->sample_share, n)));
+    return min_i32(most, min_i32(keys, share_of(share, n)));
+}
+
+int32_t plong_phase_hashed(const struct plong_phase * ph, int64_t n) { return limited(ph->lsh_keys, ph->lsh_share, n); }
+
+int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n) {
+    return limited(ph->sample, ph->sample_share, n);
 }
 
 int32_t plong_phase_seed(const struct plong_phase * ph) { return ph->sample_seed; }
@@ -364,15 +390,16 @@ static int64_t set_count(const struct plong_phase * ph, int32_t p) {
     return keys;
 }
 
-/* How many keys the query chooses by content: the most, or with mass the fewest. */
+/* How many keys the query chooses by content: the most, or the fewest with mass, and by hashes. */
 static int64_t chosen_keys(const struct plong_phase * ph, int32_t p, bool fewest) {
     int32_t beg, end;
     plong_phase_candidates(ph, p, &beg, &end);
     if (end <= beg) {
         return 0;
     }
-    int64_t best = 0;
-    if (plong_phase_wants_index(ph)) {
+    int64_t best = plong_phase_hashed(ph, end - beg);
+    best         = fewest && best < end - beg ? 0 : best;
+    if (plong_phase_weighs(ph)) {
         const int32_t n   = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
         const int32_t few = fewest && ph->top_mass < 1.0f ? min_i32(ph->top_least, n) : n;
         best              = (int64_t) min_i32(few, plong_phase_budget(ph, n)) * ph->top_block;

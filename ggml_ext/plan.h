@@ -43,9 +43,12 @@ PLONG_API bool plong_phase_window(const struct plong_phase * ph, int32_t p, int3
 PLONG_API bool plong_phase_chooses(const struct plong_phase * ph);
 PLONG_API bool plong_plan_chooses(const struct plong_plan * plan);
 
-/* Whether it chooses blocks by content, for which it needs an index of the keys. */
+/* Whether it chooses keys by content, for which it needs an index of them. */
 PLONG_API bool plong_phase_wants_index(const struct plong_phase * ph);
 PLONG_API bool plong_plan_wants_index(const struct plong_plan * plan);
+
+/* Whether these are blocks of keys, by their weights. */
+PLONG_API bool plong_phase_weighs(const struct plong_phase * ph);
 
 /* Whether choices of a phase of the batch grow until the plan's error holds. */
 PLONG_API bool plong_phase_grows(const struct plong_batch * batch, int32_t phase);
@@ -57,11 +60,14 @@ PLONG_API void plong_phase_candidates(const struct plong_phase * ph, int32_t p, 
 /* The most blocks that it chooses of n. */
 PLONG_API int32_t plong_phase_budget(const struct plong_phase * ph, int32_t n);
 
+/* The most keys that it chooses by their hashes, of n; 0 where it does not. */
+PLONG_API int32_t plong_phase_hashed(const struct plong_phase * ph, int64_t n);
+
 /* The number of strata from which it samples a key each, when n keys are left that it may sample. */
 PLONG_API int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n);
 PLONG_API int32_t plong_phase_seed(const struct plong_phase * ph);
 
-/* Keys of a block (INT32_MAX where it chooses no blocks), and queries that choose together. */
+/* Keys of a block at most (INT32_MAX where it only samples), and queries that choose together. */
 PLONG_API int32_t plong_phase_block(const struct plong_phase * ph);
 PLONG_API int32_t plong_phase_rows(const struct plong_phase * ph);
 

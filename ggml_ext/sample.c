@@ -11,8 +11,7 @@ int64_t plong_rest_keys(const struct plong_rest * r) {
     return n;
 }
 
-/* A random number that is a function of x: SplitMix64's (Steele et al., 2014). */
-static uint64_t mix(uint64_t x) {
+uint64_t plong_mix(uint64_t x) {
     x += 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -25,7 +24,7 @@ uint64_t plong_sample_place(const struct plong_call * c, const struct plong_tile
                                            tile->pos / plong_phase_rows(ph) };
     uint64_t                   place   = 0;
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-        place = mix(place ^ (uint32_t) parts[i]);
+        place = plong_mix(place ^ (uint32_t) parts[i]);
     }
     return place;
 }
@@ -40,7 +39,7 @@ bool plong_strata_next(struct plong_strata * s) {
         return false;
     }
     s->size             = r->n_keys / s->n + (s->next < r->n_keys % s->n);
-    const uint64_t part = (mix(s->place + (uint64_t) s->next) >> 32) * (uint64_t) s->size >> 32;
+    const uint64_t part = (plong_mix(s->place + (uint64_t) s->next) >> 32) * (uint64_t) s->size >> 32;
     const int64_t  key  = s->beg + (int64_t) part;
     for (;; s->piece++) {
         if (s->chosen < r->n_chosen && r->chosen[s->chosen] == s->piece) {

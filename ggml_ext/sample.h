@@ -17,6 +17,9 @@ struct plong_rest {
     int64_t                    n_keys; /* that are left: plong_rest_keys() */
 };
 
+/* A random number that is a function of x: SplitMix64's (Steele et al., 2014). */
+uint64_t plong_mix(uint64_t x);
+
 int64_t plong_rest_keys(const struct plong_rest * rest);
 
 /* A number that hangs on nothing else than the plan's seed, the layer, the kv head and the query block of a tile. */

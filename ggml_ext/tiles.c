@@ -54,7 +54,7 @@ static int64_t sample_room(const struct plong_phase * ph, int64_t n, int64_t gap
 }
 
 /* Leaves room for the ranges that the tile chooses: in the worst case one for each block, or part of a block where a run
- * of cells begins or ends, and one for each key of a sample. */
+ * of cells begins or ends, and one for each key that is chosen by its hash or in a sample. */
 static void set_choice(struct plong_planner * p, const struct plong_phase * ph, struct plong_tile * tile) {
     int32_t beg, end;
     plong_phase_candidates(ph, tile->pos, &beg, &end);
@@ -69,7 +69,9 @@ static void set_choice(struct plong_planner * p, const struct plong_phase * ph, 
         }
         most                 = min_i64(most, INT32_MAX / 2);
         const bool    grows  = plong_phase_grows(p->batch, tile->phase);
-        const int64_t blocks = grows ? most : plong_phase_budget(ph, (int32_t) most);
+        const int64_t blocks = grows                    ? most
+                               : plong_phase_weighs(ph) ? plong_phase_budget(ph, (int32_t) most)
+                                                        : plong_phase_hashed(ph, all);
         const int64_t sample = sample_room(ph, all, blocks + tile->run_end - tile->run_beg);
         tile->choice         = (int32_t) p->n_chosen;
         tile->choice_room    = (int32_t) min_i64(blocks + sample, INT32_MAX);

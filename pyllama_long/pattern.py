@@ -90,6 +90,9 @@ def counts(phase: Phase, n: int, head: int = 0) -> Positions:
         blocks = -(-near // phase.topk.block) - far // phase.topk.block
         best = np.where(near > far, np.minimum(left, phase.topk.block * phase.topk.most(blocks)), 0)
         total, left = total + best, left - best
+    if phase.lsh:
+        near_by = np.minimum(left, phase.lsh.most(left))
+        total, left = total + near_by, left - near_by
     if phase.sample:
         total += phase.sample.of(left)
     if not phase.branches:

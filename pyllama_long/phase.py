@@ -9,12 +9,13 @@ For a query at position p of head h and a key at t <= p of the same sequence:
     dilated(segments=.../..., rates=.../..., weight=count|stride|none, align=segment|query)
     dilated(w0=2048, alpha=2, n=5)   segments w0 * alpha^k with rates alpha^k (LongNet, arXiv 2307.02486)
     topk(n), topk(3%), topk(mass=0.95)   blocks of keys before the window, chosen by content
+    lsh(n), lsh(3%)                      keys before the window, chosen by their hashes
     sample(n), sample(3%)                some of the other keys before the window, which stand for all of them
 
 `topk` chooses for each layer and kv head the blocks of `block` keys that get most of the softmax, by an estimate on
 4-bit copies of the keys: at most n of them, or a share, or as many as together have a mass. In the prefill, 64
-neighbouring queries choose together; in the tail, each query for itself. `sample` chooses at random, likewise. topk.py
-and sample.py have the options.
+neighbouring queries choose together; in the tail, each query for itself. `lsh` chooses likewise by angular hashes, and
+`sample` at random. topk.py, lsh.py and sample.py have the options.
 
 Branch k of `dilated` (segment w, rate r) reads, for head h with offset s = h mod r: with align=segment, the
 keys t from b = floor(p / w) * w on with (t - b) mod r = s, for queries on the same lattice; with align=query,
@@ -31,6 +32,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from pyllama_long import notation
+from pyllama_long.lsh import Lsh, read_lsh
 from pyllama_long.notation import ALL, MAX_LENGTH
 from pyllama_long.plan_error import PlanError
 from pyllama_long.sample import Sample, read_sample
@@ -41,8 +43,8 @@ Align = Literal["segment", "query"]
 
 MAX_BRANCHES = 16
 PAGE = 64  # positions of a prefill that choose their keys together
-PARTS = "exact, sinks(n), window(n), global(n), dilated(...), topk(...), sample(...)"
-PART_NAMES = ("exact", "sinks", "window", "global", "dilated", "topk", "sample")
+PARTS = "exact, sinks(n), window(n), global(n), dilated(...), topk(...), lsh(...), sample(...)"
+PART_NAMES = ("exact", "sinks", "window", "global", "dilated", "topk", "lsh", "sample")
 _DILATED = ("segments", "rates", "w0", "alpha", "n", "weight", "align")
 
 
@@ -75,6 +77,7 @@ class Phase:
     weight: Weight = "count"
     align: Align = "segment"
     topk: Topk | None = None
+    lsh: Lsh | None = None
     sample: Sample | None = None
 
     def __post_init__(self) -> None:
@@ -95,8 +98,10 @@ class Phase:
         if self.exact and (self.sinks or self.global_ or self.branches or self.chooses):
             raise PlanError("exact reads every key: leave the other parts out")
         if self.chooses and self.branches:
-            name = "topk" if self.topk else "sample"
+            name = "topk" if self.topk else "lsh" if self.lsh else "sample"
             raise PlanError(f"{name} and dilated do not go together: leave one of them out")
+        if self.topk and self.lsh:
+            raise PlanError("topk and lsh do not go together: leave one of them out")
         if not (self.sinks or self.window or self.global_ or self.branches or self.chooses):
             raise PlanError(f"a phase must read some keys; parts: {PARTS}")
 
@@ -108,7 +113,12 @@ class Phase:
     @property
     def chooses(self) -> bool:
         """Whether keys are chosen when it runs: the queries that choose together have one window."""
-        return bool(self.topk or self.sample)
+        return self.indexed or self.sample is not None
+
+    @property
+    def indexed(self) -> bool:
+        """Whether they are chosen by content, from an index of keys."""
+        return bool(self.topk or self.lsh)
 
     @property
     def reach(self) -> int:
@@ -136,7 +146,7 @@ class Phase:
             values += [f"weight={self.weight}"] if self.weight != "count" else []
             values += [f"align={self.align}"] if self.align != "segment" else []
             parts.append(f"dilated({', '.join(values)})")
-        parts += [str(part) for part in (self.topk, self.sample) if part]
+        parts += [str(part) for part in (self.topk, self.lsh, self.sample) if part]
         return "+".join(parts)
 
     def explain(self) -> str:
@@ -154,7 +164,7 @@ class Phase:
             }[self.weight]
             rates = ", ".join(f"1 in {b.rate} of the {b.segment}" for b in self.branches)
             parts.append(f"{rates} tokens {where} ({weight})")
-        parts += [part.explain() for part in (self.topk, self.sample) if part]
+        parts += [part.explain() for part in (self.topk, self.lsh, self.sample) if part]
         return ", and ".join(parts)
 
 
@@ -227,5 +237,6 @@ _READERS: dict[str, Callable[[notation.Call], dict[str, object]]] = {
     "global": _count("global_"),
     "dilated": _dilated,
     "topk": lambda call: {"topk": read_topk(call)},
+    "lsh": read_lsh,
     "sample": lambda call: {"sample": read_sample(call)},
 }

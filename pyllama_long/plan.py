@@ -30,6 +30,7 @@ PRESETS = {
     "longformer": "global(64)+window(4096)",
     "longnet": "dilated()",
     "skim": "prefill: sinks(64)+window(4096) | tail: exact",
+    "hyper": "sinks(64)+window(1024)+lsh(3%)+sample(1%); dense_below=4096, dense_layers=2",
     "adaptive": "prefill: sinks(64)+window(1024)+topk(3%) | tail: sinks(64)+window(1024)+topk(10%); "
     "dense_below=8192, dense_layers=2, error=0.1",
 }
@@ -86,7 +87,7 @@ class AttentionPlan:
     def page(self) -> int:
         """A prompt must be cut, and its beginning reused, at multiples of this many positions, so that the result does
         not depend on the cuts: queries of a page choose keys together, and are corrected together."""
-        return PAGE if self.prefill.chooses or self.tail.topk or self.checked else 1
+        return PAGE if self.prefill.chooses or self.tail.indexed or self.checked else 1
 
     @classmethod
     def parse(cls, text: str, *, n_train: int | None = None) -> AttentionPlan:
@@ -227,7 +228,7 @@ def _phases(body: str, n_train: int | None) -> tuple[Phase, Phase]:
 
 
 def _phase(text: str) -> Phase:
-    if "|" in PRESETS.get(text, ""):
+    if {"|", ";"} & set(PRESETS.get(text, "")):  # it has options, which belong to the whole
         raise PlanError(f"{text} is a plan of both phases: write it alone")
     if text.isidentifier() and text not in PRESETS and text not in PART_NAMES:
         raise PlanError(f"unknown part {text!r}; known: {PARTS}; presets: {', '.join(PRESETS)}")

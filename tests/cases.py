@@ -430,6 +430,14 @@ _SAMPLING = (
     "topk(20%, block=16)+sample(70%)",
     "sinks(9)+sample(100%)",
 )
+_HASHING = (
+    "sinks(4)+window(64)+lsh(50)",
+    "window(100)+lsh(10%)",
+    "sinks(4)+window(64)+lsh(37, 50, seed=1)",
+    "lsh(20%)+sample(70%)",
+    "sinks(9)+lsh(100%)",
+    "window(64)+lsh(1)+sample(3%)",
+)
 _CHOOSING_MAPS = ("native", "dca(96, 16)", "rerope(64)+logn", "self-extend(4, 40)", "native+logn")
 
 
@@ -499,10 +507,27 @@ def _choosing() -> Iterator[Case]:
     )
     for rope in _CHOOSING_MAPS[1:4]:
         yield Case(f"sample/map/{rope}", rope=rope, plan=plan, seqs=(Seq(600, 70, tail=2),))
+    for i, plan in enumerate(_HASHING):
+        yield Case(f"lsh/{i}/prefill", plan=plan, seqs=(Seq(300, 200),), kv_type=KV_TYPES[i % 4])
+        yield Case(f"lsh/{i}/tail", plan=plan, seqs=(Seq(600, 40, tail=9),), n_head=(4, 8, 14)[i % 3])
+        yield Case(f"lsh/{i}/cells", plan=plan, seqs=(Seq(900, 70, tail=2, holes=True, reordered=True),))
+    plan = _HASHING[2]
+    yield Case("lsh/phases", plan=f"prefill: {plan} | tail: topk(5)", seqs=(Seq(600, 80, tail=9),))
+    yield Case("lsh/other", plan=f"prefill: topk(5) | tail: {plan}", seqs=(Seq(600, 80, tail=9),))
+    yield Case("lsh/below", plan=f"{plan}; dense_below=400", seqs=(Seq(330, 170),))
+    yield Case("lsh/unified", plan=plan, seqs=(Seq(300, 70), Seq(500, 1, tail=1)), one_stream=True)
+    yield Case("lsh/spans", plan=plan, n_head=8, seqs=(Seq(9000, 1, tail=1), Seq(8970, 30)), kv_type="q8_0")
+    yield Case(
+        "lsh/hadamard", rope="rerope(50)", kv_type="q8_0", hadamard=64, plan=plan, seqs=(Seq(600, 70),)
+    )
+    for rope in _CHOOSING_MAPS[1:4]:
+        yield Case(f"lsh/map/{rope}", rope=rope, plan=plan, seqs=(Seq(600, 70, tail=2),))
     latent = Case(
         "choose/latent", n_head=20, n_head_kv=1, d_k=576, d_v=512, rot_first=512, neox=False, v_in_k=True
     )
     yield replace(latent, plan="sinks(4)+window(64)+topk(3)", seqs=(Seq(300, 70, tail=2),))
+    yield replace(latent, name="lsh/latent", plan=plan, seqs=(Seq(300, 70, tail=2),))
+    plan = _SAMPLING[0]
     yield replace(latent, name="sample/latent", plan=plan, seqs=(Seq(300, 70, tail=2),))
 
 

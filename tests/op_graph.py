@@ -158,9 +158,12 @@ class CaseBatch:
             groups += [(i, phase, a + at, n, int(one.q_pos[at])) for phase, at, n in one.groups()]
         return _native.c_batch(self.plan, self.rope, slots, groups, runs, self.precision, self._pages())
 
+    def indexed(self) -> bool:
+        return self.plan.prefill.indexed or self.plan.tail.indexed
+
     def _pages(self) -> list[tuple[int, int]]:
         """(stream, page) of all pages, where keys are chosen by content."""
-        if not (self.plan.prefill.topk or self.plan.tail.topk):
+        if not self.indexed():
             return []
         streams = {one.stream for one in self.layouts}
         return [(stream, page) for stream in sorted(streams) for page in range(-(-self.n_kv // 64))]
@@ -206,7 +209,8 @@ class CaseBatch:
 
     def index_shape(self, n_stream: int) -> tuple[int, int, int, int]:
         pages, heads = -(-self.n_kv // 64), self.case.n_head_kv
-        size = _native.lib.plong_index_bytes(self.case.d_k, heads, self.n_kv, n_stream)
+        parts = _native.plan_index(self.plan)
+        size = _native.lib.plong_index_bytes(parts, self.case.d_k, heads, self.n_kv, n_stream)
         return size // (pages * heads * n_stream), pages, heads, n_stream
 
     def chosen_keys(self, work: Array, choices: Array) -> Array:
@@ -352,7 +356,7 @@ class OpCase(CaseBatch):
             )
             choices = None
             if work.choice_words:
-                if self.plan.prefill.topk or self.plan.tail.topk:
+                if self.indexed():
                     inputs.index = tensor(I8, self._index(n_stream), *self.index_shape(n_stream))
                 words = work.choice_words
                 choices = _native.lib.ggml_long_choose(ctx, q, k, v, inputs, params, words)

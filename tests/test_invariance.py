@@ -17,12 +17,14 @@ from pyllama_long.engine import Engine, EngineConfig, Request
 ISAS = [name for name, usable in _native.isas().items() if usable]
 TOPK = "sinks(4)+window(64)+topk(3)"
 SAMPLE = "sinks(4)+window(64)+sample(40)"
+LSH = "sinks(4)+window(64)+lsh(90, 40)"
 PLANS = (
     "exact",
     "sinks(4)+window(508)",
     "window(100)",
     "prefill: sinks(37)+window(200) | tail: exact",
     f"{TOPK}+sample(40)",
+    LSH,
 )
 LENGTH = 1450
 CHUNKS = (LENGTH, 511, 300, 64, 25)  # none of them leaves a rest of fewer than 9 tokens
@@ -68,7 +70,7 @@ def test_chunks_and_threads_change_no_bit(demo_model: str, isa: str, plan: str, 
 
 
 @pytest.mark.parametrize(
-    ("kv_type", "plan"), [("f16", "exact"), ("q8_0", "exact"), ("f16", TOPK), ("f16", SAMPLE)]
+    ("kv_type", "plan"), [("f16", "exact"), ("q8_0", "exact"), ("f16", TOPK), ("f16", SAMPLE), ("f16", LSH)]
 )
 def test_company_changes_no_bit(demo_model: str, kv_type: str, plan: str) -> None:
     """Prompts are read with others and during streams, or found in the cache, and answers are written with others."""
@@ -84,7 +86,7 @@ def test_company_changes_no_bit(demo_model: str, kv_type: str, plan: str) -> Non
         handles = [engine.submit(request) for request in requests]
         together = [[(token.id, token.logprob) for token in answer(handle).tokens] for handle in handles]
         again = [ask(request) for request in requests]
-        page = 64 if plan in (TOPK, SAMPLE) else 1  # prefixes are shared by whole pages
+        page = 64 if plan in (TOPK, SAMPLE, LSH) else 1  # prefixes are shared by whole pages
         assert engine.stats().prefix_hits >= sum(len(ids) - 9 >= page for ids in texts)
     assert together == alone
     assert again == alone

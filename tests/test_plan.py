@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reference import keys
 
 from pyllama_long import _native, pattern
+from pyllama_long.lsh import Lsh
 from pyllama_long.phase import Align, Weight
 from pyllama_long.plan import ALL, PRESETS, AttentionPlan, Branch, Phase, PlanError, choose_plan
 from pyllama_long.sample import Sample
@@ -108,9 +109,25 @@ def test_defaults() -> None:
     ("text", "message"),
     [
         (
-            "lsh(64)",
-            "unknown part 'lsh'; known: exact, sinks(n), window(n), global(n), dilated(...), topk(...), sample(...)",
+            "hash(64)",
+            "unknown part 'hash'; known: exact, sinks(n), window(n), global(n), dilated(...), topk(...), lsh(...), ",
         ),
+        ("lsh", "lsh needs a number of keys or a share: lsh(4096), lsh(3%)"),
+        ("lsh()", "lsh needs a number of keys or a share"),
+        ("lsh(0)", "lsh: '0' is not a whole number from 1"),
+        ("lsh(0%)", "lsh: a share is from 0% to 100%"),
+        ("lsh(3%, 0)", "sample: '0' is not a whole number from 1"),
+        ("lsh(3%, 1%, 5)", "lsh: unknown '5'; write lsh(4096), lsh(3%), or with a sample of the rest"),
+        ("lsh(3%, bits=7)", "lsh: unknown 'bits'; write lsh(4096)"),
+        ("lsh(3%, seed=7)", "lsh: seed= is that of a sample"),
+        ("lsh(3%, 1%, seed=-1)", "sample: seed: '-1' is not a whole number from 0"),
+        ("lsh(3%)+lsh(4%)", "lsh is given twice"),
+        ("lsh(3%, 1%)+sample(2%)", "sample is given twice"),
+        ("lsh(3%)+topk(3%)", "topk and lsh do not go together"),
+        ("lsh(3%)+dilated()", "lsh and dilated do not go together"),
+        ("exact+lsh(9)", "exact reads every key: leave the other parts out"),
+        ("prefill: hyper | tail: exact", "hyper is a plan of both phases"),
+        ("window(9)+lsh(3%); error=0.1", "error= holds by the blocks that topk takes"),
         ("topk", "topk needs a number of blocks, a share or a mass"),
         ("topk()", "topk needs a number of blocks, a share or a mass"),
         ("topk(0)", "topk: '0' is not a whole number from 1"),
@@ -142,8 +159,8 @@ def test_defaults() -> None:
         ("exact+sample(9)", "exact reads every key: leave the other parts out"),
         ("sinks(4)+slash(1, 2)", "unknown part 'slash'; known: exact"),
         (
-            "hyper",
-            "unknown part 'hyper'; known: .*; presets: auto, exact, streaming, longformer, longnet, skim",
+            "hyperbole",
+            "unknown part 'hyperbole'; known: .*; presets: auto, exact, streaming, longformer, longnet, skim",
         ),
         ("", "a part is missing in ''"),
         ("sinks(4)++window(2)", "a part is missing in 'sinks(4)++window(2)'"),
@@ -198,7 +215,7 @@ def test_values_built_by_hand_are_checked() -> None:
         lambda: Phase(window=ALL, sinks=1),
         lambda: AttentionPlan(Phase(window=3, dense_below=2), Phase(window=3)),
         lambda: AttentionPlan(Phase(window=3), Phase(window=3), -1),
-        lambda: AttentionPlan.default(512, "hyper"),
+        lambda: AttentionPlan.default(512, "hyperbole"),
         lambda: AttentionPlan.parse("skim", n_train=0),
         lambda: AttentionPlan.parse("exact").share(0),
     ):
@@ -313,9 +330,30 @@ def test_sample_is_read_and_written(text: str, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "lsh", "sample", "written"),
+    [
+        ("lsh(4096)", Lsh(keys=4096), None, "lsh(4096)"),
+        ("lsh(2.5%)", Lsh(share=0.025), None, "lsh(2.5%)"),
+        ("lsh(100%)", Lsh(), None, "lsh(100%)"),
+        ("lsh(3%, 1%)", Lsh(share=0.03), Sample(share=0.01), "lsh(3%)+sample(1%)"),
+        ("lsh(64, 256, seed=7)", Lsh(keys=64), Sample(keys=256, seed=7), "lsh(64)+sample(256, seed=7)"),
+    ],
+)
+def test_lsh_is_read_and_written(text: str, lsh: Lsh, sample: Sample | None, written: str) -> None:
+    plan = AttentionPlan.parse(f"sinks(4)+{text}")
+    assert plan.prefill.lsh == plan.tail.lsh == lsh and plan.tail.sample == sample
+    assert AttentionPlan.parse(str(plan)) == plan and str(plan) == f"sinks(4)+{written}"
+    assert plan.page == AttentionPlan.parse(f"prefill: exact | tail: {text}").page == 64
+    assert plan.reach == ALL and "hashes are nearest" in plan.explain()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "window(9)+topk(2)",
+        "lsh(9)",
+        "sinks(3)+window(80)+lsh(30%)+sample(7%)",
+        "lsh(100%)",
         "sinks(70)+window(200)+topk(10%, block=16)",
         "topk(100%)",
         "sample(9)",

@@ -101,7 +101,12 @@ def estimates(n: int, plan: str) -> tuple[Array, Array, Array]:
 
 
 @pytest.mark.parametrize(
-    "plan", ["sinks(4)+window(64)+sample(40, seed=0)", "window(64)+topk(2)+sample(5%, seed=0)"]
+    "plan",
+    [
+        "sinks(4)+window(64)+sample(40, seed=0)",
+        "window(64)+topk(2)+sample(5%, seed=0)",
+        "window(64)+lsh(60, 40, seed=0)",
+    ],
 )
 def test_the_estimate_has_no_bias(plan: str) -> None:
     """Over 1,000 seeds, the mean numerators and denominators are those of all keys within their standard errors."""

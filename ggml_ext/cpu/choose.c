@@ -4,6 +4,7 @@
 
 #include "ggml-cpu-impl.h"
 #include "cpu/trial.h"
+#include "lsh.h"
 
 /* Scratch of one thread, in floats and int32. */
 struct choosing {
@@ -13,14 +14,16 @@ struct choosing {
     int32_t *            order;   /* [most] */
     float *              rows;    /* [PLONG_PAGE][d_k], and scratch of the kernel */
     void *               trial;
+    void *               lsh;
 };
 
 static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tensor * op) {
-    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *batch = op->src[3];
-    const int64_t             words_per_run = sizeof(struct plong_run) / sizeof(int32_t);
-    const int64_t             most          = plong_pieces_most(k->ne[2], batch->ne[0] / words_per_run);
-    const int32_t             d_k = (int32_t) k->ne[0], heads = (int32_t) (q->ne[1] / k->ne[1]);
-    size_t                    kernel = PLONG_PAGE * (size_t) d_k * sizeof(float);
+    const struct ggml_tensor *q = op->src[0], *k = op->src[1], *index = op->src[2], *batch = op->src[3];
+    const int64_t runs = batch->ne[0] / (int64_t) (sizeof(struct plong_run) / sizeof(int32_t)); /* at most */
+    const int64_t most = plong_pieces_most(k->ne[2], runs);
+    const int32_t d_k = (int32_t) k->ne[0], heads = (int32_t) (q->ne[1] / k->ne[1]);
+    const bool    hashes = index && index->ne[0] != (int64_t) plong_page_bytes(PLONG_INDEX_DIGITS, d_k);
+    size_t        kernel = PLONG_PAGE * (size_t) d_k * sizeof(float);
     for (int i = 0; plong_kernels[i]; i++) {
         const size_t n = plong_kernels[i]->weigh_scratch(d_k, heads, most, op->src[5] != NULL);
         kernel         = n > kernel ? n : kernel;
@@ -32,6 +35,7 @@ static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tens
     c->order     = take_scratch(&at, (size_t) most * sizeof(int32_t));
     c->rows      = take_scratch(&at, kernel);
     c->trial     = take_scratch(&at, trial_scratch(op, heads, most));
+    c->lsh       = take_scratch(&at, hashes ? plong_lsh_scratch(d_k, k->ne[2], runs, heads) : 0);
     return at - base;
 }
 
@@ -60,12 +64,17 @@ void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_ten
     ggml_barrier(params->threadpool);
     for (int64_t i; (i = ggml_threadpool_chunk_add(params->threadpool, 1)) < call.work->n_tiles;) {
         if (tiles[i].choice_room > 0) {
-            const int32_t n = plong_pieces(&call, &tiles[i], mine.pieces);
+            const struct plong_phase * phase = plong_batch_phase(call.batch, tiles[i].phase);
+            const int32_t              n     = plong_pieces(&call, &tiles[i], mine.pieces);
             GGML_ASSERT(n <= mine.most);
             struct trial             trial;
             const struct plong_trial tries = { trial_add, &trial };
             bool                     begun = false;
-            if (plong_phase_wants_index(plong_batch_phase(call.batch, tiles[i].phase))) {
+            if (plong_phase_hashed(phase, n) > 0) {
+                plong_choose_hashed(&call, (int32_t) i, mine.pieces, n, mine.lsh);
+                continue;
+            }
+            if (plong_phase_weighs(phase)) {
                 kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
                 begun = trial_begin(&trial, &call, params->threadpool, &tiles[i], mine.most, mine.trial);
             }

@@ -99,7 +99,7 @@ int32_t plong_llama_configure(llama_context * ctx, const plong_config * config, 
     state.ropes.clear();
     state.stored.clear();
     plong_forget(&state); /* other layers may choose now, whose indexes have nothing yet */
-    if (!plong_plan_wants_index(&wanted.plan)) {
+    if (plong_plan_index(&wanted.plan) != plong_plan_index(&before.plan)) {
         state.indexes.clear();
     }
     if (other_rope) {

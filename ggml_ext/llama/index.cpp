@@ -20,11 +20,12 @@ ggml_tensor * plong_index::tensor(ggml_context * ctx, int64_t stream, int64_t n_
 const plong_index & plong_index_of(plong_state & state, const ggml_tensor * k, uint32_t n_cells, uint32_t n_stream) {
     std::shared_ptr<plong_index> & known = state.indexes[k->view_src ? k->view_src : k];
     if (!known) {
-        auto         fresh = std::make_shared<plong_index>();
-        const size_t size  = plong_index_bytes((int32_t) k->ne[0], (int32_t) k->ne[1], n_cells, n_stream);
-        fresh->ne[0]       = (int64_t) plong_page_bytes((int32_t) k->ne[0]);
-        fresh->ne[1]       = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
-        fresh->ne[2]       = k->ne[1];
+        auto          fresh = std::make_shared<plong_index>();
+        const int32_t parts = plong_plan_index(&state.config.plan);
+        const size_t  size  = plong_index_bytes(parts, (int32_t) k->ne[0], (int32_t) k->ne[1], n_cells, n_stream);
+        fresh->ne[0]        = (int64_t) plong_page_bytes(parts, (int32_t) k->ne[0]);
+        fresh->ne[1]        = (n_cells + PLONG_PAGE - 1) / PLONG_PAGE;
+        fresh->ne[2]        = k->ne[1];
         fresh->buffer.reset(ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size));
         if (!fresh->buffer) {
             throw std::bad_alloc();
@@ -118,7 +119,8 @@ extern "C" int64_t plong_llama_index_memory(const llama_context * ctx) {
             seen.insert(k).second) {
             const int32_t head = known->second.head;
             total += (int64_t) plong_index_bytes(
-                head, (int32_t) k->ne[0] / head, state.cache->get_size(), state.cache->get_n_stream());
+                plong_plan_index(&plan), head, (int32_t) k->ne[0] / head, state.cache->get_size(),
+                state.cache->get_n_stream());
         }
     }
     return total;

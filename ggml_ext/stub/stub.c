@@ -8,6 +8,7 @@
 
 #include "backend.h"
 #include "choose.h"
+#include "lsh.h"
 #include "position_map.h"
 #include "rotate.h"
 
@@ -229,6 +230,7 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
     float *const weights = malloc(most * sizeof(float)), *const rows = malloc(PLONG_PAGE * MAX_D * sizeof(float));
     double * const  logits = malloc(most * sizeof(double));
     int32_t * const order  = malloc(most * sizeof(int32_t));
+    void * const    lsh    = malloc(plong_lsh_scratch(c.d_k, c.n_cells, c.batch->n_runs, c.n_group));
     for (int32_t i = 0; i < c.batch->n_pages; i++) {
         for (int32_t kv = 0; kv < c.n_head / c.n_group; kv++) {
             plong_page_write(&c, pages[i], kv, rows);
@@ -239,7 +241,8 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
         const int32_t n_pieces = tiles[n].choice_room > 0 ? plong_pieces(&c, &tiles[n], pieces) : 0;
         const int32_t n_tokens = plong_asked(&c, &tiles[n], tokens);
         memset(weights, 0, (size_t) n_pieces * sizeof(float));
-        const bool weighs = plong_phase_wants_index(plong_batch_phase(c.batch, tiles[n].phase));
+        const struct plong_phase * phase  = plong_batch_phase(c.batch, tiles[n].phase);
+        const bool                 weighs = plong_phase_weighs(phase);
         for (int32_t r = 0; weighs && n_pieces > 0 && r < n_tokens * tiles[n].n_h; r++) {
             double most_logit = -INFINITY, sum = 0;
             for (int32_t i = 0; i < n_pieces; i++) {
@@ -255,7 +258,9 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
                 weights[i] += (float) (logits[i] / sum / (n_tokens * tiles[n].n_h));
             }
         }
-        if (tiles[n].choice_room > 0) {
+        if (n_pieces > 0 && plong_phase_hashed(phase, n_pieces) > 0) {
+            plong_choose_hashed(&c, n, pieces, n_pieces, lsh);
+        } else if (tiles[n].choice_room > 0) {
             plong_choose(&c, n, pieces, weights, n_pieces, order, NULL);
         }
     }
@@ -264,4 +269,5 @@ PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
     free(rows);
     free(logits);
     free(order);
+    free(lsh);
 }

@@ -42,6 +42,7 @@ except (AttributeError, OSError, RuntimeError) as error:
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_plan_check": (c_char_p, [POINTER(CPlan)]),
+    "plong_plan_index": (c_int32, [POINTER(CPlan)]),
     "plong_head_number": (c_int32, [c_int32, c_int32, c_int32]),
     "plong_phase_keys": (
         c_int64,
@@ -67,7 +68,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plong_cpu_limits": (CLimits, [POINTER(CShape), ctypes.c_int]),
     "ggml_long_attn": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams)]),
     "ggml_long_choose": (c_void_p, [c_void_p] * 4 + [POINTER(CInputs), POINTER(CAttnParams), c_int64]),
-    "plong_index_bytes": (c_size_t, [c_int32, c_int32, c_int64, c_int64]),
+    "plong_index_bytes": (c_size_t, [c_int32, c_int32, c_int32, c_int64, c_int64]),
     "plong_backend_supports": (c_char_p, [c_void_p] * 4 + [POINTER(CAttnParams)]),
     "plong_cpu_isa_name": (c_char_p, [ctypes.c_int]),
     "plong_cpu_isa_usable": (c_bool, [ctypes.c_int]),

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from pyllama_long.libllama.arrays import pointer
 from pyllama_long.libllama.library import lib
-from pyllama_long.libllama.structs import CConfig, c_phase, c_rope
+from pyllama_long.libllama.structs import CConfig, c_phase, c_plan, c_rope
 from pyllama_long.phase import Phase
+from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
 
@@ -25,6 +26,11 @@ def check(config: CConfig) -> None:
 def head_number(head: int, n_head: int, n_head_kv: int) -> int:
     """The number of a query head in dilated attention, which sets its offsets."""
     return int(lib.plong_head_number(head, n_head, n_head_kv))
+
+
+def plan_index(plan: AttentionPlan) -> int:
+    """What the index of keys has: 1: their dims in 4 bits, 2: their hashes; the sum of these, or 0."""
+    return int(lib.plong_plan_index(c_plan(plan)))
 
 
 def phase_keys(phase: Phase, p: int, h: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from pyllama_long.phase import MAX_BRANCHES, PAGE, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 
 MAX_ROT = 512
 
@@ -32,6 +32,8 @@ class CPhase(ctypes.Structure):
         ("rate", c_int32 * MAX_BRANCHES),
         *_ints("top_blocks top_least top_block"),
         *((name, c_float) for name in ("top_share", "top_mass")),
+        *_ints("lsh_keys"),
+        ("lsh_share", c_float),
         *_ints("sample sample_seed"),
         ("sample_share", c_float),
         *_ints("query_block"),
@@ -138,6 +140,8 @@ def c_phase(phase: Phase, rows: int = 1) -> CPhase:
         topk = phase.topk
         c.top_blocks, c.top_least, c.top_block = topk.blocks, topk.least, topk.block
         c.top_share, c.top_mass = topk.share, topk.mass
+    if phase.lsh:
+        c.lsh_keys, c.lsh_share = phase.lsh.keys, phase.lsh.share
     if phase.sample:
         c.sample, c.sample_share, c.sample_seed = phase.sample.keys, phase.sample.share, phase.sample.seed
     c.query_block = rows if phase.chooses else 0

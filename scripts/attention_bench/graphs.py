@@ -102,7 +102,7 @@ class Graphs:
         self.sinks = sinks(workload.cases[0])
         self.sink_tensor = None if self.sinks is None else self._tensor(0, case.n_head)
         self.index: int | None = None  # of the keys, shared by all positions
-        if planned[0].choice_words:
+        if planned[0].choice_words and first.indexed():
             self.index = self._tensor(I8, *first.index_shape(self.n_seq))
         self.choice_words = [work.choice_words for work in planned]
         self.choices: list[int | None] = []

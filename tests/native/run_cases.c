@@ -103,12 +103,14 @@ static double run(const struct input * file, int n_threads) {
     struct ggml_tensor * snk   = h->n_sinks ? next_tensor(&in, ctx, GGML_TYPE_F32, h->n_sinks, 1, 1, 1) : NULL;
     struct plong_inputs  x     = { b, work_tensor(ctx, h, b->data, n_threads), tab, snk, NULL, NULL, NULL };
     const size_t         words = plong_work_choice_words(x.work->data);
-    if (words > 0) {
-        struct ggml_tensor * index = ggml_new_tensor_4d(
-            ctx, GGML_TYPE_I8, (int64_t) plong_page_bytes(h->d_k), (h->n_kv + PLONG_PAGE - 1) / PLONG_PAGE,
+    const int32_t        parts = plong_plan_index(&((const struct plong_batch *) b->data)->plan);
+    if (words > 0 && parts) {
+        x.index = ggml_new_tensor_4d(
+            ctx, GGML_TYPE_I8, (int64_t) plong_page_bytes(parts, h->d_k), (h->n_kv + PLONG_PAGE - 1) / PLONG_PAGE,
             h->n_head_kv, h->n_stream);
-        memset(index->data, 0xab, ggml_nbytes(index));
-        x.index   = index;
+        memset(x.index->data, 0xab, ggml_nbytes(x.index));
+    }
+    if (words > 0) {
         x.choices = ggml_long_choose(ctx, q, k, v, &x, &h->params, (int64_t) words);
     }
     struct ggml_tensor * out = ggml_long_attn(ctx, q, k, v, &x, &h->params);
