@@ -11,6 +11,8 @@
 #include "cpu/product/product.h"
 
 #define JOBS_PER_THREAD 4  /* at least, for balance */
+#define FEW_ROWS        16 /* of activations: then the time goes into reading weights */
+#define LONGEST_RUN     8  /* tiles that a thread then takes at once, so that it can fetch the next one */
 #define LEAST_ROWS      48 /* tiles are not split below this, since each part unpacks the weights again */
 
 static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -123,22 +125,25 @@ static void pack_panel(
 
 /* ---- tiles ---------------------------------------------------------------------------------------------------- */
 
-/* What threads take: tile after tile of the experts that have rows, each perhaps in parts of the rows. */
+/* What threads take: runs of tiles of the experts that have rows, each perhaps in parts of the rows. */
 struct jobs {
     const struct ggml_tensor *   op;
     const struct work *          work;
     const struct plong_product * product;
-    int64_t                      n_tiles, n_parts, part; /* of an expert; rows of a part */
+    int64_t                      n_tiles, run;  /* of an expert; of a job */
+    int64_t                      n_parts, part; /* of a tile; rows of a part */
 };
 
 static struct jobs jobs_of(
     const struct plong_product * product, const struct ggml_tensor * op, const struct work * w, int n_threads) {
     const int64_t n_tiles = ceil_div(op->src[0]->ne[1], product->tile), wanted = JOBS_PER_THREAD * n_threads;
-    int64_t       parts = 1;
+    int64_t       parts = 1, run = 1;
     if (op->op == GGML_OP_MUL_MAT && n_threads > 1 && n_tiles < wanted) {
         parts = min_i64(ceil_div(wanted, n_tiles), ceil_div(w->n_rows, LEAST_ROWS));
+    } else if (w->n_rows <= FEW_ROWS && n_tiles > wanted) {
+        run = min_i64(n_tiles / wanted, LONGEST_RUN);
     }
-    return (struct jobs) { op, w, product, n_tiles, parts, ceil_div(w->n_rows, parts) };
+    return (struct jobs) { op, w, product, n_tiles, run, parts, ceil_div(w->n_rows, parts) };
 }
 
 /* The first weight row of a tile. */
@@ -147,23 +152,15 @@ static const char * weights_at(const struct jobs * j, int64_t expert, int64_t ti
     return (const char *) w->data + expert * w->nb[2] + tile * j->product->tile * w->nb[1];
 }
 
-/* Runs job i. False: there are no more. */
-static bool run_job(const struct jobs * j, int64_t i, int64_t later, void * scratch) {
-    const struct ggml_tensor * w      = j->op->src[0];
-    const int64_t              expert = i / (j->n_tiles * j->n_parts), tile = i / j->n_parts % j->n_tiles;
-    if (expert >= w->ne[2]) {
-        return false;
-    }
-    const int64_t beg = j->work->starts[expert] + i % j->n_parts * j->part;
-    const int64_t end = min_i64(beg + j->part, j->work->starts[expert + 1]), first = tile * j->product->tile;
-    if (beg >= end) {
-        return true;
-    }
-    const int64_t                   last = w->ne[2] * j->n_tiles - 1, next = min_i64(later / j->n_parts, last);
-    const struct plong_tile_product job = {
+/* Multiplies the rows beg <= i < end with a tile. next: the one that this thread takes then, probably. */
+static void run_tile(
+    const struct jobs * j, int64_t expert, int64_t tile, const char * next, int64_t beg, int64_t end, void * scratch) {
+    const struct ggml_tensor *      w     = j->op->src[0];
+    const int64_t                   first = tile * j->product->tile;
+    const struct plong_tile_product job   = {
         .format    = plong_format_of(w->type),
         .weights   = weights_at(j, expert, tile),
-        .next      = weights_at(j, next / j->n_tiles, next % j->n_tiles),
+        .next      = next,
         .row_bytes = w->nb[1],
         .columns   = w->ne[0],
         .first     = first,
@@ -173,6 +170,22 @@ static bool run_job(const struct jobs * j, int64_t i, int64_t later, void * scra
         .stride    = j->work->n_rows,
     };
     j->product->run(&job, scratch);
+}
+
+/* Runs job i; later: the next one that is free. False: there are no more. */
+static bool run_job(const struct jobs * j, int64_t i, int64_t later, void * scratch) {
+    const int64_t runs = ceil_div(j->n_tiles, j->run), experts = j->op->src[0]->ne[2];
+    const int64_t expert = i / (runs * j->n_parts), tile = i / j->n_parts % runs * j->run;
+    if (expert >= experts) {
+        return false;
+    }
+    const int64_t beg  = j->work->starts[expert] + i % j->n_parts * j->part;
+    const int64_t end  = min_i64(beg + j->part, j->work->starts[expert + 1]);
+    const int64_t last = min_i64(tile + j->run, j->n_tiles) - 1, next = min_i64(later / j->n_parts, runs * experts - 1);
+    for (int64_t t = tile; t <= last && beg < end; t++) {
+        const char * then = t < last ? weights_at(j, expert, t + 1) : weights_at(j, next / runs, next % runs * j->run);
+        run_tile(j, expert, t, then, beg, end, scratch);
+    }
     return true;
 }
 

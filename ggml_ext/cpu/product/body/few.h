@@ -6,14 +6,13 @@
 #define FEW 2 /* rows */
 
 struct few {
-    float   dots[FEW][VW][PLONG_GROUPS]; /* of a weight row, by groups */
-    float   row_scales[VW][PLONG_GROUPS];
-    float   row_mins[VW][PLONG_PANEL / 32];
-    float   turned[PLONG_GROUPS][VW]; /* dots of a group, by weight rows */
-    float   scales[PLONG_GROUPS][VW];
-    float   mins[PLONG_PANEL / 32][VW];
-    float   out[VW];
-    uint8_t tail[VW][TAIL];
+    float             dots[FEW][VW][PLONG_GROUPS]; /* of a weight row, by groups */
+    struct row_scales by_rows;
+    float             turned[PLONG_GROUPS][VW]; /* dots of a group, by weight rows */
+    float             scales[PLONG_GROUPS][VW];
+    float             mins[PLONG_PANEL / 32][VW];
+    float             out[VW];
+    uint8_t           tail[VW][TAIL];
 };
 
 /* The dot products of the groups of a weight row with those of x. */
@@ -51,18 +50,14 @@ PLONG_INLINE void add_groups(
 }
 
 PLONG_INLINE void few_rows(const enum ggml_type type, const struct kind kind, const struct panel * p, struct few * s) {
-    const int rows = (int) p->job->n_rows, groups = PLONG_PANEL / kind.group;
+    const int rows = (int) p->job->n_rows;
     for (int first = 0; first < p->job->n_weights; first += VW) {
         const int    valid = p->job->n_weights - first < VW ? p->job->n_weights - first : VW;
         const char * weights[VW];
         for (int r = 0; r < VW; r++) {
             weights[r] = row_of(p, first + r, s->tail[r]);
         }
-        scales_of(type, p->n, weights, s->row_scales, s->row_mins);
-        turn(s->row_scales[0], PLONG_GROUPS, groups, s->scales[0], VW);
-        if (kind.mins) {
-            turn(s->row_mins[0], PLONG_PANEL / 32, groups, s->mins[0], VW);
-        }
+        turn_scales(type, kind, p->n, weights, &s->by_rows, (struct turned_scales) { s->scales[0], s->mins[0], VW });
         for (int r = 0; r < valid; r++) {
             fetch_next(type, p, first + r);
             for (int m = 0; m < rows; m++) {
@@ -71,7 +66,7 @@ PLONG_INLINE void few_rows(const enum ggml_type type, const struct kind kind, co
         }
         for (int m = 0; m < rows; m++) {
             float * out = out_of(p, m) + first;
-            turn(s->dots[m][0], PLONG_GROUPS, groups, s->turned[0], VW);
+            turn(s->dots[m][0], PLONG_GROUPS, PLONG_PANEL / kind.group, s->turned[0], VW);
             if (valid == VW) {
                 add_groups(kind, p, s, m, out);
             } else {

@@ -3,21 +3,20 @@
 #define QUADS (PLONG_PANEL / 4)
 
 struct many {
-    uint8_t codes[VECTORS][QUADS][4 * VW];
-    float   scales[PLONG_GROUPS][TILE];
-    float   mins[PLONG_PANEL / 32][TILE];
-    float   row_scales[VW][PLONG_GROUPS];
-    float   row_mins[VW][PLONG_PANEL / 32];
-    float   out[ROWS][TILE]; /* of a tile that has fewer rows */
-    uint8_t tail[VW][TAIL];
+    uint8_t           codes[VECTORS][QUADS][4 * VW];
+    float             scales[PLONG_GROUPS][TILE];
+    float             mins[PLONG_PANEL / 32][TILE];
+    struct row_scales by_rows;
+    float             out[ROWS][TILE]; /* of a tile that has fewer rows */
+    uint8_t           tail[VW][TAIL];
 };
 
 PLONG_INLINE void unpack_tile(
     const enum ggml_type type, const struct kind kind, const struct panel * p, struct many * s) {
     for (int v = 0; v < VECTORS; v++) {
         const char * rows[VW];
-        const char * next = p->next + (size_t) (v * VW) * p->job->row_bytes;
-        const size_t step = p->bytes / (QUADS / VW);
+        const char * next = p->next + (size_t) (v * VW) * p->job->row_bytes; /* fetched piece by piece */
+        const int    step = panel_bytes(type) / (QUADS / VW);
         for (int r = 0; r < VW; r++) {
             rows[r] = row_of(p, v * VW + r, s->tail[r]);
         }
@@ -29,7 +28,7 @@ PLONG_INLINE void unpack_tile(
             vf w[VW];
             for (int r = 0; r < VW; r++) {
                 const vc codes = codes_of(type, rows[r], i);
-                __builtin_prefetch(next + (size_t) r * p->job->row_bytes + (size_t) i * step, 0, 0);
+                __builtin_prefetch(next + (size_t) r * p->job->row_bytes + (size_t) (i * step), 0, 0);
                 memcpy(&w[r], &codes, sizeof(codes));
             }
             vf_transpose(w);
@@ -37,11 +36,9 @@ PLONG_INLINE void unpack_tile(
                 memcpy(s->codes[v][i * VW + j], &w[j], sizeof(w[j]));
             }
         }
-        scales_of(type, p->n, rows, s->row_scales, s->row_mins);
-        turn(s->row_scales[0], PLONG_GROUPS, PLONG_PANEL / kind.group, s->scales[0] + v * VW, TILE);
-        if (kind.mins) {
-            turn(s->row_mins[0], PLONG_PANEL / 32, PLONG_PANEL / 32, s->mins[0] + v * VW, TILE);
-        }
+        turn_scales(
+            type, kind, p->n, rows, &s->by_rows,
+            (struct turned_scales) { s->scales[0] + v * VW, s->mins[0] + v * VW, TILE });
     }
 }
 
@@ -138,7 +135,7 @@ static multiply_fn * const multiplies[ROWS][4] = {
 static void multiply_rows(const struct panel * p, int64_t row, int rows, struct many * s) {
     const struct plong_format * format = p->job->format;
     const int                   code = format->wide ? 3 : format->group == 16 ? 2 : format->mins, n = p->job->n_weights;
-    float *                     out[ROWS];
+    float *                     out[ROWS] = { NULL };
     for (int r = 0; r < rows; r++) {
         out[r] = n < TILE ? s->out[r] : out_of(p, row + r);
         if (n < TILE && p->index > 0) {

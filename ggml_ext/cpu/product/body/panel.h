@@ -18,17 +18,12 @@ struct panel {
     int                               n; /* columns */
 };
 
-#define AHEAD 1 /* panels: memory answers after as long as it takes to multiply one with few rows */
-
 static struct panel panel_of(const struct plong_tile_product * job, int64_t column, int n) {
-    const enum ggml_type type   = job->format->type;
-    const int64_t        later  = column + AHEAD * PLONG_PANEL,
-                         beyond = later - (job->columns + PLONG_PANEL - 1) / PLONG_PANEL * PLONG_PANEL;
-    const char *         next =
-        beyond < 0 ? job->weights + ggml_row_size(type, later) : job->next + ggml_row_size(type, beyond);
-    return (struct panel) {
-        job, job->weights + ggml_row_size(type, column), next, ggml_row_size(type, n), column / PLONG_PANEL, n
-    };
+    const enum ggml_type type = job->format->type;
+    const char *         at   = job->weights + ggml_row_size(type, column);
+    const size_t         size = ggml_row_size(type, n);
+    const bool           last = column + n >= job->columns;
+    return (struct panel) { job, at, last ? job->next : at + size, size, column / PLONG_PANEL, n };
 }
 
 /* Bytes of a row's panel. */
@@ -99,12 +94,33 @@ PLONG_INLINE void turn(const float * from, int stride, int n, float * to, int to
     }
 }
 
-/* Scales and mins of n columns of VW rows, as rows have them. */
-PLONG_INLINE void scales_of(
-    const enum ggml_type type, int n, const char * const * rows, float (*scales)[PLONG_GROUPS],
-    float (*mins)[PLONG_PANEL / 32]) {
+/* Scales and mins as rows have them. */
+struct row_scales {
+    float scales[VW][PLONG_GROUPS];
+    float mins[VW][PLONG_PANEL / 32];
+};
+
+/* Where those of VW rows go, turned: [groups][VW], a group `stride` after the one before. */
+struct turned_scales {
+    float *scales, *mins;
+    int    stride;
+};
+
+PLONG_INLINE void turn_scales(
+    const enum ggml_type type, const struct kind kind, int n, const char * const * rows, struct row_scales * s,
+    struct turned_scales to) {
+#ifdef WHOLE_SCALES
+    if (has_whole_scales(type)) {
+        whole_scales(type, n, rows, to.scales, to.mins, to.stride);
+        return;
+    }
+#endif
     for (int r = 0; r < VW; r++) {
-        unpack_scales(type, rows[r], n, scales[r], mins[r]);
+        unpack_scales(type, rows[r], n, s->scales[r], s->mins[r]);
+    }
+    turn(s->scales[0], PLONG_GROUPS, PLONG_PANEL / kind.group, to.scales, to.stride);
+    if (kind.mins) {
+        turn(s->mins[0], PLONG_PANEL / 32, PLONG_PANEL / 32, to.mins, to.stride);
     }
 }
 

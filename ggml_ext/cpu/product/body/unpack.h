@@ -3,9 +3,6 @@
  * is as ggml-common.h defines it.
  */
 
-static const uint8_t mx_values[16] = { 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0 }; /* plus 12 */
-static const int8_t  nl_values[16] = { NL_VALUES };
-
 /* Signed bytes as codes: plus 128 where these are unsigned. */
 PLONG_INLINE b32 whole_bytes(b32 x) { return SIGNED_CODES ? x : b32_flip(x); }
 
