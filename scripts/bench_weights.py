@@ -2,8 +2,8 @@
 
     python scripts/bench_weights.py [--types q8_0,q4_K] [--rows 1,512] [--shapes 4096x14336] [--threads N]
 
-Sides: ours, as the codes of --codes; `upstream` on weights as a file stores them; `repacked`, upstream's on weights that
-it has rearranged in memory, for the types for which it does. Prints a table, then one JSON line: {"threads",
+Sides: ours, as the codes of --codes; `upstream` on weights as a file stores them; `repacked`, upstream's on weights
+that it has rearranged in memory, for the types for which it does. Prints a table, then one JSON line: {"threads",
 "read_gbps", "rows": [{"type", "columns", "weights", "rows", "side", "seconds", "gops", "gbps", "ratio"}]}. gops: 10^9
 multiplications and additions a second; gbps: of weights read; ratio: of the better one of upstream's times to this one.
 """
@@ -27,10 +27,12 @@ import numpy as np
 from attention_bench.roofline import Memory
 from cases import Array
 from op_graph import SIGNATURES, Ggml
-from product_graph import TYPES, quantized
+from product_graph import TYPES as ALL
+from product_graph import quantized
 
 from pyllama_long import _native
 
+TYPES = {name: kind for name, kind in ALL.items() if name != "f32"}
 ROWS = "1,8,32,128,512"
 SHAPES = "2048x8192,4096x14336,2048x768"  # of a 1B and an 8B model, and of an expert of a 30B-A3B one
 POOL = 64  # random weight rows, repeated

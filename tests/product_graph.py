@@ -14,6 +14,7 @@ from pyllama_long import _native
 
 # Types of weights whose products are ours: number in ggml's enum, columns of a block.
 TYPES = {
+    "f32": (0, 1),
     "q8_0": (8, 32),
     "q4_0": (2, 32),
     "q4_1": (3, 32),
@@ -55,6 +56,8 @@ ggml = Ggml(
 def quantized(x: Array, name: str) -> Array:
     """Rows x [..., columns] float32 in a type's blocks: [..., bytes] uint8."""
     kind, columns = TYPES[name][0], x.shape[-1]
+    if name == "f32":
+        return np.ascontiguousarray(x, np.float32).view(np.uint8)
     rows = np.ascontiguousarray(x, np.float32).reshape(-1, columns)
     out = np.zeros((len(rows), ggml.ggml_row_size(kind, columns)), np.uint8)
     source = rows.ctypes.data_as(POINTER(c_float))
@@ -64,6 +67,8 @@ def quantized(x: Array, name: str) -> Array:
 
 def dequantized(raw: Array, name: str, columns: int) -> Array:
     """What blocks [..., bytes] stand for: [..., columns] float64."""
+    if name == "f32":
+        return raw.view(np.float32).astype(np.float64)
     rows = np.ascontiguousarray(raw).reshape(-1, raw.shape[-1])
     out = np.zeros((len(rows), columns), np.float32)
     traits = ggml.ggml_get_type_traits(TYPES[name][0]).contents
@@ -72,8 +77,11 @@ def dequantized(raw: Array, name: str, columns: int) -> Array:
     return out.astype(np.float64).reshape(*raw.shape[:-1], columns)
 
 
-def rounded(x: Array) -> Array:
-    """Activations [..., columns] float32 as the products round them: 8 bits, with a scale for each 32 of them."""
+def rounded(x: Array, name: str) -> Array:
+    """Activations [..., columns] float32 as the products with a type round them: 8 bits, with a scale for each 32 of
+    them."""
+    if name == "f32":
+        return x.astype(np.float64)
     groups = x.reshape(-1, 32)
     most = np.abs(groups).max(axis=1, keepdims=True)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

@@ -16,6 +16,7 @@ static bool isa_usable(void) {
 #include "cpu/product/simd/ints_avx2.h"
 
 #define ROWS         3
+#define FLOAT_ROWS   6
 #define SIGNED_CODES 1
 
 /* Sums of two products fit 16 bits: codes are at most 127, and signed ones at least -128. */

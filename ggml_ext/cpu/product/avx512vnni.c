@@ -14,6 +14,7 @@ static bool isa_usable(void) {
 #include "cpu/simd/avx512.h"
 
 #define ROWS         6
+#define FLOAT_ROWS   12
 #define SIGNED_CODES 0
 typedef __m512i  vi;
 typedef __m512i  vc;

@@ -19,6 +19,7 @@ static bool isa_usable(void) {
 #include "cpu/product/simd/ints_avx2.h"
 
 #define ROWS         4
+#define FLOAT_ROWS   6
 #define SIGNED_CODES 0
 
 static inline vi vi_dot(vi acc, vc w, vc x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }

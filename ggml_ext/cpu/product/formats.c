@@ -2,6 +2,7 @@
 #include "cpu/product/product.h"
 
 static const struct plong_format formats[] = {
+    { .type = GGML_TYPE_F32, .floats = true },
     { .type = GGML_TYPE_Q8_0, .group = 32, .offset = 128, .wide = true },
     { .type = GGML_TYPE_Q4_0, .group = 32, .offset = 8 },
     { .type = GGML_TYPE_Q4_1, .group = 32, .mins = true },

@@ -10,10 +10,11 @@
 #include "ggml-cpu-impl.h"
 #include "cpu/product/product.h"
 
-#define JOBS_PER_THREAD 4  /* at least, for balance */
-#define FEW_ROWS        16 /* of activations: then the time goes into reading weights */
-#define LONGEST_RUN     8  /* tiles that a thread then takes at once, so that it can fetch the next one */
-#define LEAST_ROWS      48 /* tiles are not split below this, since each part unpacks the weights again */
+#define SMALL           512 /* rows of float32 weights */
+#define JOBS_PER_THREAD 4   /* at least, for balance */
+#define FEW_ROWS        16  /* of activations: then the time goes into reading weights */
+#define LONGEST_RUN     8   /* tiles that a thread then takes at once, so that it can fetch the next one */
+#define LEAST_ROWS      48  /* tiles are not split below this, since each part unpacks the weights again */
 
 static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -22,11 +23,14 @@ bool plong_product_takes_type(int type) {
     return plong_product_in_use() != NULL && plong_format_of((enum ggml_type) type) != NULL;
 }
 
+/* Float32 weights are taken where they choose experts, or are as small: a choice must not depend on the other rows of the
+ * batch. For large ones, which models hardly have, upstream is faster with few rows. */
 bool plong_product_takes(const struct ggml_tensor * op) {
     const struct ggml_tensor *w = op->src[0], *x = op->src[1];
-    return plong_product_takes_type((int) w->type) && w->extra == NULL && x->type == GGML_TYPE_F32 &&
-           op->type == GGML_TYPE_F32 && w->nb[0] == ggml_type_size(w->type) && x->nb[0] == sizeof(float) &&
-           op->nb[0] == sizeof(float) && w->ne[3] == 1 && (op->op == GGML_OP_MUL_MAT_ID || w->ne[2] == 1);
+    return plong_product_takes_type((int) w->type) && (w->type != GGML_TYPE_F32 || w->ne[1] <= SMALL) &&
+           w->extra == NULL && x->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32 &&
+           w->nb[0] == ggml_type_size(w->type) && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float) &&
+           w->ne[3] == 1 && (op->op == GGML_OP_MUL_MAT_ID || w->ne[2] == 1);
 }
 
 /* ---- work memory ---------------------------------------------------------------------------------------------- */
@@ -34,7 +38,8 @@ bool plong_product_takes(const struct ggml_tensor * op) {
 struct work {
     int64_t                       n_rows; /* of outputs: a row of activations has one for each expert that it goes to */
     int64_t                       n_panels;
-    struct plong_activations *    x;      /* [n_panels][n_rows] */
+    char *                        x; /* [n_panels][n_rows] of panel_bytes */
+    size_t                        panel_bytes;
     struct plong_activation_row * rows;   /* [n_rows] */
     int32_t *                     place;  /* [n_rows]: where among `rows` an output is */
     int32_t *                     starts; /* [experts + 1]: the first row of each */
@@ -54,7 +59,8 @@ static size_t layout(struct work * w, const struct ggml_tensor * op, int n_threa
     uintptr_t     at      = (base + 63) & ~(uintptr_t) 63;
     w->n_rows             = op->ne[1] * op->ne[2] * op->ne[3];
     w->n_panels           = ceil_div(op->src[1]->ne[0], PLONG_PANEL);
-    w->x                  = take(&at, (size_t) (w->n_rows * w->n_panels) * sizeof(*w->x));
+    w->panel_bytes        = plong_panel_bytes(plong_format_of(op->src[0]->type));
+    w->x                  = take(&at, (size_t) (w->n_rows * w->n_panels) * w->panel_bytes);
     w->rows               = take(&at, (size_t) w->n_rows * sizeof(*w->rows));
     w->place              = take(&at, (size_t) w->n_rows * sizeof(*w->place));
     w->starts             = take(&at, (size_t) (experts + 1) * sizeof(*w->starts));
@@ -103,13 +109,13 @@ static void pack_panel(
     const int64_t              i3 = row / (x->ne[1] * x->ne[2]), i2 = row / x->ne[1] % x->ne[2], i1 = row % x->ne[1];
     const char *               from   = (const char *) x->data + i1 * x->nb[1] + i2 * x->nb[2] + i3 * x->nb[3];
     const int64_t              column = panel * PLONG_PANEL;
-    struct plong_activations * first  = NULL;
+    char *                     first  = NULL;
     for (int64_t i = i1; i < op->ne[1]; i += x->ne[1]) {
-        const int64_t              number = (i3 * op->ne[2] + i2) * op->ne[1] + i;
-        const int64_t              at     = op->op == GGML_OP_MUL_MAT_ID ? w->place[number] : number;
-        struct plong_activations * to     = w->x + panel * w->n_rows + at;
+        const int64_t number = (i3 * op->ne[2] + i2) * op->ne[1] + i;
+        const int64_t at     = op->op == GGML_OP_MUL_MAT_ID ? w->place[number] : number;
+        char *        to     = w->x + (size_t) (panel * w->n_rows + at) * w->panel_bytes;
         if (first) {
-            *to = *first;
+            memcpy(to, first, w->panel_bytes);
         } else {
             product->pack(
                 plong_format_of(op->src[0]->type), (const float *) from + column,
@@ -167,7 +173,7 @@ static void run_tile(
         .n_weights = (int32_t) min_i64(w->ne[1] - first, j->product->tile),
         .rows      = j->work->rows + beg,
         .n_rows    = end - beg,
-        .stride    = j->work->n_rows,
+        .stride    = (size_t) j->work->n_rows * j->work->panel_bytes,
     };
     j->product->run(&job, scratch);
 }

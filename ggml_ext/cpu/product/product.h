@@ -1,5 +1,5 @@
 /*
- * product.h - products of quantized weights with activations: ggml's mul_mat and mul_mat_id for the types of formats.c.
+ * product.h - products of weights with activations: ggml's mul_mat and mul_mat_id for the types of formats.c.
  *
  * Activations are rounded to 8 bits, with a scale for each 32 of them. A tile of weight rows is unpacked, a panel of
  * PLONG_PANEL columns at a time, into the codes that the processor multiplies best; all rows of activations are then
@@ -8,7 +8,8 @@
  *     sum over groups g of (scale_w[g] * scale_x[g]) * (codes_w[g] . codes_x[g]) + min_w[g] * sum_x[g],
  *
  * where the dot product is an integer, and each group adds to the sum by one fused multiply-add (two with min_w). So its
- * bits depend on nothing else.
+ * bits depend on nothing else. Weights in floating point are multiplied as float32, column after column, each by one fused
+ * multiply-add.
  */
 #ifndef PLONG_CPU_PRODUCT_H
 #define PLONG_CPU_PRODUCT_H
@@ -26,9 +27,10 @@ extern "C" {
 #define PLONG_PANEL  512                /* columns that are unpacked at once */
 #define PLONG_GROUPS (PLONG_PANEL / 16) /* most groups of a panel: columns that share a scale */
 
-/* How a type stores weights: w = scale * (code - offset), or scale * code + min. */
+/* How a type stores weights: w = scale * (code - offset), or scale * code + min; or as numbers. */
 struct plong_format {
     enum ggml_type type;
+    bool           floats; /* then the rest is 0 */
     int32_t        group;  /* columns that share a scale: 16 or 32 */
     int32_t        offset; /* of the codes, which are unsigned when they are unpacked */
     bool           mins;   /* groups have a min */
@@ -48,10 +50,15 @@ struct plong_activations {
     };
 };
 
+/* Bytes of a panel of one row: struct plong_activations, or float[PLONG_PANEL]. */
+static inline size_t plong_panel_bytes(const struct plong_format * format) {
+    return format->floats ? PLONG_PANEL * sizeof(float) : sizeof(struct plong_activations);
+}
+
 /* A row of activations and where its outputs go. */
 struct plong_activation_row {
-    const struct plong_activations * x;   /* the first panel; the next ones are `stride` apart */
-    float *                          out; /* [weight rows] */
+    const void * x;   /* the first panel; the next ones are `stride` bytes apart */
+    float *      out; /* [weight rows] */
 };
 
 /* A tile of weight rows times some rows of activations. */
@@ -63,9 +70,9 @@ struct plong_tile_product {
     int64_t                             columns;
     int64_t                             first; /* of the weight rows: the place of their outputs */
     int32_t                             n_weights;
-    const struct plong_activation_row * rows;
+    const struct plong_activation_row * rows; /* their panels follow each other */
     int64_t                             n_rows;
-    int64_t                             stride; /* panels of a row are this many apart */
+    size_t                              stride; /* bytes from a panel of a row to the next one */
 };
 
 /* The code for one instruction set. */
@@ -75,7 +82,7 @@ struct plong_product {
     int32_t tile;    /* weight rows of a tile */
     size_t  scratch; /* bytes that run() needs, aligned to 64 */
     /* Rounds n columns of a row of activations, a panel. */
-    void (*pack)(const struct plong_format * format, const float * x, int n, struct plong_activations * to);
+    void (*pack)(const struct plong_format * format, const float * x, int n, void * to);
     void (*run)(const struct plong_tile_product * job, void * scratch);
 };
 

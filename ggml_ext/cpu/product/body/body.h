@@ -8,7 +8,7 @@
  *     vi_dot(acc, w, x)        acc + w . x in each lane: 4 unsigned codes of w, 4 signed ones of x
  *     vi_sums_32(a), vi_sums_16(a)     sums of lanes of a[8] and a[4], for each 32 and 16 bytes of the vectors that made
  *                              them, one after another
- *     ROWS                     rows of activations that a tile is multiplied with at once
+ *     ROWS, FLOAT_ROWS         rows of activations that a tile of quantized weights, or of floats, is multiplied with at once
  *     b32, b32_*               32 bytes: load, or; flip: ^ 128; field(x, n, mask): x >> n & mask, n < 0: x << -n;
  *                              nibbles(q): the low ones of 16 bytes, then the high ones; bits(q): 16 where one of 32 bits
  *                              is set; look_up(values, at): values[at], 16 of them
@@ -20,6 +20,7 @@
 #include "cpu/product/body/panel.h"
 #include "cpu/product/body/many.h"
 #include "cpu/product/body/few.h"
+#include "cpu/product/body/floats.h"
 #include "cpu/product/body/types.h"
 
 static void PLONG_NAME(run)(const struct plong_tile_product * job, void * scratch) {

@@ -32,8 +32,12 @@ static inline float round_group(const float * x, int8_t * q) {
     return most / 127;
 }
 
-static void PLONG_NAME(pack)(
-    const struct plong_format * format, const float * x, int n, struct plong_activations * to) {
+static void PLONG_NAME(pack)(const struct plong_format * format, const float * x, int n, void * panel) {
+    struct plong_activations * to = panel;
+    if (format->floats) {
+        memcpy(panel, x, (size_t) n * sizeof(float));
+        return;
+    }
     const int offset = format->wide && SIGNED_CODES ? 0 : format->offset;
     for (int i = 0; i < n; i += 32) {
         const float scale = round_group(x + i, to->q + i);

@@ -126,6 +126,6 @@ PLONG_INLINE void turn_scales(
 
 static inline float * out_of(const struct panel * p, int64_t row) { return p->job->rows[row].out + p->job->first; }
 
-static inline const struct plong_activations * activations_of(const struct panel * p, int64_t row) {
-    return p->job->rows[row].x + p->index * p->job->stride;
+static inline const void * activations_of(const struct panel * p, int64_t row) {
+    return (const char *) p->job->rows[row].x + (size_t) p->index * p->job->stride;
 }

@@ -1,8 +1,9 @@
 /* types.h - both ways to multiply, for each type of weights. */
 
 union scratch {
-    struct many many;
-    struct few  few;
+    struct many   many;
+    struct few    few;
+    struct floats floats;
 };
 
 struct kernels {
@@ -32,11 +33,14 @@ struct kernels {
     }
 FOR_TYPES(DEFINE)
 
+static void floats_f32(const struct panel * p, void * s) { float_rows(p, s); }
+
 #define CASE(name, type, group, mins, wide) \
     case type: return (struct kernels) { many_##name, few_##name };
 static struct kernels kernels_of(enum ggml_type type) {
     switch (type) {
         FOR_TYPES(CASE)
+        case GGML_TYPE_F32: return (struct kernels) { floats_f32, floats_f32 };
         default: GGML_ABORT("no products of this type");
     }
 }
