@@ -5,12 +5,12 @@
     python scripts/bench_attention.py --lifelike
 
 One attention layer with 128 dimensions, 32 query heads and 8 KV heads: exact prefill and decode in f16, bf16, q8_0 and
-q4_0 caches, or in those of --kv-types; in f16 also with sink logits, three sparse plans at 131,072 keys, and 8
+q4_0 caches, or in those of --kv-types; in f16 also with sink logits, four sparse plans at 131,072 keys, and 8
 sequences in one call; then multi-head latent attention, whose values are the first 512 of a key's 576 dims, for 20
-and 128 query heads. With --lifelike, exact attention and keys chosen by content alone, in f16, q8_0 and q4_0 at
-131,072 keys with the statistics of a trained model's; all others are independent random numbers. The sides, cache
-types and plans of a case run alternately, repeat by repeat, so that other load on the machine affects all of them
-alike. Runs of milliseconds are repeated for a tenth of a second. Before they are timed, each is compared with
+and 128 query heads. With --lifelike, exact attention and keys chosen by content alone (topk, lsh), in f16, q8_0 and
+q4_0 at 131,072 keys with the statistics of a trained model's; all others are independent random numbers. The sides,
+cache types and plans of a case run alternately, repeat by repeat, so that other load on the machine affects all of
+them alike. Runs of milliseconds are repeated for a tenth of a second. Before they are timed, each is compared with
 upstream, and rows of ours with float64.
 
 Prints a table, then one JSON line: {"roofline": {...}, "rows": [{case, side, isa, kv_type, plan, seconds, gflops, gbps,

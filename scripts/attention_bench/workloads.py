@@ -42,6 +42,7 @@ class Sizes:
     window: str = "sinks(64)+window(4096)"
     dilated: str = "dilated()"
     topk: str = "sinks(64)+window(1024)+topk(3%)"
+    hyper: str = "sinks(64)+window(1024)+lsh(3%)+sample(1%)"
 
 
 QUICK = Sizes(
@@ -53,6 +54,7 @@ QUICK = Sizes(
     window="sinks(64)+window(512)",
     dilated="dilated(w0=256, alpha=2, n=5)",
     topk="sinks(64)+window(256)+topk(5%)",
+    hyper="sinks(64)+window(256)+lsh(5%)+sample(2%)",
 )
 
 
@@ -115,7 +117,7 @@ def _workload(name: str, seqs: tuple[Seq, ...], kv_type: str, plan: str = "exact
 
 def workloads(sizes: Sizes, kv_types: Sequence[str] = KV_TYPES) -> list[Workload]:
     """Each exact workload comes before the plans that are compared with it, which are in f16."""
-    plans = (sizes.window, sizes.dilated, sizes.topk, f"blocks {BLOCKS:.0%}")
+    plans = (sizes.window, sizes.dilated, sizes.topk, sizes.hyper, f"blocks {BLOCKS:.0%}")
     found = []
     n_new, n = sizes.short
     for kv_type in kv_types:
@@ -154,7 +156,7 @@ def lifelike(sizes: Sizes, kv_types: Sequence[str] = ("f16", "q8_0", "q4_0")) ->
         (f"decode 1x{sizes.decode}", Seq(sizes.decode - 1, 1, tail=1)),
     ):
         for kv_type in kv_types:
-            for plan in ("exact", sizes.topk):
+            for plan in ("exact", sizes.topk, sizes.hyper):
                 found.append(replace(_workload(f"lifelike {name}", (seq,), kv_type, plan), lifelike=True))
     return found
 
