@@ -6,7 +6,7 @@
 #   make check            format, lint, types, warnings and tests: what a change must pass
 #   make warnings         the compiler's warnings about ggml_ext/, as errors
 #   make bench            every bench; the last line of each is JSON
-#   make sanitize         the op's cases under AddressSanitizer and UndefinedBehaviorSanitizer, AMX emulated
+#   make sanitize         the op's cases and products under AddressSanitizer and UndefinedBehaviorSanitizer, AMX emulated
 #   make clang            the op's cases with kernels compiled by clang; CLANG=clang-19 chooses one
 #   make emulate          the op's cases on 64-bit Arm, in qemu-user with gcc's cross compiler
 #   make models           docs/models.md: which layers of each of llama.cpp's architectures the op takes
@@ -74,6 +74,7 @@ bench: build
 	$(BIN)/python scripts/bench_attention.py
 	$(BIN)/python scripts/bench_context.py --lengths 1k,4k,16k
 	$(BIN)/python scripts/bench_memory.py
+	$(BIN)/python scripts/bench_weights.py
 	$(BIN)/python scripts/bench_server.py
 
 CASES := build/cases
@@ -82,8 +83,9 @@ ARM := aarch64-linux-gnu
 sanitize: build
 	$(BIN)/python tests/native_cases.py $(CASES)
 	$(BIN)/cmake -S tests/native -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLONG_SANITIZE=ON
-	$(BIN)/cmake --build build/sanitize --target run_cases extremes
+	$(BIN)/cmake --build build/sanitize --target run_cases run_products extremes
 	build/sanitize/extremes
+	build/sanitize/run_products
 	build/sanitize/run_cases $(CASES)/*.case
 
 CLANG ?= clang
@@ -92,7 +94,8 @@ clang: build
 	$(BIN)/python tests/native_cases.py $(CASES)
 	$(BIN)/cmake -S tests/native -B build/clang -G Ninja -DCMAKE_BUILD_TYPE=Release \
 		-DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(subst clang,clang++,$(CLANG))
-	$(BIN)/cmake --build build/clang --target run_cases
+	$(BIN)/cmake --build build/clang --target run_cases run_products
+	build/clang/run_products
 	build/clang/run_cases $(CASES)/*.case
 
 emulate: build

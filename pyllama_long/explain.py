@@ -26,9 +26,16 @@ def explain(opened: Opened, checkpoints: str, factor: float | None = None) -> st
         *(f"LoRA: {path}, scale {scale:g}" for path, scale in opened.lora),
         *(f"{layers} whatever the plan and the policy" for layers in opened.windows()),
         f"CPU kernels: {kernels(opened)}",
+        f"products with quantized weights: {weights()}",
         f"layers with llama.cpp's own attention: {opened.refused() or 'none'}",
     ]
     return "\n".join(lines)
+
+
+def weights() -> str:
+    """The code for products with quantized weights on the CPU."""
+    found = _native.product()
+    return "llama.cpp's own" if found == "upstream" else f"{found}, the same bits in any batch"
 
 
 def kernels(opened: Opened) -> str:

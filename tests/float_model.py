@@ -1,7 +1,7 @@
 """The embedded model with float32 weights.
 
-ggml's products of quantized weights round the activations to 8 bits. Most processors add in another order for one row
-than for many, and if a last bit makes an activation round the other way, a logit changes by some tenths. Comparing
+Where llama.cpp's own products run (product() == "upstream"), those of quantized weights add in another order for one
+row than for many. If a last bit makes a rounded activation go the other way, a logit changes by some tenths. Comparing
 answers in different batches would then be a test of ggml.
 """
 
