@@ -31,7 +31,7 @@ PRESETS = {
     "longnet": "dilated()",
     "skim": "prefill: sinks(64)+window(4096) | tail: exact",
     "hyper": "sinks(64)+window(1024)+lsh(3%)+sample(1%); dense_below=4096, dense_layers=2",
-    "adaptive": "prefill: sinks(64)+window(1024)+topk(3%) | tail: sinks(64)+window(1024)+topk(10%); "
+    "adaptive": "prefill: sinks(64)+window(1024)+topk(3%) | tail: exact; "
     "dense_below=8192, dense_layers=2, error=0.1",
 }
 
