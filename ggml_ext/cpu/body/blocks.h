@@ -23,6 +23,7 @@ struct tile_mem {
     elem *               packed; /* [zones][rows, padded to SUB][dk]: q for wide jobs */
     void *               jq;     /* [zones][job rows, padded to SUB][dk]: elem, or float if the job is narrow */
     struct plong_softmax js;     /* the job's rows, padded to SUB; l is [rows][VW] */
+    struct plong_softmax span;   /* rows of the tile; l is [rows] */
     float *              reach;  /* [rows] the largest sum |q| over all zones; valid when packed is */
     float *              shift;  /* [rows] of the job: fixed_shift() */
     float *              counts; /* [job.n_counts][PLONG_KEYS] added to the logits of a block's keys */

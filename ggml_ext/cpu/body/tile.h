@@ -43,6 +43,9 @@ static size_t tile_layout(struct tile_mem * t, uintptr_t base, int32_t d_k, int3
     t->js.m      = take_scratch(&at, padded * sizeof(float));
     t->js.l      = take_scratch(&at, padded * VW * sizeof(float));
     t->js.acc    = take_scratch(&at, padded * dv * sizeof(float));
+    t->span.m    = take_scratch(&at, (size_t) rows * sizeof(float));
+    t->span.l    = take_scratch(&at, (size_t) rows * sizeof(float));
+    t->span.acc  = take_scratch(&at, (size_t) rows * dv * sizeof(float));
     t->reach     = take_scratch(&at, (size_t) rows * sizeof(float));
     t->shift     = take_scratch(&at, (size_t) rows * sizeof(float));
     t->counts    = take_scratch(&at, PLONG_MAX_COUNTS * PLONG_KEYS * sizeof(float));
@@ -129,6 +132,24 @@ static void peek_keys(struct tile_run * t, int32_t span, int cap, struct key_blo
     key_walk_next(&walk, b);
 }
 
+/* Empties the state of a span of several jobs: these are added to it first, so that a span gives the same bits by itself as
+ * after others. */
+static void run_span_reset(struct tile_run * t) {
+    for (int32_t r = 0; r < plong_tile_rows(t->tile); r++) {
+        t->mem.span.m[r] = -INFINITY;
+        t->mem.span.l[r] = 0.0f;
+    }
+}
+
+/* Adds the keys of a span of several jobs. */
+static void run_span_end(const struct tile_run * t, struct plong_softmax * into) {
+    const struct plong_softmax * s = &t->mem.span;
+    for (int32_t r = 0; r < plong_tile_rows(t->tile); r++) {
+        float *acc = into->acc + (size_t) r * t->dv, *own = s->acc + (size_t) r * t->dv;
+        softmax_merge(&into->m[r], &into->l[r], acc, s->m[r], s->l[r], own, t->dv);
+    }
+}
+
 /* Adds the keys of one span. A row's result depends only on its spans: not on the other rows of the tile, the rest of
  * the batch, or the number of threads. */
 static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * state) {
@@ -136,17 +157,21 @@ static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * s
     struct key_block   blocks[2];
     struct key_block * b      = &blocks[0];
     struct key_block * next   = &blocks[1];
-    bool               in_job = false;
-    const int          cap    = t->tile->n_kv > 1 ? NARROW_BLOCK : BLOCK;
-    t->k_then                 = t->k_base;
-    t->v_then                 = t->v_base;
+    bool               in_job = false, several = false;
+    const int          cap = t->tile->n_kv > 1 ? NARROW_BLOCK : BLOCK;
+    t->k_then              = t->k_base;
+    t->v_then              = t->v_base;
     key_walk_begin(&walk, t->call, t->item, span, cap);
     for (bool more = key_walk_next(&walk, b); more;) {
         more             = key_walk_next(&walk, next);
         const bool ready = plong_work_readers(t->call->work) + b->range->readers == t->job.readers;
         const bool same  = ready && b->range->log2_weight == t->job.log2_weight;
         if (in_job && !same) {
-            run_job_end(t, state);
+            if (!several) {
+                run_span_reset(t);
+            }
+            several = true;
+            run_job_end(t, &t->mem.span);
         }
         if (!ready) {
             run_job_begin(t, b->range->readers);
@@ -173,7 +198,10 @@ static void run_span(struct tile_run * t, int32_t span, struct plong_softmax * s
         next                    = swap;
     }
     if (in_job) {
-        run_job_end(t, state);
+        run_job_end(t, several ? &t->mem.span : state);
+    }
+    if (several) {
+        run_span_end(t, state);
     }
 }
 
