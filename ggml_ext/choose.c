@@ -7,7 +7,7 @@
 
 #include "ggml.h"
 #include "lsh.h"
-#include "sample.h"
+#include "verify.h"
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -192,6 +192,43 @@ const struct plong_tile_range * plong_choice_ranges(const struct plong_call * c)
     return (const struct plong_tile_range *) ((const struct plong_choice *) c->choices + c->work->n_tiles);
 }
 
+static struct plong_verdict * verdicts_of(const struct plong_call * c) {
+    return (
+        struct plong_verdict *) ((struct plong_tile_range *) ((struct plong_choice *) c->choices + c->work->n_tiles) +
+                                 c->work->n_chosen);
+}
+
+/* Reading all keys of a single kv head takes about twice its part of the time that all of them take together. */
+static bool reads_whole(const struct plong_call * c, const struct plong_verdict * v) {
+    return 5 * v->heads >= 2 * (c->n_head / c->n_group);
+}
+
+void plong_choices_settle(const struct plong_call * c) {
+    const struct plong_tile * tiles    = plong_work_tiles(c->work);
+    struct plong_choice *     choices  = c->choices;
+    struct plong_verdict *    verdicts = verdicts_of(c);
+    memset(verdicts, 0, (size_t) c->work->n_options * sizeof(*verdicts));
+    for (int pass = 0; pass < 2 && c->work->n_options > 0; pass++) {
+        for (int32_t i = 0; i < c->work->n_tiles; i++) {
+            struct plong_verdict * v = &verdicts[tiles[i].tok];
+            if (tiles[i].option != PLONG_OPTION_CHOICE || tiles[i].choice_room == 0) {
+                continue;
+            }
+            if (pass == 0 && choices[i].all) {
+                v->heads++;
+                v->tile = i;
+            } else if (pass == 1 && reads_whole(c, v)) {
+                choices[i] = choices[v->tile];
+            }
+        }
+    }
+}
+
+bool plong_tile_idle(const struct plong_call * c, const struct plong_tile * tile) {
+    return tile->option != PLONG_OPTION_NONE &&
+           reads_whole(c, &verdicts_of(c)[tile->tok]) == (tile->option == PLONG_OPTION_CHOICE);
+}
+
 /* Whether piece a is better than b: of equal ones the later. */
 static bool better(const float * weights, int32_t a, int32_t b) {
     return weights[a] > weights[b] || (weights[a] == weights[b] && a > b);
@@ -269,7 +306,7 @@ int32_t plong_closer_look(const struct plong_call * c, const struct plong_tile *
     const struct plong_phase * ph   = plong_batch_phase(c->batch, tile->phase);
     const bool                 one  = plong_phase_rows(ph) == 1; /* a query that looks for one fact */
     const int32_t              keep = max_i32(n / (one ? 3 : 5), 3 * plong_phase_budget(ph, n));
-    if (plong_phase_grows(c->batch, tile->phase)) { /* by any of them */
+    if (plong_phase_grows(c->batch, tile->phase) || plong_phase_verifies(ph)) { /* by any of them */
         return n;
     }
     return n < (one ? LOOK_ONE : LOOK_MANY) || keep > n / 2 ? n : keep;
@@ -420,11 +457,9 @@ static int32_t grow(
 
 /* Appends a key of each stratum of the rest, which stands for all keys of its stratum. */
 static void choose_sample(
-    const struct plong_call * c, const struct plong_tile * tile, const struct plong_rest * rest,
+    const struct plong_call * c, const struct plong_tile * tile, const struct plong_rest * rest, int32_t n,
     struct plong_tile_range * ranges, int32_t readers, struct plong_choice * choice) {
-    const struct plong_phase * ph = plong_batch_phase(c->batch, tile->phase);
-    const int32_t              n  = plong_phase_sample(ph, rest->n_keys);
-    struct plong_strata        s  = plong_strata_of(rest, n, plong_sample_place(c, tile));
+    struct plong_strata s = plong_strata_of(rest, n, plong_sample_place(c, tile));
     while (choice->n < tile->choice_room && plong_strata_next(&s)) {
         const struct plong_piece key = { s.pos, s.cell, 1 };
         add_keys(ranges, &choice->n, &key, readers, log2f((float) s.size));
@@ -432,14 +467,16 @@ static void choose_sample(
     }
 }
 
-void plong_choose_these(
-    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, int32_t n, int32_t * order,
-    int32_t k) {
-    const struct plong_tile * t      = plong_work_tiles(c->work) + tile;
-    struct plong_choice *     choice = (struct plong_choice *) c->choices + tile;
-    struct plong_tile_range * ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
+/* Writes a choice: the pieces order[k], which it sorts, and strata of the others; strata -1: as many as the phase says. */
+static void write_choice(
+    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, int32_t n, int32_t * order, int32_t k,
+    int32_t strata) {
+    const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
+    const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
+    struct plong_choice *      choice = (struct plong_choice *) c->choices + tile;
+    struct plong_tile_range *  ranges = (struct plong_tile_range *) (choice - tile + c->work->n_tiles) + t->choice;
     const int32_t readers = t->range_end > t->range_beg ? plong_work_ranges(c->work)[t->range_beg].readers : 0;
-    *choice               = (struct plong_choice) { t->choice, 0, 0 };
+    *choice               = (struct plong_choice) { t->choice, 0, 0, k == n };
     qsort(order, (size_t) k, sizeof(*order), by_index);
     for (int32_t i = 0; i < k; i++) {
         plong_add_piece(ranges, &choice->n, pieces + order[i], readers);
@@ -447,19 +484,33 @@ void plong_choose_these(
     }
     struct plong_rest rest = { .pieces = pieces, .n = n, .chosen = order, .n_chosen = k };
     rest.n_keys            = plong_rest_keys(&rest);
-    choose_sample(c, t, &rest, ranges, readers, choice);
+    choose_sample(c, t, &rest, strata < 0 ? plong_phase_sample(ph, rest.n_keys) : strata, ranges, readers, choice);
+}
+
+void plong_choose_these(
+    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, int32_t n, int32_t * order,
+    int32_t k) {
+    write_choice(c, tile, pieces, n, order, k, -1);
 }
 
 void plong_choose(
-    const struct plong_call * c, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
-    int32_t * order, const struct plong_trial * trial) {
-    const struct plong_tile *  t    = plong_work_tiles(c->work) + tile;
-    const struct plong_phase * ph   = plong_batch_phase(c->batch, t->phase);
-    const int32_t              room = min_i32(n, t->choice_room);
-    int32_t                    k    = plong_phase_weighs(ph) ? min_i32(plong_phase_budget(ph, n), room) : 0;
-    struct ranking             r    = ranking_of(weights, n, order, trial ? room : k);
+    const struct plong_call * c, int32_t tile, const struct plong_candidates * from, const struct plong_trial * trial,
+    struct plong_verifying * verifying) {
+    const struct plong_piece * pieces = from->pieces;
+    int32_t *                  order  = from->order;
+    const int32_t              n      = from->n;
+    const struct plong_tile *  t      = plong_work_tiles(c->work) + tile;
+    const struct plong_phase * ph     = plong_batch_phase(c->batch, t->phase);
+    const int32_t              room   = min_i32(n, t->choice_room);
+    const bool                 all    = plong_phase_verifies(ph) && !verifying;
+    int32_t        k = plong_phase_weighs(ph) && !all ? min_i32(plong_phase_budget(ph, n), room) : 0, strata = -1;
+    struct ranking r = ranking_of(from->weights, n, order, trial ? room : k);
     rank(&r, 0, k);
-    k = cut_mass(ph, weights, order, k);
+    k = cut_mass(ph, from->weights, order, k);
     k = trial ? grow(&r, pieces, k, room, c->batch->plan.error, trial) : k;
-    plong_choose_these(c, tile, pieces, n, order, k);
+    if (plong_phase_verifies(ph)) {
+        qsort(order, (size_t) k, sizeof(*order), by_index);
+        strata = plong_verify(c, t, pieces, n, order, &k, verifying);
+    }
+    write_choice(c, tile, pieces, n, order, k, strata);
 }

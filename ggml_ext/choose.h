@@ -104,10 +104,24 @@ struct plong_choice {
     int32_t beg;
     int32_t n;
     int32_t keys; /* of these ranges */
+    int32_t all;  /* 1: they are all that there were to choose */
+};
+
+/* Of a token whose tiles are options, after the ranges. */
+struct plong_verdict {
+    int32_t heads; /* kv heads that read all keys */
+    int32_t tile;  /* of one of them */
 };
 
 PLONG_API const struct plong_choice *     plong_choices(const struct plong_call * call, int32_t tile);
 PLONG_API const struct plong_tile_range * plong_choice_ranges(const struct plong_call * call);
+
+/* Decides which options are computed, when all choices were written: where all kv heads are to read all keys, the choices of
+ * all of them become that of one that does. */
+PLONG_API void plong_choices_settle(const struct plong_call * call);
+
+/* Whether a tile is an option that is not computed. */
+PLONG_API bool plong_tile_idle(const struct plong_call * call, const struct plong_tile * tile);
 
 /* Appends a piece to ranges [*n], whose last it may prolong: keys that all rows of `readers` read. */
 PLONG_API void plong_add_piece(
@@ -131,13 +145,23 @@ PLONG_API void plong_choose_these(
     const struct plong_call * call, int32_t tile, const struct plong_piece * pieces, int32_t n, int32_t * order,
     int32_t k);
 
-/* Writes the choice of a tile: the pieces with the largest weights [n], by the budget of its phase, and with a trial (or
- * NULL) as many more as it takes to get the error of the plan; then a sample of the keys of the others, in ranges with the
- * weight that makes them stand for all of these. order: scratch of n int32. The result only depends on the pieces, and on the
- * place of the tile. */
+/* The pieces of a tile, of which it chooses. */
+struct plong_candidates {
+    const struct plong_piece * pieces;
+    const float *              weights; /* [n], where it has an index */
+    int32_t                    n;
+    int32_t *                  order; /* scratch: [n] */
+};
+
+struct plong_verifying;
+
+/* Writes the choice of a tile: the pieces with the largest weights, by the budget of its phase, and with a trial (or NULL) as
+ * many more as it takes to get the error of the plan; then a sample of the keys of the others, in ranges with the weight that
+ * makes them stand for all of these. verifying: where the phase verifies its choice (verify.h), or NULL to read everything
+ * there. The result only depends on the pieces, and on the place of the tile. */
 PLONG_API void plong_choose(
-    const struct plong_call * call, int32_t tile, const struct plong_piece * pieces, const float * weights, int32_t n,
-    int32_t * order, const struct plong_trial * trial);
+    const struct plong_call * call, int32_t tile, const struct plong_candidates * from,
+    const struct plong_trial * trial, struct plong_verifying * verifying);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@ target_sources(ggml-base PRIVATE
     ${PLONG_EXT_DIR}/rope.c
     ${PLONG_EXT_DIR}/sample.c
     ${PLONG_EXT_DIR}/tiles.c
+    ${PLONG_EXT_DIR}/verify.c
     ${PLONG_EXT_DIR}/work.c)
 # Backends that the op has no kernels for.
 target_sources(ggml-base PRIVATE ${PLONG_EXT_DIR}/cuda/absent.c ${PLONG_EXT_DIR}/metal/absent.c)
@@ -70,8 +71,8 @@ if (TARGET ggml-cpu)
     set(plong_flags_avx2 -mavx2 -mfma -mf16c)
     set(plong_flags_neonbf16 -march=armv8.2-a+bf16)
 
-    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/dispatch.c ${PLONG_EXT_DIR}/cpu/choose.c ${PLONG_EXT_DIR}/cpu/queue.c ${PLONG_EXT_DIR}/cpu/trial.c
-        ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
+    target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/apart.c ${PLONG_EXT_DIR}/cpu/choose.c ${PLONG_EXT_DIR}/cpu/dispatch.c
+        ${PLONG_EXT_DIR}/cpu/isa.c ${PLONG_EXT_DIR}/cpu/queue.c ${PLONG_EXT_DIR}/cpu/trial.c ${PLONG_EXT_DIR}/cpu/table_${plong_table}.c)
     foreach (isa ${plong_isas})
         target_sources(plong-cpu PRIVATE ${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c)
         set_source_files_properties(${PLONG_EXT_DIR}/cpu/${isa}/${isa}.c PROPERTIES

@@ -29,7 +29,7 @@ extern "C" {
 
 #define PLONG_API GGML_API
 
-#define PLONG_ABI_VERSION  11
+#define PLONG_ABI_VERSION  12
 #define PLONG_MAX_BRANCHES 16
 #define PLONG_ALL          INT32_MAX /* a count that means "every key" */
 #define PLONG_LONGEST      (1 << 30) /* largest segment, rate, chunk or window: the sum of two does not overflow */
@@ -74,7 +74,11 @@ struct plong_phase {
     int32_t sample;       /* strata, at most; 0: the phase samples none; PLONG_ALL: no limit */
     int32_t sample_seed;  /* of the random numbers, which are a hash of it and of the place of a stratum */
     float   sample_share; /* at most this share of the keys; 1: no limit */
-    /* of topk, lsh and sample */
+    /* verified: of the other keys as many strata as it takes for the relative errors of numerator and denominator to stay
+     * under eps with probability 1 - delta; then sample is 0 */
+    float verify_eps; /* 0: the phase does not */
+    float verify_delta;
+    /* of topk, lsh, sample and verified */
     int32_t
         query_block; /* queries at positions [i * query_block, (i + 1) * query_block) choose together: PLONG_PAGE, 1 */
 };

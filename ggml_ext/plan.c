@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#define VERIFY_MOST 4096 /* keys of a verified sample: choices are memory */
+
 static inline int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 
@@ -42,6 +44,15 @@ static const char * phase_check(const struct plong_phase * ph) {
     }
     if (ph->sample > 0 && !(ph->sample_share > 0.0f && ph->sample_share <= 1.0f)) {
         return "attention plan: the share of a sample is not in (0, 1]";
+    }
+    if (!(ph->verify_eps >= 0.0f && ph->verify_eps < 1.0f)) {
+        return "attention plan: the error of a verified sample is not in (0, 1)";
+    }
+    if (plong_phase_verifies(ph) && !(ph->verify_delta > 0.0f && ph->verify_delta < 1.0f)) {
+        return "attention plan: the probability of a verified sample is not in (0, 1)";
+    }
+    if (plong_phase_verifies(ph) && (ph->query_block != 1 || ph->sample > 0 || ph->lsh_keys > 0)) {
+        return "attention plan: a verified sample is for single queries, and the only one";
     }
     if (plong_phase_chooses(ph)) {
         if (ph->query_block != 1 && ph->query_block != PLONG_PAGE) {
@@ -94,13 +105,13 @@ const struct plong_phase * plong_batch_phase(const struct plong_batch * batch, i
     return i == PLONG_PHASE_EXACT ? &exact : &batch->plan.phase[i];
 }
 
-bool plong_phase_weighs(const struct plong_phase * ph) { return ph->top_blocks > 0; }
-bool plong_phase_wants_index(const struct plong_phase * ph) { return ph->top_blocks > 0 || ph->lsh_keys > 0; }
+bool plong_phase_weighs(const struct plong_phase * ph) { return ph->top_blocks > 0 || plong_phase_verifies(ph); }
+bool plong_phase_wants_index(const struct plong_phase * ph) { return plong_phase_weighs(ph) || ph->lsh_keys > 0; }
 
 int32_t plong_plan_index(const struct plong_plan * plan) {
     int32_t parts = 0;
     for (int i = 0; i < 2; i++) {
-        parts |= plan->phase[i].top_blocks > 0 ? PLONG_INDEX_DIGITS : 0;
+        parts |= plong_phase_weighs(&plan->phase[i]) ? PLONG_INDEX_DIGITS : 0;
         parts |= plan->phase[i].lsh_keys > 0 ? PLONG_INDEX_RANKS : 0;
     }
     return parts;
@@ -121,7 +132,10 @@ bool plong_phase_grows(const struct plong_batch * batch, int32_t phase) {
 }
 
 int32_t plong_phase_block(const struct plong_phase * ph) {
-    return ph->top_blocks > 0 ? ph->top_block : ph->lsh_keys > 0 ? PLONG_PAGE : INT32_MAX;
+    return ph->top_blocks > 0         ? ph->top_block
+           : plong_phase_verifies(ph) ? PLONG_PAGE / 2
+           : ph->lsh_keys > 0         ? PLONG_PAGE
+                                      : INT32_MAX;
 }
 
 int32_t plong_phase_rows(const struct plong_phase * ph) { return ph->query_block; }
@@ -151,6 +165,23 @@ int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n) {
 
 int32_t plong_phase_seed(const struct plong_phase * ph) { return ph->sample_seed; }
 
+bool plong_phase_verifies(const struct plong_phase * ph) { return ph->verify_eps > 0.0f; }
+
+double plong_phase_precision(const struct plong_phase * ph) {
+    double lo = 0, hi = 40;
+    for (int i = 0; i < 60; i++) {
+        const double z = (lo + hi) / 2;
+        if (erfc(z / sqrt(2)) > (double) ph->verify_delta / 2) {
+            lo = z;
+        } else {
+            hi = z;
+        }
+    }
+    return hi * hi / ((double) ph->verify_eps * (double) ph->verify_eps);
+}
+
+int32_t plong_verify_most(int64_t n) { return (int32_t) (n / 8 < VERIFY_MOST ? n / 8 : VERIFY_MOST); }
+
 /* First position of the window of a query at p; it may be negative. Where keys are chosen, all queries of a block have
  * the same window, which begins with a page and has at least the keys that the plan gives to each of them. */
 static int64_t window_begin(const struct plong_phase * ph, int32_t p) {
@@ -175,6 +206,8 @@ void plong_phase_candidates(const struct plong_phase * ph, int32_t p, int32_t * 
     *beg                = plong_sinks_end(ph);
     *end                = plong_phase_chooses(ph) && first > *beg ? (int32_t) first : *beg;
 }
+
+int32_t plong_phase_dense_end(const struct plong_phase * ph) { return ph->dense_below; }
 
 int plong_phase_branches(const struct plong_phase * ph) { return ph->n_branches; }
 
@@ -399,11 +432,14 @@ static int64_t chosen_keys(const struct plong_phase * ph, int32_t p, bool fewest
     }
     int64_t best = plong_phase_hashed(ph, end - beg);
     best         = fewest && best < end - beg ? 0 : best;
-    if (plong_phase_weighs(ph)) {
+    if (ph->top_blocks > 0) {
         const int32_t n   = (end + ph->top_block - 1) / ph->top_block - beg / ph->top_block;
         const int32_t few = fewest && ph->top_mass < 1.0f ? min_i32(ph->top_least, n) : n;
         best              = (int64_t) min_i32(few, plong_phase_budget(ph, n)) * ph->top_block;
         best              = best < end - beg ? best : end - beg;
+    }
+    if (plong_phase_verifies(ph)) { /* in the end perhaps all */
+        return fewest && end - beg >= PLONG_VERIFY_LEAST ? best : end - beg;
     }
     return best + plong_phase_sample(ph, end - beg - best);
 }

@@ -67,6 +67,15 @@ PLONG_API int32_t plong_phase_hashed(const struct plong_phase * ph, int64_t n);
 PLONG_API int32_t plong_phase_sample(const struct plong_phase * ph, int64_t n);
 PLONG_API int32_t plong_phase_seed(const struct plong_phase * ph);
 
+/* Whether the number of strata follows from what a query finds (verify.h), and (z / eps)^2, where z is the quantile of the
+ * standard normal distribution that is exceeded, on either side, in half of the rows that may fail. */
+PLONG_API bool   plong_phase_verifies(const struct plong_phase * ph);
+PLONG_API double plong_phase_precision(const struct plong_phase * ph);
+
+/* The most strata of n keys, and the fewest keys to choose from that are not read at once. */
+PLONG_API int32_t plong_verify_most(int64_t n);
+#define PLONG_VERIFY_LEAST 2048
+
 /* Keys of a block at most (INT32_MAX where it only samples), and queries that choose together. */
 PLONG_API int32_t plong_phase_block(const struct plong_phase * ph);
 PLONG_API int32_t plong_phase_rows(const struct plong_phase * ph);
@@ -75,6 +84,9 @@ PLONG_API int32_t plong_phase_rows(const struct plong_phase * ph);
  * blocks. */
 PLONG_API int32_t plong_phase_least(const struct plong_phase * ph);
 PLONG_API float   plong_phase_mass(const struct plong_phase * ph);
+
+/* The first position whose query may leave keys out. */
+PLONG_API int32_t plong_phase_dense_end(const struct plong_phase * ph);
 
 /* Number of dilated branches. */
 PLONG_API int plong_phase_branches(const struct plong_phase * ph);

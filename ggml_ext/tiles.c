@@ -69,12 +69,19 @@ static void set_choice(struct plong_planner * p, const struct plong_phase * ph, 
         }
         most                 = min_i64(most, INT32_MAX / 2);
         const bool    grows  = plong_phase_grows(p->batch, tile->phase);
-        const int64_t blocks = grows                    ? most
+        const int64_t gaps   = tile->run_end - tile->run_beg; /* all blocks are as many ranges, and their gaps */
+        int64_t       blocks = grows                    ? most
                                : plong_phase_weighs(ph) ? plong_phase_budget(ph, (int32_t) most)
                                                         : plong_phase_hashed(ph, all);
-        const int64_t sample = sample_room(ph, all, blocks + tile->run_end - tile->run_beg);
-        tile->choice         = (int32_t) p->n_chosen;
-        tile->choice_room    = (int32_t) min_i64(blocks + sample, INT32_MAX);
+        int64_t       sample = 0;
+        if (plong_phase_verifies(ph)) { /* it may add any block */
+            blocks = most;
+            sample = plong_verify_most(all);
+        } else {
+            sample = sample_room(ph, all, blocks + gaps);
+        }
+        tile->choice      = (int32_t) p->n_chosen;
+        tile->choice_room = (int32_t) min_i64(blocks + sample, INT32_MAX);
         p->n_chosen += tile->choice_room;
         p->tiles.failed |= p->n_chosen > MOST_CHOSEN;
     }
@@ -108,11 +115,15 @@ static int32_t tile_end(
     return end;
 }
 
-/* Appends the tiles of a group, of at most `rows` rows. */
-static void cut_group(struct plong_planner * p, const struct plong_group * group, int32_t rows) {
+/* Whether tokens of a phase have tiles that may take the place of those that choose. */
+static bool has_options(const struct plong_planner * p, const struct plong_phase * ph) {
+    return plong_phase_verifies(ph) && p->shape->n_head_kv > 1;
+}
+
+/* Appends the tiles of a group in a phase, of at most `rows` rows. */
+static void cut_phase(struct plong_planner * p, const struct plong_group * group, int32_t phase, int32_t rows) {
     const struct plong_limits * l       = p->limits;
     const struct plong_shape *  shape   = p->shape;
-    const int32_t               phase   = shape->dense ? PLONG_PHASE_EXACT : group->phase;
     const struct plong_phase *  ph      = plong_batch_phase(p->batch, phase);
     const struct plong_slot *   slot    = plong_batch_slots(p->batch) + group->slot;
     const bool                  dilated = plong_phase_branches(ph) > 0;
@@ -145,12 +156,44 @@ static void cut_group(struct plong_planner * p, const struct plong_group * group
                     .head    = kv * n_group + h,
                     .n_h     = n_h,
                     .n_kv    = min_i32(most_kv, shape->n_head_kv - kv),
+                    .option  = has_options(p, ph) ? PLONG_OPTION_CHOICE : PLONG_OPTION_NONE,
                 };
                 set_spans(l, ph, &tile);
                 set_choice(p, ph, &tile);
                 plong_append(&p->tiles, &tile);
             }
         }
+    }
+}
+
+/* The same in its own phase. Tokens that read every key, where others of the phase choose theirs, are in tiles of all kv
+ * heads, as if they were in an exact plan. */
+static void cut_group(struct plong_planner * p, const struct plong_group * group, int32_t rows) {
+    const struct plong_phase * ph    = plong_batch_phase(p->batch, group->phase);
+    struct plong_group         dense = *group, rest = *group;
+    if (p->shape->dense || p->batch->step > 1 || !plong_phase_chooses(ph)) {
+        cut_phase(p, group, p->shape->dense ? PLONG_PHASE_EXACT : group->phase, rows);
+        return;
+    }
+    const int32_t n = plong_phase_dense_end(ph) > group->pos ? plong_phase_dense_end(ph) - group->pos : 0;
+    dense.n         = min_i32(n, group->n);
+    rest.n          = group->n - dense.n;
+    rest.tok += dense.n;
+    rest.pos += dense.n;
+    if (dense.n > 0) {
+        cut_phase(p, &dense, PLONG_PHASE_EXACT, rows);
+    }
+    if (rest.n > 0) {
+        cut_phase(p, &rest, group->phase, rows);
+    }
+    const int32_t      first = p->tiles.n;
+    struct plong_group one   = rest;
+    one.n                    = 1;
+    for (; has_options(p, ph) && one.tok < rest.tok + rest.n; one.tok++, one.pos++) {
+        cut_phase(p, &one, PLONG_PHASE_EXACT, rows);
+    }
+    for (int32_t i = first; i < p->tiles.n; i++) {
+        ((struct plong_tile *) p->tiles.at)[i].option = PLONG_OPTION_WHOLE;
     }
 }
 

@@ -71,6 +71,7 @@ static struct plong_work * pack(const struct plong_planner * p, const struct plo
         work->tile_rows     = rows > work->tile_rows ? rows : work->tile_rows;
         work->n_parts       = (int32_t) (parts < INT32_MAX ? parts : INT32_MAX);
         work->n_chosen += tiles[i].choice_room;
+        work->n_options = tiles[i].option != PLONG_OPTION_NONE ? p->batch->n_tokens : work->n_options;
     }
     return work;
 }
@@ -134,8 +135,9 @@ size_t plong_work_words(const struct plong_work * w) {
 }
 
 size_t plong_work_choice_words(const struct plong_work * w) {
-    const size_t bytes =
-        (size_t) w->n_tiles * sizeof(struct plong_choice) + (size_t) w->n_chosen * sizeof(struct plong_tile_range);
+    const size_t bytes = (size_t) w->n_tiles * sizeof(struct plong_choice) +
+                         (size_t) w->n_chosen * sizeof(struct plong_tile_range) +
+                         (size_t) w->n_options * sizeof(struct plong_verdict);
     return w->n_chosen > 0 ? bytes / sizeof(int32_t) : 0;
 }
 
@@ -192,7 +194,7 @@ static void put_tile(struct page * page, const struct plong_work * w, const stru
     if (t->gap > 0) {
         put(page, " (%d left out after %d)", t->gap, t->gap_beg);
     }
-    put(page, "\n");
+    put(page, t->option == PLONG_OPTION_WHOLE ? ", if most keys are to be read\n" : "\n");
     if (t->choice_room > 0) {
         put(page, "    and up to %d ranges that each layer chooses\n", t->choice_room);
     }

@@ -67,6 +67,15 @@ struct plong_tile {
     int32_t n_spans;
     int32_t part;                /* number of spans in the tiles before this one */
     int32_t choice, choice_room; /* its ranges among those of the choices: the first, and the most; room 0: none */
+    int32_t option;              /* enum plong_option */
+};
+
+/* A token whose kv heads verify their choices may turn out to read every key in many of them. That is faster for all kv heads
+ * together: then tiles that do so take the place of those that choose (plong_tile_idle() in choose.h). */
+enum plong_option {
+    PLONG_OPTION_NONE   = 0, /* the tile is computed */
+    PLONG_OPTION_CHOICE = 1, /* unless most keys are to be read */
+    PLONG_OPTION_WHOLE  = 2, /* only then */
 };
 
 /* Keys of a tile, and the rows that read them. */
@@ -110,6 +119,7 @@ struct plong_work {
     int32_t            tile_rows; /* of the largest tile */
     int32_t            n_parts;   /* spans of all tiles */
     int32_t            n_chosen;  /* the most ranges of all choices together */
+    int32_t            n_options; /* tokens of the ubatch if tiles are options, else 0 */
     struct plong_shape shape;
 };
 

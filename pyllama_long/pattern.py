@@ -26,7 +26,7 @@ def set_parts(phase: Phase, p: Positions) -> tuple[Positions, Positions]:
     begin = p + 1 - phase.window
     if phase.chooses:  # the queries of a page have one window, which begins with a page
         begin = (p // PAGE * PAGE + 1 - max(phase.window, PAGE)) // PAGE * PAGE
-    near = np.where(p < phase.dense_below, 0, np.maximum(0, begin))
+    near = np.where(p < phase.dense, 0, np.maximum(0, begin))
     return np.minimum(max(phase.sinks, phase.global_), near), near
 
 
@@ -95,6 +95,8 @@ def counts(phase: Phase, n: int, head: int = 0) -> Positions:
         total, left = total + near_by, left - near_by
     if phase.sample:
         total += phase.sample.of(left)
+    if phase.verified:  # at most: how many it takes is known when it runs
+        total += left
     if not phase.branches:
         return total
     lattices = [on_lattice(phase, branch, head, p) for branch in phase.branches]
@@ -135,7 +137,7 @@ def checked(phase: Phase, n: int, step: int) -> float:
     """The same share for the queries of 0 .. n at multiples of step that read every key beside what the phase gives
     them: all but those to which it gives every key."""
     p = np.arange(0, n, step)
-    partial = (counts(phase, n)[p] <= p) | (bool(phase.branches) & (p >= phase.dense_below))
+    partial = (counts(phase, n)[p] <= p) | (bool(phase.branches) & (p >= phase.dense))
     return float((p[partial] + 1).sum()) / (n * (n + 1) / 2)
 
 

@@ -11,11 +11,12 @@ For a query at position p of head h and a key at t <= p of the same sequence:
     topk(n), topk(3%), topk(mass=0.95)   blocks of keys before the window, chosen by content
     lsh(n), lsh(3%)                      keys before the window, chosen by their hashes
     sample(n), sample(3%)                some of the other keys before the window, which stand for all of them
+    verified(eps, delta)                 as many of them as it takes for an error of at most eps; in the tail
 
 `topk` chooses for each layer and kv head the blocks of `block` keys that get most of the softmax, by an estimate on
 4-bit copies of the keys: at most n of them, or a share, or as many as together have a mass. In the prefill, 64
 neighbouring queries choose together; in the tail, each query for itself. `lsh` chooses likewise by angular hashes, and
-`sample` at random. topk.py, lsh.py and sample.py have the options.
+`sample` at random. topk.py, lsh.py, sample.py and verified.py have the options.
 
 Branch k of `dilated` (segment w, rate r) reads, for head h with offset s = h mod r: with align=segment, the
 keys t from b = floor(p / w) * w on with (t - b) mod r = s, for queries on the same lattice; with align=query,
@@ -37,14 +38,15 @@ from pyllama_long.notation import ALL, MAX_LENGTH
 from pyllama_long.plan_error import PlanError
 from pyllama_long.sample import Sample, read_sample
 from pyllama_long.topk import Topk, read_topk
+from pyllama_long.verified import Verified, read_verified
 
 Weight = Literal["count", "stride", "none"]
 Align = Literal["segment", "query"]
 
 MAX_BRANCHES = 16
 PAGE = 64  # positions of a prefill that choose their keys together
-PARTS = "exact, sinks(n), window(n), global(n), dilated(...), topk(...), lsh(...), sample(...)"
-PART_NAMES = ("exact", "sinks", "window", "global", "dilated", "topk", "lsh", "sample")
+PARTS = "exact, sinks(n), window(n), global(n), dilated(...), topk(...), lsh(...), sample(...), verified(...)"
+PART_NAMES = ("exact", "sinks", "window", "global", "dilated", "topk", "lsh", "sample", "verified")
 _DILATED = ("segments", "rates", "w0", "alpha", "n", "weight", "align")
 
 
@@ -79,6 +81,7 @@ class Phase:
     topk: Topk | None = None
     lsh: Lsh | None = None
     sample: Sample | None = None
+    verified: Verified | None = None
 
     def __post_init__(self) -> None:
         for name in ("sinks", "window", "global_", "dense_below"):
@@ -98,10 +101,14 @@ class Phase:
         if self.exact and (self.sinks or self.global_ or self.branches or self.chooses):
             raise PlanError("exact reads every key: leave the other parts out")
         if self.chooses and self.branches:
-            name = "topk" if self.topk else "lsh" if self.lsh else "sample"
+            name = next(name for name in ("topk", "lsh", "sample", "verified") if getattr(self, name))
             raise PlanError(f"{name} and dilated do not go together: leave one of them out")
         if self.topk and self.lsh:
             raise PlanError("topk and lsh do not go together: leave one of them out")
+        if self.lsh and self.verified:
+            raise PlanError("lsh and verified do not go together: leave one of them out")
+        if self.sample and self.verified:
+            raise PlanError("verified draws a sample of its own: leave sample out")
         if not (self.sinks or self.window or self.global_ or self.branches or self.chooses):
             raise PlanError(f"a phase must read some keys; parts: {PARTS}")
 
@@ -118,7 +125,16 @@ class Phase:
     @property
     def indexed(self) -> bool:
         """Whether they are chosen by content, from an index of keys."""
-        return bool(self.topk or self.lsh)
+        return bool(self.topk or self.lsh or self.verified)
+
+    @property
+    def dense(self) -> int:
+        """The first position whose query may leave keys out. A verified sample saves nothing of few keys."""
+        if not self.verified:
+            return self.dense_below
+        sinks = max(self.sinks, self.global_)
+        first = -(-(self.verified.least + sinks) // PAGE) * PAGE + max(self.window, PAGE) - 1
+        return min(ALL, max(self.dense_below, first))
 
     @property
     def reach(self) -> int:
@@ -146,7 +162,7 @@ class Phase:
             values += [f"weight={self.weight}"] if self.weight != "count" else []
             values += [f"align={self.align}"] if self.align != "segment" else []
             parts.append(f"dilated({', '.join(values)})")
-        parts += [str(part) for part in (self.topk, self.lsh, self.sample) if part]
+        parts += [str(part) for part in (self.topk, self.lsh, self.sample, self.verified) if part]
         return "+".join(parts)
 
     def explain(self) -> str:
@@ -164,7 +180,7 @@ class Phase:
             }[self.weight]
             rates = ", ".join(f"1 in {b.rate} of the {b.segment}" for b in self.branches)
             parts.append(f"{rates} tokens {where} ({weight})")
-        parts += [part.explain() for part in (self.topk, self.lsh, self.sample) if part]
+        parts += [part.explain() for part in (self.topk, self.lsh, self.sample, self.verified) if part]
         return ", and ".join(parts)
 
 
@@ -239,4 +255,5 @@ _READERS: dict[str, Callable[[notation.Call], dict[str, object]]] = {
     "topk": lambda call: {"topk": read_topk(call)},
     "lsh": read_lsh,
     "sample": lambda call: {"sample": read_sample(call)},
+    "verified": lambda call: {"verified": read_verified(call)},
 }

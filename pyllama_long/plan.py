@@ -4,11 +4,11 @@
     prefill: sinks(4)+window(508) | tail: exact; dense_below=512, dense_layers=2
 
 A plan has two phases, `prefill` (the bulk of a prompt) and `tail` (the last turn's tokens and the answer); text
-without phases applies to both. phase.py describes the parts. Options: queries at positions below `dense_below` and
-layers below `dense_layers` read every key. With `check=n`, every n-th query, n = 16, 32 or 64, also reads every key:
-that measures what the plan leaves out. With `error=x`, topk takes as many blocks as it needs for a relative error of at
-most x there. `delta=n` checks too, and adds what the plan left out of a query to those after it in the prefill (Delta
-Attention, arXiv 2505.11254).
+without phases applies to both, but if it has `verified`, the prefill is exact. phase.py describes the parts.
+Options: queries at positions below `dense_below` and layers below `dense_layers` read every key. With `check=n`,
+every n-th query, n = 16, 32 or 64, also reads every key: that measures what the plan leaves out. With `error=x`,
+topk takes as many blocks as it needs for a relative error of at most x there. `delta=n` checks too, and adds what
+the plan left out of a query to those after it in the prefill (Delta Attention, arXiv 2505.11254).
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class AttentionPlan:
             raise PlanError(f"error={notation.show(self.error)} is not from 0 to 1")
         if self.error and not (self.checked and self.prefill.topk):
             raise PlanError("error= holds by the blocks that topk takes in the prefill: give it topk(...)")
+        if self.prefill.verified:
+            raise PlanError(
+                "verified is for single queries: give it to the tail, as prefill: exact | tail: ..."
+            )
         if self.prefill.dense_below != self.tail.dense_below:
             raise PlanError("dense_below belongs to the whole plan: give both phases the same")
 
@@ -224,6 +228,8 @@ def _phases(body: str, n_train: int | None) -> tuple[Phase, Phase]:
             raise PlanError(f"phase {name} is given twice")
         found[name] = _phase(parts)
     first = next(iter(found.values()))
+    if "prefill" not in found and first.verified:  # which is for single queries
+        return Phase(window=ALL), first
     return found.get("prefill", first), found.get("tail", first)
 
 

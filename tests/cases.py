@@ -61,6 +61,7 @@ class Case:
     max_bias: float = 0.0  # ALiBi's; such models have no RoPE
     soft_cap: float = 0.0  # of the logits; 0: none
     sink: float | None = None  # the mean of the heads' attention sinks; None: there are none
+    mean: float = 0.0  # of the values, and of keys that are values too
     v_in_k: bool = False  # a value is the first dims of its key, as cached (multi-head latent attention)
 
     @property
@@ -146,6 +147,8 @@ def tensors(case: Case) -> Tensors:
     n_tokens = sum(seq.n_new for seq in case.seqs)
     q = case.peaked * random.standard_normal((n_tokens, case.n_head, case.d_k))
     k, v = (random.standard_normal((n_stream, n_kv, case.n_head_kv, d)) for d in (case.d_k, case.d_v))
+    v += case.mean
+    k[..., : case.d_v] += case.mean if case.v_in_k else 0.0
     unused = np.ones((n_stream, n_kv), bool)
     for one in layouts:
         unused[one.stream, one.cell] = False
@@ -438,6 +441,7 @@ _HASHING = (
     "sinks(9)+lsh(100%)",
     "window(64)+lsh(1)+sample(3%)",
 )
+_VERIFIED = "sinks(4)+window(64)+verified(0.5, 0.5, least=2048)"
 _CHOOSING_MAPS = ("native", "dca(96, 16)", "rerope(64)+logn", "self-extend(4, 40)", "native+logn")
 
 
@@ -531,5 +535,40 @@ def _choosing() -> Iterator[Case]:
     yield replace(latent, name="sample/latent", plan=plan, seqs=(Seq(300, 70, tail=2),))
 
 
+def _verified() -> Iterator[Case]:
+    """Plans whose sample is as large as an error asks for; the values share a mean, or all keys would be read."""
+
+    def case(name: str, seqs: tuple[Seq, ...] = (Seq(2600, 2, tail=2),), **changes: Any) -> Case:
+        values: dict[str, Any] = {"plan": _VERIFIED, "mean": 1.0, "seqs": seqs}
+        return Case(f"verified/{name}", **(values | changes))
+
+    yield case("one")
+    yield case(
+        "tail", (Seq(3000, 40, tail=3), Seq(2700, 1, tail=1)), plan=f"prefill: window(90) | tail: {_VERIFIED}"
+    )
+    yield case("phases", (Seq(3000, 70, tail=3),), plan=f"prefill: topk(5) | tail: {_VERIFIED}")
+    yield case("topk", plan="window(200)+topk(2%, block=16)+verified(0.4, 0.2, least=99, seed=3)")
+    yield case("all", plan="sinks(5)+window(100)+verified(0.01, 0.01, least=99)")
+    yield case("few", (Seq(2600, 2, tail=2), Seq(2109, 5, tail=5)), plan="verified(0.5, 0.5, least=2048)")
+    yield case("cells", (Seq(3300, 2, tail=2, holes=True, reordered=True),))
+    yield case("shared", (Seq(2700, 1, tail=1), Seq(2600, 2, tail=2, shared=2000)), one_stream=True)
+    yield case("wide", peaked=3.0, plan="sinks(4)+window(64)+verified(0.9, 0.9, least=99)")
+    for n_head, n_head_kv in ((1, 1), (15, 5), (48, 1)):
+        yield case(f"heads/{n_head}/{n_head_kv}", n_head=n_head, n_head_kv=n_head_kv)
+    for kv_type in ("f32", "q8_0", "q4_0"):
+        yield case(f"type/{kv_type}", kv_type=kv_type)
+    yield case("dims", d_k=80, d_v=48, n_rot=32)
+    for rope in _CHOOSING_MAPS[1:4]:
+        yield case(f"map/{rope}", rope=rope)
+    yield case("hadamard", rope="rerope(50)", kv_type="q8_0", hadamard=64)
+    yield case(
+        "alibi", max_bias=8.0, n_rot=0, n_head=8, plan="sinks(4)+window(64)+verified(0.9, 0.9, least=99)"
+    )
+    yield case("sinks", sink=2.0, soft_cap=5.0)
+    yield case(
+        "latent", n_head=5, n_head_kv=1, d_k=576, d_v=512, rot_first=512, neox=False, v_in_k=True, mean=0.7
+    )
+
+
 CASES = _cases()
-CHOOSING = list(_choosing())
+CHOOSING = [*_choosing(), *_verified()]

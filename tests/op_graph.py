@@ -26,7 +26,8 @@ from pyllama_long.rope import RopePolicy
 GGML_TYPES = {name: kind.number for name, kind in KV_TYPES.items()}
 I32 = 26
 I8 = 24
-_HEAD, _TILE, _RANGE = 13, 20, 7  # words of struct plong_work, plong_tile and plong_tile_range (work.h)
+# words of struct plong_work, plong_tile, plong_tile_range (work.h) and plong_choice (choose.h)
+_HEAD, _TILE, _RANGE, _CHOICE = 14, 21, 7, 4
 FLOOR = 2e-6  # rounding of float32 for values around 1, for when the naive computation happens to be exact
 # A block of 32 values, by the definition of each type: nibbles have the first half in their low bits.
 _SCALE, _MIN, _FIFTH, _NIBBLES = ("scale", "<f2"), ("min", "<f2"), ("fifth", "<u4"), ("q", "u1", 16)
@@ -219,10 +220,13 @@ class CaseBatch:
         n_tokens = sum(len(one.q_pos) for one in self.layouts)
         found = np.full((n_tokens, self.case.n_head, last + 1), -np.inf)
         n_tiles = int(work[0])
-        ranges = choices[3 * n_tiles :].reshape(-1, _RANGE)
+        n_chosen, n_options = int(work[7]), int(work[8])
+        begin = _CHOICE * n_tiles
+        ranges = choices[begin : begin + _RANGE * n_chosen].reshape(-1, _RANGE)
+        assert len(choices) == begin + _RANGE * n_chosen + 2 * n_options
         for i, tile in enumerate(work[_HEAD : _HEAD + n_tiles * _TILE].reshape(-1, _TILE)):
             tok, n_tok, head, n_h, room = (int(tile[i]) for i in (4, 6, 8, 9, 19))
-            begin, n = (choices[3 * i : 3 * i + 2]) if room else (0, 0)
+            begin, n = (choices[_CHOICE * i : _CHOICE * i + 2]) if room else (0, 0)
             assert n <= room
             for start, end, step, *_, weight in ranges[begin : begin + n]:
                 assert step == 1 and start < end

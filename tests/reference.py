@@ -33,7 +33,7 @@ def log_weights(phase: Phase, p: Array, h: int, t: Array, rows: int = 1) -> Arra
     if phase.chooses:  # queries that choose together have one window, of whole pages of 64
         first = p // rows * rows - max(phase.window, 64) + 1
         begin = np.where(first > 0, first // 64 * 64, first)
-    in_set = visible & ((t < phase.sinks) | (t < phase.global_) | (t >= begin) | (p < phase.dense_below))
+    in_set = visible & ((t < phase.sinks) | (t < phase.global_) | (t >= begin) | (p < phase.dense))
     readers = np.zeros(visible.shape)
     owned = np.zeros(visible.shape, bool)
     log_stride = np.full(visible.shape, -np.inf)

@@ -16,6 +16,7 @@ from pyllama_long.phase import Align, Weight
 from pyllama_long.plan import ALL, PRESETS, AttentionPlan, Branch, Phase, PlanError, choose_plan
 from pyllama_long.sample import Sample
 from pyllama_long.topk import Topk
+from pyllama_long.verified import Verified
 
 
 def both(phase: Phase, dense_layers: int = 0) -> AttentionPlan:
@@ -157,6 +158,23 @@ def test_defaults() -> None:
         ("sample(8)+dilated()", "sample and dilated do not go together"),
         ("sample(8)+sample(9)", "sample is given twice"),
         ("exact+sample(9)", "exact reads every key: leave the other parts out"),
+        ("verified(0)", "verified: eps=0 is not from 0.000001 to 0.999999"),
+        ("verified(1)", "verified: eps=1 is not from 0.000001 to 0.999999"),
+        ("verified(0.1, 1)", "verified: delta=1 is not from 0.000001 to 0.999999"),
+        ("verified(0.1, -0.1)", "verified: delta=-0.1 is not from 0.000001 to 0.999999"),
+        ("verified(1e-9)", "verified: eps=1e-09 is not from 0.000001 to 0.999999"),
+        ("verified(nan)", "verified: eps: 'nan' is not a number"),
+        ("verified(5%)", "verified: eps: '5%' is not a number"),
+        ("verified(0.1, 0.1, 9)", "verified: unknown '9'; write verified(0.05, 0.05)"),
+        ("verified(0.1, eps=0.2)", "verified: eps is given twice"),
+        ("verified(error=0.2)", "verified: unknown 'error'; write verified(0.05, 0.05)"),
+        ("verified(least=2147483648)", "verified: least: '2147483648' is not a whole number from 0"),
+        ("verified+verified", "verified is given twice"),
+        ("verified+sample(9)", "verified draws a sample of its own: leave sample out"),
+        ("verified+dilated()", "verified and dilated do not go together"),
+        ("exact+verified", "exact reads every key: leave the other parts out"),
+        ("prefill: verified | tail: exact", "verified is for single queries: give it to the tail"),
+        ("verified; error=0.1", "error= holds by the blocks that topk takes in the prefill"),
         ("sinks(4)+slash(1, 2)", "unknown part 'slash'; known: exact"),
         (
             "hyperbole",
@@ -309,6 +327,31 @@ def test_topk_is_read_and_written(text: str, topk: Topk) -> None:
     assert AttentionPlan.parse(str(plan)) == plan and str(plan) == f"window(64)+{text}"
     assert plan.page == AttentionPlan.parse(f"prefill: exact | tail: {text}").page == 64
     assert plan.reach == ALL and "blocks of" in plan.explain()
+
+
+@pytest.mark.parametrize(
+    ("text", "verified"),
+    [
+        ("verified", Verified()),
+        ("verified()", Verified(0.05, 0.05)),
+        ("verified(0.1)", Verified(0.1)),
+        ("verified(0.1, 0.01, least=9, seed=7)", Verified(0.1, 0.01, 9, 7)),
+        ("verified(delta=0.5, eps=0.999999)", Verified(0.999999, 0.5)),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "tail: {}", "prefill: exact | tail: {}"])
+def test_verified_is_read_and_written(text: str, verified: Verified, form: str) -> None:
+    """Without phases, the prefill is exact: it is for single queries."""
+    plan = AttentionPlan.parse(form.format(text))
+    assert (plan.prefill, plan.tail) == (Phase(window=ALL), Phase(verified=verified))
+    assert AttentionPlan.parse(str(plan)) == plan
+    assert "or all" in plan.explain() and plan.page == 64
+
+
+def test_a_plan_may_verify_at_most_all_keys() -> None:
+    phase = Phase.parse("sinks(4)+window(64)+topk(3)+verified(least=100)")
+    for p in (50, 166, 167, 900):
+        assert _native.phase_count(phase, p, 0) == pattern.counts(phase, p + 1)[p] == p + 1
 
 
 @pytest.mark.parametrize(

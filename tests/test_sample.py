@@ -34,7 +34,7 @@ def test_each_stratum_has_one_key(case: Case) -> None:
             phase = (op.plan.prefill, op.plan.tail)[one.phase[i]]
             rows = 1 if one.phase[i] else 64
             end = (p // rows * rows - max(phase.window, 64) + 1) // 64 * 64
-            end = 0 if p < phase.dense_below else end
+            end = 0 if p < phase.dense else end
             left = int(((one.pos >= phase.sinks) & (one.pos < end)).sum())
             mine = found[first + i]
             if phase.topk is None or phase.sample is not None:

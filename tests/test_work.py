@@ -10,8 +10,8 @@ from op_graph import OpCase
 from pyllama_long import _native, cli
 
 BY_NAME = {case.name: case for case in CASES}
-SIZES = (20, 7, 6, 5, 2)  # int32 words of a tile, range, readers, row and count
-HEAD = 13
+SIZES = (21, 7, 6, 5, 2)  # int32 words of a tile, range, readers, row and count
+HEAD = 14
 
 
 class Parts:

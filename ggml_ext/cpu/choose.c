@@ -13,7 +13,8 @@ struct choosing {
     float *              weights; /* [most, padded to 16] */
     int32_t *            order;   /* [most] */
     float *              rows;    /* [PLONG_PAGE][d_k], and scratch of the kernel */
-    void *               trial;
+    void *               apart;   /* of a trial, or of the exact sums of a choice that is verified */
+    void *               verify;
     void *               lsh;
 };
 
@@ -28,20 +29,63 @@ static size_t layout(struct choosing * c, uintptr_t base, const struct ggml_tens
         const size_t n = plong_kernels[i]->weigh_scratch(d_k, heads, most, op->src[5] != NULL);
         kernel         = n > kernel ? n : kernel;
     }
-    uintptr_t at = base;
-    c->most      = most;
-    c->pieces    = take_scratch(&at, (size_t) most * sizeof(*c->pieces));
-    c->weights   = take_scratch(&at, ((size_t) most + 16) * sizeof(float));
-    c->order     = take_scratch(&at, (size_t) most * sizeof(int32_t));
-    c->rows      = take_scratch(&at, kernel);
-    c->trial     = take_scratch(&at, trial_scratch(op, heads, most));
-    c->lsh       = take_scratch(&at, hashes ? plong_lsh_scratch(d_k, k->ne[2], runs, heads) : 0);
+    const bool   indexed = index != NULL;
+    const size_t trial = trial_scratch(op, heads, most), exact = indexed ? apart_scratch(op, heads, most) : 0;
+    uintptr_t    at = base;
+    c->most         = most;
+    c->pieces       = take_scratch(&at, (size_t) most * sizeof(*c->pieces));
+    c->weights      = take_scratch(&at, ((size_t) most + 16) * sizeof(float));
+    c->order        = take_scratch(&at, (size_t) most * sizeof(int32_t));
+    c->rows         = take_scratch(&at, kernel);
+    c->apart        = take_scratch(&at, trial > exact ? trial : exact);
+    c->verify = take_scratch(&at, indexed ? plong_verify_scratch(d_k, (int32_t) op->src[7]->ne[0], heads, most) : 0);
+    c->lsh    = take_scratch(&at, hashes ? plong_lsh_scratch(d_k, k->ne[2], runs, heads) : 0);
     return at - base;
 }
 
 size_t plong_cpu_choose_scratch(const struct ggml_tensor * op, int n_threads) {
     struct choosing c;
     return layout(&c, 0, op) * (size_t) n_threads + 64;
+}
+
+/* plong_summing.add */
+static void add_exact(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n) {
+    apart_add(self, pieces, which, n);
+}
+
+/* Chooses the keys of a tile. Exact sums of a choice that is verified are in float32, so that all instruction sets choose the
+ * same. */
+static void choose_keys(
+    const struct plong_call * call, const struct plong_kernel * kernel, struct ggml_threadpool * pool, int32_t tile,
+    const struct choosing * mine) {
+    const struct plong_tile *  t     = plong_work_tiles(call->work) + tile;
+    const struct plong_phase * phase = plong_batch_phase(call->batch, t->phase);
+    const int32_t              n     = plong_pieces(call, t, mine->pieces);
+    GGML_ASSERT(n <= mine->most);
+    const bool               few      = plong_phase_verifies(phase) && plong_verify_few(mine->pieces, n);
+    const bool               verifies = plong_phase_verifies(phase) && !few;
+    struct trial             trial;
+    struct apart             exact     = { .kernel = plong_kernel_at(PLONG_PRECISION_F32), .pool = pool };
+    const struct plong_trial tries     = { trial_add, &trial };
+    struct plong_verifying   verifying = { .exact   = { .add = add_exact, .self = &exact },
+                                           .to_f32  = kernel->to_f32,
+                                           .scratch = mine->verify };
+    bool                     begun     = false;
+    if (plong_phase_hashed(phase, n) > 0) {
+        plong_choose_hashed(call, tile, mine->pieces, n, mine->lsh);
+        return;
+    }
+    if (plong_phase_weighs(phase) && !few) {
+        verifying.terms = kernel->weigh(call, t, mine->pieces, n, mine->weights, mine->rows);
+        begun           = trial_begin(&trial, call, pool, t, mine->most, mine->apart);
+    }
+    if (verifies) {
+        apart_begin(&exact, call, t, (struct apart_tokens) { 0, 1, 1 }, mine->most, mine->apart);
+        verifying.exact.state  = exact.state;
+        verifying.exact.stride = plong_pad32(call->d_v);
+    }
+    const struct plong_candidates from = { mine->pieces, mine->weights, n, mine->order };
+    plong_choose(call, tile, &from, begun ? &tries : NULL, verifies ? &verifying : NULL);
 }
 
 void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_tensor * op) {
@@ -64,21 +108,13 @@ void plong_cpu_choose(const struct ggml_compute_params * params, struct ggml_ten
     ggml_barrier(params->threadpool);
     for (int64_t i; (i = ggml_threadpool_chunk_add(params->threadpool, 1)) < call.work->n_tiles;) {
         if (tiles[i].choice_room > 0) {
-            const struct plong_phase * phase = plong_batch_phase(call.batch, tiles[i].phase);
-            const int32_t              n     = plong_pieces(&call, &tiles[i], mine.pieces);
-            GGML_ASSERT(n <= mine.most);
-            struct trial             trial;
-            const struct plong_trial tries = { trial_add, &trial };
-            bool                     begun = false;
-            if (plong_phase_hashed(phase, n) > 0) {
-                plong_choose_hashed(&call, (int32_t) i, mine.pieces, n, mine.lsh);
-                continue;
-            }
-            if (plong_phase_weighs(phase)) {
-                kernel->weigh(&call, &tiles[i], mine.pieces, n, mine.weights, mine.rows);
-                begun = trial_begin(&trial, &call, params->threadpool, &tiles[i], mine.most, mine.trial);
-            }
-            plong_choose(&call, (int32_t) i, mine.pieces, mine.weights, n, mine.order, begun ? &tries : NULL);
+            choose_keys(&call, kernel, params->threadpool, (int32_t) i, &mine);
+        }
+    }
+    if (call.work->n_options > 0) {
+        ggml_barrier(params->threadpool);
+        if (params->ith == 0) {
+            plong_choices_settle(&call);
         }
     }
 }

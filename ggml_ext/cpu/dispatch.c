@@ -116,6 +116,9 @@ static struct scratch scratch_layout(const struct ggml_tensor * op, int n_thread
     const int64_t tiles = plong_tiles_wanted(n_threads), cells = op->src[1]->ne[2];
     const int64_t wide = cells / SPAN + 2, narrow = NARROW_SPANS + 3;
     s.partial_rows = min_i64(tiles * DILATED_ROWS * min_rows(d_k, d_v), rows) * (wide > narrow ? wide : narrow);
+    if (op->src[7]) { /* each kv head has a tile of its own, and each part room for the rows of all */
+        s.partial_rows *= 1 + op->src[1]->ne[1];
+    }
     s.partial_rows = min_i64(s.partial_rows, MAX_PARTS / (int64_t) ((dv + 2) * sizeof(float)));
     s.partials     = s.per_thread * (size_t) n_threads;
     s.total        = s.partials + align64((size_t) (s.partial_rows * (dv + 2)) * sizeof(float)) + 64;
@@ -191,7 +194,11 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
 
     struct plong_item item;
     int64_t           done = 0;
-    for (int64_t i; (i = plong_queue_take(&queue, &item)) >= 0; done++) {
+    for (int64_t i; (i = plong_queue_take(&queue, &item)) >= 0;) {
+        if (plong_tile_idle(&call, item.tile)) {
+            continue;
+        }
+        done++;
         const int            rows  = plong_tile_rows(item.tile);
         struct plong_softmax state = state_at(queue.shared ? parts + i * part_size : (float *) mine, rows);
         empty_state(&state, rows);
@@ -206,7 +213,9 @@ void plong_cpu_compute(const struct ggml_compute_params * params, struct ggml_te
         const struct plong_tile * tiles = plong_work_tiles(call.work);
         ggml_barrier(params->threadpool);
         for (int64_t i = params->ith; i < call.work->n_tiles; i += params->nth) {
-            finish_tile(&call, kernel, &tiles[i], parts + tiles[i].part * part_size, part_size);
+            if (!plong_tile_idle(&call, &tiles[i])) {
+                finish_tile(&call, kernel, &tiles[i], parts + tiles[i].part * part_size, part_size);
+            }
         }
     }
 }

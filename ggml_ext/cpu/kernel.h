@@ -4,7 +4,7 @@
 #ifndef PLONG_CPU_KERNEL_H
 #define PLONG_CPU_KERNEL_H
 
-#include "choose.h"
+#include "verify.h"
 
 #define PLONG_MAX_D_K     576 /* of a head: multi-head latent attention has 512 and 64 */
 #define PLONG_MAX_D_V     512
@@ -37,12 +37,15 @@ struct plong_kernel {
     /* Scratch bytes that weigh() needs for this many rows and pieces. */
     size_t (*weigh_scratch)(int32_t d_k, int32_t rows, int64_t pieces, bool maps);
     /* Estimates the share of the softmax over n pieces that each of them gets, from the index, as a mean over the rows of
-     * some tokens of the tile: weights [n]. */
-    void (*weigh)(
+     * some tokens of the tile: weights [n]. Returns what each row has of each piece, in scratch; its stride is 0 if some
+     * pieces only had a rough look. */
+    struct plong_terms (*weigh)(
         const struct plong_call * call, const struct plong_tile * tile, const struct plong_piece * pieces, int32_t n,
         float * weights, void * scratch);
     /* Merges b into a, one row of d values (a multiple of 32): exact. */
     void (*merge)(float * m_a, float * l_a, float * acc_a, float m_b, float l_b, const float * acc_b, int32_t d);
+    /* A row of d values of an enum ggml_type in float32: dst [plong_pad32(d)] */
+    void (*to_f32)(int32_t type, const void * src, float * dst, int32_t d);
 };
 
 /* The item that this thread gets next unless another is faster, so that its first keys can be fetched. False: none. */

@@ -9,8 +9,12 @@ int64_t plong_tiles_wanted(int n_threads) { return TILES_PER_THREAD * (int64_t) 
 
 struct plong_queue plong_queue_of(
     const struct plong_call * call, struct ggml_threadpool * pool, int n_threads, int64_t max_rows) {
-    const struct plong_work * w = call->work;
-    const bool shared = n_threads > 1 && w->n_tiles < plong_tiles_wanted(n_threads) && w->n_parts < INT32_MAX &&
+    const struct plong_work * w     = call->work;
+    int64_t                   tiles = w->n_tiles;
+    for (int32_t i = 0; i < w->n_tiles && w->n_options > 0; i++) {
+        tiles -= plong_tile_idle(call, plong_work_tiles(w) + i);
+    }
+    const bool shared = n_threads > 1 && tiles < plong_tiles_wanted(n_threads) && w->n_parts < INT32_MAX &&
                         (int64_t) w->n_parts * w->tile_rows <= max_rows;
     return (struct plong_queue) { pool, call, shared, shared ? w->n_parts : w->n_tiles };
 }

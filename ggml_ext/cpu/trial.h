@@ -1,26 +1,16 @@
-/* trial.h - tries a choice of keys out on the checks of a tile, whose exact results are known: a tile of these rows, that
- * the kernel computes from a work of its own. */
+/* trial.h - tries a choice of keys out on the checks of a tile, whose exact results are known. */
 #ifndef PLONG_CPU_TRIAL_H
 #define PLONG_CPU_TRIAL_H
 
-#include "cpu/queue.h"
+#include "cpu/apart.h"
 
 /* Most checks of a tile: plong_plan.check is 16 at least. */
 #define PLONG_TILE_CHECKS (PLONG_PAGE / 16)
 
 struct trial {
-    const struct plong_call *   call; /* of the op that chooses */
-    const struct plong_kernel * kernel;
-    const struct plong_tile *   tile; /* the one that chooses */
-    int32_t                     first, n_checks;
-    struct ggml_threadpool *    pool;
-    struct plong_call           own; /* the call of the tile of checks */
-    struct plong_work *         work;
-    struct plong_tile *         own_tile; /* its only one */
-    struct plong_choice *       choices;  /* one, and its ranges */
-    struct plong_softmax        state;    /* of the keys that were added */
-    void *                      scratch;
-    bool                        begun; /* the keys of the plan were added */
+    const struct plong_call * call; /* of the op that chooses */
+    int32_t                   first, n_checks;
+    struct apart              checks;
 };
 
 /* Bytes of scratch for tiles with up to this many heads, and pieces. */

@@ -7,10 +7,10 @@
 #include <string.h>
 
 #include "backend.h"
-#include "choose.h"
 #include "lsh.h"
 #include "position_map.h"
 #include "rotate.h"
+#include "verify.h"
 
 enum { MAX_D = 1024 };
 
@@ -37,7 +37,7 @@ PLONG_API const char * plong_stub_supports(const struct ggml_tensor * op) {
     return op->src[1]->ne[0] > MAX_D || op->src[2]->ne[0] > MAX_D ? "head size over 1024" : NULL;
 }
 
-static void read_row(int32_t type, const char * from, float * x, int32_t d) {
+static void read_row(int32_t type, const void * from, float * x, int32_t d) {
     if (type == GGML_TYPE_F32) {
         memcpy(x, from, (size_t) d * sizeof(float));
     } else {
@@ -154,6 +154,9 @@ PLONG_API void plong_stub_compute(struct ggml_tensor * op, void * scratch) {
     plong_zero_strays(&c);
     for (int32_t n = 0; n < c.work->n_tiles; n++) {
         const struct plong_tile * tile = &tiles[n];
+        if (plong_tile_idle(&c, tile)) {
+            continue;
+        }
         for (int32_t r = 0; r < plong_tile_rows(tile); r++) {
             s[r] = (struct sums) { .max = -INFINITY };
         }
@@ -183,8 +186,8 @@ static double indexed(const struct plong_index_page * page, int32_t j, int32_t i
     return (double) page->lo[i] * (double) page->units[0] + (double) page->step[i] * (double) page->units[1] * nibble;
 }
 
-/* The logit of the best key of a piece, for the row of a token and head; no query asks keys of the zone in which they are
- * rotated first. */
+/* The logarithm of the sum of e^logit over the keys of a piece, for the row of a token and head; no query asks keys of the zone
+ * in which they are rotated first. */
 static double piece_logit(
     const struct plong_call * c, const struct plong_tile * tile, int32_t tok, int32_t head,
     const struct plong_piece * piece) {
@@ -195,7 +198,7 @@ static double piece_logit(
     const struct plong_index_page page  = plong_page_at(&index, piece->cell / PLONG_PAGE);
     int32_t                       zone  = plong_map_zone(rope, map, p, piece->pos);
     float                         q[MAX_D], angles[PLONG_MAX_ROT];
-    double                        best = -INFINITY;
+    double                        keys[PLONG_PAGE], best = -INFINITY, total = 0;
     read_row(GGML_TYPE_F32, c->q + (size_t) (tile->tok + tok) * c->q_tok + (size_t) head * c->q_head, q, c->d_k);
     zone += plong_map_unfolds(map, zone);
     if (c->params.n_rot > 0) {
@@ -211,63 +214,152 @@ static double piece_logit(
         for (int32_t i = 0; i < c->d_k; i++) {
             sum += (double) q[i] * indexed(&page, piece->cell % PLONG_PAGE + j, i);
         }
-        best = sum > best ? sum : best;
+        sum *= (double) c->params.scale * (double) plong_rope_logn(rope, p);
+        if (c->params.soft_cap > 0.0f) {
+            sum = (double) c->params.soft_cap * tanh(sum / (double) c->params.soft_cap);
+        }
+        keys[j] = sum - (double) plong_alibi_slope(c->params.max_bias, c->n_head, head) * (p - piece->pos);
+        best    = keys[j] > best ? keys[j] : best;
     }
-    best *= (double) c->params.scale * (double) plong_rope_logn(rope, p);
-    if (c->params.soft_cap > 0.0f) {
-        best = (double) c->params.soft_cap * tanh(best / (double) c->params.soft_cap);
+    for (int32_t j = 0; j < piece->n; j++) {
+        total += exp(keys[j] - best);
     }
-    return best - (double) plong_alibi_slope(c->params.max_bias, c->n_head, head) * (p - piece->pos);
+    return best + log(total);
+}
+
+/* What a thread needs to choose. */
+struct choosing {
+    const struct plong_call * call;
+    const struct plong_tile * tile;
+    size_t                    most; /* pieces */
+    struct plong_piece *      pieces;
+    float *                   weights;
+    int32_t *                 order;
+    double *                  logits; /* [most] */
+    float *                   terms;  /* [asked rows][most] */
+    float *                   top;    /* [asked rows] */
+    struct sums *             sums;   /* [rows] of what is read exactly */
+    float *                   state;  /* [rows][2 + d_v] */
+    void *                    scratch;
+    void *                    lsh;
+    bool                      begun; /* set parts were added to the sums */
+};
+
+/* The shares of n pieces, and what each row has of them. */
+static void weigh(struct choosing * x, int32_t n) {
+    int32_t       tokens[PLONG_ASKED];
+    const int32_t n_tokens = plong_asked(x->call, x->tile, tokens), rows = n_tokens * x->tile->n_h;
+    memset(x->weights, 0, (size_t) n * sizeof(float));
+    for (int32_t r = 0; n > 0 && r < rows; r++) {
+        const int32_t tok = tokens[r / x->tile->n_h], head = x->tile->head + r % x->tile->n_h;
+        double        best = -INFINITY, sum = 0;
+        for (int32_t i = 0; i < n; i++) {
+            x->logits[i] = piece_logit(x->call, x->tile, tok, head, &x->pieces[i]);
+            best         = x->logits[i] > best ? x->logits[i] : best;
+        }
+        for (int32_t i = 0; i < n; i++) {
+            x->terms[r * x->most + i] = (float) exp(x->logits[i] - best);
+            sum += exp(x->logits[i] - best);
+        }
+        for (int32_t i = 0; i < n; i++) {
+            x->weights[i] += x->terms[r * x->most + i] / (float) (sum * rows);
+        }
+        x->top[r] = (float) (best / log(2));
+    }
+}
+
+/* plong_summing.add */
+static void add_exact(void * self, const struct plong_piece * pieces, const int32_t * which, int32_t n) {
+    struct choosing *               x      = self;
+    const struct plong_tile_range * ranges = plong_work_ranges(x->call->work);
+    const int32_t                   d = x->call->d_v, rows = plong_tile_rows(x->tile);
+    for (int32_t i = x->tile->range_beg; !x->begun && i < x->tile->range_end; i++) {
+        add_range(x->call, x->tile, &ranges[i], x->sums);
+    }
+    x->begun = true;
+    for (int32_t i = 0; i < n; i++) {
+        struct plong_tile_range range;
+        int32_t                 none = 0;
+        plong_add_piece(&range, &none, &pieces[which[i]], ranges[x->tile->range_beg].readers);
+        add_range(x->call, x->tile, &range, x->sums);
+    }
+    for (int32_t r = 0; r < rows; r++) {
+        x->state[r]        = (float) (x->sums[r].max / log(2));
+        x->state[rows + r] = (float) x->sums[r].sum;
+        for (int32_t i = 0; i < d; i++) {
+            x->state[2 * rows + r * d + i] = (float) x->sums[r].acc[i];
+        }
+    }
+}
+
+static void choose_keys(struct choosing * x, int32_t tile) {
+    const struct plong_call *  c     = x->call;
+    const struct plong_phase * phase = plong_batch_phase(c->batch, x->tile->phase);
+    const int32_t              n = plong_pieces(c, x->tile, x->pieces), rows = plong_tile_rows(x->tile);
+    const bool                 verifies = plong_phase_verifies(phase) && !plong_verify_few(x->pieces, n);
+    struct plong_verifying     v        = {
+        .terms   = { x->terms, x->top, (int32_t) x->most },
+        .to_f32  = read_row,
+        .exact   = { add_exact, x, { x->state, x->state + rows, x->state + 2 * rows }, c->d_v },
+        .scratch = x->scratch,
+    };
+    if (plong_phase_hashed(phase, n) > 0) {
+        plong_choose_hashed(c, tile, x->pieces, n, x->lsh);
+        return;
+    }
+    if (plong_phase_weighs(phase)) {
+        weigh(x, n);
+    }
+    for (int32_t r = 0; verifies && r < rows; r++) {
+        x->sums[r] = (struct sums) { .max = -INFINITY };
+    }
+    x->begun                           = false;
+    const struct plong_candidates from = { x->pieces, x->weights, n, x->order };
+    plong_choose(c, tile, &from, NULL, verifies ? &v : NULL);
 }
 
 /* Writes the pages that the batch lists, then chooses for each tile. */
 PLONG_API void plong_stub_choose(struct ggml_tensor * op) {
-    const struct plong_call    c      = plong_choosing_call_of(op);
-    const struct plong_tile *  tiles  = plong_work_tiles(c.work);
-    const struct plong_page *  pages  = plong_batch_pages(c.batch);
-    const size_t               most   = (size_t) plong_pieces_most(c.n_cells, c.batch->n_runs);
-    struct plong_piece * const pieces = malloc(most * sizeof(*pieces));
-    float *const weights = malloc(most * sizeof(float)), *const rows = malloc(PLONG_PAGE * MAX_D * sizeof(float));
-    double * const  logits = malloc(most * sizeof(double));
-    int32_t * const order  = malloc(most * sizeof(int32_t));
-    void * const    lsh    = malloc(plong_lsh_scratch(c.d_k, c.n_cells, c.batch->n_runs, c.n_group));
+    const struct plong_call   c     = plong_choosing_call_of(op);
+    const struct plong_tile * tiles = plong_work_tiles(c.work);
+    const struct plong_page * pages = plong_batch_pages(c.batch);
+    const size_t    most = (size_t) plong_pieces_most(c.n_cells, c.batch->n_runs), rows = (size_t) c.work->tile_rows;
+    float * const   keys = malloc(PLONG_PAGE * MAX_D * sizeof(float));
+    struct choosing x    = {
+        .call    = &c,
+        .most    = most,
+        .pieces  = malloc(most * sizeof(struct plong_piece)),
+        .weights = malloc(most * sizeof(float)),
+        .order   = malloc(most * sizeof(int32_t)),
+        .logits  = malloc(most * sizeof(double)),
+        .terms   = malloc(most * PLONG_ASKED * (size_t) c.n_group * sizeof(float)),
+        .top     = malloc(PLONG_ASKED * (size_t) c.n_group * sizeof(float)),
+        .sums    = malloc(rows * sizeof(struct sums)),
+        .state   = malloc(rows * (2 + (size_t) c.d_v) * sizeof(float)),
+        .scratch = malloc(plong_verify_scratch(c.d_k, c.d_v, c.n_group, (int64_t) most)),
+        .lsh     = malloc(plong_lsh_scratch(c.d_k, c.n_cells, c.batch->n_runs, c.n_group)),
+    };
     for (int32_t i = 0; i < c.batch->n_pages; i++) {
         for (int32_t kv = 0; kv < c.n_head / c.n_group; kv++) {
-            plong_page_write(&c, pages[i], kv, rows);
+            plong_page_write(&c, pages[i], kv, keys);
         }
     }
     for (int32_t n = 0; n < c.work->n_tiles; n++) {
-        int32_t       tokens[PLONG_ASKED];
-        const int32_t n_pieces = tiles[n].choice_room > 0 ? plong_pieces(&c, &tiles[n], pieces) : 0;
-        const int32_t n_tokens = plong_asked(&c, &tiles[n], tokens);
-        memset(weights, 0, (size_t) n_pieces * sizeof(float));
-        const struct plong_phase * phase  = plong_batch_phase(c.batch, tiles[n].phase);
-        const bool                 weighs = plong_phase_weighs(phase);
-        for (int32_t r = 0; weighs && n_pieces > 0 && r < n_tokens * tiles[n].n_h; r++) {
-            double most_logit = -INFINITY, sum = 0;
-            for (int32_t i = 0; i < n_pieces; i++) {
-                logits[i] =
-                    piece_logit(&c, &tiles[n], tokens[r / tiles[n].n_h], tiles[n].head + r % tiles[n].n_h, &pieces[i]);
-                most_logit = logits[i] > most_logit ? logits[i] : most_logit;
-            }
-            for (int32_t i = 0; i < n_pieces; i++) {
-                logits[i] = exp(logits[i] - most_logit);
-                sum += logits[i];
-            }
-            for (int32_t i = 0; i < n_pieces; i++) {
-                weights[i] += (float) (logits[i] / sum / (n_tokens * tiles[n].n_h));
-            }
-        }
-        if (n_pieces > 0 && plong_phase_hashed(phase, n_pieces) > 0) {
-            plong_choose_hashed(&c, n, pieces, n_pieces, lsh);
-        } else if (tiles[n].choice_room > 0) {
-            plong_choose(&c, n, pieces, weights, n_pieces, order, NULL);
+        x.tile = &tiles[n];
+        if (tiles[n].choice_room > 0) {
+            choose_keys(&x, n);
         }
     }
-    free(pieces);
-    free(weights);
-    free(rows);
-    free(logits);
-    free(order);
-    free(lsh);
+    plong_choices_settle(&c);
+    free(keys);
+    free(x.pieces);
+    free(x.weights);
+    free(x.order);
+    free(x.logits);
+    free(x.terms);
+    free(x.top);
+    free(x.sums);
+    free(x.state);
+    free(x.scratch);
+    free(x.lsh);
 }

@@ -192,7 +192,8 @@ def command(
     )
     if found.prefill.chooses or found.tail.chooses:
         console.print(
-            "not drawn: what topk, lsh and sample choose in each layer; shares count as many keys as they may read"
+            "not drawn: what topk, lsh, sample and verified choose in each layer; shares count as many keys as they "
+            "may read"
         )
     console.print()
     table = Table("prompt", "share of keys read", box=None, pad_edge=False)

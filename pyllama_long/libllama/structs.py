@@ -11,7 +11,7 @@ from pyllama_long.phase import MAX_BRANCHES, PAGE, Phase
 from pyllama_long.plan import AttentionPlan
 from pyllama_long.rope import RopePolicy
 
-ABI_VERSION = 11
+ABI_VERSION = 12
 
 MAX_ROT = 512
 
@@ -35,7 +35,7 @@ class CPhase(ctypes.Structure):
         *_ints("lsh_keys"),
         ("lsh_share", c_float),
         *_ints("sample sample_seed"),
-        ("sample_share", c_float),
+        *((name, c_float) for name in ("sample_share", "verify_eps", "verify_delta")),
         *_ints("query_block"),
     ]
 
@@ -129,7 +129,7 @@ def c_phase(phase: Phase, rows: int = 1) -> CPhase:
         phase.sinks,
         phase.window,
         phase.global_,
-        phase.dense_below,
+        phase.dense,
         _WEIGHTS.index(phase.weight),
         _ALIGNS.index(phase.align),
         len(phase.branches),
@@ -144,6 +144,9 @@ def c_phase(phase: Phase, rows: int = 1) -> CPhase:
         c.lsh_keys, c.lsh_share = phase.lsh.keys, phase.lsh.share
     if phase.sample:
         c.sample, c.sample_share, c.sample_seed = phase.sample.keys, phase.sample.share, phase.sample.seed
+    if phase.verified:
+        verified = phase.verified
+        c.verify_eps, c.verify_delta, c.sample_seed = verified.eps, verified.delta, verified.seed
     c.query_block = rows if phase.chooses else 0
     return c
 

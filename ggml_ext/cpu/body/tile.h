@@ -242,6 +242,7 @@ const struct plong_kernel PLONG_NAME(plong_kernel) = {
     .scratch = tile_scratch,
     .run     = tile_run,
     .merge   = softmax_merge,
+    .to_f32  = row_to_f32,
 
     .weigh_scratch = weigh_scratch,
     .weigh         = weigh,

@@ -51,6 +51,7 @@ struct weigh_mem {
     int32_t *      above;
     float *        start; /* [rows] of one page: the logit of a key whose nibbles are 0, and that of a sum of 1 */
     float *        scale;
+    float *        most;   /* of a row's logits */
     float *        logits; /* [rows][visits or pieces, padded to 16] */
     float *        parts;  /* the same: sums of a piece's keys, relative to the largest */
     float *        shares; /* [visits or pieces, padded to 16] */
@@ -78,6 +79,7 @@ static size_t weigh_layout(
     m->above        = take_scratch(&at, rows * INDEX_PAGES * sizeof(int32_t));
     m->start        = take_scratch(&at, rows * sizeof(float));
     m->scale        = take_scratch(&at, rows * sizeof(float));
+    m->most         = take_scratch(&at, rows * sizeof(float));
     m->logits       = take_scratch(&at, rows * padded * sizeof(float));
     m->parts        = take_scratch(&at, rows * padded * sizeof(float));
     m->shares       = take_scratch(&at, padded * sizeof(float));
@@ -176,7 +178,7 @@ static float weigh_logit(const struct weighing * w, int r, int32_t pos, float x)
 }
 
 /* shares [n] = the softmax of each row over n things, as a mean over the rows: logits and parts [rows][n], padded to 16;
- * 2^logit is multiplied by its part, if `parts`. */
+ * 2^logit is multiplied by its part, if `parts`. The logits of a row become 2^(logit - most), times its part. */
 static void weigh_softmax(const struct weighing * x, int32_t n, bool parts) {
     const struct weigh_mem * m      = &x->mem;
     const int32_t            padded = (n + 15) & ~15;
@@ -192,7 +194,9 @@ static void weigh_softmax(const struct weighing * x, int32_t n, bool parts) {
             top = vf_max(top, vf_load(logits + i));
         }
         const float most = vf_hmax(top);
+        m->most[r]       = most;
         if (!(most > -INFINITY)) {
+            memset(logits, 0, (size_t) padded * sizeof(float));
             continue;
         }
         for (int32_t i = 0; i < padded; i += VW) {
@@ -248,8 +252,7 @@ static int32_t weigh_worthy(struct weighing * x, int32_t n_visits, int32_t piece
     return n;
 }
 
-/* weights [n] */
-static void weigh(
+static struct plong_terms weigh(
     const struct plong_call * c, const struct plong_tile * tile, const struct plong_piece * pieces, int32_t n,
     float * weights, void * scratch) {
     int32_t         tokens[PLONG_ASKED];
@@ -285,6 +288,8 @@ static void weigh(
     for (int32_t i = 0; i < n_weighed; i++) {
         weights[x.mem.order[i]] = x.mem.shares[i];
     }
+    /* if all are weighed, they are in order */
+    return (struct plong_terms) { x.mem.logits, x.mem.most, n_weighed == n ? (n + 15) & ~15 : 0 };
 }
 
 #endif
