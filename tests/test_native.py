@@ -32,7 +32,7 @@ def test_upstream_structs_are_unchanged() -> None:
 
 
 def test_struct_sizes() -> None:
-    assert ctypes.sizeof(_native.CPhase) == 4 * (7 + 2 * 16 + 11)
+    assert ctypes.sizeof(_native.CPhase) == 4 * (7 + 2 * 16 + 13)
     assert ctypes.sizeof(_native.CPlan) == 2 * ctypes.sizeof(_native.CPhase) + 16
     assert ctypes.sizeof(_native.CRope) == 4 * (13 + 256)
     assert ctypes.sizeof(_native.CConfig) == 12 + ctypes.sizeof(_native.CPlan) + ctypes.sizeof(_native.CRope)
