@@ -41,7 +41,7 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["complete", "text", "--precision", "f8"], "known: auto, f32"),
         (["complete", "text", "-f", "file"], "not both"),
         (["complete", "text", "-m", "a.gguf", "--hf", "a/b"], "not both"),
-        (["plan", "lsh(64)"], "unknown part 'lsh'; known: exact, sinks(n)"),
+        (["plan", "slash(64)"], "unknown part 'slash'; known: exact, sinks(n)"),
         (["plan", "exact", "--length", "0"], "--length"),
         (["inspect", "--rope", "spiral"], "unknown policy 'spiral'"),
         (["demo", "--facts", "0"], "--facts"),

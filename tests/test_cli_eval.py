@@ -54,7 +54,7 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
         (["needle", "--lengths", "4y"], "--lengths: '4y' is no length"),
         (["needle", "--depths", "0"], "--depths"),
         (["needle", "--rope", "spiral"], "unknown policy 'spiral'"),
-        (["needle", "--attention", "lsh(4)"], "unknown part 'lsh'"),
+        (["needle", "--attention", "slash(4)"], "unknown part 'slash'"),
     ],
 )
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

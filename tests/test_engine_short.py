@@ -89,7 +89,7 @@ def test_a_short_prompt_passes_long_ones(
 
 
 def test_many_short_ones_do_not_starve_a_long_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = begun(engine, 0, 1500)
+    long = begun(engine, 0, 4000)
     watch = Watch(engine, monkeypatch)
     for i in range(12):
         handles = [engine.submit(Request(prose(engine, 60, 10 + 5 * i + k), 1, ENDLESS)) for k in range(4)]
