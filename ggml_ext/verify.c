@@ -188,11 +188,12 @@ static void draw(struct verifying * x, const struct plong_rest * rest) {
 
 /* Sets what all sums of a row are relative to. */
 static void set_top(struct verifying * x, int32_t r) {
-    double top = fmax((double) x->by->exact.state.m[r], (double) x->by->terms.top[r]);
+    float top = fmaxf(x->by->exact.state.m[r], x->by->terms.top[r]);
     for (int32_t j = 0; j < BASE; j++) {
-        top = fmax(top, (double) x->logits[r * BASE + j]);
+        const float y = x->logits[r * BASE + j];
+        top           = y > top ? y : top; /* fmax here is too much for gcc 12 on Arm */
     }
-    x->row[r].top = top;
+    x->row[r].top = (double) top;
 }
 
 /* A row's sums over keys that are read exactly, and over the others by the index. */
