@@ -2,16 +2,13 @@
 #define PLONG_ISA_STRING "avx2"
 #define PLONG_NAME(x)    x##_avx2
 
-#include <cpuid.h>
-#include <stdbool.h>
-
-static bool isa_usable(void) {
-    unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
-           (c & 1u << 29); /* F16C, which clang 14 has no name for */
-}
-
 #include "cpu/product/body/base.h"
+#include "cpu/kernel.h"
+
+extern const struct plong_kernel plong_kernel_avx2;
+
+static bool isa_usable(void) { return plong_kernel_avx2.usable(); }
+
 #include "cpu/simd/avx2.h"
 #include "cpu/product/simd/ints_avx2.h"
 

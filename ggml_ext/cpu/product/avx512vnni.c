@@ -2,15 +2,13 @@
 #define PLONG_ISA_STRING "avx512vnni"
 #define PLONG_NAME(x)    x##_avx512vnni
 
-#include <stdbool.h>
-
-static bool isa_usable(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
-}
-
 #include "cpu/product/body/base.h"
+#include "cpu/kernel.h"
+
+extern const struct plong_kernel plong_kernel_avx512;
+
+static bool isa_usable(void) { return plong_kernel_avx512.usable() && __builtin_cpu_supports("avx512vnni"); }
+
 #include "cpu/simd/avx512.h"
 
 #define ROWS         6

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ggml-cpu-impl.h"
+#include "cpu/kernel.h"
 #include "cpu/product/product.h"
 
 #define SMALL           512 /* rows of float32 weights */
@@ -38,6 +39,7 @@ bool plong_product_takes(const struct ggml_tensor * op) {
 struct work {
     int64_t                       n_rows; /* of outputs: a row of activations has one for each expert that it goes to */
     int64_t                       n_panels;
+    const struct plong_format *   format;
     char *                        x; /* [n_panels][n_rows] of panel_bytes */
     size_t                        panel_bytes;
     struct plong_activation_row * rows;   /* [n_rows] */
@@ -47,29 +49,24 @@ struct work {
     size_t                        per_thread;
 };
 
-static void * take(uintptr_t * at, size_t size) {
-    void * part = (void *) *at;
-    *at += (size + 63) & ~(size_t) 63;
-    return part;
-}
-
 /* Lays out work memory from base on; returns its size. */
 static size_t layout(struct work * w, const struct ggml_tensor * op, int n_threads, uintptr_t base) {
     const int64_t experts = op->src[0]->ne[2];
     uintptr_t     at      = (base + 63) & ~(uintptr_t) 63;
     w->n_rows             = op->ne[1] * op->ne[2] * op->ne[3];
     w->n_panels           = ceil_div(op->src[1]->ne[0], PLONG_PANEL);
-    w->panel_bytes        = plong_panel_bytes(plong_format_of(op->src[0]->type));
-    w->x                  = take(&at, (size_t) (w->n_rows * w->n_panels) * w->panel_bytes);
-    w->rows               = take(&at, (size_t) w->n_rows * sizeof(*w->rows));
-    w->place              = take(&at, (size_t) w->n_rows * sizeof(*w->place));
-    w->starts             = take(&at, (size_t) (experts + 1) * sizeof(*w->starts));
+    w->format             = plong_format_of(op->src[0]->type);
+    w->panel_bytes        = plong_panel_bytes(w->format);
+    w->x                  = take_scratch(&at, (size_t) (w->n_rows * w->n_panels) * w->panel_bytes);
+    w->rows               = take_scratch(&at, (size_t) w->n_rows * sizeof(*w->rows));
+    w->place              = take_scratch(&at, (size_t) w->n_rows * sizeof(*w->place));
+    w->starts             = take_scratch(&at, (size_t) (experts + 1) * sizeof(*w->starts));
     w->per_thread         = 0;
     for (int i = 0; plong_products[i]; i++) {
         const size_t size = (plong_products[i]->scratch + 63) & ~(size_t) 63;
         w->per_thread     = size > w->per_thread ? size : w->per_thread;
     }
-    w->scratch = take(&at, w->per_thread * (size_t) n_threads);
+    w->scratch = take_scratch(&at, w->per_thread * (size_t) n_threads);
     return at - base + 64;
 }
 
@@ -80,14 +77,19 @@ size_t plong_mul_mat_scratch(const struct ggml_tensor * op, int n_threads) {
 
 /* ---- rows ----------------------------------------------------------------------------------------------------- */
 
+/* The expert of an output. */
+static int32_t expert_of(const struct ggml_tensor * op, int64_t output) {
+    const struct ggml_tensor * ids   = op->src[2];
+    const int64_t              token = output / op->ne[1], i = output % op->ne[1];
+    return *(const int32_t *) ((const char *) ids->data + token * ids->nb[1] + i * ids->nb[0]);
+}
+
 /* Sorts the outputs by expert; those of one stay in order. */
 static void sort_rows(const struct ggml_tensor * op, struct work * w) {
-    const struct ggml_tensor * ids     = op->src[2];
-    const int64_t              experts = op->src[0]->ne[2], n_used = op->ne[1];
+    const int64_t experts = op->src[0]->ne[2];
     memset(w->starts, 0, (size_t) (experts + 1) * sizeof(*w->starts));
     for (int64_t i = 0; i < w->n_rows; i++) {
-        const int32_t e =
-            *(const int32_t *) ((const char *) ids->data + i / n_used * ids->nb[1] + i % n_used * ids->nb[0]);
+        const int32_t e = expert_of(op, i);
         GGML_ASSERT(e >= 0 && e < experts);
         w->place[i] = w->starts[e + 1]++;
     }
@@ -95,9 +97,7 @@ static void sort_rows(const struct ggml_tensor * op, struct work * w) {
         w->starts[e + 1] += w->starts[e];
     }
     for (int64_t i = 0; i < w->n_rows; i++) {
-        const int32_t e =
-            *(const int32_t *) ((const char *) ids->data + i / n_used * ids->nb[1] + i % n_used * ids->nb[0]);
-        w->place[i] += w->starts[e];
+        w->place[i] += w->starts[expert_of(op, i)];
     }
 }
 
@@ -117,9 +117,8 @@ static void pack_panel(
         if (first) {
             memcpy(to, first, w->panel_bytes);
         } else {
-            product->pack(
-                plong_format_of(op->src[0]->type), (const float *) from + column,
-                (int) min_i64(x->ne[0] - column, PLONG_PANEL), to);
+            const int n = (int) min_i64(x->ne[0] - column, PLONG_PANEL);
+            product->pack(w->format, (const float *) from + column, n, to);
             first = to;
         }
         if (panel == 0) {
@@ -164,7 +163,7 @@ static void run_tile(
     const struct ggml_tensor *      w     = j->op->src[0];
     const int64_t                   first = tile * j->product->tile;
     const struct plong_tile_product job   = {
-        .format    = plong_format_of(w->type),
+        .format    = j->work->format,
         .weights   = weights_at(j, expert, tile),
         .next      = next,
         .row_bytes = w->nb[1],

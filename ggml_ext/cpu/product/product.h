@@ -37,6 +37,19 @@ struct plong_format {
     bool           wide;   /* codes are above 127 */
 };
 
+/* The quantized types: name, enum, columns that share a scale, offset, whether groups have mins, codes above 127 */
+#define PLONG_FORMATS(F)                              \
+    F(q8_0, GGML_TYPE_Q8_0, 32, 128, false, true)     \
+    F(q4_0, GGML_TYPE_Q4_0, 32, 8, false, false)      \
+    F(q4_1, GGML_TYPE_Q4_1, 32, 0, true, false)       \
+    F(q5_0, GGML_TYPE_Q5_0, 32, 16, false, false)     \
+    F(q5_1, GGML_TYPE_Q5_1, 32, 0, true, false)       \
+    F(iq4_nl, GGML_TYPE_IQ4_NL, 32, 128, false, true) \
+    F(mxfp4, GGML_TYPE_MXFP4, 32, 12, false, false)   \
+    F(q4_k, GGML_TYPE_Q4_K, 32, 0, true, false)       \
+    F(q5_k, GGML_TYPE_Q5_K, 32, 0, true, false)       \
+    F(q6_k, GGML_TYPE_Q6_K, 16, 32, false, false)
+
 /* The format of a type, or NULL if its products are upstream's. */
 const struct plong_format * plong_format_of(enum ggml_type type);
 

@@ -69,16 +69,10 @@ PLONG_INLINE void multiply_floats(
 
 /* Outputs of `rows` rows, FLOAT_ROWS or fewer, from n columns of a panel that begin at `at`. */
 static void multiply_float_rows(const struct panel * p, int at, int n, int64_t row, int rows, struct floats * s) {
-    const int     valid           = p->job->n_weights;
     const bool    starts          = p->index == 0 && at == 0;
     const float * x               = (const float *) activations_of(p, row) + at;
     float *       out[FLOAT_ROWS] = { NULL };
-    for (int r = 0; r < rows; r++) {
-        out[r] = valid < TILE ? s->out[r] : out_of(p, row + r);
-        if (valid < TILE && !starts) {
-            memcpy(out[r], out_of(p, row + r), (size_t) valid * sizeof(float));
-        }
-    }
+    begin_outputs(p, row, rows, starts, s->out, out);
     if (rows == FLOAT_ROWS) {
         multiply_floats(s, n, x, out, starts, FLOAT_ROWS);
     } else {
@@ -90,9 +84,7 @@ static void multiply_float_rows(const struct panel * p, int at, int n, int64_t r
             multiply_floats(s, n, x + (size_t) r * PLONG_PANEL, out + r, starts, 1);
         }
     }
-    for (int r = 0; r < rows && valid < TILE; r++) {
-        memcpy(out_of(p, row + r), out[r], (size_t) valid * sizeof(float));
-    }
+    end_outputs(p, row, rows, out);
 }
 
 PLONG_INLINE void float_rows(const struct panel * p, struct floats * s) {

@@ -131,21 +131,15 @@ static multiply_fn * const multiplies[ROWS][4] = {
 #endif
 };
 
-/* Outputs of `rows` rows; where the tile has fewer rows than TILE, by way of s->out. */
+/* Outputs of `rows` rows. */
 static void multiply_rows(const struct panel * p, int64_t row, int rows, struct many * s) {
-    const struct plong_format * format = p->job->format;
-    const int                   code = format->wide ? 3 : format->group == 16 ? 2 : format->mins, n = p->job->n_weights;
+    const struct plong_format * format    = p->job->format;
+    const int                   code      = format->wide ? 3 : format->group == 16 ? 2 : format->mins;
+    const bool                  starts    = p->index == 0;
     float *                     out[ROWS] = { NULL };
-    for (int r = 0; r < rows; r++) {
-        out[r] = n < TILE ? s->out[r] : out_of(p, row + r);
-        if (n < TILE && p->index > 0) {
-            memcpy(out[r], out_of(p, row + r), (size_t) n * sizeof(float));
-        }
-    }
-    multiplies[rows - 1][code](s, p->n, activations_of(p, row), out, p->index == 0);
-    for (int r = 0; r < rows && n < TILE; r++) {
-        memcpy(out_of(p, row + r), out[r], (size_t) n * sizeof(float));
-    }
+    begin_outputs(p, row, rows, starts, s->out, out);
+    multiplies[rows - 1][code](s, p->n, activations_of(p, row), out, starts);
+    end_outputs(p, row, rows, out);
 }
 
 PLONG_INLINE void many_rows(

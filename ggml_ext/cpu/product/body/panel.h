@@ -129,3 +129,23 @@ static inline float * out_of(const struct panel * p, int64_t row) { return p->jo
 static inline const void * activations_of(const struct panel * p, int64_t row) {
     return (const char *) p->job->rows[row].x + (size_t) p->index * p->job->stride;
 }
+
+/* Where a kernel writes the outputs of some rows: where they belong, or where a tile has fewer weights than TILE, in `spare`
+ * [rows][TILE], with what is there already unless this starts. end_outputs() then puts them where they belong. */
+static void begin_outputs(
+    const struct panel * p, int64_t row, int rows, bool starts, float (*spare)[TILE], float ** out) {
+    const int n = p->job->n_weights;
+    for (int r = 0; r < rows; r++) {
+        out[r] = n < TILE ? spare[r] : out_of(p, row + r);
+        if (n < TILE && !starts) {
+            memcpy(out[r], out_of(p, row + r), (size_t) n * sizeof(float));
+        }
+    }
+}
+
+static void end_outputs(const struct panel * p, int64_t row, int rows, float * const * out) {
+    const int n = p->job->n_weights;
+    for (int r = 0; r < rows && n < TILE; r++) {
+        memcpy(out_of(p, row + r), out[r], (size_t) n * sizeof(float));
+    }
+}
