@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pyllama_long.context_options import PRECISIONS
 from pyllama_long.libllama.library import lib
 
 
-def _text(raw: bytes | None) -> str | None:
+def text(raw: bytes | None) -> str | None:
     return None if raw is None else raw.decode(errors="replace")
+
+
+def listed(name_of: Callable[[int], bytes | None], usable: Callable[[int], bool]) -> dict[str, bool]:
+    """What a library has, by number: names, best first, and whether this processor can run each."""
+    found: dict[str, bool] = {}
+    while (name := text(name_of(len(found)))) is not None:
+        found[name] = bool(usable(len(found)))
+    return found
 
 
 def isas() -> dict[str, bool]:
     """The instruction sets compiled in, best first, and whether this processor can run each."""
-    found: dict[str, bool] = {}
-    while (name := _text(lib.plong_cpu_isa_name(len(found)))) is not None:
-        found[name] = bool(lib.plong_cpu_isa_usable(len(found)))
-    return found
+    return listed(lib.plong_cpu_isa_name, lib.plong_cpu_isa_usable)
 
 
 def isa(precision: str = "auto") -> str:
     """The instruction set in use at a precision; for "f32", one that multiplies bf16 is replaced by another."""
-    return _text(lib.plong_cpu_isa(PRECISIONS.index(precision))) or ""
+    return text(lib.plong_cpu_isa(PRECISIONS.index(precision))) or ""
 
 
 def force_isa(name: str | None) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from pyllama_long.libllama.isas import listed, text
 from pyllama_long.libllama.library import lib
-
-
-def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.decode(errors="replace")
 
 
 def products() -> dict[str, bool]:
     """The codes compiled in, one for an instruction set, best first, and whether this processor can run each."""
-    found: dict[str, bool] = {}
-    while (name := _text(lib.plong_product_name(len(found)))) is not None:
-        found[name] = bool(lib.plong_product_usable(len(found)))
-    return found
+    return listed(lib.plong_product_name, lib.plong_product_usable)
 
 
 def product() -> str:
     """The one in use; "upstream": llama.cpp's own."""
-    return _text(lib.plong_product()) or ""
+    return text(lib.plong_product()) or ""
 
 
 def force_product(name: str | None) -> None:

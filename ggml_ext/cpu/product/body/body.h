@@ -8,12 +8,15 @@
  *     vi_dot(acc, w, x)        acc + w . x in each lane: 4 unsigned codes of w, 4 signed ones of x
  *     vi_sums_32(a), vi_sums_16(a)     sums of lanes of a[8] and a[4], for each 32 and 16 bytes of the vectors that made
  *                              them, one after another
- *     ROWS, FLOAT_ROWS         rows of activations that a tile of quantized weights, or of floats, is multiplied with at once
+ *     ROWS, FLOAT_ROWS         rows of activations that are multiplied at once with quantized weights, and with floats
+ *     SIGNED_CODES             1: codes of Q8_0 and IQ4_NL are signed bytes here, and vi_dot_wide() takes them; 0: plus 128
  *     b32, b32_*               32 bytes: load, or; flip: ^ 128; field(x, n, mask): x >> n & mask, n < 0: x << -n;
  *                              nibbles(q): the low ones of 16 bytes, then the high ones; bits(q): 16 where one of 32 bits
  *                              is set; look_up(values, at): values[at], 16 of them
  *     vc_codes(b)              the codes of b[VW / 8]
- *     scale_8(d, bytes, to)    to[i] = d * byte i; scale_signed_16 the same for 16 signed ones
+ *     halves, exponents        n scales that are `stride` bytes apart, as floats
+ *     six_bits(block, ...)     the 8 scales and mins of a block of Q4_K or Q5_K; signed_16(d, bytes, to) those of Q6_K
+ *     whole_codes, whole_scales    if WHOLE_CODES or WHOLE_SCALES is defined: other ways for the types that has_whole_*() names
  */
 #include "cpu/product/body/pack.h"
 #include "cpu/product/body/unpack.h"

@@ -1,6 +1,6 @@
 /*
- * unpack.h - a panel of one weight row: 32 codes at a time, unsigned (those of Q8_0 and IQ4_NL may be signed), and the scales (and mins) of their groups. Each type
- * is as ggml-common.h defines it.
+ * unpack.h - a panel of one weight row: 32 codes at a time, unsigned (those of Q8_0 and IQ4_NL may be signed), and the scales
+ * (and mins) of their groups. Each type is as ggml-common.h defines it.
  */
 
 /* Signed bytes as codes: plus 128 where these are unsigned. */
